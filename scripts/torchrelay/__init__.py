@@ -1,0 +1,3 @@
+"""Torchrelay: a PyTorch model directory in, a proved and running endpoint out."""
+
+__version__ = "0.1.0"
