@@ -161,6 +161,13 @@ class UnsafeName(TorchrelayError):
     kind = "unsafe_name"
 
 
+class SystemRefused(TorchrelayError):
+    """The operating system refused a file or a connection that the stage needs."""
+
+    exit_code = 43
+    kind = "system_refused"
+
+
 class Interrupted(TorchrelayError):
     """Ctrl-C or TERM; the next run goes on from what is complete."""
 

@@ -1,0 +1,154 @@
+"""Build: runtime image and archive in, model image out, as layers of our own.
+
+runtime < dependencies < weights < handler: nothing above an unchanged layer moves, and a handler edit changes a few KB. The
+weights' layer is a tar header around the bytes as they lie in the `.mar`: nothing is copied, one hash pass and it is done.
+"""
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchrelay import image as images
+from torchrelay import layout
+from torchrelay.archive import Archived
+from torchrelay.dependencies import dependencies_layer
+from torchrelay.image import Image
+from torchrelay.layers import TAR, Layer, LayerFile, tar_layer, tar_parts
+from torchrelay.model import Model
+from torchrelay.report import Progress
+from torchrelay.runtime_image import RuntimeSettings, ensure_runtime, inputs_digest
+from torchrelay.samples import Sample
+from torchrelay.store import Blob, Slice
+from torchrelay.workspace import Workspace, read_json, write_json
+
+WARMUP_LIMIT = 1 << 20  # a warm-up body travels inside the image's small layer
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished model image and whether it was already there."""
+
+    image: Image
+    skipped: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the CLI prints: digests and the size of each layer in bytes, as pushed."""
+        return {
+            "digest": self.image.digest,
+            "config_digest": self.image.config_digest,
+            "layers": [
+                {"digest": layer.blob.digest, "size": layer.blob.size, "created_by": layer.created_by}
+                for layer in self.image.layers
+            ],
+            "skipped": self.skipped,
+        }
+
+
+def serving_config(
+    model: Model, version: str, samples: list[Sample], deps_dir: str | None, model_dir: str
+) -> dict[str, Any]:
+    """Return serving.json: what the image's entrypoint reads (times in seconds but for batch_delay_ms)."""
+    return {
+        "name": model.name,
+        "version": version,
+        "model_dir": model_dir,
+        "device": model.device,
+        "workers": model.workers,
+        "batch_size": model.batch.size,
+        "batch_delay_ms": model.batch.delay_ms,
+        "startup_timeout_s": model.timeouts.startup_s,
+        "response_timeout_s": model.timeouts.response_s,
+        "drain_timeout_s": model.timeouts.drain_s,
+        "max_body_bytes": model.max_body_mb << 20,
+        "deps_dir": deps_dir,
+        "warmup": _warmup(samples),
+        "environment": dict(sorted(model.environment.items())),
+    }
+
+
+def _warmup(samples: list[Sample]) -> dict[str, str] | None:
+    """Return the smallest sample that must succeed: what readiness asks a worker."""
+    good = [sample for sample in samples if sample.expect.status == 200 and len(sample.body) <= WARMUP_LIMIT]
+    if not good:
+        return None
+    chosen = min(good, key=lambda sample: (len(sample.body), sample.name))
+    return {"content_type": chosen.content_type, "body": base64.b64encode(chosen.body).decode()}
+
+
+def _weights_layer(archived: Archived, folder: str, progress: Progress) -> Layer:
+    place = archived.entries[archived.weights]
+    file = LayerFile(
+        f"{folder}/{archived.weights}", Slice(archived.path.resolve(), place.offset, place.size), place.size
+    )
+    key = hashlib.sha256(f"{file.path} {place.size} {place.sha256}".encode()).hexdigest()
+    record = layout.cache_dir() / "layers" / f"weights-{key}.json"
+    parts = tuple(tar_parts([file]))
+    if isinstance(known := read_json(record), dict) and {"digest", "size"} <= known.keys():
+        return Layer(Blob(known["digest"], known["size"], parts), known["digest"], TAR, "torchrelay weights")
+    with progress.task("hash the weights layer", place.size) as task:
+        layer = tar_layer([file], "torchrelay weights", task)
+    write_json(record, {"digest": layer.blob.digest, "size": layer.blob.size})
+    return layer
+
+
+def _handler_layer(archived: Archived, folder: str, serving: dict[str, Any], progress: Progress) -> Layer:
+    files = []
+    for name, place in archived.entries.items():
+        if name != archived.weights:
+            content = b"".join(Slice(archived.path, place.offset, place.size).chunks())
+            files.append(LayerFile(f"{folder}/{name}", content, place.size))
+    document = json.dumps(serving, indent=2, sort_keys=True).encode() + b"\n"
+    files.append(LayerFile(layout.IMAGE_SERVING.lstrip("/"), document, len(document)))
+    with progress.task("handler layer", None) as task:
+        return tar_layer(files, "torchrelay handler", task)
+
+
+def compose(runtime: Image, added: list[Layer], labels: dict[str, str]) -> Image:
+    """Return the runtime image with layers on top: same runtime and layers, same digest."""
+    config = json.loads(runtime.config_bytes)
+    config["rootfs"]["diff_ids"] += [layer.diff_id for layer in added]
+    config["history"] += [{"created_by": layer.created_by} for layer in added]
+    config["config"]["Labels"] = {**(config["config"].get("Labels") or {}), **labels}
+    annotations = {key: value for key, value in labels.items() if key.startswith("org.opencontainers.")}
+    return Image(config, (*runtime.layers, *added), annotations)
+
+
+def build(
+    model_dir: Path,
+    model: Model,
+    archived: Archived,
+    samples: list[Sample],
+    progress: Progress,
+    settings: RuntimeSettings | None = None,
+) -> Built:
+    """Compose the model image and record it under `.torchrelay/image.json`.
+
+    Raises DockerUnavailable, BuildFailed, DependenciesUnresolved, DiskFull. Needs Docker only for a runtime image or dependencies
+    that are not in the cache yet.
+    """
+    workspace = Workspace(model_dir)
+    settings = settings or RuntimeSettings.from_environment(model.device)
+    runtime = ensure_runtime(settings, progress)
+    runtime_inputs = inputs_digest(settings)
+    folder = layout.image_model_dir(model.name).lstrip("/")
+    added: list[Layer] = []
+    deps_dir = None
+    if model.requirements:
+        deps_dir, layer = dependencies_layer(runtime, (model_dir / model.requirements).read_bytes(), progress)
+        added.append(layer)
+    added.append(_weights_layer(archived, folder, progress))
+    serving = serving_config(model, archived.version, samples, deps_dir, layout.image_model_dir(model.name))
+    added.append(_handler_layer(archived, folder, serving, progress))
+    labels = {
+        "org.opencontainers.image.title": model.name,
+        "org.opencontainers.image.version": archived.version,
+        "org.torchrelay.runtime": runtime_inputs,
+    }
+    image = compose(runtime, added, labels)
+    before = images.load(workspace.image_record)
+    skipped = before is not None and before[0].digest == image.digest
+    images.save(workspace.image_record, image, digest=image.digest, config_digest=image.config_digest, name=model.name)
+    return Built(image, skipped)

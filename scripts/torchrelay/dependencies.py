@@ -1,0 +1,113 @@
+"""The dependencies layer: a model's requirements, installed by the runtime image's own pip, once per requirements file."""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchrelay import layout
+from torchrelay.engine import daemon, load
+from torchrelay.errors import DependenciesUnresolved
+from torchrelay.image import Image
+from torchrelay.layers import TAR, Layer, folder_layer_parts
+from torchrelay.report import Progress, log
+from torchrelay.runtime_image import ChunkReader
+from torchrelay.store import stored_blob, write_blob
+from torchrelay.workspace import read_json, write_json
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+TIMEOUT_S = 1800
+# --prefix, not --target: it counts what the runtime has, so that a package that needs torch does not bring a second one.
+INSTALL = f"""
+set -eu
+{layout.IMAGE_PYTHON} -m pip freeze --all | grep -E '^(torch|torchserve)==' > /tmp/constraints.txt
+{layout.IMAGE_PYTHON} -m pip install --no-input --no-cache-dir --disable-pip-version-check --root-user-action ignore --no-compile \
+  --prefix {layout.IMAGE_DEPS} --constraint /tmp/constraints.txt --requirement /tmp/requirements.txt
+mkdir -p {layout.IMAGE_DEPS}
+{layout.IMAGE_PYTHON} -m compileall -q --invalidation-mode unchecked-hash {layout.IMAGE_DEPS} || true
+"""
+PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+def dependencies_layer(runtime: Image, requirements: bytes, progress: Progress) -> tuple[str, Layer]:
+    """Return the folder to import from inside the image, and the layer that holds it.
+
+    Raises DependenciesUnresolved with pip's own reason.
+    """
+    key = hashlib.sha256(b"\0".join([runtime.config_digest.encode(), INSTALL.encode(), requirements])).hexdigest()
+    record = layout.cache_dir() / "layers" / f"dependencies-{key}.json"
+    known = read_json(record)
+    if isinstance(known, dict) and (blob := stored_blob(known.get("digest", ""))) is not None:
+        return str(known["folder"]), Layer(blob, blob.digest, TAR, "torchrelay dependencies")
+    log.info("installing the model's requirements (once for this requirements file)")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "deps"
+        folder.mkdir()
+        _install(runtime, requirements, folder, progress)
+        site = next((str(path.relative_to(folder)) for path in folder.glob("lib/python3*/site-packages")), ".")
+        blob = write_blob(folder_layer_parts(folder, layout.IMAGE_DEPS.lstrip("/")))
+    imports = layout.IMAGE_DEPS if site == "." else f"{layout.IMAGE_DEPS}/{site}"
+    write_json(record, {"digest": blob.digest, "folder": imports})
+    return imports, Layer(blob, blob.digest, TAR, "torchrelay dependencies")
+
+
+def _install(runtime: Image, requirements: bytes, folder: Path, progress: Progress) -> None:
+    with daemon() as client:
+        load(client, runtime, f"torchrelay/runtime:{runtime.config_digest[7:23]}", progress)
+        container = client.containers.create(
+            runtime.config_digest,
+            entrypoint=["/bin/sh", "-c", INSTALL],
+            user="0",
+            environment=_passed_on(),
+            healthcheck={"test": ["NONE"]},
+        )
+        try:
+            container.put_archive("/tmp", _single_file("requirements.txt", requirements))  # noqa: S108 -- inside the container
+            container.start()
+            code = container.wait(timeout=TIMEOUT_S)["StatusCode"]
+            output = container.logs().decode(errors="replace")
+            log.debug("%s", output)
+            if code != 0:
+                raise DependenciesUnresolved(
+                    f"requirements do not install in the runtime image: {pip_reason(output)}",
+                    "correct the requirements file; the image pins torch and torchserve, and runs without a compiler",
+                )
+            _copy_out(container, folder)
+        finally:
+            container.remove(force=True)
+
+
+def pip_reason(output: str) -> str:
+    """Return pip's own words for why it failed, in a line or two."""
+    errors = [line.strip() for line in output.splitlines() if re.match(r"\s*ERROR:", line)]
+    return " ".join(errors[:3])[:600] or " ".join(output.strip().splitlines()[-3:])[:600]
+
+
+def _passed_on() -> dict[str, str]:
+    return {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+
+
+def _single_file(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(content), 0o644
+        archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _copy_out(container: "Container", folder: Path) -> None:
+    stream, _ = container.get_archive(layout.IMAGE_DEPS)
+    with tarfile.open(fileobj=ChunkReader(iter(stream)), mode="r|") as archive:
+        archive.extractall(folder.parent, filter="data")
+    unpacked = folder.parent / Path(layout.IMAGE_DEPS).name
+    if unpacked != folder:
+        shutil.rmtree(folder)
+        unpacked.rename(folder)

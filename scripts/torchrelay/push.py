@@ -1,0 +1,78 @@
+"""Push: exactly the verified image, and only the blobs that the registry lacks."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torchrelay import ecr, verdict
+from torchrelay import image as images
+from torchrelay.errors import NotProved, RegistryError
+from torchrelay.image import Image
+from torchrelay.registry import Reference, Registry, docker_credentials, parse_reference
+from torchrelay.report import Progress
+from torchrelay.workspace import Workspace, write_json
+
+UPLOADS_AT_ONCE = 3
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where the image is now: `repository@digest`, the tag, and how many bytes of how many blobs travelled."""
+
+    reference: str
+    tag: str
+    digest: str
+    config_digest: str
+    blobs: int
+    bytes: int
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the CLI prints."""
+        return {**asdict(self), "skipped": self.bytes == 0}
+
+
+def registry_for(reference: Reference, *, create: bool = False) -> Registry:
+    """Return a client with the credentials this registry wants: ECR's by the AWS API, others' as docker keeps them."""
+    if ecr.is_ecr(reference.host):
+        if create:
+            ecr.ensure_repository(reference.host, reference.repository)
+        return Registry(reference.base, credentials=ecr.registry_credentials)
+    return Registry(reference.base, credentials=docker_credentials)
+
+
+def push_image(image: Image, registry: Registry, target: Reference, progress: Progress) -> Pushed:
+    """Send what is missing, then the manifest, then see that the registry's digest is ours.
+
+    Raises RegistryError.
+    """
+    name = f"{target.name}@{image.digest}"
+    if registry.manifest_digest(target.repository, target.tag) == image.digest:
+        return Pushed(name, target.tag, image.digest, image.config_digest, 0, 0)
+    with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+        there = list(pool.map(lambda blob: registry.has_blob(target.repository, blob.digest), image.blobs()))
+        missing = [blob for blob, present in zip(image.blobs(), there, strict=True) if not present]
+        with progress.task(f"push {target.name}", sum(blob.size for blob in missing)) as task:
+            list(pool.map(lambda blob: registry.put_blob(target.repository, blob, task), missing))
+    sent = sum(blob.size for blob in missing)
+    digest = registry.put_manifest(target.repository, target.tag, image.manifest_bytes)
+    if digest and digest != image.digest:
+        raise RegistryError(f"{target.name}: the registry calls the manifest {digest}, it is {image.digest}")
+    return Pushed(name, target.tag, image.digest, image.config_digest, len(missing), sent + len(image.manifest_bytes))
+
+
+def push(model_dir: Path, destination: str, progress: Progress, *, create: bool = False) -> Pushed:
+    """Push the built image, if a passing verdict is bound to its config digest.
+
+    `destination` is `host/repository[:tag]`; the tag defaults to the model's version. Raises NotProved, RegistryError.
+    """
+    workspace = Workspace(model_dir)
+    loaded = images.load(workspace.image_record)
+    if loaded is None:
+        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
+    image, _ = loaded
+    proved = verdict.demand(workspace, image.config_digest)
+    target = parse_reference(destination, proved.version)
+    pushed = push_image(image, registry_for(target, create=create), target, progress)
+    write_json(workspace.push_record, asdict(pushed))
+    return pushed

@@ -1,0 +1,249 @@
+"""A client of any OCI registry (distribution-spec 1.1): only what push and deploy need, streaming and with retries."""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin, urlparse
+
+import requests
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from torchrelay.errors import RegistryError
+from torchrelay.image import MANIFEST_TYPE
+from torchrelay.report import Task, log
+from torchrelay.store import Blob
+
+ATTEMPTS = 6
+LONGEST_WAIT_S = 60.0
+TIMEOUT_S = (10.0, 300.0)  # connect, and between two bytes
+RETRIED = {408, 425, 429, 500, 502, 503, 504}
+MANIFEST_TYPES = ", ".join([MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json"])
+REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+Credentials = Callable[[str], tuple[str, str] | None]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository in a registry: `host`, `repository` and what to call the image there."""
+
+    host: str
+    repository: str
+    tag: str
+
+    @property
+    def base(self) -> str:
+        """Address of the registry: plain http only on this machine itself."""
+        name = self.host.rsplit(":", 1)[0].strip("[]")
+        scheme = "http" if name == "localhost" or name.startswith("127.") or name == "::1" else "https"
+        return f"{scheme}://{self.host}"
+
+    @property
+    def name(self) -> str:
+        """`host/repository`."""
+        return f"{self.host}/{self.repository}"
+
+
+def parse_reference(text: str, default_tag: str) -> Reference:
+    """Read `host[:port]/repository[:tag]`. Raises RegistryError naming what is wrong with it."""
+    host, slash, rest = text.partition("/")
+    if not slash or not re.search(r"[.:]|^localhost$", host) or "@" in text:
+        raise RegistryError(
+            f"{text!r} is not an image repository", "write host/repository, as in 127.0.0.1:5000/models/digits"
+        )
+    repository, _, tag = rest.partition(":")
+    if not REPOSITORY.fullmatch(repository):
+        raise RegistryError(
+            f"{text!r}: {repository!r} is not a repository name", "lower-case letters, digits and . _ - / only"
+        )
+    if not TAG.fullmatch(tag or default_tag):
+        raise RegistryError(
+            f"{text!r}: {tag or default_tag!r} is not a tag", "letters, digits and . _ -, 128 characters at most"
+        )
+    return Reference(host, repository, tag or default_tag)
+
+
+def docker_credentials(host: str) -> tuple[str, str] | None:
+    """Return what `docker login` stored for a registry, credential helpers included."""
+    from docker.auth import load_config  # noqa: PLC0415 -- 0.2 s only those with a daemon pay
+
+    found = load_config().resolve_authconfig(host) or {}
+    user, secret = found.get("username") or found.get("Username"), found.get("password") or found.get("Password")
+    return (user, secret) if user and secret else None
+
+
+class _Bearer(AuthBase):
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+class _Body:
+    """A blob as a request body: its length is known, and it goes out in pieces of 1 MiB."""
+
+    def __init__(self, blob: Blob, task: Task) -> None:
+        self.blob, self.task = blob, task
+
+    def __len__(self) -> int:
+        return self.blob.size
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self.blob.chunks():
+            yield chunk
+            self.task.advance(len(chunk))
+
+
+@dataclass
+class Registry:
+    """One registry, with its session, its token and its patience."""
+
+    base: str
+    credentials: Credentials = docker_credentials
+    sleep: Callable[[float], None] = time.sleep
+    session: requests.Session = field(default_factory=requests.Session)
+    auth: AuthBase | None = None
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        """Tell whether the registry holds a blob in this repository."""
+        return self._call("HEAD", f"/v2/{repository}/blobs/{digest}", accept=(200, 404)).status_code == 200
+
+    def manifest_digest(self, repository: str, reference: str) -> str | None:
+        """Return the digest behind a tag or digest, None when there is none."""
+        headers = {"Accept": MANIFEST_TYPES}
+        answer = self._call("HEAD", f"/v2/{repository}/manifests/{reference}", headers=headers, accept=(200, 404))
+        return answer.headers.get("Docker-Content-Digest") if answer.status_code == 200 else None
+
+    def manifest(self, repository: str, reference: str) -> dict[str, Any]:
+        """Return a manifest."""
+        found = self._call("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": MANIFEST_TYPES})
+        return dict(found.json())
+
+    def put_blob(self, repository: str, blob: Blob, task: Task) -> None:
+        """Upload a blob: one stream, closed with its digest, which the registry checks. Begun again when it breaks."""
+
+        def upload() -> requests.Response:
+            opened = self._once("POST", f"/v2/{repository}/blobs/uploads/", headers={"Content-Length": "0"})
+            if opened.status_code != 202:
+                return opened
+            headers = {"Content-Type": "application/octet-stream"}
+            location = urljoin(self.base, opened.headers["Location"])
+            sent = self._once("PATCH", location, headers=headers, data=_Body(blob, task))
+            if sent.status_code not in (202, 204):
+                return sent
+            location = urljoin(self.base, sent.headers["Location"])
+            joint = "&" if urlparse(location).query else "?"
+            return self._once("PUT", f"{location}{joint}digest={blob.digest}", headers={"Content-Length": "0"})
+
+        self._retried(f"upload of {blob.digest} to {repository}", upload, accept=(201,))
+
+    def put_manifest(self, repository: str, reference: str, manifest: bytes) -> str:
+        """Store a manifest under a tag or its digest and return the digest the registry gave it."""
+        answer = self._call(
+            "PUT",
+            f"/v2/{repository}/manifests/{reference}",
+            headers={"Content-Type": MANIFEST_TYPE},
+            data=manifest,
+            accept=(201,),
+        )
+        return answer.headers.get("Docker-Content-Digest", "")
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        accept: tuple[int, ...] = (200,),
+        headers: dict[str, str] | None = None,
+        data: Any = None,
+    ) -> requests.Response:
+        return self._retried(
+            f"{method} {path}", lambda: self._once(method, path, headers=headers, data=data), accept=accept
+        )
+
+    def _retried(
+        self, what: str, attempt: Callable[[], requests.Response], accept: tuple[int, ...]
+    ) -> requests.Response:
+        """Repeat until accepted or refused for good; waits as long as Retry-After says, else twice as long each time."""
+        reason = ""
+        for number in range(ATTEMPTS):
+            wait = min(LONGEST_WAIT_S, 0.5 * 2**number) * (0.75 + random.random() / 2)  # noqa: S311 -- spreads retries, guards nothing
+            try:
+                answer = attempt()
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                reason = _short(error)
+            else:
+                if answer.status_code in accept:
+                    return answer
+                reason = _reason(answer)
+                if answer.status_code not in RETRIED:
+                    raise RegistryError(f"{self.base}: {what}: {reason}", _fix(answer.status_code))
+                wait = _retry_after(answer, wait)
+            if number + 1 < ATTEMPTS:
+                log.info("%s: %s; again in %.1f s", what, reason, wait)
+                self.sleep(wait)
+        raise RegistryError(
+            f"{self.base}: {what}: gave up after {ATTEMPTS} attempts: {reason}",
+            "see that the registry is up, then push again",
+        )
+
+    def _once(
+        self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None
+    ) -> requests.Response:
+        """One request; a 401 is answered once with the credentials that the challenge asks for."""
+        target = urljoin(self.base, url)
+        answer = self.session.request(method, target, headers=headers, data=data, auth=self.auth, timeout=TIMEOUT_S)
+        if answer.status_code == 401 and self._authenticate(answer):
+            return self.session.request(method, target, headers=headers, data=data, auth=self.auth, timeout=TIMEOUT_S)
+        return answer
+
+    def _authenticate(self, answer: requests.Response) -> bool:
+        challenge = answer.headers.get("WWW-Authenticate", "")
+        known = self.credentials(urlparse(self.base).netloc)
+        if challenge.lower().startswith("basic"):
+            self.auth = HTTPBasicAuth(*known) if known else None
+            return known is not None
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        if not challenge.lower().startswith("bearer") or "realm" not in fields:
+            return False
+        query = {key: fields[key] for key in ("service", "scope") if key in fields}
+        login = HTTPBasicAuth(*known) if known else None
+        token = self.session.get(fields["realm"], params=query, auth=login, timeout=TIMEOUT_S)
+        if not token.ok:
+            return False
+        self.auth = _Bearer(token.json().get("token") or token.json().get("access_token", ""))
+        return True
+
+
+def _short(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _reason(answer: requests.Response) -> str:
+    try:
+        errors = answer.json()["errors"]
+        told = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        told = answer.text.strip()[:200]
+    return f"{answer.status_code} {told}".strip()
+
+
+def _fix(status: int) -> str:
+    if status in (401, 403):
+        return "log in (`docker login`), or give the role the right to push to this repository"
+    if status == 404:
+        return "create the repository first, or correct its name"
+    return "see the registry's log"
+
+
+def _retry_after(answer: requests.Response, otherwise: float) -> float:
+    try:
+        return min(LONGEST_WAIT_S, max(0.0, float(answer.headers["Retry-After"])))
+    except (KeyError, ValueError):
+        return otherwise

@@ -1,0 +1,257 @@
+"""Verify: start the image as it will run, but without a network, and hold every sample against its answer.
+
+The container gets no network, a read-only root with /tmp to write to, no root, no capabilities and the declared CPU and memory.
+Each sample is sent alone, then all of them several at a time, so that they meet in batches; requests go through the image's own
+front by `docker exec`, as nothing else can reach it.
+"""
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchrelay import diagnosis
+from torchrelay import image as images
+from torchrelay import verdict as verdicts
+from torchrelay.compare import compare
+from torchrelay.engine import daemon, load
+from torchrelay.errors import GateFailed, NotProved
+from torchrelay.image import Image
+from torchrelay.model import Model
+from torchrelay.probe import ExecProber, ProbeAnswer, Prober, ProbeRequest
+from torchrelay.report import Progress, log
+from torchrelay.samples import Sample
+from torchrelay.verdict import SampleResult, Verdict
+from torchrelay.workspace import Workspace
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+POLL_S = 0.25
+START_MARGIN_S = 30
+CONCURRENCY = 8
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What replaying the samples gave."""
+
+    results: list[SampleResult]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every answer was the expected one."""
+        return all(result.passed for result in self.results)
+
+    def reason(self) -> str:
+        """Name the samples that failed and the first difference of each."""
+        failed = [result for result in self.results if not result.passed]
+        return "; ".join(f"{result.name}: {result.differences[0]}" for result in failed[:5])
+
+
+def samples_digest(samples: list[Sample]) -> str:
+    """Return a sha256 (hex) over requests and expectations: a verdict on other samples is no verdict on these."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(repr((sample.name, sample.content_type, sample.expect, sample.latency_ms)).encode())
+        digest.update(hashlib.sha256(sample.body).digest())
+    return digest.hexdigest()
+
+
+def replay(prober: Prober, samples: list[Sample], path: str, concurrency: int, timeout_s: float) -> Outcome:
+    """Send every sample alone, then `ROUNDS` times all of them `concurrency` at a time, and compare each answer.
+
+    Latency budgets hold for the samples sent alone.
+    """
+    alone = [_request(sample, path, f"alone/{sample.name}") for sample in samples]
+    answers = dict(zip((sample.name for sample in samples), prober.send(alone, 1, timeout_s), strict=True))
+    crowd = [(sample, _request(sample, path, f"{turn}/{sample.name}")) for turn in range(ROUNDS) for sample in samples]
+    together: dict[str, list[ProbeAnswer]] = {sample.name: [] for sample in samples}
+    for (sample, _), answer in zip(
+        crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True
+    ):
+        together[sample.name].append(answer)
+    return Outcome([_judge(sample, answers[sample.name], together[sample.name]) for sample in samples])
+
+
+def _request(sample: Sample, path: str, name: str) -> ProbeRequest:
+    return ProbeRequest(name, "POST", path, sample.content_type, sample.body)
+
+
+def _judge(sample: Sample, alone: ProbeAnswer, together: list[ProbeAnswer]) -> SampleResult:
+    differences = _differences(sample, alone, budget=True)
+    for answer in together:
+        differences += [f"among others: {difference}" for difference in _differences(sample, answer, budget=False)]
+    latency = None if alone.error else round(alone.latency_ms, 2)
+    return SampleResult(
+        name=sample.name,
+        passed=not differences,
+        differences=list(dict.fromkeys(differences)),
+        alone_ms=latency,
+        together_ms=[round(answer.latency_ms, 2) for answer in together],
+    )
+
+
+def _differences(sample: Sample, answer: ProbeAnswer, *, budget: bool) -> list[str]:
+    if answer.error:
+        return [answer.error]
+    latency = answer.latency_ms if budget else 0.0
+    return compare(sample, answer.status, answer.content_type, answer.body, latency)
+
+
+def hardened(model: Model, name: str, labels: dict[str, str]) -> dict[str, Any]:
+    """Return the container's settings, for docker's API: what it may use and what it may not do."""
+    settings: dict[str, Any] = {
+        "name": name,
+        "network_mode": "none",
+        "read_only": True,
+        "tmpfs": {"/tmp": "rw,nosuid,nodev"},  # noqa: S108 -- inside the container
+        "user": "1000:1000",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": 4096,
+        "mem_limit": model.memory_bytes,
+        "memswap_limit": model.memory_bytes,
+        "nano_cpus": int(model.resources.cpu * 1e9),
+        "labels": labels,
+        "healthcheck": {"test": ["NONE"]},
+    }
+    if model.gpus:
+        from docker.types import DeviceRequest  # noqa: PLC0415 -- only GPU models pay for it
+
+        settings["device_requests"] = [DeviceRequest(count=model.gpus, capabilities=[["gpu"]])]
+    return settings
+
+
+@contextmanager
+def started(client: "DockerClient", image: Image, settings: dict[str, Any]) -> Iterator["Container"]:
+    """Run a container and remove it in any case."""
+    container = client.containers.create(image.config_digest, **settings)
+    try:
+        container.start()
+        yield container
+    finally:
+        container.remove(force=True, v=True)
+
+
+def wait_ready(container: "Container", deadline_s: float, clock: Callable[[], float] = time.monotonic) -> float:
+    """Wait until a worker has answered; return the seconds it took.
+
+    Raises GateFailed with the last state seen when the container ends, gives up for good, or is too slow.
+    """
+    begin = clock()
+    prober, reason = ExecProber(container), "not asked yet"
+    while clock() - begin < deadline_s:
+        container.reload()
+        if container.status != "running":
+            state = container.attrs["State"]
+            killed = ", killed for memory" if state.get("OOMKilled") else ""
+            raise GateFailed(f"the container ended with code {state.get('ExitCode')}{killed} before it was ready")
+        state_now = prober.ready()
+        if state_now.ready:
+            return clock() - begin
+        reason = state_now.reason
+        if state_now.failed:
+            raise GateFailed(f"the model does not load: {reason}")
+        time.sleep(POLL_S)
+    raise GateFailed(
+        f"not ready after {deadline_s:.0f} s; last state: {reason}",
+        "raise timeouts.startup_s in model.yaml if it needs longer",
+    )
+
+
+def verify(
+    model_dir: Path, model: Model, samples: list[Sample], progress: Progress, *, concurrency: int = CONCURRENCY
+) -> Verdict:
+    """Prove the built image and write verdict.json.
+
+    Returns the verdict, passed or failed. Raises NotProved when there is nothing to verify, DockerUnavailable, BuildFailed.
+    """
+    begin = time.monotonic()
+    workspace = Workspace(model_dir)
+    loaded = images.load(workspace.image_record)
+    if loaded is None:
+        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build` first")
+    image, _ = loaded
+    digest = samples_digest(samples)
+    known = verdicts.read(workspace)
+    if known and (known.config, known.samples_digest, known.result) == (image.config_digest, digest, "passed"):
+        return known
+    common: dict[str, Any] = {
+        "model": model.name,
+        "version": image.config["config"]["Labels"]["org.opencontainers.image.version"],
+        "image": image.digest,
+        "config": image.config_digest,
+        "samples_digest": digest,
+        "concurrency": concurrency,
+    }
+    with daemon() as client:
+        load(client, image, local_tag(model.name, image), progress)
+        load_s = time.monotonic() - begin
+        name = f"torchrelay-verify-{model.name}-{uuid.uuid4().hex[:8]}"
+        with started(client, image, hardened(model, name, {"org.torchrelay.verify": model.name})) as container:
+            found = _prove(container, model, samples, concurrency)
+    verdict = Verdict(**common, **found, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
+    verdicts.save(workspace, verdict)
+    return verdict
+
+
+def local_tag(name: str, image: Image) -> str:
+    """Return the tag that the image has in the local daemon."""
+    return f"torchrelay/{name}:{image.config_digest[7:19]}"
+
+
+def _prove(container: "Container", model: Model, samples: list[Sample], concurrency: int) -> dict[str, Any]:
+    ready_s = None
+    try:
+        ready_s = round(wait_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
+        log.info("ready after %.1f s; sending %d samples", ready_s, len(samples))
+        timeout_s = model.timeouts.response_s + 5
+        outcome = replay(ExecProber(container), samples, f"/predictions/{model.name}", concurrency, timeout_s)
+    except GateFailed as failure:
+        text = container.logs().decode(errors="replace")
+        traceback = diagnosis.python_traceback(text)
+        return {
+            "result": "gate_failed",
+            "ready_s": ready_s,
+            "samples": [],
+            "reason": failure.message,
+            "traceback": traceback or diagnosis.log_tail(text),
+            "fix": diagnosis.likely_fix(traceback) or diagnosis.likely_fix(text) or failure.fix,
+        }
+    failed: dict[str, Any] = {}
+    if not outcome.passed:
+        text = container.logs().decode(errors="replace")
+        traceback = diagnosis.python_traceback(text)
+        failed = {"reason": outcome.reason(), "traceback": traceback, "fix": diagnosis.likely_fix(traceback)}
+    result = "passed" if outcome.passed else "gate_failed"
+    return {"result": result, "ready_s": ready_s, "samples": outcome.results, **failed}
+
+
+def require_passed(verdict: Verdict) -> None:
+    """Raise GateFailed unless the verdict is `passed`."""
+    if verdict.result != "passed":
+        traceback = f"\n{verdict.traceback}" if verdict.traceback else ""
+        raise GateFailed(
+            f"{verdict.model}: {verdict.reason}{traceback}", verdict.fix or "compare the answers in verdict.json"
+        )
+
+
+def summary(verdict: Verdict) -> dict[str, Any]:
+    """Return what the CLI prints."""
+    return dict(json.loads(verdict.model_dump_json()))
+
+
+def is_older(model_dir: Path, moment: float) -> bool:
+    """Tell whether verdict.json was written before a moment (seconds since the epoch): then nothing was proved anew."""
+    try:
+        return Workspace(model_dir).verdict.stat().st_mtime < moment
+    except OSError:
+        return False

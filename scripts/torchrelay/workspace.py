@@ -1,0 +1,95 @@
+"""The state of one model directory: files and digests under `.torchrelay/`, one relay at a time."""
+
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from torchrelay.errors import Busy, DiskFull
+
+STATE_DIR = ".torchrelay"
+
+
+class Workspace:
+    """Paths of what the stages leave for each other; the folder ignores itself in git."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self.model_dir = model_dir
+        self.root = model_dir / STATE_DIR
+        self.archive_record = self.root / "archive.json"
+        self.image_record = self.root / "image.json"
+        self.verdict = self.root / "verdict.json"
+        self.push_record = self.root / "push.json"
+        self.deployments = self.root / "deployments"
+
+    def ensure(self) -> None:
+        """Make the folder, with a .gitignore that hides all of it."""
+        self.root.mkdir(exist_ok=True)
+        ignore = self.root / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for this process; the kernel frees it when the process ends, however that is.
+
+        Raises Busy when another process holds it.
+        """
+        self.ensure()
+        with (self.root / "lock").open("a+") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                held.seek(0)
+                holder = held.read().strip() or "unknown"
+                raise Busy(
+                    f"{self.model_dir}: another relay (process {holder}) works on this directory",
+                    "wait for it to end, or end it; nothing needs cleaning up",
+                ) from error
+            held.truncate(0)
+            held.write(str(os.getpid()))
+            held.flush()
+            yield
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Give a temporary file beside `path` that takes its name only when the block ends well.
+
+    Raises DiskFull when there is no room; nothing is left behind then, or on any other error.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no room left while writing {path}", "free some disk space and run it again") from error
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON document atomically, keys sorted."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON document, or None when it is missing or was cut short: the stage then does its work again."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
