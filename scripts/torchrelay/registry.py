@@ -55,16 +55,17 @@ def parse_reference(text: str, default_tag: str) -> Reference:
         raise RegistryError(
             f"{text!r} is not an image repository", "write host/repository, as in 127.0.0.1:5000/models/digits"
         )
-    repository, _, tag = rest.partition(":")
+    repository, colon, tag = rest.partition(":")
+    tag = tag if colon else default_tag
     if not REPOSITORY.fullmatch(repository):
         raise RegistryError(
             f"{text!r}: {repository!r} is not a repository name", "lower-case letters, digits and . _ - / only"
         )
-    if not TAG.fullmatch(tag or default_tag):
+    if not TAG.fullmatch(tag):
         raise RegistryError(
-            f"{text!r}: {tag or default_tag!r} is not a tag", "letters, digits and . _ -, 128 characters at most"
+            f"{text!r}: {tag!r} is not a tag", "letters, digits and . _ -, 128 characters at most"
         )
-    return Reference(host, repository, tag or default_tag)
+    return Reference(host, repository, tag)
 
 
 def docker_credentials(host: str) -> tuple[str, str] | None:

@@ -1,0 +1,204 @@
+"""Push against a real registry: only what is missing travels, exactly the verified image, through failures and back."""
+
+import hashlib
+import http.client
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from torchrelay import image as images
+from torchrelay import verdict as verdicts
+from torchrelay.errors import NotProved, RegistryError
+from torchrelay.image import Image
+from torchrelay.layers import Layer, LayerFile, tar_layer
+from torchrelay.push import push, push_image
+from torchrelay.registry import Registry, parse_reference
+from torchrelay.report import Quiet
+from torchrelay.verdict import Verdict
+from torchrelay.workspace import Workspace
+
+
+def layer(name: str, content: bytes) -> Layer:
+    with Quiet().task("", None) as task:
+        return tar_layer([LayerFile(name, content, len(content))], name, task)
+
+
+def image(handler: bytes = b"v1") -> Image:
+    layers = (layer("runtime", b"r" * 300_000), layer("weights", bytes(range(256)) * 4000), layer("handler.py", handler))
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Labels": {"org.opencontainers.image.version": "1.0"}},
+        "rootfs": {"type": "layers", "diff_ids": [one.diff_id for one in layers]},
+        "history": [],
+    }
+    return Image(config, layers, {})
+
+
+def anonymous(_host: str) -> None:
+    return None
+
+
+def client(host: str, **more: Any) -> Registry:
+    return Registry(f"http://{host}", credentials=anonymous, **more)
+
+
+def test_a_second_push_moves_nothing_and_an_edit_moves_its_own_layer(registry_host: str, request: pytest.FixtureRequest) -> None:
+    target = parse_reference(f"{registry_host}/{request.node.name.lower()[:40]}", "1.0")
+    registry = client(registry_host)
+    first = push_image(image(), registry, target, Quiet())
+    assert first.blobs == 4
+    assert push_image(image(), registry, target, Quiet()).bytes == 0
+    edited = push_image(image(b"v2"), registry, target, Quiet())
+    assert edited.blobs == 2  # the handler's layer and the config
+    assert edited.bytes < 20_000
+
+
+def test_what_the_registry_serves_is_what_was_built(registry_host: str) -> None:
+    built = image()
+    target = parse_reference(f"{registry_host}/same", "1.0")
+    pushed = push_image(built, client(registry_host), target, Quiet())
+    manifest = requests.get(
+        f"http://{registry_host}/v2/same/manifests/{pushed.digest}", headers={"Accept": images.MANIFEST_TYPE}, timeout=5
+    )
+    assert "sha256:" + hashlib.sha256(manifest.content).hexdigest() == built.digest
+    assert manifest.json()["config"]["digest"] == built.config_digest
+    for described in manifest.json()["layers"]:
+        blob = requests.get(f"http://{registry_host}/v2/same/blobs/{described['digest']}", timeout=5).content
+        assert "sha256:" + hashlib.sha256(blob).hexdigest() == described["digest"]
+
+
+def record(model_dir: Path, built: Image, *, config: str, result: str = "passed") -> None:
+    workspace = Workspace(model_dir)
+    workspace.ensure()
+    images.save(workspace.image_record, built)
+    verdicts.save(
+        workspace,
+        Verdict(result=result, model="m", version="1.0", image=built.digest, config=config, samples_digest="", concurrency=1,
+                ready_s=1, load_s=0, total_s=1, samples=[]),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_only_a_proved_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
+    built = image()
+    with pytest.raises(NotProved, match="no built image"):
+        push(tmp_path, f"{registry_host}/proved", Quiet())
+    record(tmp_path, built, config=built.config_digest, result="gate_failed")
+    with pytest.raises(NotProved, match="gate_failed"):
+        push(tmp_path, f"{registry_host}/proved", Quiet())
+    record(tmp_path, built, config=image(b"another").config_digest)
+    with pytest.raises(NotProved, match="the verdict is on"):
+        push(tmp_path, f"{registry_host}/proved", Quiet())
+    assert client(registry_host).manifest_digest("proved", "1.0") is None
+    record(tmp_path, built, config=built.config_digest)
+    assert push(tmp_path, f"{registry_host}/proved", Quiet()).digest == built.digest
+    assert client(registry_host).manifest_digest("proved", "1.0") == built.digest
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+    """A proxy before the real registry that fails as its server's `faults` say, then passes requests on."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _handle(self) -> None:
+        state: Any = self.server
+        length = int(self.headers.get("Content-Length", 0))
+        fault = state.faults.pop(0) if state.faults and self.command == state.method else None
+        if fault == "reset":
+            self.rfile.read(min(length, 1000))
+            self.connection.close()
+            return
+        body = self.rfile.read(length)
+        if fault is not None:
+            self.send_response(fault)
+            self.send_header("Retry-After", "7")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        upstream = http.client.HTTPConnection(state.upstream)
+        upstream.request(self.command, self.path, body=body, headers=dict(self.headers))
+        answer = upstream.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        for key, value in answer.getheaders():
+            if key.lower() not in ("transfer-encoding", "content-length", "connection"):
+                self.send_header(key, value)
+        self.send_header("Content-Length", answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _handle  # noqa: N815 -- http.server's names
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def flaky(registry_host: str) -> Iterator[Any]:
+    server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    server.upstream, server.faults, server.method = registry_host, [], "PATCH"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST", "PATCH", "PUT"])
+@pytest.mark.parametrize("fault", [429, 503, "reset"])
+def test_a_push_goes_through_failures(flaky: Any, registry_host: str, method: str, fault: int | str) -> None:
+    flaky.method, flaky.faults = method, [fault, fault]
+    waits: list[float] = []
+    host = f"127.0.0.1:{flaky.server_address[1]}"
+    name = f"flaky-{method.lower()}-{fault}"
+    pushed = push_image(image(), client(host, sleep=waits.append), parse_reference(f"{host}/{name}", "1.0"), Quiet())
+    assert client(registry_host).manifest_digest(name, "1.0") == pushed.digest
+    assert len(waits) >= 1
+    if fault != "reset":
+        assert 7.0 in waits  # Retry-After is kept
+
+
+@pytest.mark.parametrize(("status", "told"), [(403, "docker login"), (404, "create the repository")])
+def test_a_refusal_is_told_once_with_the_mend(flaky: Any, status: int, told: str) -> None:
+    flaky.method, flaky.faults = "POST", [status] * 9
+    host = f"127.0.0.1:{flaky.server_address[1]}"
+    waits: list[float] = []
+    with pytest.raises(RegistryError) as caught:
+        push_image(image(), client(host, sleep=waits.append), parse_reference(f"{host}/refused", "1.0"), Quiet())
+    assert str(status) in caught.value.message
+    assert told in caught.value.fix
+    assert waits == []
+
+
+def test_a_registry_that_is_down_ends_in_one_error() -> None:
+    waits: list[float] = []
+    with pytest.raises(RegistryError, match="gave up after 6 attempts"):
+        push_image(image(), client("127.0.0.1:9", sleep=waits.append), parse_reference("127.0.0.1:9/x", "1.0"), Quiet())
+    assert len(waits) == 5
+    assert waits == sorted(waits)
+
+
+def test_weights_that_changed_since_the_build_are_refused_by_their_digest(registry_host: str, tmp_path: Path) -> None:
+    from torchrelay.store import Slice
+
+    weights = tmp_path / "m.mar"
+    weights.write_bytes(bytes(5000))
+    with Quiet().task("", None) as task:
+        changed = tar_layer([LayerFile("model.pt", Slice(weights, 0, 5000), 5000)], "weights", task)
+    weights.write_bytes(b"1" * 5000)
+    config = {"rootfs": {"type": "layers", "diff_ids": [changed.diff_id]}, "config": {}}
+    with pytest.raises(RegistryError, match="DIGEST_INVALID"):
+        push_image(Image(config, (changed,), {}), client(registry_host), parse_reference(f"{registry_host}/changed", "1"), Quiet())
+    assert client(registry_host).manifest_digest("changed", "1") is None
+
+
+def test_the_manifest_is_single_platform_oci(registry_host: str) -> None:
+    manifest = json.loads(image().manifest_bytes)
+    assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+    assert "manifests" not in manifest
+    assert registry_host

@@ -1,0 +1,77 @@
+"""Layers are real tars whose digest depends on names and contents alone, and weights stay where they are."""
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+from torchrelay import layers
+from torchrelay.image import Image
+from torchrelay.image import load as load_record
+from torchrelay.image import save as save_record
+from torchrelay.report import Quiet
+from torchrelay.store import Blob, Slice
+
+
+def make(files: list[layers.LayerFile]) -> layers.Layer:
+    with Quiet().task("", None) as task:
+        return layers.tar_layer(files, "test", task)
+
+
+def test_a_layer_is_a_tar_with_fixed_owners_and_times(tmp_path: Path) -> None:
+    weights = tmp_path / "m.mar"
+    weights.write_bytes(b"headWEIGHTS" + b"tail")
+    layer = make([layers.LayerFile("opt/m/model.pt", Slice(weights, 4, 7), 7), layers.LayerFile("opt/h.py", b"x", 1)])
+    data = b"".join(layer.blob.chunks())
+    assert layer.blob.digest == "sha256:" + hashlib.sha256(data).hexdigest() == layer.diff_id
+    assert len(data) == layer.blob.size
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        assert archive.getnames() == ["opt", "opt/m", "opt/h.py", "opt/m/model.pt"]
+        assert {(member.uid, member.gid, member.mtime) for member in archive} == {(0, 0, 0)}
+        assert archive.extractfile("opt/m/model.pt").read() == b"WEIGHTS"  # type: ignore[union-attr]
+
+
+def test_a_layer_does_not_depend_on_the_order_of_its_files() -> None:
+    files = [layers.LayerFile("b", b"2", 1), layers.LayerFile("a", b"1", 1)]
+    assert make(files).diff_id == make(files[::-1]).diff_id
+
+
+def test_weights_are_described_not_copied(tmp_path: Path) -> None:
+    weights = tmp_path / "m.mar"
+    weights.write_bytes(bytes(1000))
+    layer = make([layers.LayerFile("m", Slice(weights, 0, 1000), 1000)])
+    assert Slice(weights, 0, 1000) in layer.blob.parts
+    assert Blob.from_json(layer.blob.to_json()) == layer.blob
+
+
+def test_a_record_whose_weights_are_gone_is_no_image(tmp_path: Path) -> None:
+    weights = tmp_path / "m.mar"
+    weights.write_bytes(bytes(1000))
+    layer = make([layers.LayerFile("m", Slice(weights, 0, 1000), 1000)])
+    image = Image({"rootfs": {"diff_ids": [layer.diff_id]}}, (layer,), {})
+    save_record(tmp_path / "image.json", image)
+    loaded = load_record(tmp_path / "image.json")
+    assert loaded is not None
+    assert loaded[0].digest == image.digest
+    weights.write_bytes(bytes(10))
+    assert load_record(tmp_path / "image.json") is None
+    weights.unlink()
+    assert load_record(tmp_path / "image.json") is None
+
+
+def test_a_file_over_8_gib_has_a_header_that_says_so() -> None:
+    parts = list(layers.tar_parts([layers.LayerFile("big", Slice(Path("x"), 0, 9 << 30), 9 << 30)]))
+    info = tarfile.TarInfo.frombuf(next(p for p in parts if isinstance(p, bytes))[-512:], "utf-8", "strict")
+    assert info.size in (9 << 30, 0)   # 0 where the pax header before it carries the size
+    assert b"size=9663676416" in b"".join(p for p in parts if isinstance(p, bytes)) or info.size == 9 << 30
+
+
+def test_a_folder_becomes_the_same_tar_wherever_it_lies(tmp_path: Path) -> None:
+    digests = set()
+    for place in ("one", "two"):
+        folder = tmp_path / place
+        (folder / "pkg").mkdir(parents=True)
+        (folder / "pkg" / "a.py").write_text("x = 1\n")
+        (folder / "run").symlink_to("pkg/a.py")
+        digests.add(hashlib.sha256(b"".join(layers.folder_layer_parts(folder, "opt/deps"))).hexdigest())
+    assert len(digests) == 1
