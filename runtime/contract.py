@@ -1,0 +1,52 @@
+"""What a server has to offer to run behind this contract: a module `<server>/server.py` with these functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from limits import Limits
+from readiness import Answer, Workers
+from settings import Settings
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command to run in the foreground: it ends when the server ends, with the server's exit code."""
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: Path
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Where the server listens (`host:port`) and which of its paths the front maps to."""
+
+    inference: str
+    predict_path: str
+    metrics: str
+    metrics_path: str
+
+
+class Server(Protocol):
+    """The module's functions."""
+
+    def upstream(self, settings: Settings) -> Upstream:
+        """Where the front finds the server."""
+
+    def prepare(self, settings: Settings, limits: Limits, env: dict[str, str]) -> Launch:
+        """Write the server's configuration below `settings.state` and return the command. Raises: SettingsError when it cannot run here."""
+
+    def workers(self, settings: Settings) -> Workers | None:
+        """The workers' state, None while the server does not answer."""
+
+    def predict(self, settings: Settings) -> Answer:
+        """Send the warm-up request straight to the server."""
+
+
+def load_server(name: str) -> Server:
+    """Return the adapter of the server `name`, which `settings` has checked."""
+    return cast("Server", import_module(f"{name}.server"))

@@ -1,0 +1,161 @@
+"""PID 1 of the container: starts the server and the front, publishes readiness, drains on TERM, dies when the server dies.
+
+entrypoint.py [serve]                        the model's container (SageMaker passes `serve`)
+entrypoint.py front --upstream HOST:PORT     the front alone, before another container (see front.py switch)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import front
+from contract import Server, load_server
+from limits import read_limits
+from processes import Child, Children
+from readiness import Readiness
+from settings import Settings, SettingsError, own_port, read_settings, state_dir
+from state import Status, start_draining, write_status
+
+REFUSED = 2  # the container was told something that makes no sense
+SERVER_STOP_S = 5.0  # kept of the drain time for the server's own end
+
+
+def log(message: str) -> None:
+    """Say something to whoever reads the container's log."""
+    print(f"torchrelay: {message}", file=sys.stderr, flush=True)
+
+
+def make_state(state: Path) -> None:
+    """Empty the state folder: what an earlier start left says nothing about this one."""
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True, mode=0o700)
+
+
+def exit_code(code: int) -> int:
+    """Return what to exit with after a child ended unasked: never 0, as nothing serves any more."""
+    return code or 1
+
+
+def watch(server: Server, settings: Settings, stop: threading.Event) -> None:
+    """Publish readiness until `stop`."""
+    started = time.monotonic()
+    machine = Readiness(needs_answer=settings.serving.warmup is not None, started=started)
+    published: Status | None = None
+    while not stop.is_set():
+        machine.saw_workers(time.monotonic(), server.workers(settings))
+        if machine.wants_answer(time.monotonic()):
+            answer = server.predict(settings)
+            machine.saw_answer(time.monotonic(), answer)
+        status = machine.status
+        if status != published:
+            write_status(settings.state, status)
+            if published is None or status.ready != published.ready or status.failed:
+                after = f" after {time.monotonic() - started:.1f} s" if status.ready else ""
+                log(
+                    f"{'ready' if status.ready else 'failed' if status.failed else 'not ready'}{after}{'' if status.ready else ': ' + status.reason}"
+                )
+            published = status
+        stop.wait(machine.poll_s)
+
+
+def shut_down(children: Children, server: Child | None, proxy: Child | None, drain_s: float) -> None:
+    """Let requests in flight finish, then stop the server; a second TERM or Ctrl-C cuts it short."""
+    asked = children.stops
+    deadline = time.monotonic() + drain_s
+    if proxy is not None:
+        proxy.signal(signal.SIGQUIT)  # nginx's graceful end
+        children.wait_until(lambda: proxy.code is not None or children.stops > asked, max(0.0, drain_s - SERVER_STOP_S))
+        if proxy.code is None:
+            log("requests were still in flight at the end of the drain time")
+            proxy.kill_group()
+    if server is not None:
+        server.signal(signal.SIGTERM)
+        children.wait_until(lambda: server.code is not None or children.stops > asked, max(1.0, deadline - time.monotonic()))
+        server.kill_group()
+
+
+def supervise(children: Children, server: Child | None, proxy: Child | None, state: Path, drain_s: float) -> int:
+    """Wait for TERM or for a child's end; returns the exit code."""
+    running = [child for child in (server, proxy) if child is not None]
+    children.wait_until(lambda: children.stops > 0 or any(child.code is not None for child in running))
+    start_draining(state)
+    dead = next((child for child in running if child.code is not None), None)
+    if dead is not None and not children.stops:
+        log(f"{dead.name} ended with code {dead.code}, so the container ends")
+        for child in running:
+            child.kill_group()
+        return exit_code(dead.code or 0)
+    log("stopping: requests in flight are finished first")
+    shut_down(children, server, proxy, drain_s)
+    return 0
+
+
+def serve() -> int:
+    """Run the model's server and its front."""
+    env = dict(os.environ)
+    settings = read_settings(env)
+    limits = read_limits()
+    make_state(settings.state)
+    write_status(settings.state, Status(ready=False, reason="the server is starting"))
+    adapter = load_server(settings.server)
+    launch = adapter.prepare(settings, limits, env)
+    children = Children()
+    proxy = None
+    if settings.front == "nginx":
+        config = front.front_of(settings, adapter.upstream(settings), limits.threads)
+        front.prepare(config)
+        proxy = children.start("the front proxy", front.command(settings.state))
+    server = children.start(f"the server ({settings.server})", launch.argv, launch.env, launch.cwd)
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch, args=(adapter, settings, stop), daemon=True)
+    watcher.start()
+    try:
+        return supervise(children, server, proxy, settings.state, float(settings.serving.drain_timeout_s))
+    finally:
+        stop.set()
+
+
+def serve_front(upstream: str) -> int:
+    """Run the front alone."""
+    state = state_dir(os.environ)
+    make_state(state)
+    config = front.Front(
+        state=state, bind=os.environ.get("TORCHRELAY_BIND") or "0.0.0.0", port=own_port(os.environ), inference=upstream
+    )  # noqa: S104
+    front.prepare(config)
+    (state / "front.json").write_text(json.dumps(asdict(replace(config, state=Path())), default=str), encoding="utf-8")
+    children = Children()
+    proxy = children.start("the front proxy", front.command(state))
+    write_status(state, Status(ready=True, reason="ready"))
+    return supervise(children, None, proxy, state, float(config.drain_timeout_s))
+
+
+def main(argv: list[str]) -> int:
+    """Run what `argv` says."""
+    parser = argparse.ArgumentParser(
+        prog="entrypoint.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb")
+    verbs.add_parser("serve", help="serve the model (the default)")
+    verbs.add_parser("front", help="the front alone").add_argument("--upstream", required=True, type=front.parse_address)
+    arguments = parser.parse_args(argv)
+    try:
+        return serve_front(arguments.upstream) if arguments.verb == "front" else serve()
+    except SettingsError as error:
+        log(str(error))
+        return REFUSED
+
+
+if __name__ == "__main__":
+    # Files of a container that runs as any uid are for that uid alone.
+    os.umask(0o077)
+    sys.exit(main(sys.argv[1:]))

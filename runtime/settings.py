@@ -1,0 +1,166 @@
+"""What the runtime is told: serving.json, written when the image was built, and the environment it is started with."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SERVING = "/opt/torchrelay/serving.json"
+STATE = "/tmp/torchrelay"  # noqa: S108 - the one writable place of a read-only container, private to it
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+ROUTE = re.compile(r"/[A-Za-z0-9_.:~/-]*")
+SERVER = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class SettingsError(Exception):
+    """What the runtime was told makes no sense; the message says which file or variable and what it may be."""
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """The request that a worker has to answer with a 2xx before the container is ready."""
+
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Serving:
+    """serving.json: times in seconds, sizes in bytes."""
+
+    name: str
+    version: str
+    model_dir: Path
+    device: str = "cpu"
+    workers: int = 1
+    batch_size: int = 1
+    batch_delay_ms: int = 1
+    startup_timeout_s: int = 120
+    response_timeout_s: int = 60
+    drain_timeout_s: int = 25
+    max_body_bytes: int = 6 << 20
+    deps_dir: Path | None = None
+    warmup: Warmup | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a part of the runtime may ask for."""
+
+    serving: Serving
+    state: Path
+    port: int
+    bind: str
+    front: str  # "nginx" or "none"
+    server: str  # the folder beside this file that knows the server
+    predict_route: str | None
+    health_route: str | None
+    access_log: bool
+    log_level: str
+
+
+def parse_serving(text: str, source: str) -> Serving:
+    """Return what the JSON `text` declares; `source` names it in messages.
+
+    Raises: SettingsError for anything missing, unknown or out of range.
+    """
+    try:
+        raw = json.loads(text)
+        known = set(Serving.__dataclass_fields__)
+        if unknown := sorted(set(raw) - known):
+            raise SettingsError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        warmup = raw.pop("warmup", None)
+        deps_dir = raw.pop("deps_dir", None)
+        serving = Serving(
+            **raw | {"model_dir": Path(raw["model_dir"])},
+            deps_dir=Path(deps_dir) if deps_dir else None,
+            warmup=Warmup(warmup["content_type"], base64.b64decode(warmup["body"], validate=True)) if warmup else None,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{source}: not a valid serving.json ({type(error).__name__}: {error})") from error
+    if not NAME.fullmatch(serving.name) or not VERSION.fullmatch(serving.version):
+        raise SettingsError(
+            f"{source}: name {serving.name!r} or version {serving.version!r} holds characters that an address cannot"
+        )
+    if serving.device not in ("cpu", "gpu"):
+        raise SettingsError(f"{source}: device is {serving.device!r}, it may be cpu or gpu")
+    counts = (
+        "workers",
+        "batch_size",
+        "batch_delay_ms",
+        "startup_timeout_s",
+        "response_timeout_s",
+        "drain_timeout_s",
+        "max_body_bytes",
+    )
+    for key in counts:
+        value = getattr(serving, key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SettingsError(f"{source}: {key} is {value!r}, it has to be a whole number of 1 or more")
+    return serving
+
+
+def parse_port(text: str, source: str) -> int:
+    """Return the port in `text`."""
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise SettingsError(f"{source} is {text!r}, it has to be a port: 1 to 65535")
+    return int(text)
+
+
+def own_port(env: Mapping[str, str]) -> int:
+    """Return the port that the container answers on; Vertex AI's own variable wins."""
+    name = "AIP_HTTP_PORT" if env.get("AIP_HTTP_PORT") else "TORCHRELAY_PORT"
+    return parse_port(env.get(name) or "8080", name)
+
+
+def one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
+    """Return the variable `name`, which has to be one of `allowed`."""
+    value = env.get(name) or default
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value!r}, it may be {' or '.join(allowed)}")
+    return value
+
+
+def route(env: Mapping[str, str], name: str) -> str | None:
+    """Return the path in the variable `name`, None when it is unset."""
+    value = env.get(name) or None
+    if value is not None and not ROUTE.fullmatch(value):
+        raise SettingsError(f"{name} is {value!r}, it has to be a path such as /v1/predict")
+    return value
+
+
+def state_dir(env: Mapping[str, str]) -> Path:
+    """Return the folder that holds all the runtime writes."""
+    return Path(env.get("TORCHRELAY_STATE") or STATE)
+
+
+def read_settings(env: Mapping[str, str]) -> Settings:
+    """Return the settings that `env` and the serving.json it names amount to."""
+    source = env.get("TORCHRELAY_SERVING") or SERVING
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+    except OSError as error:
+        hint = "a model image adds it to the runtime image (torchrelay build); TORCHRELAY_SERVING says where it lies"
+        raise SettingsError(f"{source}: {error.strerror}; {hint}") from error
+    server = env.get("TORCHRELAY_SERVER") or "torchserve"
+    if not SERVER.fullmatch(server) or not (Path(__file__).parent / server / "server.py").is_file():
+        raise SettingsError(f"TORCHRELAY_SERVER is {server!r}: this runtime has no such server")
+    front = one_of(env, "TORCHRELAY_FRONT", "nginx", ("nginx", "none"))
+    return Settings(
+        serving=parse_serving(text, source),
+        state=state_dir(env),
+        port=own_port(env),
+        bind=env.get("TORCHRELAY_BIND") or ("0.0.0.0" if front == "nginx" else "127.0.0.1"),  # noqa: S104 - a container's port
+        front=front,
+        server=server,
+        predict_route=route(env, "AIP_PREDICT_ROUTE"),
+        health_route=route(env, "AIP_HEALTH_ROUTE"),
+        access_log=one_of(env, "TORCHRELAY_ACCESS_LOG", "0", ("0", "1")) == "1",
+        log_level=one_of(env, "TORCHRELAY_LOG_LEVEL", "warn", ("error", "warn", "info", "debug")),
+    )
