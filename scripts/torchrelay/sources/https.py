@@ -93,9 +93,7 @@ def get(url: str, start: int, validator: str, auth: requests.auth.AuthBase | Non
         for _ in range(MAX_REDIRECTS + 1):
             require_safe(here, url)
             try:
-                response = session.get(
-                    here, headers=headers, auth=auth, stream=True, timeout=TIMEOUT_S, allow_redirects=False
-                )
+                response = session.get(here, headers=headers, auth=auth, stream=True, timeout=TIMEOUT_S, allow_redirects=False)
             except requests.exceptions.SSLError as error:
                 raise WeightsMissing(
                     f"weights: {without_secrets(here)}: its certificate is not trusted: {error}",
@@ -113,9 +111,7 @@ def get(url: str, start: int, validator: str, auth: requests.auth.AuthBase | Non
             with response:
                 yield Answer(response, seen)
             return
-    raise WeightsMissing(
-        f"weights: {without_secrets(url)}: more than {MAX_REDIRECTS} redirects", "give the final address"
-    )
+    raise WeightsMissing(f"weights: {without_secrets(url)}: more than {MAX_REDIRECTS} redirects", "give the final address")
 
 
 def require_safe(url: str, first: str) -> None:
@@ -127,9 +123,7 @@ def require_safe(url: str, first: str) -> None:
     if parts.scheme == "http" and plain_before and is_loopback(parts.hostname or ""):
         return
     redirected = "" if url == first else f" redirects to {without_secrets(url)}, which"
-    raise WeightsMissing(
-        f"weights: {without_secrets(first)}{redirected} is not https", "use an https:// address of the file"
-    )
+    raise WeightsMissing(f"weights: {without_secrets(first)}{redirected} is not https", "use an https:// address of the file")
 
 
 def stream_of(answer: Answer, uri: str, start: int) -> Stream:

@@ -52,7 +52,7 @@ def basename(uri: str) -> str:
 def client() -> "S3Client":
     """Make a client: credentials and region are found as every AWS tool finds them."""
     once = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 1})  # the downloader retries
-    return boto3.client("s3", config=once)
+    return boto3.Session().client("s3", config=once)
 
 
 @contextmanager

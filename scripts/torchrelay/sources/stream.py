@@ -8,7 +8,7 @@ from typing import Protocol
 BLOCK = 1 << 20
 
 
-class Transient(Exception):  # noqa: N818 - a condition that passes, not an error that anyone sees
+class Transient(Exception):
     """Trying again may help; `retry_after` is the wait in seconds that the server asks for, if it does.
 
     `restart` says that the part already here is of no use.
