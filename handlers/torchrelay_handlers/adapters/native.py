@@ -1,0 +1,79 @@
+"""Handlers written for TorchServe itself, unchanged, with the isolation that TorchServe does not give them.
+
+A handler that looks at `data[0]` only, or that raises for one bad request, fails its whole batch on TorchServe. Here
+the batch is tried whole, and when it fails, or has another number of answers, one request at a time.
+"""
+
+import copy
+import logging
+from typing import Any
+
+from torchrelay_handlers import json_out
+from torchrelay_handlers.device import is_sticky
+from torchrelay_handlers.messages import Answer
+from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
+from torchrelay_handlers.resolve import TorchServeEntry
+
+logger = logging.getLogger("torchrelay")
+
+
+class Native:
+    """Calls the author's `handle` so that one request cannot fail another."""
+
+    def __init__(self, entry: TorchServeEntry) -> None:
+        self.entry = entry
+        self.one_by_one = False
+        self.lost = False
+
+    def answer(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
+        """What `handle` returned for each element of `data`, or an `Answer` with a problem document.
+
+        Sets `lost` when a CUDA error sticks and this process must end.
+        """
+        if len(data) > 1 and not self.one_by_one:
+            try:
+                results = self.entry.handle(data, context)
+            except Exception as error:
+                self.lost = self.lost or is_sticky(error)
+                logger.warning("the handler failed on a batch of %d; its requests are run one by one", len(data), exc_info=error)
+            else:
+                if isinstance(results, list) and len(results) == len(data):
+                    return results
+                logger.warning(
+                    "the handler does not answer a batch with as many answers; from now on it gets one request at a time"
+                )
+                self.one_by_one = True
+        return [self._single(row, index, context) for index, row in enumerate(data)]
+
+    def _single(self, row: dict[str, Any], index: int, context: Any) -> Any:
+        if self.lost:
+            return _problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
+        try:
+            results = self.entry.handle([row], narrowed(context, index))
+        except Refusal as refusal:
+            return _problem(refusal)
+        except Exception as error:
+            self.lost = self.lost or is_sticky(error)
+            status = getattr(error, "error_code", 500)  # ts.utils.util.PredictionException carries one
+            logger.error("request %s: the handler failed", context.get_request_id(index), exc_info=error)  # noqa: TRY400 - exc_info is that
+            if 400 <= status <= 499:
+                return _problem(BadSample(str(getattr(error, "message", error)), status=status))
+            return _problem(Refusal(500, "handler-failed", "the handler failed on this request; the server's log says why"))
+        if isinstance(results, list) and len(results) == 1:
+            return results[0]
+        logger.error("the handler answered one request with %s", type(results).__name__)
+        return _problem(Refusal(500, "handler-failed", "the handler must return a list with one answer per request"))
+
+
+def narrowed(context: Any, index: int) -> Any:
+    """The context as if request `index` were the only one of its batch; what is set on it reaches the real one."""
+    view = copy.copy(context)
+    processors = getattr(context, "request_processor", None)
+    if isinstance(processors, list):
+        view.request_processor = [processors[index]]
+    view.request_ids = {0: context.get_request_id(index)}
+    return view
+
+
+def _problem(refusal: Refusal) -> Answer:
+    return Answer(refusal.status, json_out.encode(refusal.document()), CONTENT_TYPE)

@@ -1,0 +1,119 @@
+"""TorchServe 0.12: its list of dicts as Requests, one answer per element with its own status and content type.
+
+Stock TorchServe answers 503 to a whole batch for any exception and for a list of another length (ts/service.py), so
+nothing leaves `Service.__call__` but what goes wrong while the model is loaded.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol
+
+from torchrelay_handlers import resolve, settings
+from torchrelay_handlers.adapters.native import Native
+from torchrelay_handlers.handler import Handler
+from torchrelay_handlers.messages import Answer, Request
+
+
+class Context(Protocol):
+    """The part of ts.context.Context that is used."""
+
+    manifest: dict[str, Any] | None
+
+    @property
+    def system_properties(self) -> dict[str, Any]: ...  # noqa: D102
+    def get_all_request_header(self, idx: int) -> dict[str, Any]: ...  # noqa: D102
+    def get_request_id(self, idx: int = 0) -> str | None: ...  # noqa: D102
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...  # noqa: D102
+    def set_response_header(self, idx: int, key: str, value: str) -> None: ...  # noqa: D102
+
+
+def end_process() -> None:
+    """End this worker, a moment after its last answers have left; TorchServe starts another."""
+    threading.Timer(0.2, os._exit, (1,)).start()
+
+
+class Service:
+    """A TorchServe entry point: called with None to load the model, then with one list per batch."""
+
+    def __init__(self, handler: Handler | None = None, end: Callable[[], None] = end_process) -> None:
+        self.served: resolve.Found | Native | None = handler
+        self.end = end
+        self.loaded = False
+
+    def __call__(self, data: list[dict[str, Any]] | None, context: Any) -> list[Any] | None:
+        """One body per element of `data`, in order."""
+        if data is None or not self.loaded:
+            self.initialize(context)
+        served = self.served
+        if data is None or served is None:
+            return None
+        if isinstance(served, resolve.TorchServeEntry):  # initialize wraps it; for the type checker
+            raise TypeError("the handler is not initialized")
+        if isinstance(served, Native):
+            answers = served.answer(data, context)
+        else:
+            answers = list(served.answer([request_of(row, index, context) for index, row in enumerate(data)]))
+        if served.lost:
+            self.end()
+        return [give(answer, index, context) for index, answer in enumerate(answers)]
+
+    def initialize(self, context: Context) -> None:
+        """Load the model that torchrelay.json beside the handler describes; without that file, the manifest's."""
+        model_dir = Path(context.system_properties["model_dir"])
+        gpu_id = context.system_properties.get("gpu_id")
+        if isinstance(self.served, Handler) and not (model_dir / settings.FILE).is_file():
+            weights = ((context.manifest or {}).get("model") or {}).get("serializedFile")
+            batch_size = context.system_properties.get("batch_size") or 1
+            found = settings.Settings("own", weights=weights, device="auto", batch_size=batch_size)
+        else:
+            found = settings.read(model_dir)
+        if self.served is None:
+            self.served = resolve.find(found, model_dir)
+        if isinstance(self.served, resolve.TorchServeEntry):
+            self.served = Native(self.served)
+        if isinstance(self.served, Native):
+            self.served.entry.initialize(context)
+        else:
+            self.served.start(found, model_dir, gpu_id)
+        self.loaded = True
+
+
+def request_of(row: dict[str, Any], index: int, context: Context) -> Request:
+    """TorchServe's dict as a Request.
+
+    A body lies under `body`, a form's fields under their names. JSON bodies arrive parsed, text as str, all else as a
+    bytearray; a JSON body that arrives as bytes is one that TorchServe could not parse (ts/protocol/otf_message_handler.py).
+    """
+    headers = {name.lower(): value for name, value in context.get_all_request_header(index).items()}
+    content_type = _text(headers.get("content-type"))
+    name = "body" if "body" in row else next(iter(row)) if len(row) == 1 else None
+    if name is None:
+        body: object = {key: bytes(value) if isinstance(value, bytearray) else value for key, value in row.items()} or b""
+    else:
+        body = row[name]
+        said = headers.get(name.lower())
+        content_type = (said.get("content-type") if isinstance(said, dict) else None) or ("" if name != "body" else content_type)
+    if isinstance(body, bytearray | memoryview):
+        body = bytes(body)
+    accept, request_id = _text(headers.get("accept")), context.get_request_id(index) or ""
+    return Request(body, content_type, accept, request_id, parsed=not isinstance(body, bytes))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def give(answer: Any, index: int, context: Context) -> Any:
+    """Tell TorchServe the answer's status and headers; return its body. What a TorchServe handler made goes as it is."""
+    if not isinstance(answer, Answer):
+        return answer
+    if answer.content_type:
+        context.set_response_header(index, "content-type", answer.content_type)
+    for name, value in answer.headers.items():
+        context.set_response_header(index, name, value)
+    if answer.status != 200:
+        context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
+    return answer.body

@@ -1,0 +1,189 @@
+"""What handlers can be told in model.yaml's `handler_args`: the options of the shipped handlers and of the author's own.
+
+Read by `torchrelay check` before anything is built, and by the handlers themselves when they start. Imports nothing heavy.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+DTYPES = ("auto", "float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# A photograph of 50 million pixels takes 150 MB as RGB: what one worker of 2 GiB can still afford.
+MAX_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: `allows` says in words what `accepts` tests; `file` marks a value that may name a file of the model."""
+
+    default: object
+    allows: str
+    accepts: Callable[[object], bool]
+    doc: str
+    file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OptionProblem:
+    """What is wrong with one option, and the mend."""
+
+    option: str
+    message: str
+    fix: str = ""
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # noqa: PLR0124 - NaN
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _optional(accepts: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or accepts(value)
+
+
+def _numbers(value: object) -> bool:
+    return _is_number(value) or (isinstance(value, list) and 1 <= len(value) <= 4 and all(map(_is_number, value)))
+
+
+def _shape(value: object) -> bool:
+    return isinstance(value, list) and all(item is None or (_is_int(item) and item >= 0) for item in value)
+
+
+def _size(value: object) -> bool:
+    return _positive(value) or (isinstance(value, list) and len(value) == 2 and all(map(_positive, value)))
+
+
+def _names_or_file(value: object) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str | int) for item in value)
+
+
+def _formats(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(item in IMAGE_FORMATS for item in value)
+
+
+def _choice(default: str, choices: tuple[str, ...], doc: str) -> Option:
+    return Option(default, "one of " + ", ".join(choices), lambda value: value in choices, doc)
+
+
+def _flag(default: bool, doc: str) -> Option:
+    return Option(default, "true or false", lambda value: isinstance(value, bool), doc)
+
+
+_COMMON: dict[str, Option] = {
+    "nan": _choice("null", ("null", "refuse"), "NaN and Infinity in an answer: written as null, or the sample is refused."),
+    "precision": _choice("float32", ("float32", "float16", "bfloat16"), "Type the network's floating-point weights run in."),
+    "channels_last": _flag(False, "Keep images as [N, H, W, C] in memory, which convolutions on recent CPUs and GPUs prefer."),
+    "compile": _flag(False, "Run the network through torch.compile; the first request of each shape waits for it."),
+    "max_instances": Option(1024, "a positive integer", _positive, 'Most samples that one {"instances": [...]} may hold.'),
+    "max_gpu_memory_mb": Option(
+        None, "a positive integer or null", _optional(_positive), "Most GPU memory, in MB, that this worker may allocate."
+    ),
+}
+_NETWORK_INPUT: dict[str, Option] = {
+    "shape": Option(
+        None, "a list of integers, null for a free size", _optional(_shape), "Shape of one sample, no batch dimension."
+    ),
+    "dtype": _choice("auto", DTYPES, "Type of one sample; auto takes the network's own, and keeps integers for embeddings."),
+}
+
+OWN: dict[str, Option] = (
+    _COMMON
+    | _NETWORK_INPUT
+    | {
+        "input": _choice(
+            "auto",
+            ("auto", "json", "bytes", "text", "image"),
+            "What preprocess is given: auto follows the content type, and decodes images to RGB Pillow images.",
+        ),
+    }
+)
+"""Options of a handler.py (`handler_factory(options=...)` takes the same)."""
+
+SHIPPED: dict[str, dict[str, Option]] = {
+    "tensor": _COMMON
+    | _NETWORK_INPUT
+    | {
+        "output": _choice("values", ("values", "softmax", "argmax"), "What is answered of the network's output."),
+    },
+    "image-classifier": _COMMON
+    | {
+        "classes": Option(
+            None,
+            "a list of names, or a text file with one name a line, or a JSON list or index-to-name file",
+            _optional(_names_or_file),
+            "Names of the classes, in the order of the network's outputs; without it the index is the name.",
+            file=True,
+        ),
+        "size": Option(224, "an integer or [height, width]", _size, "Height and width of the network's input, in pixels."),
+        "resize": Option(
+            None,
+            "an integer or null",
+            _optional(_positive),
+            "Shorter side, in pixels, before the centre crop (null: just covers `size`).",
+        ),
+        "fit": _choice("crop", ("crop", "stretch"), "Keep the picture's proportions and crop the centre, or stretch it to `size`."),
+        "mode": _choice("RGB", ("RGB", "L"), "Colour, or greyscale (one channel)."),
+        "mean": Option(0.0, "a number, or one per channel", _numbers, "Subtracted from the channels, which are 0-1."),
+        "std": Option(
+            1.0,
+            "a number, or one per channel, none of them 0",
+            lambda v: _numbers(v) and v != 0 and not (isinstance(v, list) and 0 in v),
+            "Divides the channels.",
+        ),
+        "top_k": Option(1, "a positive integer", _positive, "How many classes are answered, the likeliest first."),
+        "activation": _choice("softmax", ("softmax", "sigmoid", "none"), "Makes confidences of the network's outputs."),
+        "formats": Option(
+            ["PNG", "JPEG", "WEBP"], "a list of " + ", ".join(IMAGE_FORMATS), _formats, "Image formats that are decoded at all."
+        ),
+        "max_pixels": Option(MAX_PIXELS, "a positive integer", _positive, "Largest width x height, looked up before decoding."),
+    },
+}
+"""Options of each shipped handler, by the name that model.yaml's `handler` gives."""
+
+
+def options_of(handler: str) -> dict[str, Option]:
+    """The options that `handler` (a shipped name, or handler.py[:attribute]) takes."""
+    return SHIPPED.get(handler, OWN)
+
+
+def is_shipped(handler: str) -> bool:
+    """Whether `handler` names one of ours; anything else names a Python file of the model."""
+    return handler in SHIPPED
+
+
+def check_options(handler: str, given: Mapping[str, object]) -> list[OptionProblem]:
+    """Every mistake in `given`, in its own order; [] when all is well."""
+    known = options_of(handler)
+    found: list[OptionProblem] = []
+    for name, value in given.items():
+        option = known.get(name)
+        if option is None:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            fix = f"did you mean {close[0]}?" if close else "known options: " + ", ".join(known)
+            found.append(OptionProblem(str(name), f"{handler} has no such option", fix))
+        elif not option.accepts(value):
+            found.append(OptionProblem(name, f"must be {option.allows}, not {value!r}"))
+    return found
+
+
+def with_defaults(handler: str, given: Mapping[str, object]) -> dict[str, object]:
+    """`given` on top of the defaults.
+
+    Raises:
+        ValueError: an option is unknown or has a wrong value; every such mistake is named.
+    """
+    mistakes = check_options(handler, given)
+    if mistakes:
+        lines = (f"handler_args.{m.option}: {m.message}" + (f"; {m.fix}" if m.fix else "") for m in mistakes)
+        raise ValueError("\n".join(lines))
+    return {name: option.default for name, option in options_of(handler).items()} | dict(given)

@@ -1,0 +1,122 @@
+"""`handler_factory`: an author's per-sample functions as a handler.
+
+handler = handler_factory(
+    init_function=init_function,          # (**init_kwargs) -> torch.nn.Module, without weights
+    preprocess_function=preprocess,       # one decoded body -> tensor(s) without a batch dimension
+    postprocess_function=postprocess,     # one output without a batch dimension -> anything that JSON can say
+    resnet_layers=18,                     # further keyword arguments go to init_function
+)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchrelay_handlers import inputs
+from torchrelay_handlers.handler import Handler
+from torchrelay_handlers.problems import BadSample
+from torchrelay_handlers.steps import Steps, input_of
+
+
+def handler_factory(
+    init_function: Callable[..., nn.Module] | None = None,
+    preprocess_function: Callable[..., Any] | None = None,
+    postprocess_function: Callable[..., Any] | None = None,
+    install_packages: Callable[[], object] | None = None,
+    unpack_dependencies: Callable[[], object] | None = None,
+    *,
+    collate_function: Callable[[list[Any]], Any] | None = None,
+    preprocess_kwargs: Mapping[str, Any] | None = None,
+    postprocess_kwargs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **init_kwargs: Any,
+) -> Handler:
+    """Make a handler of functions that see one sample each; batches, device, weights and errors are the library's.
+
+    - `init_function(**init_kwargs)` returns the network; its weights are loaded afterwards, strictly. It may be left
+      out when the weights are TorchScript or torch.export.
+    - `preprocess_function(sample, **preprocess_kwargs)` gets one body: a JSON value, an RGB Pillow image, text, or bytes
+      (`options={"input": ...}` fixes which). It returns a tensor without batch dimension, a tuple of tensors for networks
+      of several inputs, or a dict of tensors for keyword arguments. Left out, the body's numbers are the sample.
+    - `postprocess_function(output, **postprocess_kwargs)` gets one output, on the CPU, without batch dimension, and
+      returns what JSON can say (tensors and numpy values included) or `Raw`. Left out, the output's numbers are the answer.
+    - `collate_function(samples)` makes a batch of the list of preprocessed samples, instead of stacking equal shapes.
+    - `install_packages()` and `unpack_dependencies()` are run when the image is built, not when it starts.
+    - `options` are those of `catalogue.OWN` (nan, precision, shape, dtype, input, ...); model.yaml's handler_args win over them.
+
+    Raise `BadSample` in preprocess or postprocess to refuse a sample in your own words.
+    """
+    recipe = _OwnFunctions(
+        preprocess_function, postprocess_function, collate_function, dict(preprocess_kwargs or {}), dict(postprocess_kwargs or {})
+    )
+    handler = Handler(recipe, init_function=init_function, options=options)
+    handler.init_kwargs = dict(init_kwargs)
+    handler.install_packages = install_packages
+    handler.unpack_dependencies = unpack_dependencies
+    return handler
+
+
+@dataclass(frozen=True)
+class _OwnFunctions:
+    preprocess_function: Callable[..., Any] | None
+    postprocess_function: Callable[..., Any] | None
+    collate_function: Callable[[list[Any]], Any] | None
+    preprocess_kwargs: dict[str, Any] = field(default_factory=dict)
+    postprocess_kwargs: dict[str, Any] = field(default_factory=dict)
+    name: str = "own"
+
+    def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:  # noqa: ARG002 - Recipe's signature
+        """See Recipe."""
+        wanted = options["input"]
+        function = self.preprocess_function
+
+        def preprocess(value: object) -> object:
+            if function is None:
+                return unwrapped(value)
+            return function(as_input(value, wanted), **self.preprocess_kwargs)
+
+        def postprocess(output: Any) -> object:
+            function = self.postprocess_function
+            return output if function is None else function(output, **self.postprocess_kwargs)
+
+        return Steps(preprocess, postprocess, input_of(options, dtype), collate=self.collate_function)
+
+
+def unwrapped(value: object) -> object:
+    """`x` of `{"input_data": x}` and `{"data": x}`, the envelopes in use for bare numbers."""
+    if isinstance(value, dict) and len(value) == 1:
+        name, inner = next(iter(value.items()))
+        if name in ("input_data", "data"):
+            return inner
+    return value
+
+
+def as_input(value: object, wanted: str) -> object:
+    """A decoded body as the author asked for it (`options["input"]`).
+
+    Raises:
+        BadSample: the body is something else (415).
+    """
+    is_bytes = isinstance(value, bytes | bytearray)
+    if wanted == "auto":
+        return _image(bytes(value)) if isinstance(value, bytes | bytearray) and inputs.is_image(bytes(value[:12])) else value
+    if wanted == "image" and isinstance(value, bytes | bytearray):
+        return _image(bytes(value))
+    if (wanted == "json" and not is_bytes) or (wanted == "bytes" and is_bytes) or (wanted == "text" and isinstance(value, str)):
+        return value
+    raise BadSample(
+        f"the body must be {wanted}; is the content type right?",
+        expected={"input": wanted},
+        status=415,
+        kind="unsupported-media-type",
+    )
+
+
+def _image(body: bytes) -> object:
+    from torchrelay_handlers import images  # noqa: PLC0415 - Pillow only for those who send images
+
+    return images.decode(body).convert("RGB")

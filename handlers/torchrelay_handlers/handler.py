@@ -1,0 +1,309 @@
+"""The handler: requests in, exactly as many answers out, in order; no sample can harm another.
+
+    handler = handler_factory(init_function, preprocess_function=preprocess).load("model.pt")
+    answers = handler.predict([b"[1, 2, 3]", b"[4, 5, 6]"])
+
+It knows no server: adapters turn a server's batch into `Request`s and the `Answer`s back.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from torchrelay_handlers import catalogue, device, inputs, json_out, loading, tensors
+from torchrelay_handlers.batch import Batcher, Failure, Sample
+from torchrelay_handlers.messages import Answer, Request
+from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal, WorkerLost
+from torchrelay_handlers.settings import Settings
+from torchrelay_handlers.steps import Recipe, Steps
+
+logger = logging.getLogger("torchrelay")
+
+
+@dataclass(slots=True)
+class _Work:
+    """A request on its way: its samples are `rows` of the batch, `wrap` makes one answer of their results."""
+
+    index: int
+    rows: range
+    wrap: Callable[[list[object]], object] | None
+
+
+class Handler:
+    """Made by `handler_factory` or by the name of a shipped handler; `load` before the first request."""
+
+    def __init__(
+        self, recipe: Recipe, *, init_function: Callable[..., nn.Module] | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.init_function = init_function
+        self.init_kwargs: dict[str, Any] = {}
+        self.install_packages: Callable[[], object] | None = None
+        self.unpack_dependencies: Callable[[], object] | None = None
+        self.lost = False
+        self._given: dict[str, Any] = dict(options or {})
+        self.options: dict[str, Any] = catalogue.with_defaults(recipe.name, self._given)
+        self._torchserve: Callable[[Any, Any], list[Any] | None] | None = None
+
+    def configure(self, options: Mapping[str, Any] | None = None, init_kwargs: Mapping[str, Any] | None = None) -> Self:
+        """Options and init arguments of model.yaml, on top of those that the author's Python gave.
+
+        Raises:
+            ValueError: an option is unknown or has a wrong value.
+        """
+        self._given |= dict(options or {})
+        self.options = catalogue.with_defaults(self.recipe.name, self._given)
+        self.init_kwargs |= dict(init_kwargs or {})
+        return self
+
+    def load(
+        self,
+        weights: str | Path | None,
+        *,
+        model_dir: str | Path | None = None,
+        on: str = "cpu",
+        gpu_id: int | None = None,
+        workers: int = 1,
+        batch_size: int = 32,
+    ) -> Self:
+        """Load the network onto its device and run it once if a sample is known. `on` is cpu, gpu, mps or auto.
+
+        Raises:
+            WeightsError, RuntimeError, ValueError: the model cannot serve; the message says why.
+        """
+        path = Path(weights) if weights is not None else None
+        folder = Path(model_dir) if model_dir is not None else (path.parent if path else Path())
+        self.device = device.choose(on, gpu_id)
+        device.cap_memory(self.device, self.options["max_gpu_memory_mb"])
+        threads = device.set_threads(workers) if self.device.type == "cpu" else torch.get_num_threads()
+        model = self._network(path)
+        self.steps: Steps = self.recipe.steps(self.options, folder, tensors.own_dtype(model))
+        self._model = torch.compile(model) if self.options["compile"] else model
+        self._batcher = Batcher(self._forward, max(1, batch_size), self.steps.collate)
+        self._refuse_nan = self.options["nan"] == "refuse"
+        self._run_example()
+        logger.info("model loaded on %s, batches of up to %d, %d threads", self.device, batch_size, threads)
+        return self
+
+    def _network(self, path: Path | None) -> Callable[..., Any]:
+        function = self.init_function
+        make = (lambda: function(**self.init_kwargs)) if function is not None else None
+        if path is not None:
+            model = loading.load(path, make, self.device)
+        elif make is not None:
+            model = make().to(self.device).eval().requires_grad_(False)
+        else:
+            raise loading.WeightsError("there are neither weights nor an init_function: nothing to serve")
+        if isinstance(model, nn.Module):
+            if self.options["precision"] != "float32":
+                model.to(getattr(torch, self.options["precision"]))
+            if self.options["channels_last"]:
+                model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks the keyword alone
+        return model
+
+    def _run_example(self) -> None:
+        if self.steps.example is None:
+            return
+        with torch.inference_mode():
+            (result,) = self._batcher.run([self.steps.example])
+        if isinstance(result, Failure):
+            raise RuntimeError(  # noqa: TRY004 - a Failure is a result here, not an argument of a wrong type
+                f"the network fails on an input of the declared shape {list(self.steps.example.shape)}: {result.error}"
+            ) from result.error
+        if self.steps.check_example is not None:
+            self.steps.check_example(result)
+
+    def start(self, settings: Settings, model_dir: Path, gpu_id: int | None = None) -> None:
+        """Load as torchrelay.json says (`Settings`), with the GPU that the server assigned."""
+        self.load(
+            model_dir / settings.weights if settings.weights else None,
+            model_dir=model_dir,
+            on=settings.device,
+            gpu_id=gpu_id,
+            workers=settings.workers,
+            batch_size=settings.batch_size,
+        )
+
+    def predict(self, bodies: Sequence[object], content_type: str = "") -> list[Answer]:
+        """Answers without a server. A body is bytes (read by `content_type`), a `Request`, or a JSON value as it is."""
+        return self.answer(
+            [
+                body if isinstance(body, Request) else Request(body, content_type, parsed=not isinstance(body, bytes | bytearray))
+                for body in bodies
+            ]
+        )
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """One answer per request, in order, whatever is in them. Sets `lost` when this process must end."""
+        answers: list[Answer | None] = [None] * len(requests)
+        work: list[_Work] = []
+        samples: list[Sample] = []
+        with torch.inference_mode():
+            for index, request in enumerate(requests):
+                try:
+                    values, wrap = self._samples_of(request)
+                    ready = [self._preprocess(value, row if wrap else None) for row, value in enumerate(values)]
+                except Refusal as refusal:
+                    answers[index] = _problem(refusal)
+                    continue
+                work.append(_Work(index, range(len(samples), len(samples) + len(ready)), wrap))
+                samples += ready
+            try:
+                if self.lost:
+                    raise WorkerLost("the device was lost before")
+                results = self._batcher.run(samples)
+            except WorkerLost as error:
+                self.lost = True
+                logger.critical("the device is lost; this worker ends", exc_info=error)
+                lost = Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again")
+                return [answer or _problem(lost, {"retry-after": "5"}) for answer in answers]
+            for item in work:
+                try:
+                    answers[item.index] = self._answer_of(item, [results[row] for row in item.rows])
+                except Refusal as refusal:
+                    if refusal.status >= 500 or refusal.__cause__ is not None:
+                        logger.error(  # noqa: TRY400 - the traceback wanted is the cause's
+                            "request %s: %s", requests[item.index].id, refusal.detail, exc_info=refusal.__cause__ or refusal
+                        )
+                    answers[item.index] = _problem(refusal)
+        return [answer for answer in answers if answer is not None]
+
+    def _samples_of(self, request: Request) -> tuple[list[object], Callable[[list[object]], object] | None]:
+        value = inputs.decode(request)
+        if isinstance(value, inputs.Rows):
+            return (list(value), None) if len(value) == 1 else (list(value), list)
+        several = inputs.instances(value, self.options["max_instances"])
+        if several is not None:
+            return several, _predictions
+        if self.steps.expand is not None:
+            several = self.steps.expand(value)
+            if several is not None:
+                if len(several) > self.options["max_instances"]:
+                    raise BadSample(f"{len(several)} samples in one request", status=413, kind="too-many-instances")
+                return several, list
+        return [value], None
+
+    def _preprocess(self, value: object, row: int | None) -> Sample:
+        try:
+            return self.steps.network_input.of(self.steps.preprocess(value))
+        except Refusal as refusal:
+            if row is not None:
+                refusal.members["instance"] = row
+            raise
+        except Exception as error:
+            logger.warning("preprocess failed on a sample", exc_info=error)
+            failed = BadSample(f"preprocess failed: {type(error).__name__}: {error}", kind="preprocess-failed")
+            failed.members["instance"] = row
+            raise failed from error
+
+    def _forward(self, batch: Any) -> Any:
+        """The network on a stacked batch; the result is on the CPU, half precision widened for numpy's and JSON's sake."""
+        batch = self._moved(batch)
+        if self.steps.prepare is not None:
+            batch = self.steps.prepare(batch)
+        if isinstance(batch, Tensor):
+            output = self._model(batch)
+        elif isinstance(batch, Mapping):
+            output = self._model(**batch)
+        else:
+            output = self._model(*batch)
+        if self.steps.conclude is not None:
+            output = self.steps.conclude(output)
+        return _on_cpu(output)
+
+    def _moved(self, batch: Any) -> Any:
+        if isinstance(batch, Tensor):
+            if self.device.type != "cpu":
+                batch = batch.to(self.device, non_blocking=True)
+            if self.options["channels_last"] and batch.dim() == 4:
+                batch = batch.contiguous(memory_format=torch.channels_last)
+            return batch
+        if isinstance(batch, Mapping):
+            return {name: self._moved(item) for name, item in batch.items()}
+        return tuple(self._moved(item) for item in batch)
+
+    def _answer_of(self, work: _Work, results: list[Any]) -> Answer:
+        values: list[object] = []
+        for row, result in enumerate(results):
+            try:
+                values.append(self._postprocess(result))
+            except Refusal as refusal:
+                if work.wrap is not None:
+                    refusal.members["instance"] = row
+                raise
+        value = values[0] if work.wrap is None else work.wrap(values)
+        if isinstance(value, json_out.Raw):
+            return Answer(200, value.body, value.content_type)
+        try:
+            return Answer(200, json_out.encode(value, refuse_nan=self._refuse_nan))
+        except json_out.NotFinite as error:
+            raise Refusal(422, "not-finite", f"{error}, which this model is told to refuse") from None
+        except TypeError as error:
+            raise Refusal(500, "bad-answer", "the handler returned something that has no JSON form") from error
+
+    def _postprocess(self, result: Any) -> object:
+        if isinstance(result, Failure):
+            raise self._failed(result)
+        try:
+            return self.steps.postprocess(result)
+        except Refusal:
+            raise
+        except Exception as error:
+            raise Refusal(422, "postprocess-failed", f"postprocess failed: {type(error).__name__}: {error}") from error
+
+    def _failed(self, failure: Failure) -> Refusal:
+        """The sender's fault if samples of other shapes went through and this one's never did; else ours."""
+        seen = self._batcher.succeeded
+        if failure.signature is not None and seen and failure.signature not in seen and not device.is_out_of_memory(failure.error):
+            return BadSample(
+                "the network does not take a sample of this shape and dtype",
+                expected=[_described(key) for key in list(seen)[:3]],
+                got=_described(failure.signature),
+                kind="bad-tensor",
+            )
+        refusal = Refusal(500, "forward-failed", "the network failed on this sample; the server's log says why")
+        refusal.__cause__ = failure.error
+        return refusal
+
+    def __call__(self, data: Any, context: Any) -> list[Any] | None:
+        """A TorchServe entry point: `--handler handler.py:handler` names this object and stock TorchServe calls it."""
+        if self._torchserve is None:
+            from torchrelay_handlers.adapters.torchserve import Service  # noqa: PLC0415 - only under that server
+
+            self._torchserve = Service(self)
+        return self._torchserve(data, context)
+
+
+def _predictions(values: list[object]) -> object:
+    return {"predictions": values}
+
+
+def _problem(refusal: Refusal, headers: dict[str, str] | None = None) -> Answer:
+    return Answer(refusal.status, json_out.encode(refusal.document()), CONTENT_TYPE, headers or {})
+
+
+def _on_cpu(output: Any) -> Any:
+    if isinstance(output, Tensor):
+        output = output.cpu() if output.device.type != "cpu" else output
+        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+    if isinstance(output, Mapping):
+        return {name: _on_cpu(item) for name, item in output.items()}
+    if isinstance(output, tuple) and hasattr(output, "_make"):
+        return output._make(_on_cpu(item) for item in output)
+    if isinstance(output, list | tuple):
+        return type(output)(_on_cpu(item) for item in output)
+    return output
+
+
+def _described(key: object) -> object:
+    """A batch signature as JSON: shape and dtype, per input."""
+    if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], torch.dtype):
+        return {"shape": list(key[0]), "dtype": tensors.name_of(key[1])}
+    if isinstance(key, tuple):
+        return [_described(item) for item in key]
+    return key

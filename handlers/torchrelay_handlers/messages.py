@@ -1,0 +1,31 @@
+"""What goes through a handler: a request as the server received it, an answer as the server sends it."""
+
+import json
+from dataclasses import dataclass, field
+
+JSON = "application/json"
+
+
+@dataclass(slots=True)
+class Request:
+    """One request. `body` is bytes, or what a server made of them (`parsed`): a str, a JSON value, a dict of form fields."""
+
+    body: object
+    content_type: str = ""
+    accept: str = ""
+    id: str = ""
+    parsed: bool = False
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer, complete: `body` is what travels."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def json(self) -> object:
+        """The body as a Python value."""
+        return json.loads(self.body)

@@ -1,0 +1,162 @@
+"""Finds what serves: a shipped handler, or what the author's Python file holds, whichever style it is written in."""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from torchrelay_handlers import catalogue, shipped
+from torchrelay_handlers.factory import handler_factory
+from torchrelay_handlers.handler import Handler
+from torchrelay_handlers.sagemaker import NAMES as SAGEMAKER
+from torchrelay_handlers.sagemaker import SageMakerHandler
+from torchrelay_handlers.settings import Settings
+
+ACCEPTED = """a handler file must hold one of
+  handler = handler_factory(init_function, ...)          per-sample functions
+  def init_function / preprocess / postprocess           the same, without the factory
+  def model_fn / input_fn / predict_fn / output_fn       SageMaker's functions
+  def handle(data, context), or a class with initialize and handle     a TorchServe handler"""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchServeEntry:
+    """A handler written for TorchServe itself: `handle(data, context)` and what loads its model."""
+
+    handle: Callable[[Any, Any], Any]
+    initialize: Callable[[Any], object]
+
+
+Found = Handler | SageMakerHandler | TorchServeEntry
+
+
+def find(settings: Settings, model_dir: Path) -> Found:
+    """The handler that torchrelay.json names, configured, not yet loaded.
+
+    Raises:
+        RuntimeError: a file is missing, or holds nothing that can serve.
+        ValueError: a handler option is wrong.
+    """
+    init_function = init_function_of(import_file(model_dir, settings.model_file)) if settings.model_file else None
+    if catalogue.is_shipped(settings.handler):
+        handler = shipped.make(settings.handler, init_function)
+        return handler.configure(settings.handler_args, settings.init_args)
+    file, _, attribute = settings.handler.partition(":")
+    if not file.endswith(".py"):
+        known = ", ".join(catalogue.SHIPPED)
+        raise RuntimeError(f"handler {settings.handler!r} is neither shipped ({known}) nor a Python file")
+    found = entry_of(import_file(model_dir, file), attribute)
+    if isinstance(found, Handler):
+        found.init_function = found.init_function or init_function
+        found.configure(settings.handler_args, settings.init_args)
+    return found
+
+
+def import_file(model_dir: Path, file: str) -> ModuleType:
+    """Import `file` of the model under its own name, its folder on the path, as TorchServe would.
+
+    Raises:
+        RuntimeError: it is not there. What the file itself raises goes through, traceback and all.
+    """
+    path = (model_dir / file).resolve()
+    if not path.is_file():
+        raise RuntimeError(f"{file} is not in the model's folder")
+    for folder in (str(path.parent), str(model_dir.resolve())):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise RuntimeError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def init_function_of(module: ModuleType) -> Callable[..., nn.Module]:
+    """The module's `init_function`, or its only network class.
+
+    Raises:
+        RuntimeError: there is neither, or several classes.
+    """
+    function = getattr(module, "init_function", None)
+    if callable(function):
+        return function  # type: ignore[no-any-return] # the author's: checked when it is called
+    networks = [c for c in _own_classes(module) if issubclass(c, nn.Module)]
+    if len(networks) == 1:
+        return networks[0]
+    names = ", ".join(c.__name__ for c in networks) or "none"
+    raise RuntimeError(
+        f"{module.__name__}.py has no init_function, and not exactly one torch.nn.Module class ({names}); add\n"
+        "  def init_function(**init_args): return TheNetwork(...)"
+    )
+
+
+def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911 - one return per style
+    """What serves in the author's module: `attribute`, or the first of the styles in `ACCEPTED` that is there.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if attribute:
+        if not hasattr(module, attribute):
+            raise RuntimeError(f"{module.__name__}.py has no {attribute!r}")
+        return _as_entry(getattr(module, attribute), f"{module.__name__}.py:{attribute}")
+    handlers = [value for value in vars(module).values() if isinstance(value, Handler)]
+    if isinstance(getattr(module, "handler", None), Handler):
+        return module.handler  # type: ignore[no-any-return]
+    if len(handlers) == 1:
+        return handlers[0]
+    if callable(getattr(module, "handle", None)):
+        return _as_entry(module.handle, "handle")
+    if any(callable(getattr(module, name, None)) for name in SAGEMAKER):
+        return SageMakerHandler(module)
+    functions = _functions(module)
+    if functions is not None:
+        return functions
+    classes = [c for c in _own_classes(module) if hasattr(c, "handle") and hasattr(c, "initialize")]
+    if len(classes) == 1:
+        return _as_entry(classes[0], classes[0].__name__)
+    raise RuntimeError(f"{module.__name__}.py holds no handler; {ACCEPTED}")
+
+
+def _as_entry(value: Any, name: str) -> Found:
+    if isinstance(value, Handler):
+        return value
+    if inspect.isclass(value):
+        value = value()
+    if hasattr(value, "handle") and hasattr(value, "initialize"):
+        return TorchServeEntry(value.handle, value.initialize)
+    if callable(value):
+        return TorchServeEntry(value, lambda context: value(None, context))
+    raise RuntimeError(f"{name} is a {type(value).__name__}; {ACCEPTED}")
+
+
+def _functions(module: ModuleType) -> Handler | None:
+    """Module-level per-sample functions, under the factory's names or the short ones."""
+
+    def named(*names: str) -> Any:
+        return next((f for f in (getattr(module, name, None) for name in names) if inspect.isfunction(f)), None)
+
+    init, before = named("init_function"), named("preprocess_function", "preprocess")
+    after = named("postprocess_function", "postprocess")
+    if init is None and before is None and after is None:
+        return None
+    return handler_factory(init, before, after, collate_function=named("collate_function", "collate"))
+
+
+def _own_classes(module: ModuleType) -> list[type]:
+    return [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]

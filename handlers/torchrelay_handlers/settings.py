@@ -1,0 +1,37 @@
+"""torchrelay.json: what the archive says about its model, read beside the handler when a worker starts."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = "torchrelay.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The fields of torchrelay.json; `weights` and `model_file` are relative to the model's folder."""
+
+    handler: str
+    name: str = "model"
+    handler_args: dict[str, Any] = field(default_factory=dict)
+    model_file: str | None = None
+    init_args: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    device: str = "cpu"
+    workers: int = 1
+    batch_size: int = 32
+
+
+def read(model_dir: Path) -> Settings:
+    """The settings in `model_dir`. Fields that a later version adds are ignored.
+
+    Raises:
+        RuntimeError: the file is missing or unreadable.
+    """
+    path = model_dir / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Settings(**{name: found[name] for name in Settings.__dataclass_fields__ if found.get(name) is not None})
+    except (OSError, ValueError, TypeError) as error:
+        raise RuntimeError(f"{FILE} cannot be read: {error}; archive the model again with torchrelay archive") from error

@@ -1,0 +1,53 @@
+"""What a handler does around the network, as plain functions: the one thing in which handlers differ."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from torchrelay_handlers.tensors import NetworkInput
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """`preprocess` and `postprocess` see one sample without a batch dimension; `prepare` and `conclude` see batches.
+
+    `prepare` works on the stacked batch on the device, before the network; `conclude` on the network's output, there.
+    `expand` finds several samples in one body ([N, ...] where [...] is one), and is None for a handler that has no such bodies.
+    `example` is a sample that the network must be able to take, run once when the model is loaded.
+    """
+
+    preprocess: Callable[[object], object]
+    postprocess: Callable[[Any], object]
+    network_input: NetworkInput
+    prepare: Callable[[Any], Any] | None = None
+    conclude: Callable[[Any], Any] | None = None
+    collate: Callable[[list[Any]], Any] | None = None
+    expand: Callable[[object], list[object] | None] | None = None
+    example: Any = None
+    check_example: Callable[[Any], None] | None = None
+
+
+class Recipe(Protocol):
+    """A kind of handler: `name` is its entry in the catalogue, `steps` what it does with these options."""
+
+    @property
+    def name(self) -> str:
+        """A shipped name, or `own`."""
+        ...
+
+    def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:
+        """The steps for `options` (complete); `dtype` is what the network's own weights suggest.
+
+        Raises:
+            ValueError: an option does not fit the others, or a file that it names is missing.
+        """
+        ...
+
+
+def input_of(options: Mapping[str, Any], dtype: torch.dtype | None) -> NetworkInput:
+    """The network's input by the options `shape` and `dtype`."""
+    told = options.get("dtype", "auto")
+    return NetworkInput(options.get("shape"), dtype if told == "auto" else getattr(torch, told))

@@ -1,0 +1,151 @@
+"""Python values as tensors of the type and shape that a network takes, or a refusal that names both."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchrelay_handlers.problems import BadSample
+
+try:
+    import numpy as np
+except ImportError:  # torch works without numpy; lists are then converted by torch, several times slower
+    np = None  # type: ignore[assignment]
+
+DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name)
+    for name in ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+}
+_KINDS = "biuf"  # numpy's kinds of numbers: bool, int, unsigned, float
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`float32` of torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def own_dtype(model: object) -> torch.dtype | None:
+    """The dtype that a network wants its numbers in: that of its floating-point weights.
+
+    None (leave integers alone) when it looks things up by index (an embedding) or has no such weights.
+    """
+    if not isinstance(model, nn.Module):
+        return None
+    for module in model.modules():
+        kind = getattr(module, "original_name", type(module).__name__)  # TorchScript keeps the class's name there
+        if kind in ("Embedding", "EmbeddingBag"):
+            return None
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+
+class NetworkInput:
+    """What one sample must be for the network: `shape` (None: any; a None in it: a free size) and `dtype` (None: any)."""
+
+    def __init__(self, shape: list[int | None] | None, dtype: torch.dtype | None) -> None:
+        self.shape = shape
+        self.dtype = dtype
+
+    def expected(self) -> dict[str, object]:
+        """The `expected` member of a problem document."""
+        said: dict[str, object] = {}
+        if self.shape is not None:
+            said["shape"] = self.shape
+        said["dtype"] = name_of(self.dtype) if self.dtype is not None else "any number"
+        return said
+
+    def of(self, value: object) -> Any:
+        """What preprocess returned, as a tensor, or a tuple or dict of tensors when the network takes several inputs.
+
+        Raises:
+            BadSample: it is no number, or of another shape, or not exact in the dtype.
+        """
+        if isinstance(value, Tensor):
+            return self._checked(value)
+        if isinstance(value, tuple) and any(isinstance(item, Tensor) for item in value):
+            return tuple(self._cast(item) if isinstance(item, Tensor) else self.numbers(item) for item in value)
+        if isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values()):
+            return {str(k): self._cast(item) if isinstance(item, Tensor) else self.numbers(item) for k, item in value.items()}
+        if isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
+            return tuple(self._cast(item) for item in value)
+        return self._checked(self.numbers(value))
+
+    def numbers(self, value: object) -> Tensor:
+        """Numbers in nested lists (or a numpy array) as a tensor. Strings, booleans, null and ragged lists are refused."""
+        if not isinstance(value, list | tuple | int | float) and not hasattr(value, "__array__"):
+            raise self._refuse(f"numbers are expected, not {_called(value)}", _called(value))
+        tensor = _by_numpy(self, value) if np is not None else _by_torch(self, value)
+        if tensor.dtype == torch.bool and self.dtype != torch.bool:
+            raise self._refuse("numbers are expected, not true or false", "booleans")
+        return self._cast(tensor)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        wanted = self.dtype
+        if wanted is None:
+            return tensor.float() if tensor.dtype == torch.float64 else tensor
+        if tensor.dtype == wanted:
+            cast = tensor
+        elif wanted.is_floating_point:
+            cast = tensor.to(wanted)
+        else:
+            cast = tensor.to(wanted)
+            if not torch.equal(cast.to(tensor.dtype), tensor):
+                raise self._refuse(f"the numbers are not exact as {name_of(wanted)}", name_of(tensor.dtype))
+        return cast
+
+    def _checked(self, tensor: Tensor) -> Tensor:
+        cast = self._cast(tensor)
+        if cast.is_floating_point() and not bool(cast.isfinite().all()):
+            raise self._refuse(f"a number is NaN, infinite or too large for {name_of(cast.dtype)}", "not finite")
+        shape = self.shape
+        if shape is not None and (
+            cast.dim() != len(shape) or any(want is not None and want != got for want, got in zip(shape, cast.shape, strict=True))
+        ):
+            raise self._refuse(f"the sample has shape {list(cast.shape)}, the model takes {shape}", {"shape": list(cast.shape)})
+        return cast
+
+    def _refuse(self, detail: str, got: object) -> BadSample:
+        return BadSample(detail, expected=self.expected(), got=got if isinstance(got, dict) else {"type": got}, kind="bad-tensor")
+
+
+def _called(value: object) -> str:
+    """A JSON type in JSON's own words."""
+    if isinstance(value, bytes | bytearray):
+        return "bytes (is the content type right?)"
+    names = {type(None): "null", bool: "a boolean", str: "a string", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _by_numpy(wanted: NetworkInput, value: Any) -> Tensor:
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError, TypeError, RecursionError):
+        raise wanted._refuse(
+            "the lists are ragged, empty in places or too deep: not one rectangular array", "ragged lists"
+        ) from None
+    if array.dtype.kind == "O" and array.size and all(type(item) in (int, float) for item in array.flat):
+        try:  # integers beyond 64 bits
+            array = array.astype(np.float64)
+        except OverflowError:
+            raise wanted._refuse("a number is too large", "a number too large") from None
+    if array.dtype.kind not in _KINDS:
+        raise wanted._refuse("numbers are expected, and a string, null or object is among them", "mixed values")
+    if array.size == 0:
+        raise wanted._refuse("there are no numbers in it", "an empty list")
+    if array.dtype == np.float64 and (wanted.dtype is None or wanted.dtype == torch.float32):
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    elif array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.float64)  # torch has little for unsigned integers; 2**53 and up are rare in requests
+    array = np.ascontiguousarray(array) if array.ndim else array
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _by_torch(wanted: NetworkInput, value: Any) -> Tensor:
+    try:
+        tensor = torch.tensor(value)
+    except (ValueError, TypeError, RuntimeError, OverflowError, RecursionError) as error:
+        raise wanted._refuse(f"not one rectangular array of numbers: {error}", "mixed or ragged values") from None
+    if tensor.numel() == 0:
+        raise wanted._refuse("there are no numbers in it", "an empty list")
+    return tensor
