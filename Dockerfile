@@ -48,7 +48,7 @@ FROM ${BASE_IMAGE}
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates nginx python3 \
-    && rm -rf /var/lib/apt/lists/* /var/log/* /var/lib/nginx /etc/nginx/sites-enabled
+    && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/lib/nginx /etc/nginx/sites-enabled
 COPY --from=jre /opt/torchrelay/jre /opt/torchrelay/jre
 COPY --from=venv /opt/torchrelay/venv /opt/torchrelay/venv
 COPY runtime/ /opt/torchrelay/runtime/

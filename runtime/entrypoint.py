@@ -83,10 +83,11 @@ def shut_down(children: Children, server: Child | None, proxy: Child | None, dra
         server.kill_group()
 
 
-def supervise(children: Children, server: Child | None, proxy: Child | None, state: Path, drain_s: float) -> int:
-    """Wait for TERM or for a child's end; returns the exit code."""
+def supervise(children: Children, server: Child | None, proxy: Child | None, state: Path, drain_s: float, stop: threading.Event) -> int:
+    """Wait for TERM or for a child's end, set `stop`; returns the exit code."""
     running = [child for child in (server, proxy) if child is not None]
     children.wait_until(lambda: children.stops > 0 or any(child.code is not None for child in running))
+    stop.set()
     start_draining(state)
     dead = next((child for child in running if child.code is not None), None)
     if dead is not None and not children.stops:
@@ -118,10 +119,7 @@ def serve() -> int:
     stop = threading.Event()
     watcher = threading.Thread(target=watch, args=(adapter, settings, stop), daemon=True)
     watcher.start()
-    try:
-        return supervise(children, server, proxy, settings.state, float(settings.serving.drain_timeout_s))
-    finally:
-        stop.set()
+    return supervise(children, server, proxy, settings.state, float(settings.serving.drain_timeout_s), stop)
 
 
 def serve_front(upstream: str) -> int:
@@ -136,7 +134,7 @@ def serve_front(upstream: str) -> int:
     children = Children()
     proxy = children.start("the front proxy", front.command(state))
     write_status(state, Status(ready=True, reason="ready"))
-    return supervise(children, None, proxy, state, float(config.drain_timeout_s))
+    return supervise(children, None, proxy, state, float(config.drain_timeout_s), threading.Event())
 
 
 def main(argv: list[str]) -> int:
