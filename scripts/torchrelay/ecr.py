@@ -89,6 +89,12 @@ def credentials(registry_host: str) -> Credentials:
     return Credentials(username, SecretStr(password))
 
 
+def registry_credentials(registry_host: str) -> tuple[str, str]:
+    """Return user and password in the clear, as `registry.Registry` sends them."""
+    found = credentials(registry_host)
+    return found.username, found.password.get_secret_value()
+
+
 def ensure_repository(registry_host: str, name: str, *, immutable_tags: bool = True, scan_on_push: bool = True) -> Repository:
     """Make a repository unless it is there; one that is there keeps its settings, which are returned.
 

@@ -107,7 +107,7 @@ def test_what_ecr_refuses_is_put_into_words(monkeypatch: pytest.MonkeyPatch, cod
         with pytest.raises(RegistryError, match=message) as caught:
             ecr.ensure_repository(HOST, "digits")
     assert fix in caught.value.fix
-    assert len(stand_in.asked) == 1
+    assert (len(stand_in.asked) > 1) == (code == "LimitExceededException")  # botocore takes that one for throttling
 
 
 @pytest.mark.usefixtures("api")
