@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -212,7 +212,11 @@ class ExecProber:
 
 
 def exec_in(
-    container: Any, command: Sequence[str], stdin: bytes | None = None, timeout_s: float = 60.0
+    container: Any,
+    command: Sequence[str],
+    stdin: bytes | None = None,
+    timeout_s: float = 60.0,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes, bytes]:
     """Run a command in a container: (exit code, stdout, stderr).
 
@@ -224,7 +228,7 @@ def exec_in(
     name = str(container.name)
     deadline = time.monotonic() + timeout_s
     try:
-        exec_id = api.exec_create(container.id, list(command), stdin=stdin is not None)["Id"]
+        exec_id = api.exec_create(container.id, list(command), stdin=stdin is not None, environment=dict(environment or {}))["Id"]
         stream = api.exec_start(exec_id, socket=True)
         with contextlib.closing(stream):
             output, errors = _talk(getattr(stream, "_sock", stream), stdin, deadline)
