@@ -1,0 +1,266 @@
+"""Containers for the tests: a case folder becomes a thin image over the runtime image, as a model's image is, and is started as in production."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import http.client
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker
+from docker.models.containers import Container as DockerContainer
+
+CASES = Path(__file__).parent / "cases"
+HOME = "/opt/torchrelay"
+PYTHON = f"{HOME}/venv/bin/python"
+NAME = "model"
+PREDICT = f"/predictions/{NAME}"
+JSON = "application/json"
+POLL_S = 0.05
+T = TypeVar("T")
+
+SERVING: dict[str, Any] = {
+    "name": NAME,
+    "version": "v1",
+    "model_dir": f"{HOME}/models/{NAME}",
+    "device": "cpu",
+    "workers": 1,
+    "batch_size": 1,
+    "batch_delay_ms": 1,
+    "startup_timeout_s": 60,
+    "response_timeout_s": 20,
+    "drain_timeout_s": 20,
+    "max_body_bytes": 1 << 20,
+    "deps_dir": None,
+    "warmup": {"content_type": JSON, "body": base64.b64encode(b"{}").decode()},
+    "environment": {},
+}
+
+
+class Disappointed(AssertionError):
+    """What was waited for did not come in time."""
+
+
+def poll(what: str, look: Callable[[], T | None], seconds: float) -> T:
+    """Return the first truthy result of `look`; the last one is told when the time is up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise Disappointed(f"{what} did not happen within {seconds} s; seen last: {seen!r}")
+        time.sleep(POLL_S)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def request(host: str, port: int, method: str, path: str, body: bytes = b"", content_type: str = JSON, timeout: float = 60.0) -> Answer:
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    try:
+        connection.request(method, path, body or None, {"Content-Type": content_type})
+        response = connection.getresponse()
+        return Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, response.read())
+    finally:
+        connection.close()
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(content), 0o644
+    archive.addfile(info, io.BytesIO(content))
+
+
+def case_context(runtime: str, case: str, serving: Mapping[str, Any], model_config: str, requirements: str) -> bytes:
+    """Return the build context of a case: the model unpacked, and serving.json."""
+    model: dict[str, Any] = {"modelName": NAME, "handler": "handler.py", "modelVersion": "1.0"}
+    if requirements:
+        model["requirementsFile"] = "requirements.txt"
+    manifest = {"createdOn": "01/01/2026 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        add(archive, "Dockerfile", f"FROM {runtime}\nCOPY opt /opt\n".encode())
+        add(archive, f"opt/torchrelay/models/{NAME}/MAR-INF/MANIFEST.json", json.dumps(manifest).encode())
+        add(archive, f"opt/torchrelay/models/{NAME}/handler.py", (CASES / case / "handler.py").read_bytes())
+        if model_config:
+            add(archive, f"opt/torchrelay/models/{NAME}/model-config.yaml", model_config.encode())
+        if requirements:
+            add(archive, f"opt/torchrelay/models/{NAME}/requirements.txt", requirements.encode())
+        add(archive, "opt/torchrelay/serving.json", json.dumps(SERVING | serving).encode())
+    return buffer.getvalue()
+
+
+class Container:
+    """A running container and the ways to talk to it."""
+
+    def __init__(self, raw: DockerContainer) -> None:
+        self.raw = raw
+
+    @property
+    def address(self) -> str:
+        """The container's address on its network, as other containers see it."""
+        self.raw.reload()
+        networks = self.raw.attrs["NetworkSettings"]["Networks"]
+        return str(next(iter(networks.values()))["IPAddress"])
+
+    def send(self, method: str, path: str, body: bytes = b"", content_type: str = JSON, port: int = 8080, timeout: float = 60.0) -> Answer:
+        return request(self.address, port, method, path, body, content_type, timeout)
+
+    def predict(self, timeout: float = 60.0, **told: Any) -> Answer:
+        return self.send("POST", PREDICT, json.dumps(told).encode(), timeout=timeout)
+
+    def exec(self, *argv: str) -> tuple[int, str]:
+        code, output = self.raw.exec_run(list(argv))
+        return int(code), output.decode()
+
+    def python(self, program: str) -> Any:
+        """Run a program inside, where loopback is the container's own; it prints JSON."""
+        code, output = self.exec(PYTHON, "-c", program)
+        assert code == 0, output
+        return json.loads(output)
+
+    def inside(self, port: int, path: str, method: str = "GET") -> tuple[int, str]:
+        """Send a request to a port of the container's loopback."""
+        program = (
+            "import http.client, json\n"
+            f"c = http.client.HTTPConnection('127.0.0.1', {port}, timeout=20)\n"
+            f"c.request({method!r}, {path!r})\n"
+            "r = c.getresponse()\n"
+            "print(json.dumps([r.status, r.read().decode()]))\n"
+        )
+        status, body = self.python(program)
+        return status, body
+
+    def ready(self) -> dict[str, Any]:
+        """What probe.py --ready says."""
+        code, output = self.exec(PYTHON, f"{HOME}/runtime/probe.py", "--ready")
+        status: dict[str, Any] = json.loads(output)
+        assert (code == 0) == status["ready"], output
+        return status
+
+    def wait_ready(self, seconds: float = 60.0) -> Container:
+        def look() -> bool | None:
+            assert self.running(), f"the container ended with {self.exit_code()} before it was ready"
+            return self.ready()["ready"] or None
+
+        poll("the container's being ready", look, seconds)
+        return self
+
+    def running(self) -> bool:
+        self.raw.reload()
+        return bool(self.raw.attrs["State"]["Running"])
+
+    def exit_code(self) -> int:
+        return int(self.raw.attrs["State"]["ExitCode"])
+
+    def wait_exit(self, seconds: float) -> int:
+        poll("the container's end", lambda: not self.running() or None, seconds)
+        return self.exit_code()
+
+    def logs(self) -> str:
+        return self.raw.logs().decode(errors="replace")
+
+    def server_pid(self) -> int:
+        """The pid of the server's own process: the child of PID 1 that is not the front."""
+        program = (
+            "import json, pathlib\n"
+            "found = []\n"
+            "for p in pathlib.Path('/proc').glob('[0-9]*'):\n"
+            "    try:\n"
+            "        stat = (p / 'stat').read_text().rsplit(')', 1)[1].split()\n"
+            "        name = (p / 'cmdline').read_bytes().split(b'\\0')[0].decode()\n"
+            "    except OSError: continue\n"
+            "    if stat[1] == '1' and name and 'nginx' not in name and stat[0] != 'Z': found.append(int(p.name))\n"
+            "print(json.dumps(found))\n"
+        )
+        (pid,) = self.python(program)
+        return int(pid)
+
+
+class Factory:
+    """Starts containers and takes them away again, with their logs shown when a test failed."""
+
+    def __init__(self, client: docker.DockerClient, runtime: str, server: str) -> None:
+        self.client = client
+        self.runtime = runtime
+        self.server = server
+        self.started: list[Container] = []
+
+    def image(self, case: str, serving: Mapping[str, Any], model_config: str, requirements: str) -> str:
+        context = case_context(self.runtime, case, serving, model_config, requirements)
+        tag = f"torchrelay-test/case:{hashlib.sha256(context).hexdigest()[:16]}"
+        try:
+            self.client.images.get(tag)
+        except docker.errors.ImageNotFound:
+            self.client.images.build(fileobj=io.BytesIO(context), custom_context=True, tag=tag, rm=True)
+        return tag
+
+    def __call__(
+        self,
+        case: str = "answers_as_told",
+        *,
+        serving: Mapping[str, Any] | None = None,
+        model_config: str = "",
+        requirements: str = "",
+        command: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        user: str = "1000",
+        network: str = "bridge",
+        read_only: bool = True,
+        cpus: float = 1.0,
+    ) -> Container:
+        return self.start(
+            self.image(case, serving or {}, model_config, requirements), command, environment, user, network, read_only, cpus
+        )
+
+    def start(
+        self,
+        image: str,
+        command: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        user: str = "1000",
+        network: str = "bridge",
+        read_only: bool = True,
+        cpus: float = 1.0,
+    ) -> Container:
+        raw = self.client.containers.run(
+            image,
+            list(command),
+            detach=True,
+            environment={"TORCHRELAY_SERVER": self.server, **(environment or {})},
+            user=user,
+            network=network,
+            read_only=read_only,
+            tmpfs={"/tmp": ""} if read_only else None,  # noqa: S108
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            nano_cpus=int(cpus * 1e9),
+            mem_limit="2g",
+        )
+        self.started.append(Container(raw))
+        return self.started[-1]
+
+    def remove_all(self, *, show: bool) -> None:
+        for container in self.started:
+            if show:
+                print(f"--- log of {container.raw.short_id} ({container.raw.image.tags})\n{container.logs()}")
+            container.raw.remove(force=True, v=True)
+        self.started.clear()
