@@ -152,18 +152,18 @@ def ranked(answer: Any) -> list[str] | None:
 
 
 def _ranked_object(answer: dict[str, Any]) -> list[str] | None:
-    if answer and all(_is_number(score) for score in answer.values()):
-        return sorted(answer, key=lambda label: -answer[label])
     lists = [found for value in answer.values() if isinstance(value, list) and (found := ranked(value))]
     if len(lists) == 1:
         return lists[0]
-    label = _label(answer)
-    return None if label is None else [label]
+    if (label := _label(answer)) is not None:
+        return [label]
+    scores = answer and all(_is_number(score) for score in answer.values())
+    return sorted(answer, key=lambda label: -answer[label]) if scores else None
 
 
 def _label(item: Any) -> str | None:
     if isinstance(item, dict):
-        item = next((item[key] for key in ("class", "label", "name") if key in item), None)
+        item = next((item[key] for key in ("class", "label") if key in item), None)
     elif isinstance(item, list) and len(item) == 2 and _is_number(item[1]):
         item = item[0]
     return str(item) if isinstance(item, (str, int)) and not isinstance(item, bool) else None

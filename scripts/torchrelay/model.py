@@ -143,7 +143,7 @@ class Model(_Part):
     device: Literal["cpu", "gpu"] = Field("cpu", description="What the model runs on.")
     batch: Batch = Field(Batch(), description="Batching of requests.")
     workers: int = Field(1, ge=1, le=256, description="Processes, each with its own copy of the model.")
-    timeouts: Timeouts = Field(Timeouts(), description="Deadlines, in seconds.")
+    timeouts: Timeouts = Field(Timeouts(), description="Deadlines of start, requests and stop.")
     max_body_mb: int = Field(6, ge=1, le=1024, description="Largest request body, in MiB.")
     resources: Resources = Field(Resources(), description="CPU, memory and GPUs of one container.")
     environment: dict[

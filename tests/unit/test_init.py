@@ -1,0 +1,110 @@
+"""Init: what it writes passes check; it overwrites nothing and leaves nothing half-done."""
+
+import json
+import struct
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from torchrelay.check import check
+from torchrelay.errors import ModelInvalid
+from torchrelay.init import HANDLERS, InitOptions, default_name, importers, init, questions
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("weights", ["", "s3://bucket/path/model.pt", "hf://org/repo/model.safetensors@main"])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_what_is_written_passes_check(tmp_path: Path, handler: str, weights: str, device: str) -> None:
+    folder = tmp_path / "new" / "My model"
+    done = init(folder, InitOptions(handler=handler, weights=weights, device=device))
+    checked = check(folder)
+    assert checked.model.name == "my-model"
+    assert checked.model.handler == handler
+    assert checked.model.device == device
+    assert [sample.name for sample in checked.samples] == ["example"]
+    assert sorted(done.files) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert done.next_steps
+    # an answer that nobody knows yet is left open, and said to be
+    assert [warning.field for warning in checked.warnings] == (["expect"] if weights else [])
+
+
+def test_the_schema_is_named_for_editors(tmp_path: Path) -> None:
+    init(tmp_path, InitOptions(name="a"))
+    first = (tmp_path / "model.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=https://raw.githubusercontent.com/org/deploy/main/schema/model.schema.json"
+
+
+def test_own_weights_and_classes(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    init(tmp_path, InitOptions(name="no", weights="w.pt", handler="image-classifier", classes=("yes", "no", 'a "b"', "ü: {")))
+    model = check(tmp_path).model
+    assert model.name == "no"
+    assert model.weights.uri == "w.pt"
+    assert model.handler_args["classes"] == ["yes", "no", 'a "b"', "ü: {"]
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_stand_in_weights_are_safetensors(tmp_path: Path) -> None:
+    init(tmp_path, InitOptions(name="a"))
+    data = (tmp_path / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    assert length % 8 == 0
+    assert header["fc.weight"] == {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]}
+    assert struct.unpack("<2f", data[8 + length :][slice(*header["fc.bias"]["data_offsets"])]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        (InitOptions(name="A/b"), 'name: "A/b" is not a legal name'),
+        (InitOptions(name="a\nhandler: x"), "name: "),
+        (InitOptions(handler="tensr"), 'handler: "tensr" is not supported; did you mean tensor?'),
+        (InitOptions(device="tpu"), "device: must be 'cpu' or 'gpu'"),
+        (InitOptions(weights="gone.pt"), 'weights: "gone.pt" does not exist; put the file into'),
+        (InitOptions(weights="gs://a/b"), "weights: gs:// is not supported"),
+        (InitOptions(handler="image-classifier", classes=("a",)), "classes: are fewer than two"),
+        (InitOptions(handler="image-classifier", classes=("a", "a")), "classes: hold one name twice"),
+        (InitOptions(handler="image-classifier", classes=("a", "b\u2028c")), "classes: hold a control character"),
+    ],
+)
+def test_answers_refused(tmp_path: Path, options: InitOptions, fragment: str) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        init(tmp_path / "new", options)
+    assert fragment in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["model.yaml", ".gitignore", "samples/example.json"])
+def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / "samples").mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ModelInvalid, match=rf"^{name}: exists already; choose another directory"):
+        init(tmp_path, InitOptions(name="a"))
+    assert (tmp_path / name).read_text() == "mine"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [Path(name).name]
+
+
+def test_nothing_is_left_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def full(path: Path, *arguments: Any, **options: Any) -> IO[Any]:
+        if path.name == "example.json":
+            raise OSError(28, "No space left on device")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match="No space"):
+        init(tmp_path, InitOptions(name="a"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_questions(tmp_path: Path) -> None:
+    asked = {question.field: question for question in questions(tmp_path / "Grand Été 2")}
+    assert asked["name"].default == "grand-t-2"
+    assert asked["handler"].choices == HANDLERS
+    assert asked["classes"].only_for_handler == "image-classifier"
+    assert set(asked) == set(InitOptions.__dataclass_fields__)
+    assert default_name(tmp_path / "___") == "model"
+    assert importers == {}
