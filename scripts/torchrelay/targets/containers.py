@@ -1,0 +1,332 @@
+"""The docker target's containers: found by their labels, made, switched between, drained and removed."""
+
+import errno
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from torchrelay import engine, layout, verify
+from torchrelay.errors import DeployFailed, DockerUnavailable, GateFailed, PortTaken
+from torchrelay.model import Model
+from torchrelay.probe import exec_in
+from torchrelay.report import Progress
+from torchrelay.targets.contract import Release
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+LABEL = "org.torchrelay"
+LIVE = "live"
+"""Network alias of the version that serves: what a front points at when it starts, so a restarted one finds it."""
+PORT = 8080
+FRONT_STATE = "/tmp/torchrelay/front.json"  # noqa: S108 -- inside the container
+PROPAGATION_S = 1
+"""Seconds between the switch and the look for requests in flight: what the front had accepted reaches the old version."""
+START_S = 20.0
+OTHER_PORT = "end that process, or set another port in model.yaml: `targets: {docker: {port: 8081}}`"
+TAKEN = ("port is already allocated", "address already in use")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A container that serves one version. `alias` is its host name on the network."""
+
+    container: "Container"
+    name: str
+    digest: str
+    version: str
+    alias: str
+    marked_live: bool
+
+
+@dataclass(frozen=True)
+class Front:
+    """The container that publishes the port."""
+
+    container: "Container"
+    bind: str
+    port: int
+
+    def ensure_running(self) -> None:
+        """Start it when it is stopped."""
+        self.container.reload()
+        if self.container.status != "running":
+            self.container.start()
+            self.container.reload()
+
+    def wait_up(self) -> None:
+        """Wait until it can be switched.
+
+        Raises DeployFailed when it ends or is too slow.
+        """
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            with suppress(GateFailed):
+                if exec_in(self.container, ["test", "-f", FRONT_STATE], timeout_s=15.0)[0] == 0:
+                    return
+            time.sleep(0.1)
+        tail = self.container.logs(tail=20).decode(errors="replace")
+        raise DeployFailed(f"the front did not start within {START_S:.0f} s:\n{tail}".rstrip())
+
+    def switch(self, version: Version) -> None:
+        """Send new requests to a version; those in flight end where they are.
+
+        Raises DeployFailed; the front then serves what it served.
+        """
+        command = [layout.IMAGE_PYTHON, f"{layout.IMAGE_HOME}/runtime/front.py", "switch", f"{version.alias}:{PORT}"]
+        try:
+            code, _, errors = exec_in(self.container, command, timeout_s=30.0)
+        except GateFailed as failure:
+            raise DeployFailed(f"the front could not be switched: {failure.message}", failure.fix) from failure
+        if code != 0:
+            raise DeployFailed(f"the front could not be switched: {errors.decode(errors='replace').strip()[-500:]}")
+
+
+class Containers:
+    """All containers of one model on one daemon."""
+
+    def __init__(self, client: "DockerClient", model: Model) -> None:
+        self.client = client
+        self.model = model
+        self.network_name = f"torchrelay-{model.name}"
+        self.front_name = f"torchrelay-{model.name}-front"
+        self.remote = not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://")
+
+    @staticmethod
+    @contextmanager
+    def translated() -> Iterator[None]:
+        """Turn the daemon's refusals into DeployFailed, and a taken port into PortTaken."""
+        try:
+            yield
+        except requests.HTTPError as error:  # docker.errors.APIError is one
+            said = str(getattr(error, "explanation", None) or error)
+            if any(words in said for words in TAKEN):
+                raise PortTaken(said, OTHER_PORT) from error
+            raise DeployFailed(f"Docker refuses: {said}") from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise DockerUnavailable(f"the Docker daemon stopped answering: {error}", "run it again: it goes on") from error
+
+    def version_name(self, digest: str) -> str:
+        """Return the name of the container that serves a digest."""
+        return f"torchrelay-{self.model.name}-{digest.removeprefix('sha256:')[:12]}"
+
+    def versions(self) -> list[Version]:
+        """Return the containers of all versions, newest first."""
+        return [self._version(container) for container in self._list("model")]
+
+    def front(self) -> Front | None:
+        """Return the front, running or not."""
+        found = [self._front(container) for container in self._list("front")]
+        return next((one for one in found if one.container.status == "running"), found[0] if found else None)
+
+    def front_on(self, bind: str, port: int) -> Front | None:
+        """Return the front that publishes this address."""
+        found = [self._front(container) for container in self._list("front")]
+        return next((one for one in found if (one.bind, one.port) == (bind, port)), None)
+
+    def upstream(self) -> str:
+        """Return the host name that the running front sends to, "" when there is no such front."""
+        front = self.front()
+        if front is None or front.container.status != "running":
+            return ""
+        try:
+            code, output, _ = exec_in(front.container, ["cat", FRONT_STATE], timeout_s=15.0)
+            return str(json.loads(output)["inference"]).rpartition(":")[0] if code == 0 else ""
+        except (GateFailed, ValueError, KeyError, TypeError):
+            return ""
+
+    def image_id(self, release: Release, progress: Progress) -> str:
+        """Return the daemon's id of the release's image, which is loaded or pulled when it is not there.
+
+        Raises DeployFailed when it cannot be had or is another one than was proved.
+        """
+        if engine.has_image(self.client, release.digest):
+            return release.digest
+        if release.image is not None:
+            engine.load(self.client, release.image, verify.local_tag(self.model.name, release.image), progress)
+            return release.digest
+        if not release.reference:
+            raise DeployFailed(f"the daemon has no image {release.digest}", "run `torchrelay build` and `verify` first")
+        try:
+            pulled = self.client.images.pull(release.reference, auth_config=release.auth(release.reference))
+        except requests.HTTPError as error:
+            said = getattr(error, "explanation", None) or error
+            raise DeployFailed(f"{release.reference} cannot be pulled: {said}", "push it first, or log in") from error
+        if pulled.id != release.digest:
+            raise DeployFailed(f"{release.reference} is image {pulled.id}, proved was {release.digest}", "push it again")
+        return release.digest
+
+    def create_version(self, release: Release, image: str) -> Version:
+        """Make, not start, the container of a version; it is on the network, and nothing points at it.
+
+        One of the same digest makes way: a stopped one is removed, a live one that no longer answers gets another name.
+        """
+        name = self.version_name(release.digest)
+        for existing in self.versions():
+            if existing.name == name:
+                if existing.marked_live and existing.container.status == "running":
+                    existing.container.rename(f"{name}-{secrets.token_hex(3)}")
+                else:
+                    existing.container.remove(force=True, v=True)
+        alias = f"m-{secrets.token_hex(6)}"
+        labels = self._labels("model", digest=release.digest, version=release.version, alias=alias)
+        settings = verify.hardened(self.model, name, labels)
+        del settings["network_mode"], settings["healthcheck"]
+        container = self.client.containers.create(
+            image,
+            **settings,
+            network=self._network().name,
+            networking_config=self._endpoint_config(alias),
+            restart_policy={"Name": "unless-stopped"},
+        )
+        return self._version(container)
+
+    def mark_live(self, version: Version) -> None:
+        """Give a version the alias that a starting front looks for. It gets no traffic yet, so it may change networks."""
+        version.container.reload()
+        if LIVE in _aliases(version.container, self.network_name):
+            return
+        network = self._network()
+        network.disconnect(version.container)
+        network.connect(version.container, aliases=[version.alias, LIVE])
+
+    def create_front(self, version: Version, bind: str, port: int) -> Front:
+        """Make and start the front on an address; one on another address goes on until it is removed.
+
+        Raises PortTaken.
+        """
+        taken_names = {container.name for container in self._list("front")}
+        name = self.front_name if self.front_name not in taken_names else f"{self.front_name}-{port}"
+        container = self.client.containers.create(
+            version.container.image.id,
+            command=["front", "--upstream", f"{LIVE}:{PORT}"],
+            name=name,
+            labels=self._labels("front", bind=bind, port=str(port)),
+            network=self._network().name,
+            ports={f"{PORT}/tcp": (bind, port)},
+            user="1000:1000",
+            read_only=True,
+            tmpfs={"/tmp": "rw,nosuid,nodev"},  # noqa: S108 -- inside the container
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=256,
+            mem_limit="512m",
+            restart_policy={"Name": "unless-stopped"},
+        )
+        front = self._front(container)
+        try:
+            front.ensure_running()
+            front.wait_up()
+        except BaseException:
+            container.remove(force=True, v=True)
+            raise
+        return front
+
+    def require_port(self, bind: str, port: int) -> None:
+        """Refuse early when another process listens on the port; a remote daemon tells only later.
+
+        Raises PortTaken.
+        """
+        if self.remote:
+            return
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((bind, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise PortTaken(f"{bind}:{port} is taken by another process", OTHER_PORT) from error
+
+    def drain_and_stop(self, version: Version, drain_s: int) -> None:
+        """Wait until nothing is in flight in a version, then stop it."""
+        command = [layout.IMAGE_PYTHON, f"{layout.IMAGE_HOME}/runtime/drain.py"]
+        waiting = {"TORCHRELAY_PROPAGATION_S": str(PROPAGATION_S)}
+        with suppress(GateFailed):  # it is gone already: nothing is in flight
+            exec_in(version.container, command, timeout_s=PROPAGATION_S + drain_s + 15.0, environment=waiting)
+        version.container.stop(timeout=drain_s + 10)
+
+    def sweep(self, keep: set[str]) -> None:
+        """Remove what a run that was killed left behind, and versions older than the previous one."""
+        for version in self.versions():
+            if version.name not in keep:
+                version.container.remove(force=True, v=True)
+
+    def remove_front(self, bind: str, port: int) -> None:
+        """Remove the front on an address, if there is one."""
+        front = self.front_on(bind, port)
+        if front is not None:
+            front.container.remove(force=True, v=True)
+
+    def remove_fronts_but(self, bind: str, port: int) -> None:
+        """Remove fronts on other addresses, and give the one that stays its name."""
+        for container in self._list("front"):
+            front = self._front(container)
+            if (front.bind, front.port) != (bind, port):
+                container.stop(timeout=30)
+                container.remove(force=True, v=True)
+        stays = self.front_on(bind, port)
+        if stays is not None and stays.container.name != self.front_name:
+            stays.container.rename(self.front_name)
+
+    def remove_all(self, drain_s: int) -> bool:
+        """Remove front, versions and network; says whether there was anything."""
+        found = [*self._list("front"), *self._list("model")]
+        for container in found:
+            if container.status == "running":
+                container.stop(timeout=drain_s + 10)
+            container.remove(force=True, v=True)
+        networks = [one for one in self.client.networks.list(names=[self.network_name]) if one.name == self.network_name]
+        for network in networks:
+            network.remove()
+        return bool(found or networks)
+
+    def log(self, container: "Container", lines: int | str = "all") -> str:
+        """Return the end of a container's log."""
+        with suppress(requests.HTTPError):
+            return str(container.logs(tail=lines).decode(errors="replace"))
+        return ""
+
+    def _list(self, role: str) -> list["Container"]:
+        wanted = [f"{LABEL}.name={self.model.name}", f"{LABEL}.role={role}"]
+        return list(self.client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True))
+
+    def _labels(self, role: str, **more: str) -> dict[str, str]:
+        return {f"{LABEL}.name": self.model.name, f"{LABEL}.role": role} | {f"{LABEL}.{key}": value for key, value in more.items()}
+
+    def _version(self, container: "Container") -> Version:
+        labels = container.labels
+        return Version(
+            container,
+            str(container.name),
+            labels.get(f"{LABEL}.digest", ""),
+            labels.get(f"{LABEL}.version", ""),
+            labels.get(f"{LABEL}.alias", ""),
+            LIVE in _aliases(container, self.network_name),
+        )
+
+    def _front(self, container: "Container") -> Front:
+        labels = container.labels
+        return Front(container, labels.get(f"{LABEL}.bind", ""), int(labels.get(f"{LABEL}.port", "0")))
+
+    def _network(self) -> Any:
+        for network in self.client.networks.list(names=[self.network_name]):
+            if network.name == self.network_name:
+                return network
+        return self.client.networks.create(self.network_name, driver="bridge", labels=self._labels("network"))
+
+    def _endpoint_config(self, alias: str) -> dict[str, Any]:
+        return {self.network_name: self.client.api.create_endpoint_config(aliases=[alias])}
+
+
+def _aliases(container: "Container", network: str) -> list[str]:
+    networks = container.attrs.get("NetworkSettings", {}).get("Networks", {})
+    return list(networks.get(network, {}).get("Aliases") or [])
