@@ -121,8 +121,7 @@ class _Check:
             return
         source = self._source(("handler",), file)
         if isinstance(source, handlercode.Source):
-            has_model_file = self.model.model_file is not None
-            self.problems += handlercode.handler_problems(source, self.model.handler_attribute, has_model_file)
+            self.problems += handlercode.handler_problems(source, self.model.handler_attribute)
 
     def _handler_args(self) -> None:
         if "handler" in self.bad:

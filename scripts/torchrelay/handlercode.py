@@ -10,8 +10,9 @@ from torchrelay.errors import Problem
 from torchrelay.wording import nearest, printable, shown
 
 MAX_BYTES = 4 << 20
-SAGEMAKER = ("model_fn", "input_fn", "predict_fn", "output_fn")
-OURS = ("init_function", "preprocess", "postprocess")
+# What torchrelay_handlers.resolve looks for by name; a class or a handler_factory(...) may have any name.
+NAMES = {"handler", "handle", "model_fn", "input_fn", "predict_fn", "output_fn"}
+NAMES |= {"init_function", "preprocess", "preprocess_function", "postprocess", "postprocess_function"}
 HANDLER_FORMS = (
     "write `handler = handler_factory(init_function, ...)`, or a class with `initialize` and `handle`, "
     "or the functions model_fn, input_fn, predict_fn and output_fn"
@@ -100,7 +101,7 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
                     yield node.id
 
 
-def handler_problems(source: Source, attribute: str | None, has_model_file: bool) -> list[Problem]:
+def handler_problems(source: Source, attribute: str | None) -> list[Problem]:
     """Why the file holds no handler; nothing when it does, or may."""
     if attribute is not None:
         if attribute in source.defined or source.opaque:
@@ -108,31 +109,23 @@ def handler_problems(source: Source, attribute: str | None, has_model_file: bool
         near = nearest(attribute, source.defined)
         fix = f"did you mean {near}?" if near else f"define it in {source.name}"
         return [Problem(source.name, None, "", f"defines no {attribute}, which `handler` in model.yaml names", fix)]
-    known = {"handle", "handler", "service", "model_fn"} & source.defined.keys()
-    if source.opaque or known or any(_is_handler_class(found, source) for found in source.classes):
+    if source.opaque or NAMES & source.defined.keys() or any(map(_is_factory_call, source.defined.values())):
         return []
-    missing = _missing_of_ours(source, has_model_file)
-    if missing == "nothing":
+    if any(_is_handler_class(found, source) for found in source.classes):
         return []
-    detail = f"; {missing} is missing" if missing else ""
     near = nearest("handler", [name for name in source.defined if name != "handler_factory"])
     guess = f"did you mean {printable(near)} to be handler? " if near else ""
-    return [Problem(source.name, 1, "", f"holds no handler{detail}", guess + HANDLER_FORMS)]
+    return [Problem(source.name, 1, "", "holds no handler", guess + HANDLER_FORMS)]
 
 
-def _missing_of_ours(source: Source, has_model_file: bool) -> str:
-    """What is missing to per-sample functions; `nothing` when all is there, empty when the file tries none of them."""
-    given = [name for name in (*OURS, *SAGEMAKER[1:]) if name in source.defined]
-    if not given:
-        return ""
-    if "init_function" in given or has_model_file:
-        return "nothing"
-    return "model_fn" if set(given) & set(SAGEMAKER) else "init_function"
+def _is_factory_call(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+    return isinstance(value, ast.Call) and _base_name(value.func) == "handler_factory"
 
 
 def _is_handler_class(found: ast.ClassDef, source: Source) -> bool:
     methods = {item.name for item in found.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
-    if {"handle", "initialize"} & methods:
+    if {"handle", "initialize"} <= methods or (found.bases and {"handle", "initialize"} & methods):
         return True
     return any(_base_name(base).endswith("Handler") or _is_handler_base(base, source, found) for base in found.bases)
 

@@ -15,7 +15,7 @@ from torchrelay.weights import file_name, scheme_of
 from torchrelay.wording import meant, printable, shown
 from torchrelay.yamlfile import parse
 
-STUB_WEIGHTS = "model.safetensors"
+STUB_WEIGHTS = "model.pt"
 OWN_HANDLER = "handler.py"
 HANDLERS = ("tensor", "image-classifier", OWN_HANDLER)
 
@@ -170,9 +170,9 @@ def _stub_weights(options: InitOptions) -> bytes:
     if options.handler == "image-classifier":
         count = len(options.classes)
         bias = [2.0] + [0.0] * (count - 1)
-        return templates.safetensors({"fc.weight": ([count, 192], [0.0] * (count * 192)), "fc.bias": ([count], bias)})
+        return templates.state_dict({"fc.weight": ([count, 192], [0.0] * (count * 192)), "fc.bias": ([count], bias)})
     weight = [0.5, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0]
-    return templates.safetensors({"fc.weight": ([2, 4], weight), "fc.bias": ([2], [0.0, 1.0])})
+    return templates.state_dict({"fc.weight": ([2, 4], weight), "fc.bias": ([2], [0.0, 1.0])})
 
 
 def _samples(options: InitOptions) -> dict[str, bytes]:
@@ -197,6 +197,6 @@ def _next_steps(model_dir: Path, options: InitOptions) -> list[str]:
     if options.weights:
         network = f"put the network of {printable(file_name(options.weights))} into model.py"
         return [network, f"torchrelay samples record {where}, then review samples/", f"torchrelay relay {where}"]
-    save = 'torch.save(network.state_dict(), "model.pt")'
-    own = f"your own model: its network into model.py, {save}, `weights: model.pt` in model.yaml"
-    return [f"torchrelay relay {where}", f"{own}, then torchrelay samples record {where}"]
+    save = f'torch.save(network.state_dict(), "{STUB_WEIGHTS}")'
+    own = f"your own model: its network into model.py, {save}, then torchrelay samples record {where}"
+    return [f"torchrelay relay {where}", own]

@@ -1,7 +1,9 @@
 """What `init` writes into a new model directory, text by text."""
 
-import json
+import io
+import math
 import struct
+import zipfile
 import zlib
 
 MODEL_YAML = """\
@@ -105,20 +107,40 @@ handler = handler_factory(init_function, preprocess_function=preprocess, postpro
 GITIGNORE = ".torchrelay/\n__pycache__/\n"
 
 
-def safetensors(tensors: dict[str, tuple[list[int], list[float]]]) -> bytes:
-    """float32 tensors, each a shape and its numbers, in the format of https://github.com/huggingface/safetensors (0.4).
+def state_dict(tensors: dict[str, tuple[list[int], list[float]]]) -> bytes:
+    """float32 tensors, each a shape and its numbers, as torch.save (2.x) writes a state_dict and `weights_only` reads it.
 
-    Written by hand so that `init` needs no torch: 8 bytes of header length, a JSON header padded to 8, the numbers.
+    Written by hand so that `init` needs no torch, and every `init` writes the same bytes.
     """
-    header: dict[str, object] = {}
-    data = b""
-    for name, (shape, numbers) in tensors.items():
-        packed = struct.pack(f"<{len(numbers)}f", *numbers)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(packed)]}
-        data += packed
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data
+    pickled = b"\x80\x02" + _ORDERED_DICT + b"("
+    entries = {"byteorder": b"little", "version": b"3\n"}
+    for key, (name, (shape, numbers)) in enumerate(tensors.items()):
+        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text(str(key)) + _text("cpu") + _int(len(numbers)) + b"tQ"
+        pickled += _text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + _int(0) + _ints(shape) + _ints(strides)
+        pickled += b"\x89" + _ORDERED_DICT + b"tR"
+        entries[f"data/{key}"] = struct.pack(f"<{len(numbers)}f", *numbers)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in {"data.pkl": pickled + b"u.", **entries}.items():
+            archive.writestr(zipfile.ZipInfo(f"model/{name}"), content)
+    return buffer.getvalue()
+
+
+# The opcodes of pickle protocol 2 (https://docs.python.org/3/library/pickletools.html) that a state_dict needs.
+_ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
+
+
+def _text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def _int(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def _ints(values: list[int]) -> bytes:
+    return b"(" + b"".join(map(_int, values)) + b"t"
 
 
 def grey_png(side: int) -> bytes:

@@ -294,16 +294,10 @@ FILE_CASES: list[tuple[str, dict[str, str | bytes | None], str, str]] = [
         "defines no Predict, which `handler` in model.yaml names; did you mean Predictr?",
     ),
     (
-        "handler_input_fn_only",
-        {"model.yaml": HANDLER.replace("model_file: model.py\n", ""), "handler.py": "def input_fn(b, t): ...\n"},
+        "handler_half_a_class",
+        {"model.yaml": HANDLER, "handler.py": "class A:\n    def handle(self, d, c): ...\n"},
         "handler.py:1:",
-        "holds no handler; model_fn is missing",
-    ),
-    (
-        "handler_no_init_function",
-        {"model.yaml": HANDLER.replace("model_file: model.py\n", ""), "handler.py": "def preprocess(s): ...\n"},
-        "handler.py:1:",
-        "holds no handler; init_function is missing",
+        "holds no handler",
     ),
     (
         "left_behind",

@@ -1,7 +1,8 @@
 """Init: what it writes passes check; it overwrites nothing and leaves nothing half-done."""
 
-import json
+import io
 import struct
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,17 +43,17 @@ def test_own_weights_and_classes(tmp_path: Path) -> None:
     assert model.name == "no"
     assert model.weights.uri == "w.pt"
     assert model.handler_args["classes"] == ["yes", "no", 'a "b"', "ü: {"]
-    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "model.pt").exists()
 
 
-def test_stand_in_weights_are_safetensors(tmp_path: Path) -> None:
-    init(tmp_path, InitOptions(name="a"))
-    data = (tmp_path / "model.safetensors").read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    assert length % 8 == 0
-    assert header["fc.weight"] == {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]}
-    assert struct.unpack("<2f", data[8 + length :][slice(*header["fc.bias"]["data_offsets"])]) == (0.0, 1.0)
+def test_stand_in_weights_are_the_same_every_time(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        init(tmp_path / folder, InitOptions(name="a"))
+    data = (tmp_path / "a/model.pt").read_bytes()
+    assert data == (tmp_path / "b/model.pt").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert sorted(archive.namelist()) == ["model/byteorder", "model/data.pkl", "model/data/0", "model/data/1", "model/version"]
+        assert struct.unpack("<2f", archive.read("model/data/1")) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
