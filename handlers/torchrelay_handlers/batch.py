@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchrelay_handlers.device import is_out_of_memory, is_sticky
 from torchrelay_handlers.problems import WorkerLost
+from torchrelay_handlers.tensors import name_of
 
 logger = logging.getLogger("torchrelay")
 
@@ -72,6 +73,42 @@ def split(output: Any, count: int) -> list[Any]:  # noqa: PLR0911 - one return p
     if count == 1:
         return [output]
     return [output] * count
+
+
+def moved(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
+    """A stacked batch on the network's device."""
+    if isinstance(batch, Tensor):
+        if device.type != "cpu":
+            batch = batch.to(device, non_blocking=True)
+        return batch.contiguous(memory_format=torch.channels_last) if channels_last and batch.dim() == 4 else batch
+    if isinstance(batch, Mapping):
+        return {name: moved(item, device, channels_last=channels_last) for name, item in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(moved(item, device, channels_last=channels_last) for item in batch)
+    return batch
+
+
+def on_cpu(output: Any) -> Any:
+    """A batch's output on the CPU, half precision widened: numpy and JSON know no bfloat16."""
+    if isinstance(output, Tensor):
+        output = output.cpu() if output.device.type != "cpu" else output
+        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+    if isinstance(output, Mapping):
+        return {name: on_cpu(item) for name, item in output.items()}
+    if isinstance(output, tuple) and hasattr(output, "_make"):
+        return output._make(on_cpu(item) for item in output)
+    if isinstance(output, list | tuple):
+        return type(output)(on_cpu(item) for item in output)
+    return output
+
+
+def described(key: object) -> object:
+    """A batch signature as JSON: shape and dtype, per input."""
+    if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], torch.dtype):
+        return {"shape": list(key[0]), "dtype": name_of(key[1])}
+    if isinstance(key, tuple):
+        return [described(item) for item in key]
+    return key
 
 
 class Batcher:

@@ -15,8 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from torchrelay_handlers import catalogue, device, inputs, json_out, loading, tensors
-from torchrelay_handlers.batch import Batcher, Failure, Sample
+from torchrelay_handlers import catalogue, device, inputs, json_out, loading
+from torchrelay_handlers.batch import Batcher, Failure, Sample, described, moved, on_cpu
 from torchrelay_handlers.messages import Answer, Request
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal, WorkerLost
 from torchrelay_handlers.settings import Settings
@@ -81,30 +81,33 @@ class Handler:
         self.device = device.choose(on, gpu_id)
         device.cap_memory(self.device, self.options["max_gpu_memory_mb"])
         threads = device.set_threads(workers) if self.device.type == "cpu" else torch.get_num_threads()
-        model = self._network(path)
-        self.steps: Steps = self.recipe.steps(self.options, folder, tensors.own_dtype(model))
-        self._model = torch.compile(model) if self.options["compile"] else model
+        network = self._network(path)
+        self.steps: Steps = self.recipe.steps(self.options, folder, network.dtype)
+        self._model = torch.compile(network.call) if self.options["compile"] else network.call
         self._batcher = Batcher(self._forward, max(1, batch_size), self.steps.collate)
         self._refuse_nan = self.options["nan"] == "refuse"
         self._run_example()
         logger.info("model loaded on %s, batches of up to %d, %d threads", self.device, batch_size, threads)
         return self
 
-    def _network(self, path: Path | None) -> Callable[..., Any]:
+    def _network(self, path: Path | None) -> loading.Network:
         function = self.init_function
         make = (lambda: function(**self.init_kwargs)) if function is not None else None
         if path is not None:
-            model = loading.load(path, make, self.device)
+            network = loading.load(path, make, self.device)
         elif make is not None:
-            model = make().to(self.device).eval().requires_grad_(False)
+            network = loading.ready(make(), self.device)
         else:
             raise loading.WeightsError("there are neither weights nor an init_function: nothing to serve")
+        model, dtype = network.call, network.dtype
         if isinstance(model, nn.Module):
             if self.options["precision"] != "float32":
-                model.to(getattr(torch, self.options["precision"]))
+                precise = getattr(torch, self.options["precision"])
+                model.to(precise)
+                dtype = precise if dtype is not None else None
             if self.options["channels_last"]:
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks the keyword alone
-        return model
+        return loading.Network(model, dtype)
 
     def _run_example(self) -> None:
         if self.steps.example is None:
@@ -151,6 +154,9 @@ class Handler:
                 except Refusal as refusal:
                     answers[index] = _problem(refusal)
                     continue
+                except Exception as error:
+                    answers[index] = _bug(request, error)
+                    continue
                 work.append(_Work(index, range(len(samples), len(samples) + len(ready)), wrap))
                 samples += ready
             try:
@@ -171,6 +177,8 @@ class Handler:
                             "request %s: %s", requests[item.index].id, refusal.detail, exc_info=refusal.__cause__ or refusal
                         )
                     answers[item.index] = _problem(refusal)
+                except Exception as error:
+                    answers[item.index] = _bug(requests[item.index], error)
         return [answer for answer in answers if answer is not None]
 
     def _samples_of(self, request: Request) -> tuple[list[object], Callable[[list[object]], object] | None]:
@@ -195,6 +203,8 @@ class Handler:
             if row is not None:
                 refusal.members["instance"] = row
             raise
+        except MemoryError as error:
+            raise Refusal(503, "out-of-memory", "there is not enough memory for this sample") from error
         except Exception as error:
             logger.warning("preprocess failed on a sample", exc_info=error)
             failed = BadSample(f"preprocess failed: {type(error).__name__}: {error}", kind="preprocess-failed")
@@ -203,7 +213,7 @@ class Handler:
 
     def _forward(self, batch: Any) -> Any:
         """The network on a stacked batch; the result is on the CPU, half precision widened for numpy's and JSON's sake."""
-        batch = self._moved(batch)
+        batch = moved(batch, self.device, channels_last=self.options["channels_last"])
         if self.steps.prepare is not None:
             batch = self.steps.prepare(batch)
         if isinstance(batch, Tensor):
@@ -214,18 +224,7 @@ class Handler:
             output = self._model(*batch)
         if self.steps.conclude is not None:
             output = self.steps.conclude(output)
-        return _on_cpu(output)
-
-    def _moved(self, batch: Any) -> Any:
-        if isinstance(batch, Tensor):
-            if self.device.type != "cpu":
-                batch = batch.to(self.device, non_blocking=True)
-            if self.options["channels_last"] and batch.dim() == 4:
-                batch = batch.contiguous(memory_format=torch.channels_last)
-            return batch
-        if isinstance(batch, Mapping):
-            return {name: self._moved(item) for name, item in batch.items()}
-        return tuple(self._moved(item) for item in batch)
+        return on_cpu(output)
 
     def _answer_of(self, work: _Work, results: list[Any]) -> Answer:
         values: list[object] = []
@@ -262,11 +261,13 @@ class Handler:
         if failure.signature is not None and seen and failure.signature not in seen and not device.is_out_of_memory(failure.error):
             return BadSample(
                 "the network does not take a sample of this shape and dtype",
-                expected=[_described(key) for key in list(seen)[:3]],
-                got=_described(failure.signature),
+                expected=[described(key) for key in list(seen)[:3]],
+                got=described(failure.signature),
                 kind="bad-tensor",
             )
         refusal = Refusal(500, "forward-failed", "the network failed on this sample; the server's log says why")
+        if device.is_out_of_memory(failure.error):
+            refusal = Refusal(503, "out-of-memory", "there is not enough memory for this sample")
         refusal.__cause__ = failure.error
         return refusal
 
@@ -287,23 +288,7 @@ def _problem(refusal: Refusal, headers: dict[str, str] | None = None) -> Answer:
     return Answer(refusal.status, json_out.encode(refusal.document()), CONTENT_TYPE, headers or {})
 
 
-def _on_cpu(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        output = output.cpu() if output.device.type != "cpu" else output
-        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
-    if isinstance(output, Mapping):
-        return {name: _on_cpu(item) for name, item in output.items()}
-    if isinstance(output, tuple) and hasattr(output, "_make"):
-        return output._make(_on_cpu(item) for item in output)
-    if isinstance(output, list | tuple):
-        return type(output)(_on_cpu(item) for item in output)
-    return output
-
-
-def _described(key: object) -> object:
-    """A batch signature as JSON: shape and dtype, per input."""
-    if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], torch.dtype):
-        return {"shape": list(key[0]), "dtype": tensors.name_of(key[1])}
-    if isinstance(key, tuple):
-        return [_described(item) for item in key]
-    return key
+def _bug(request: Request, error: Exception) -> Answer:
+    """What was not foreseen stays with the request that it happened to."""
+    logger.error("request %s failed", request.id, exc_info=error)
+    return _problem(Refusal(500, "internal", "the server failed on this request; its log says why"))

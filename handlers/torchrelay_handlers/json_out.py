@@ -46,7 +46,7 @@ def encode(value: object, *, refuse_nan: bool = False) -> bytes:
 
 
 def _dumps(value: object) -> bytes:
-    return json.dumps(value, default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _plain(value: object) -> object:

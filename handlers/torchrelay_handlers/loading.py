@@ -9,12 +9,15 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from torchrelay_handlers.tensors import own_dtype
 
 STATE_DICT, LEGACY, SAFETENSORS, TORCHSCRIPT, EXPORTED = "state_dict", "legacy state_dict", "safetensors", "TorchScript", ".pt2"
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch/serialization.py MAGIC_NUMBER, as pickle's LONG1
@@ -68,7 +71,15 @@ def _kind_of_zip(path: Path) -> str:
     raise WeightsError(f"{path.name} is a zip file, but not one that torch.save writes; save model.state_dict() with torch.save")
 
 
-def load(path: Path, init_function: Callable[[], nn.Module] | None, device: torch.device) -> Callable[..., Any]:
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What is called with a batch, and the dtype that its input is wanted in (None: integers stay integers)."""
+
+    call: Callable[..., Any]
+    dtype: torch.dtype | None
+
+
+def load(path: Path, init_function: Callable[[], nn.Module] | None, device: torch.device) -> Network:
     """The network on `device`, in evaluation mode, without gradients.
 
     Raises:
@@ -78,25 +89,30 @@ def load(path: Path, init_function: Callable[[], nn.Module] | None, device: torc
         raise WeightsError(f"the weights {path.name} are not in {path.parent}")
     kind = kind_of(path)
     if kind == TORCHSCRIPT:
-        return _ready(torch.jit.load(str(path), map_location=device), device)  # type: ignore[no-untyped-call] # torch's own
+        return ready(torch.jit.load(str(path), map_location=device), device)  # type: ignore[no-untyped-call] # torch's own
     if kind == EXPORTED:
         return _exported(path, device)
     if init_function is None:
         raise WeightsError(f"{path.name} is a {kind}: a model file with an init_function that makes the network is needed")
-    return _ready(fill(init_function, read_state(path, kind), path.name), device)
+    return ready(fill(init_function, read_state(path, kind), path.name), device)
 
 
-def _exported(path: Path, device: torch.device) -> Callable[..., Any]:
+def _exported(path: Path, device: torch.device) -> Network:
     program = torch.export.load(str(path))
+    tensors = [item for item in (program.example_inputs or ((),))[0] if isinstance(item, Tensor)]
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass  # noqa: PLC0415 - a second of imports that only GPUs need
 
         program = move_to_device_pass(program, device)
-    return program.module()  # already in the mode it was exported in: eval() is not supported on it
+    return Network(program.module(), dtype)  # in the mode that it was exported in: eval() is not supported on it
 
 
-def _ready(model: nn.Module, device: torch.device) -> nn.Module:
-    return model.to(device).eval().requires_grad_(False)
+def ready(model: nn.Module, device: torch.device) -> Network:
+    """`model` on `device`, in evaluation mode, without gradients."""
+    for parameter in model.parameters():  # TorchScript modules lack requires_grad_
+        parameter.requires_grad_(False)
+    return Network(model.to(device).eval(), own_dtype(model))
 
 
 def read_state(path: Path, kind: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Source: https://www.rfc-editor.org/rfc/rfc9457 (application/problem+json; type, 
 from http import HTTPStatus
 
 CONTENT_TYPE = "application/problem+json"
+MOST = 500  # characters of detail: an exception's text may quote the whole body
 _TYPE = "urn:torchrelay:problem:"
 
 
@@ -25,7 +26,7 @@ class Refusal(Exception):
             "type": _TYPE + self.kind,
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
-            "detail": self.detail,
+            "detail": self.detail if len(self.detail) <= MOST else self.detail[: MOST - 1] + "…",
             **{name: member for name, member in self.members.items() if member is not None},
         }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from torchrelay_handlers import catalogue, shipped
+from torchrelay_handlers import catalogue, factory, shipped
 from torchrelay_handlers.factory import handler_factory
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.sagemaker import NAMES as SAGEMAKER
@@ -78,6 +78,7 @@ def import_file(model_dir: Path, file: str) -> ModuleType:
         raise RuntimeError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
+    sys.modules.setdefault("base_handler", factory)  # where handler_factory came from before there was this library
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -45,7 +45,7 @@ class SageMakerHandler:
         if model_fn is not None:
             self.model = model_fn(str(model_dir))
         elif settings.weights is not None:
-            self.model = loading.load(model_dir / settings.weights, getattr(self.module, "init_function", None), self.device)
+            self.model = loading.load(model_dir / settings.weights, getattr(self.module, "init_function", None), self.device).call
         else:
             raise RuntimeError("serve.py has no model_fn, and no weights are declared")
 

@@ -4,7 +4,9 @@ A handler that looks at `data[0]` only, or that raises for one bad request, fail
 the batch is tried whole, and when it fails, or has another number of answers, one request at a time.
 """
 
+import contextlib
 import copy
+import json
 import logging
 from typing import Any
 
@@ -30,6 +32,7 @@ class Native:
 
         Sets `lost` when a CUDA error sticks and this process must end.
         """
+        data = [_decoded(row, index, context) for index, row in enumerate(data)]
         if len(data) > 1 and not self.one_by_one:
             try:
                 results = self.entry.handle(data, context)
@@ -63,6 +66,17 @@ class Native:
             return results[0]
         logger.error("the handler answered one request with %s", type(results).__name__)
         return _problem(Refusal(500, "handler-failed", "the handler must return a list with one answer per request"))
+
+
+def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any]:
+    """JSON as TorchServe hands it over by default, parsed, when TS_DECODE_INPUT_REQUEST=false leaves that to handlers."""
+    for name, value in row.items():
+        if isinstance(value, bytearray | bytes):
+            said = context.get_all_request_header(index).get(name)
+            if isinstance(said, dict) and said.get("content-type") == "application/json":
+                with contextlib.suppress(ValueError, RecursionError):
+                    return {**row, name: json.loads(value)}
+    return row
 
 
 def narrowed(context: Any, index: int) -> Any:

@@ -1,0 +1,46 @@
+"""The examples' recorded samples, through their handlers, alone and all at once; no server."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torchrelay.compare import compare
+from torchrelay.model import load_model
+from torchrelay.samples import load_samples
+from torchrelay_handlers import Handler, Request, resolve
+from torchrelay_handlers.settings import Settings
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def clean_imports() -> Iterator[None]:
+    path = list(sys.path)
+    sys.modules.pop("model", None)
+    yield
+    sys.path[:] = path
+    sys.modules.pop("model", None)
+
+
+@pytest.mark.parametrize("name", ["digits", "tabular"])
+def test_samples_are_answered_as_recorded(name: str) -> None:
+    folder = EXAMPLES / name
+    model = load_model(folder)
+    told = Settings(
+        model.handler,
+        handler_args=model.handler_args,
+        model_file=model.model_file,
+        init_args=model.init_args,
+        weights=model.weights.uri,
+    )
+    handler = resolve.find(told, folder)
+    assert isinstance(handler, Handler)
+    handler.start(told, folder)
+    samples = load_samples(folder, model)
+    requests = [Request(sample.body, sample.content_type) for sample in samples]
+    alone = [handler.answer([request])[0] for request in requests]
+    for answers in (alone, handler.answer(requests), handler.answer(requests * 3)[-len(requests) :]):
+        for sample, answer in zip(samples, answers, strict=True):
+            assert compare(sample, answer.status, answer.content_type, answer.body, 0.0) == [], sample.name
