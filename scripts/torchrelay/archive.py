@@ -14,6 +14,7 @@ from torchrelay.fetch import Fetched
 from torchrelay.mar import Entry, Stored, write_folder, write_mar, write_tgz
 from torchrelay.model import Model
 from torchrelay.report import Progress
+from torchrelay.shipped import file_options
 from torchrelay.workspace import Workspace, read_json, write_json
 
 ARCHIVER_VERSION = "0.12.0"  # the torch-model-archiver whose manifest this is
@@ -70,9 +71,8 @@ def handler_config(model: Model, weights: str) -> dict[str, Any]:
     """Return torchrelay.json: what the handler library reads beside itself in the archive."""
     file = model.handler_file
     handler = model.handler if file is None else Path(file).name + model.handler[len(file) :]
-    arguments = {
-        key: Path(value).name if key in _file_arguments(model) else value for key, value in model.handler_args.items()
-    }
+    files = file_options(model.handler, model.handler_args)
+    arguments = {key: Path(value).name if key in files else value for key, value in model.handler_args.items()}
     return {
         "name": model.name,
         "handler": handler,
@@ -100,15 +100,11 @@ def server_config(model: Model) -> dict[str, Any]:
     }
 
 
-def _file_arguments(model: Model) -> set[str]:
-    return {key for key in ("classes",) if isinstance(model.handler_args.get(key), str)}
-
-
 def _declared_files(model: Model) -> dict[str, str]:
-    """Return name in the archive -> path in the model directory; handler and model file lie at the top, as the archiver puts them."""
+    """Return name in the archive -> path in the model directory; code lies at the top, where the archiver puts it."""
     files = {name: name for name in model.extra_files}
     top = [model.model_file, model.requirements, model.handler_file]
-    top += [model.handler_args[key] for key in _file_arguments(model)]
+    top += file_options(model.handler, model.handler_args).values()
     files.update({Path(path).name: path for path in top if path})
     return files
 
@@ -119,9 +115,7 @@ def _expand(model_dir: Path, files: dict[str, str]) -> dict[str, Entry]:
         source = model_dir / path
         found = [source] if source.is_file() else sorted(child for child in source.rglob("*") if child.is_file())
         if not found:
-            raise ArchiveInvalid(
-                f"{path}: there is no such file in {model_dir}", "run `torchrelay check` for all that is missing"
-            )
+            raise ArchiveInvalid(f"{path}: there is no such file in {model_dir}", "run `torchrelay check` for all that is missing")
         for file in found:
             if "__pycache__" not in file.parts:
                 inside = name if file == source else f"{name.rstrip('/')}/{file.relative_to(source).as_posix()}"
@@ -190,9 +184,7 @@ def archive(
         stored = write_mar(path, entries, task)
     if stored[weights].sha256 != fetched.sha256:
         path.unlink()
-        raise WeightsChanged(
-            f"{fetched.path}: changed while it was archived", "let whatever writes it end, then run it again"
-        )
+        raise WeightsChanged(f"{fetched.path}: changed while it was archived", "let whatever writes it end, then run it again")
     status = path.stat()
     record = {
         "inputs": inputs,
@@ -221,9 +213,7 @@ def _recorded(workspace: Workspace, path: Path, inputs: str) -> dict[str, Stored
         return None
 
 
-def export(
-    model_dir: Path, model: Model, fetched: Fetched, version: str, progress: Progress, kind: Format, output: Path
-) -> None:
+def export(model_dir: Path, model: Model, fetched: Fetched, version: str, progress: Progress, kind: Format, output: Path) -> None:
     """Write the archive in one of torch-model-archiver's other formats: `tgz`, or a folder for `no-archive`."""
     weights = fetched.path.name
     entries = plan_entries(model_dir, model, fetched.path, weights, version)

@@ -109,9 +109,8 @@ def load(client: "DockerClient", image: "Image", tag: str, progress: Progress) -
     if has_image(client, image.config_digest):
         client.images.get(image.config_digest).tag(tag)
         return False
-    attempts = [skip for skip in (_known_layers(client, image), 0)]
     failure = ""
-    for skip in dict.fromkeys(attempts):
+    for skip in dict.fromkeys([_known_layers(client, image), 0]):
         failure = _load(client, image, tag, skip, progress)
         if has_image(client, image.config_digest):
             return True

@@ -13,9 +13,12 @@ from torchrelay.build import Built, build
 from torchrelay.check import Checked, check, resolved_version
 from torchrelay.fetch import Fetched, fetch
 from torchrelay.layout import cache_dir
+from torchrelay.model import Model
 from torchrelay.push import Pushed, push
 from torchrelay.report import Progress, log, table
+from torchrelay.targets import TARGETS
 from torchrelay.verdict import Verdict
+from torchrelay.workspace import Workspace, read_json
 
 T = TypeVar("T")
 
@@ -34,24 +37,18 @@ class Relay:
         result = work()
         row = {"stage": name, "seconds": round(time.monotonic() - begin, 3), **told(result)}
         self.stages.append(row)
-        log.info(
-            "%-8s %6.1f s  %s", name, row["seconds"], "already done" if row.get("skipped") else row.get("said", "done")
-        )
+        log.info("%-8s %6.1f s  %s", name, row["seconds"], "already done" if row.get("skipped") else row.get("said", "done"))
         return result
 
     def check(self) -> Checked:
         """See torchrelay.check."""
-        return self._run(
-            "check", lambda: check(self.model_dir), lambda done: {"warnings": [str(w) for w in done.warnings]}
-        )
+        return self._run("check", lambda: check(self.model_dir), lambda done: {"warnings": [str(w) for w in done.warnings]})
 
     def fetch(self, checked: Checked) -> Fetched:
         """See torchrelay.fetch."""
         return self._run(
             "fetch",
-            lambda: fetch(
-                self.model_dir, checked.model, cache=cache_dir(), progress=self.progress, update_lock=self.update_lock
-            ),
+            lambda: fetch(self.model_dir, checked.model, cache=cache_dir(), progress=self.progress, update_lock=self.update_lock),
             lambda done: {"sha256": done.sha256, "size": done.size, "skipped": done.cached},
         )
 
@@ -95,15 +92,25 @@ class Relay:
             "push", lambda: push(self.model_dir, repository, self.progress, create=create), lambda done: done.summary()
         )
 
-    def deploy(
-        self, checked: Checked, target: str, archived: Archived, built: Built | None, pushed: Pushed | None
-    ) -> Any:
+    def deploy(self, checked: Checked, target: str, archived: Archived, built: Built | None, pushed: Pushed | None) -> Any:
         """See torchrelay.deploy."""
         return self._run(
             "deploy",
             lambda: deploying.deploy_stage(self.model_dir, checked, target, archived, built, pushed, self.progress),
-            lambda done: {"target": target, **done.summary()},
+            lambda done: {"said": done.url, **done.summary()},
         )
+
+
+def default_target(model: Model) -> str:
+    """Return where a model goes when nobody says: docker if model.yaml declares it or nothing, else the first it declares."""
+    declared = [name for name in TARGETS if name in model.targets.model_fields_set]
+    return declared[0] if declared else "docker"
+
+
+def deploy_plan(model: Model, target: str | None) -> list[str]:
+    """Say what deploy would do, for --dry-run."""
+    chosen = target or default_target(model)
+    return [f"start {model.name} on {chosen}, replay its samples there, switch to it, and stop what ran before"]
 
 
 def show(verdict: Verdict) -> None:
@@ -139,7 +146,7 @@ def relay(
     """
     run = Relay(model_dir, progress, update_lock)
     checked = run.check()
-    chosen = target or checked.model.first_target
+    chosen = target or default_target(checked.model)
     fetched = run.fetch(checked)
     archived = run.archive(checked, fetched)
     built = pushed = None
@@ -158,3 +165,24 @@ def relay(
         "pushed": pushed.summary() if pushed else None,
         "stages": run.stages,
     }
+
+
+def deploy_only(model_dir: Path, progress: Progress, *, target: str | None) -> dict[str, Any]:
+    """Deploy what was proved (and pushed, if it was), making again only what is missing."""
+    run = Relay(model_dir, progress)
+    checked = run.check()
+    chosen = target or default_target(checked.model)
+    archived = run.archive(checked, run.fetch(checked))
+    built = run.build(checked, archived) if chosen != "local" else None
+    endpoint = run.deploy(checked, chosen, archived, built, _pushed(model_dir, built))
+    return {"target": chosen, "endpoint": endpoint.summary(), "stages": run.stages}
+
+
+def _pushed(model_dir: Path, built: Built | None) -> Pushed | None:
+    """Return the last push, when it was of this image."""
+    record = read_json(Workspace(model_dir).push_record)
+    try:
+        pushed = Pushed(**record)
+    except TypeError:
+        return None
+    return pushed if built and pushed.config_digest == built.image.config_digest else None

@@ -8,13 +8,16 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from torchrelay import image as images
 from torchrelay import layout
@@ -22,9 +25,10 @@ from torchrelay.engine import daemon, has_image
 from torchrelay.errors import BuildFailed
 from torchrelay.image import Image
 from torchrelay.layers import TAR_GZIP, Layer
-from torchrelay.report import Progress, log
-from torchrelay.store import HashingWriter, adopt
-from torchrelay.workspace import atomic_write
+from torchrelay.mar import CHUNK
+from torchrelay.report import Progress, Task, log
+from torchrelay.store import Slice, stored_blob, write_blob
+from torchrelay.workspace import read_json, write_json
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -37,6 +41,7 @@ BUILD_ARGUMENTS = {
     "TORCH_INDEX_URL": "TORCHRELAY_TORCH_INDEX",
 }
 JSON_LIMIT = 4 << 20
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,7 @@ def _build(client: "DockerClient", settings: RuntimeSettings, inputs: str) -> No
     for message in stream:
         if "error" in message:
             end = "\n".join(tail[-25:])
-            raise BuildFailed(
-                f"the runtime image did not build: {message['error'].strip()}\n{end}", "see the build's log above"
-            )
+            raise BuildFailed(f"the runtime image did not build: {message['error'].strip()}\n{end}", "see the build's log above")
         if text := message.get("stream", "").rstrip():
             tail.append(text)
             log.debug("%s", text)
@@ -143,80 +146,79 @@ def _build(client: "DockerClient", settings: RuntimeSettings, inputs: str) -> No
 
 
 def _export(client: "DockerClient", tag: str, inputs: str, progress: Progress) -> Image:
-    log.info("compressing the runtime image's layers (once)")
-    size = client.images.get(tag).attrs["Size"]
-    documents: dict[str, Any] = {}
-    layers: dict[str, Layer] = {}
-    with progress.task("export the runtime image", size) as task:
-
-        def counted() -> Iterator[bytes]:
-            for chunk in client.api.get_image(tag):
-                task.advance(len(chunk))
-                yield chunk
-
-        with tarfile.open(fileobj=ChunkReader(counted()), mode="r|") as archive:
-            for member in archive:
-                if member.islnk() or member.issym():
-                    target = os.path.normpath(Path(member.name).parent / member.linkname)
-                    layers[member.name] = layers[target]
-                elif member.isreg():
-                    _take(member, archive, documents, layers)
-    manifest = documents["manifest.json"][0]
-    config = documents[manifest["Config"]]
-    ordered = tuple(layers[name] for name in manifest["Layers"])
+    """Take the image out of the daemon: raw layers into a scratch folder, then each gzip'd once, by its diff id."""
+    log.info("exporting the runtime image (once)")
+    scratch = layout.cache_dir() / "blobs" / "incoming"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        with progress.task("export the runtime image", client.images.get(tag).attrs["Size"]) as task:
+            documents, files = _save(client.api.get_image(tag), Path(folder), task)
+        manifest = documents["manifest.json"][0]
+        config = documents[manifest["Config"]]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            layers = tuple(pool.map(_compressed, [files[name] for name in manifest["Layers"]]))
     expected = config["rootfs"]["diff_ids"]
-    actual = [layer.diff_id for layer in ordered]
+    actual = [layer.diff_id for layer in layers]
     if expected != actual:
         raise BuildFailed(f"the daemon exported layers {actual} where the image's config says {expected}")
-    return Image(_clean(config), ordered, {"org.torchrelay.runtime": inputs})
+    return Image(_clean(config), layers, {"org.torchrelay.runtime": inputs})
 
 
-def _take(
-    member: tarfile.TarInfo, archive: tarfile.TarFile, documents: dict[str, Any], layers: dict[str, Layer]
-) -> None:
-    source = archive.extractfile(member)
-    if source is None:
-        return
-    head = source.read(1)
-    if member.size <= JSON_LIMIT and head in (b"{", b"["):
-        documents[member.name] = json.loads(head + source.read())
-    elif member.size >= 512:
-        layers[member.name] = _compressed(head, source)
+def _save(chunks: Iterator[bytes], folder: Path, task: Task) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Unpack `docker save`: JSON documents by name, and every other file's path by name (links followed)."""
+    documents: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+
+    def counted() -> Iterator[bytes]:
+        for chunk in chunks:
+            task.advance(len(chunk))
+            yield chunk
+
+    with tarfile.open(fileobj=ChunkReader(counted()), mode="r|") as archive:
+        for member in archive:
+            source = archive.extractfile(member) if member.isreg() else None
+            if member.islnk() or member.issym():
+                files[member.name] = files[os.path.normpath(Path(member.name).parent / member.linkname)]
+            elif source is not None and member.size <= JSON_LIMIT and (content := source.read())[:1] in (b"{", b"["):
+                documents[member.name] = json.loads(content)
+            elif source is not None:
+                path = folder / str(len(files))
+                with path.open("wb") as file:
+                    if member.size <= JSON_LIMIT:
+                        file.write(content)
+                    shutil.copyfileobj(source, file, CHUNK)
+                files[member.name] = path
+    return documents, files
 
 
-def _compressed(head: bytes, source: IO[bytes]) -> Layer:
-    """Return a layer stored gzip'd; one that the daemon already exports gzip'd is kept as it is."""
-    plain = hashlib.sha256()
-    path = layout.cache_dir() / "blobs" / "incoming" / f"runtime-{os.getpid()}"
-    with atomic_write(path) as file:
-        writer = HashingWriter(file)
-        head += source.read(1)
-        if head == b"\x1f\x8b":
-            inflate = zlib.decompressobj(wbits=31)
-            for chunk in _rest(head, source):
-                writer.write(chunk)
-                plain.update(inflate.decompress(chunk))
-        else:
-            with gzip.GzipFile(filename="", fileobj=writer, mode="wb", compresslevel=6, mtime=0) as packed:  # type: ignore[arg-type] # write, flush are all it calls
-                for chunk in _rest(head, source):
-                    plain.update(chunk)
-                    packed.write(chunk)
-    blob = adopt(path, writer.digest)
-    return Layer(blob, f"sha256:{plain.hexdigest()}", TAR_GZIP, "torchrelay runtime")
+def _compressed(path: Path) -> Layer:
+    """Return a layer gzip'd in the store; a diff id that was compressed before, or comes gzip'd, is not compressed again."""
+    with path.open("rb") as file:
+        packed = file.read(2) == GZIP_MAGIC
+    with gzip.open(path) if packed else path.open("rb") as source:
+        diff_id = f"sha256:{hashlib.file_digest(source, 'sha256').hexdigest()}"  # type: ignore[arg-type] # a GzipFile reads as a file
+    record = layout.cache_dir() / "layers" / f"gzip-{diff_id.removeprefix('sha256:')}.json"
+    known = read_json(record)
+    blob = stored_blob(known["digest"]) if isinstance(known, dict) and "digest" in known else None
+    if blob is None:
+        blob = write_blob(Slice(path, 0, path.stat().st_size).chunks() if packed else _gzip(path))
+        write_json(record, {"digest": blob.digest})
+    return Layer(blob, diff_id, TAR_GZIP, "torchrelay runtime")
 
 
-def _rest(head: bytes, source: IO[bytes]) -> Iterator[bytes]:
-    yield head
-    while chunk := source.read(1 << 20):
-        yield chunk
+def _gzip(path: Path) -> Iterator[bytes]:
+    """Yield a file gzip'd at level 6, without a name or a time."""
+    squeeze = zlib.compressobj(6, zlib.DEFLATED, wbits=31)
+    for chunk in Slice(path, 0, path.stat().st_size).chunks():
+        if squeezed := squeeze.compress(chunk):
+            yield squeezed
+    yield squeeze.flush()
 
 
 def _clean(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config without what a build leaves of its own machine."""
     kept = {key: config[key] for key in ("architecture", "os", "created", "rootfs") if key in config}
-    kept["config"] = {
-        key: value for key, value in config["config"].items() if key not in ("Hostname", "Image", "Domainname")
-    }
+    kept["config"] = {key: value for key, value in config["config"].items() if key not in ("Hostname", "Image", "Domainname")}
     kept["history"] = [
         {"created_by": step.get("created_by", ""), **({"empty_layer": True} if step.get("empty_layer") else {})}
         for step in config.get("history", [])

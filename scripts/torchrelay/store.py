@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from torchrelay.layout import cache_dir
 from torchrelay.mar import CHUNK
@@ -75,9 +75,7 @@ class Blob:
     def from_json(value: dict[str, Any]) -> "Blob":
         """Read what to_json wrote."""
         parts: tuple[Part, ...] = tuple(
-            base64.b64decode(part["data"])
-            if "data" in part
-            else Slice(Path(part["path"]), part["offset"], part["size"])
+            base64.b64decode(part["data"]) if "data" in part else Slice(Path(part["path"]), part["offset"], part["size"])
             for part in value["parts"]
         )
         return Blob(value["digest"], value["size"], parts)
@@ -115,30 +113,6 @@ def stored_blob(digest: str) -> Blob | None:
         return None
     size = path.stat().st_size
     return Blob(digest, size, (Slice(path, 0, size),))
-
-
-class HashingWriter:
-    """A binary file that knows the digest and length of what went through it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        """Write, hash and count."""
-        self.hash.update(data)
-        self.size += len(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        """Flush the file below."""
-        self.file.flush()
-
-    @property
-    def digest(self) -> str:
-        """`sha256:...` of everything so far."""
-        return f"sha256:{self.hash.hexdigest()}"
 
 
 def adopt(path: Path, digest: str) -> Blob:

@@ -18,10 +18,15 @@ from typing import TYPE_CHECKING, Any
 from torchrelay import diagnosis
 from torchrelay import image as images
 from torchrelay import verdict as verdicts
+from torchrelay.archive import archive
+from torchrelay.build import build
 from torchrelay.compare import compare
 from torchrelay.engine import daemon, load
 from torchrelay.errors import GateFailed, NotProved
+from torchrelay.fetch import fetch
+from torchrelay.gitversion import resolved_version
 from torchrelay.image import Image
+from torchrelay.layout import cache_dir
 from torchrelay.model import Model
 from torchrelay.probe import ExecProber, ProbeAnswer, Prober, ProbeRequest
 from torchrelay.report import Progress, log
@@ -74,9 +79,7 @@ def replay(prober: Prober, samples: list[Sample], path: str, concurrency: int, t
     answers = dict(zip((sample.name for sample in samples), prober.send(alone, 1, timeout_s), strict=True))
     crowd = [(sample, _request(sample, path, f"{turn}/{sample.name}")) for turn in range(ROUNDS) for sample in samples]
     together: dict[str, list[ProbeAnswer]] = {sample.name: [] for sample in samples}
-    for (sample, _), answer in zip(
-        crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True
-    ):
+    for (sample, _), answer in zip(crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True):
         together[sample.name].append(answer)
     return Outcome([_judge(sample, answers[sample.name], together[sample.name]) for sample in samples])
 
@@ -167,9 +170,7 @@ def wait_ready(container: "Container", deadline_s: float, clock: Callable[[], fl
     )
 
 
-def verify(
-    model_dir: Path, model: Model, samples: list[Sample], progress: Progress, *, concurrency: int = CONCURRENCY
-) -> Verdict:
+def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progress, *, concurrency: int = CONCURRENCY) -> Verdict:
     """Prove the built image and write verdict.json.
 
     Returns the verdict, passed or failed. Raises NotProved when there is nothing to verify, DockerUnavailable, BuildFailed.
@@ -201,6 +202,24 @@ def verify(
     verdict = Verdict(**common, **found, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
     verdicts.save(workspace, verdict)
     return verdict
+
+
+def ask(
+    model_dir: Path, model: Model, samples: list[Sample], requests: list[ProbeRequest], progress: Progress
+) -> list[ProbeAnswer]:
+    """Build the image of a directory, start it as verify does, and return its answers, judged by nobody.
+
+    Raises what fetch, archive and build raise; GateFailed when it does not become ready.
+    """
+    fetched = fetch(model_dir, model, cache=cache_dir(), progress=progress)
+    archived = archive(model_dir, model, fetched, resolved_version(model, model_dir), progress)
+    image = build(model_dir, model, archived, samples, progress).image
+    with daemon() as client:
+        load(client, image, local_tag(model.name, image), progress)
+        name = f"torchrelay-record-{model.name}-{uuid.uuid4().hex[:8]}"
+        with started(client, image, hardened(model, name, {"org.torchrelay.verify": model.name})) as container:
+            wait_ready(container, model.timeouts.startup_s + START_MARGIN_S)
+            return ExecProber(container).send(requests, 1, model.timeouts.response_s + 5)
 
 
 def local_tag(name: str, image: Image) -> str:
@@ -239,9 +258,7 @@ def require_passed(verdict: Verdict) -> None:
     """Raise GateFailed unless the verdict is `passed`."""
     if verdict.result != "passed":
         traceback = f"\n{verdict.traceback}" if verdict.traceback else ""
-        raise GateFailed(
-            f"{verdict.model}: {verdict.reason}{traceback}", verdict.fix or "compare the answers in verdict.json"
-        )
+        raise GateFailed(f"{verdict.model}: {verdict.reason}{traceback}", verdict.fix or "compare the answers in verdict.json")
 
 
 def summary(verdict: Verdict) -> dict[str, Any]:

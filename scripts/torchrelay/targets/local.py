@@ -216,6 +216,7 @@ class LocalTarget:
     def _start(self, home: Path, server: server_env.Server, port: int) -> Running:
         state = self._state_root() / f"{home.name[:8]}-{port}"
         state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.rmtree(state, ignore_errors=True)  # a killed supervisor's says "ready" still
         env = server_env.passed_on(os.environ) | {
             "TORCHRELAY_SERVING": str((home / "serving.json").resolve()),
             "TORCHRELAY_PORT": str(port),

@@ -1,0 +1,74 @@
+# Every target is the very command that CI runs. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+# A folder of wheels that is looked at before the package index: a CPU build of torch, say. Empty: the index alone.
+export TORCHRELAY_WHEELS ?= $(abspath $(wildcard ../shared/wheels))
+FIND_LINKS := $(if $(TORCHRELAY_WHEELS),--find-links $(TORCHRELAY_WHEELS))
+PIP := $(BIN)/pip --disable-pip-version-check
+PYTEST := $(BIN)/python tests/machine.py $(BIN)/pytest
+
+.PHONY: help setup demo test test-unit test-integration test-container test-gpu-image lint format schema lock bench clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+$(VENV)/.package: requirements/package.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --require-hashes -r requirements/package.txt -r requirements/build.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.package
+	$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	$(PIP) install --quiet $(FIND_LINKS) torch==$(TORCH)
+	@touch $@
+
+setup: $(VENV)/.package ## Put the command at .venv/bin/torchrelay.
+
+demo: setup ## Archive, serve and query an example model: no Docker, no cloud.
+	@trap '$(BIN)/torchrelay delete examples/digits --target local >/dev/null 2>&1' EXIT; \
+	$(BIN)/torchrelay relay examples/digits --target local && \
+	$(BIN)/torchrelay invoke examples/digits --target local
+
+test: $(VENV)/.dev lint ## Install what the tests need and run all of them, slowest last.
+	$(PYTEST) tests
+
+test-unit: $(VENV)/.dev ## The tests that need no Docker, no server and no network: seconds.
+	$(BIN)/pytest tests/unit
+
+test-integration: $(VENV)/.dev ## The tests against real registries, archivers and servers, without Docker.
+	$(PYTEST) tests/integration
+
+test-container: $(VENV)/.dev ## The tests against the real image.
+	$(PYTEST) tests/container
+
+test-gpu-image: $(VENV)/.dev ## Build the CUDA image for real (5 GB of wheels) and see what it says without a GPU.
+	$(PYTEST) tests/gpu_image
+
+lint: $(VENV)/.dev ## ruff, mypy, hadolint, and what is generated is up to date.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(MAKE) --no-print-directory schema
+	git diff --exit-code -- schema
+
+format: $(VENV)/.dev ## Let ruff write the code its way.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schema: $(VENV)/.package ## Write the JSON Schemas from the types.
+	$(BIN)/python -m torchrelay.schema
+
+lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
+	cd requirements && for name in package dev build runtime; do ./lock.sh $$name; done
+
+bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe.
+	$(PYTEST:pytest=python) benchmarks/push_path.py
+
+clean: ## Remove what the targets made here; the cache and the daemon's images stay.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache examples/*/.torchrelay

@@ -1,0 +1,87 @@
+"""The verbs for authors: init writes a model directory, `samples record` fills in expected answers."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from torchrelay import report
+from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, app, begin, done, option
+from torchrelay.errors import GateFailed
+from torchrelay.workspace import Workspace
+
+samples_app = typer.Typer(help="The samples that every version must answer.", no_args_is_help=True)
+app.add_typer(samples_app, name="samples")
+
+Name = Annotated[str | None, option("name", "Name of the model. Default: the folder's.")]
+Handler = Annotated[str | None, option("handler", "tensor, image-classifier or handler.py. Default: tensor.")]
+Weights = Annotated[str | None, option("weights", "Path or address of the weights. Default: a stand-in.")]
+Classes = Annotated[str | None, option("classes", "Class names for image-classifier, comma between them.")]
+Device = Annotated[str | None, option("device", "cpu or gpu. Default: cpu.")]
+
+
+@app.command()
+def init(
+    model_dir: ModelDir = DEFAULT_DIR,
+    name: Name = None,
+    handler: Handler = None,
+    weights: Weights = None,
+    classes: Classes = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model directory that passes check, from flags, or from questions on a terminal."""
+    from torchrelay import init as initialising  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+
+    begin(as_json=as_json)
+    answers: dict[str, str | None] = {"name": name, "handler": handler, "weights": weights, "classes": classes, "device": device}
+    if sys.stdin.isatty() and not any(answers.values()):
+        for question in initialising.questions(model_dir):
+            if question.only_for_handler in (None, answers["handler"]):
+                answers[question.field] = typer.prompt(question.text, default=question.default, err=True)
+    given: dict[str, Any] = {key: value for key, value in answers.items() if value is not None}
+    if "classes" in given:
+        given["classes"] = tuple(part.strip() for part in given["classes"].split(",") if part.strip())
+    written = initialising.init(model_dir, initialising.InitOptions(**given))
+    text = "\n".join([*(f"wrote {file}" for file in written.files), *(f"next: {step}" for step in written.next_steps)])
+    done({"files": written.files, "next_steps": written.next_steps}, text)
+
+
+@samples_app.command("record")
+def record(
+    model_dir: ModelDir = DEFAULT_DIR,
+    url: Annotated[str | None, option("url", "Address of a running server to ask. Default: the image, built and started.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the answers of a run into the samples as what is expected, for you to review before you commit them."""
+    from torchrelay import recording  # noqa: PLC0415 -- as in init
+    from torchrelay.model import load_model  # noqa: PLC0415
+    from torchrelay.samples import load_samples  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    model = load_model(model_dir)
+    samples = load_samples(model_dir, model, unrecorded=True)
+    with Workspace(model_dir).lock():
+        answers = _answers(model_dir, model, samples, url)
+        failed = [f"{name}: {answer.error}" for name, answer in answers.items() if answer.error]
+        if failed:
+            raise GateFailed("; ".join(failed), "no sample was changed; mend the model, then record again")
+        found = {name: recording.Answer(one.status, one.content_type, one.body) for name, one in answers.items()}
+        changed = recording.record(model_dir, samples, found)
+    result = {"recorded": len(found), "changed": [str(path) for path in changed]}
+    done(result, "\n".join(f"review {path}" for path in changed) or "nothing changed")
+
+
+def _answers(model_dir: Path, model: Any, samples: list[Any], url: str | None) -> dict[str, Any]:
+    """Return each sample's answer, sent alone: by an address, or by the image of this directory."""
+    from torchrelay.probe import HttpProber, ProbeRequest  # noqa: PLC0415 -- as in init
+
+    requests = [ProbeRequest(one.name, "POST", f"/predictions/{model.name}", one.content_type, one.body) for one in samples]
+    if url is not None:
+        found = HttpProber(url).send(requests, 1, model.timeouts.response_s + 5)
+    else:
+        from torchrelay.verify import ask  # noqa: PLC0415
+
+        found = ask(model_dir, model, samples, requests, report.progress())
+    return {answer.id: answer for answer in found}

@@ -1,0 +1,105 @@
+"""The verbs that ask or change what is deployed: status, invoke, logs, rollback, delete."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from torchrelay import report
+from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, Target, app, begin, done, option
+from torchrelay.errors import GateFailed, ModelInvalid, Problem
+from torchrelay.workspace import Workspace
+
+Sample = Annotated[str | None, option("sample", "Name of the sample to send. Default: the first.")]
+Body = Annotated[Path | None, option("body", "File to send instead of a sample.")]
+ContentType = Annotated[str, option("content-type", "Content type of --body.")]
+Lines = Annotated[int, option("lines", "Lines from the end of the log.", min=1)]
+
+
+def _chosen(model_dir: Path, target: str | None):  # type: ignore[no-untyped-def] # (Model, name): both are the caller's to unpack
+    from torchrelay.model import load_model  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+    from torchrelay.relay import default_target  # noqa: PLC0415
+
+    model = load_model(model_dir)
+    return model, target or default_target(model)
+
+
+@app.command()
+def status(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False) -> None:
+    """Say what answers now: endpoint, version, digest and state, as seen on the target itself."""
+    from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
+
+    begin(as_json=as_json)
+    model, chosen = _chosen(model_dir, target)
+    now = deploy.status(model_dir, model, chosen)
+    done(now.summary(), f"{model.name} on {chosen}: {now.state} {now.version} {now.url} {now.detail}".rstrip())
+
+
+@app.command()
+def invoke(
+    model_dir: ModelDir = DEFAULT_DIR,
+    target: Target = None,
+    sample: Sample = None,
+    body: Body = None,
+    content_type: ContentType = "application/json",
+    as_json: AsJson = False,
+) -> None:
+    """Send one request to the live endpoint and print its answer."""
+    from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
+    from torchrelay.probe import ProbeRequest  # noqa: PLC0415
+    from torchrelay.samples import load_samples  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    model, chosen = _chosen(model_dir, target)
+    path = f"/predictions/{model.name}"
+    if body is not None:
+        request = ProbeRequest(body.name, "POST", path, content_type, body.read_bytes())
+    else:
+        samples = [one for one in load_samples(model_dir, model) if sample in (None, one.name)]
+        if not samples:
+            problem = Problem(model.samples, None, "--sample", f"there is no sample {sample!r}", "name one of the files there")
+            raise ModelInvalid([problem])
+        first = next((one for one in samples if one.expect.status == 200), samples[0])
+        request = ProbeRequest(first.name, "POST", path, first.content_type, first.body)
+    answer = deploy.deployed(model_dir, model, chosen).invoke(request)
+    if answer.error:
+        raise GateFailed(f"{model.name} on {chosen}: {answer.error}", f"see `torchrelay logs --target {chosen}`")
+    text = answer.body.decode(errors="replace")
+    try:
+        shown = json.loads(text)
+    except ValueError:
+        shown = text
+    done({"status": answer.status, "content_type": answer.content_type, "body": shown, "latency_ms": answer.latency_ms}, text)
+
+
+@app.command()
+def logs(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, lines: Lines = 200) -> None:
+    """Print the end of the live version's log."""
+    from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
+
+    model, chosen = _chosen(model_dir, target)
+    sys.stdout.write(deploy.deployed(model_dir, model, chosen).logs(lines))
+
+
+@app.command()
+def rollback(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False) -> None:
+    """Put the previous version back into service, proved again."""
+    from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
+
+    begin(as_json=as_json)
+    model, chosen = _chosen(model_dir, target)
+    with Workspace(model_dir).lock():
+        now = deploy.target_at(model_dir, model, chosen, report.progress()).rollback()
+    done(now.summary(), f"{now.url} answers {now.version} again")
+
+
+@app.command()
+def delete(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False) -> None:
+    """Remove everything that deploy made on a target."""
+    from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
+
+    begin(as_json=as_json)
+    model, chosen = _chosen(model_dir, target)
+    with Workspace(model_dir).lock():
+        gone = deploy.target_at(model_dir, model, chosen, report.progress()).delete()
+    done({"target": chosen, "deleted": gone}, f"{model.name} on {chosen}: {'removed' if gone else 'nothing was there'}")
