@@ -238,7 +238,7 @@ class DockerTarget:
         try:
             seconds = verify.wait_ready(container, self.model.timeouts.startup_s + verify.START_MARGIN_S)
         except GateFailed as failure:
-            raise contract.explained(failure, containers.log(container), lines=10) from failure
+            raise contract.explained(failure, containers.log(container), lines=25) from failure
         log.info("%s is ready after %.1f s", container.name, seconds)
 
     def _outside(self, containers: Containers) -> Prober:

@@ -280,7 +280,7 @@ class LocalTarget:
                 what = f"not ready after {time.monotonic() - begin:.0f} s; last state: {reason}"
                 failure = GateFailed(what, "raise timeouts.startup_s in model.yaml if it needs longer")
             time.sleep(POLL_S)
-        raise contract.explained(failure, self._log(running.home), lines=10)
+        raise contract.explained(failure, self._log(running.home), lines=25)
 
     def _commit(self, live: Deployed, previous: Deployed | None) -> None:
         """Write down what serves, and remove versions that are neither."""

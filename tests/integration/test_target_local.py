@@ -1,0 +1,220 @@
+"""The local target with the real TorchServe: versions deployed, replaced, broken, killed, rolled back and deleted."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from torchrelay import deploy, layout
+from torchrelay.archive import archive
+from torchrelay.check import check, resolved_version
+from torchrelay.errors import DeployFailed, GateFailed, PortTaken, RolledBack
+from torchrelay.fetch import fetch
+from torchrelay.probe import ProbeRequest
+from torchrelay.report import Quiet
+from torchrelay.targets import Context, Endpoint, Release, processes
+from torchrelay.targets.local import LocalTarget
+
+DIGITS = layout.ROOT / "examples" / "digits"
+CACHE = layout.cache_dir()  # read before the tests get a cache of their own: the server environment is 1 GB
+BROKEN = "\n\nraise RuntimeError('no weights today')\n"
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 -- runs after it
+    monkeypatch.setenv("TORCHRELAY_CACHE", str(CACHE))
+    wheels = layout.ROOT.parent / "shared" / "wheels"
+    if "TORCHRELAY_WHEELS" not in os.environ and wheels.is_dir():
+        monkeypatch.setenv("TORCHRELAY_WHEELS", str(wheels))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Digits:
+    """A copy of the example, on a port of its own, and what is done with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.dir = folder / "digits"
+        shutil.copytree(DIGITS, self.dir, ignore=shutil.ignore_patterns(".torchrelay", "weights.lock", "__pycache__"))
+        self.port = free_port()
+        self.edit("  local: {port: 8080}", f"  local: {{port: {self.port}}}")
+
+    def edit(self, old: str, new: str) -> None:
+        text = (self.dir / "model.yaml").read_text()
+        assert old in text
+        (self.dir / "model.yaml").write_text(text.replace(old, new))
+
+    def version(self, version: str) -> None:
+        text = (self.dir / "model.yaml").read_text()
+        kept = [line for line in text.splitlines() if not line.startswith("version:")]
+        (self.dir / "model.yaml").write_text("\n".join([*kept, f"version: {version}", ""]))
+
+    @property
+    def target(self) -> LocalTarget:
+        return LocalTarget(Context(self.dir, check(self.dir).model, Quiet(), CACHE))
+
+    def release(self) -> Release:
+        checked = check(self.dir)
+        fetched = fetch(self.dir, checked.model, cache=CACHE, progress=Quiet(), update_lock=True)
+        archived = archive(self.dir, checked.model, fetched, resolved_version(checked.model, self.dir), Quiet())
+        return deploy.release_of(self.dir, checked, "local", archived, None, None)
+
+    def apply(self) -> Endpoint:
+        return self.target.apply(self.release())
+
+    def answer(self) -> object:
+        request = ProbeRequest("1", "POST", "/predictions/digits", "image/png", (self.dir / "samples/nine.png").read_bytes())
+        answer = self.target.invoke(request)
+        return json.loads(answer.body)["class"] if answer.status == 200 else answer.error or answer.status
+
+    def pid(self) -> int:
+        (run,) = [json.loads(file.read_text()) for file in self.dir.glob(".torchrelay/local/*/run.json")]
+        return int(run["process"]["pid"])
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Iterator[Digits]:
+    made = Digits(tmp_path)
+    target = made.target
+    yield made
+    target.delete()
+    assert processes.with_state_below(target._state_root()) == set()
+
+
+def test_a_version_answers_is_kept_replaced_rolled_back_and_deleted(digits: Digits) -> None:
+    digits.version("one")
+    first = digits.apply()
+    assert (first.state, first.version, first.previous, first.skipped) == ("ready", "one", "", False)
+    assert first.url == f"http://127.0.0.1:{digits.port}/predictions/digits"
+    assert digits.answer() == "9"
+
+    pid, begin = digits.pid(), time.monotonic()
+    again = digits.apply()
+    assert again == replace(first, skipped=True)
+    assert digits.pid() == pid
+    assert time.monotonic() - begin < 5
+
+    digits.version("two")
+    second = digits.apply()
+    assert (second.version, second.previous, digits.answer()) == ("two", first.digest, "9")
+
+    back = digits.target.rollback()
+    assert (back.version, back.digest, back.previous, digits.answer()) == ("one", first.digest, second.digest, "9")
+
+    assert digits.target.delete()
+    assert digits.target.status().state == "absent"
+    assert digits.answer() != "9"
+    assert not (digits.dir / ".torchrelay/local").exists()
+    assert not digits.target.delete()
+
+
+def test_a_version_that_does_not_load_leaves_the_old_one_alone(digits: Digits) -> None:
+    first = digits.apply()
+    pid = digits.pid()
+    (digits.dir / "model.py").write_text((digits.dir / "model.py").read_text() + BROKEN)
+    with pytest.raises(GateFailed, match="no weights today") as caught:
+        digits.apply()
+    assert "Traceback" in caught.value.message
+    assert "org.pytorch" not in caught.value.message
+    assert digits.pid() == pid
+    assert digits.target.status() == first
+    assert digits.answer() == "9"
+
+
+def test_a_version_that_answers_wrongly_never_gets_the_port(digits: Digits) -> None:
+    digits.apply()
+    pid = digits.pid()
+    digits.version("wrong")
+    release = digits.release()
+    sample = next(one for one in release.samples if one.name == "nine")
+    wrong = replace(sample, expect=replace(sample.expect, value={"class": "3"}))
+    with pytest.raises(GateFailed, match="nine: "):
+        digits.target.apply(replace(release, samples=(wrong,)))
+    assert digits.pid() == pid
+    assert digits.answer() == "9"
+
+
+def test_a_version_that_fails_on_the_port_gives_it_back(digits: Digits) -> None:
+    """It passes on the free port; then its folder is spoilt, so that its second start fails."""
+    first = digits.apply()
+    digits.version("two")
+    release = digits.release()
+    target = digits.target
+    home = digits.dir / ".torchrelay/local" / release.digest.removeprefix("sha256:")[:12]
+    stop = target._stop
+
+    def stop_and_spoil(handle: str) -> None:
+        stop(handle)
+        if handle == home.name:
+            (home / "model/MAR-INF/MANIFEST.json").unlink(missing_ok=True)
+
+    target._stop = stop_and_spoil  # type: ignore[method-assign]
+    with pytest.raises(RolledBack, match="answers again"):
+        target.apply(release)
+    assert digits.target.status() == first
+    assert digits.answer() == "9"
+
+
+def test_what_a_killed_supervisor_leaves_behind_is_ended_and_the_next_run_serves(digits: Digits) -> None:
+    digits.apply()
+    os.kill(digits.pid(), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while digits.target.status().state != "stopped":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    again = digits.apply()  # the JVM that the supervisor left holds the port
+    assert (again.state, again.skipped, digits.answer()) == ("ready", False, "9")
+
+
+def test_an_interrupt_leaves_what_ran_before_and_nothing_else(digits: Digits) -> None:
+    first = digits.apply()
+    digits.version("two")
+    release, target = digits.release(), digits.target
+    watcher = threading.Thread(target=interrupt_when, args=(digits.dir / ".torchrelay/local", 2))
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        target.apply(release)
+    watcher.join(10)
+    assert digits.target.status() == first
+    assert digits.answer() == "9"
+    assert len(list(digits.dir.glob(".torchrelay/local/*/run.json"))) == 1
+
+
+def interrupt_when(homes: Path, processes_running: int) -> None:
+    """Send this process what Ctrl-C sends once so many servers run."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if len(list(homes.glob("*/run.json"))) == processes_running:
+            os.kill(os.getpid(), signal.SIGINT)
+            return
+        time.sleep(0.02)
+
+
+def test_a_taken_port_is_named_before_anything_is_started(digits: Digits) -> None:
+    with socket.create_server(("127.0.0.1", digits.port)), pytest.raises(PortTaken, match=f"port {digits.port} of 127.0.0.1"):
+        digits.apply()
+    assert list(digits.dir.glob(".torchrelay/local/*/run.json")) == []
+
+
+def test_without_a_previous_version_there_is_nothing_to_go_back_to(digits: Digits) -> None:
+    with pytest.raises(DeployFailed, match="no previous version"):
+        digits.target.rollback()
+
+
+def test_a_plan_starts_nothing(digits: Digits) -> None:
+    plan = digits.target.plan(digits.release())
+    assert not plan.unchanged
+    assert plan.steps[-1].startswith(f"start {digits.release().digest[:19]} on port {digits.port} and send ")
+    assert not (digits.dir / ".torchrelay/local").exists()
