@@ -161,7 +161,7 @@ def inputs_digest(entries: list[Entry], weights_name: str, weights_sha256: str) 
             content = weights_sha256
         else:
             with entry.open() as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+                content = hashlib.sha256(file.read()).hexdigest()
         digest.update(f"{content}  {entry.name}\n".encode())
     return digest.hexdigest()
 

@@ -66,13 +66,9 @@ def _known_layers(client: "DockerClient", image: "Image") -> int:
     """Count the layers from the bottom that some image of the daemon already has in this order."""
     wanted = [layer.diff_id for layer in image.layers]
     best = 0
-    for present in client.images.list(filters={"reference": "torchrelay/*"}) + client.images.list(
-        filters={"reference": "*/*"}
-    ):
+    for present in client.images.list(filters={"reference": "torchrelay/*"}) + client.images.list(filters={"reference": "*/*"}):
         layers = (present.attrs.get("RootFS") or {}).get("Layers") or []
-        same = next(
-            (i for i, (a, b) in enumerate(zip(layers, wanted, strict=False)) if a != b), min(len(layers), len(wanted))
-        )
+        same = next((i for i, (a, b) in enumerate(zip(layers, wanted, strict=False)) if a != b), min(len(layers), len(wanted)))
         best = max(best, same)
     return best
 
@@ -114,9 +110,7 @@ def load(client: "DockerClient", image: "Image", tag: str, progress: Progress) -
         failure = _load(client, image, tag, skip, progress)
         if has_image(client, image.config_digest):
             return True
-    raise BuildFailed(
-        f"the Docker daemon did not take the image: {failure or 'no reason given'}", "see the daemon's log"
-    )
+    raise BuildFailed(f"the Docker daemon did not take the image: {failure or 'no reason given'}", "see the daemon's log")
 
 
 def _load(client: "DockerClient", image: "Image", tag: str, skip: int, progress: Progress) -> str:
@@ -128,5 +122,5 @@ def _load(client: "DockerClient", image: "Image", tag: str, skip: int, progress:
                 task.advance(len(chunk))
                 yield chunk
 
-        messages: list[dict[str, Any]] = list(client.api.load_image(counted(), quiet=False))
+        messages: list[dict[str, Any]] = list(client.api.load_image(counted(), quiet=False))  # type: ignore[no-untyped-call] # the stubs leave it out
     return " ".join(str(message["error"]) for message in messages if "error" in message)

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -28,15 +28,8 @@ class Task(Protocol):
 class Progress(Protocol):
     """Shows transfers; what the stages are given."""
 
-    def task(self, description: str, total: int | None) -> "TaskContext":
-        """Open a transfer of `total` bytes (None: unknown); a context manager that gives a Task."""
-
-
-class TaskContext(Protocol):
-    """The `with` part of `Progress.task`."""
-
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc: object) -> None: ...
+    def task(self, description: str, total: int | None, /) -> AbstractContextManager[Task]:
+        """Open a transfer of `total` bytes (None: unknown)."""
 
 
 class _Counter:

@@ -196,7 +196,7 @@ def _compressed(path: Path) -> Layer:
     with path.open("rb") as file:
         packed = file.read(2) == GZIP_MAGIC
     with gzip.open(path) if packed else path.open("rb") as source:
-        diff_id = f"sha256:{hashlib.file_digest(source, 'sha256').hexdigest()}"  # type: ignore[arg-type] # a GzipFile reads as a file
+        diff_id = f"sha256:{hashlib.file_digest(source, 'sha256').hexdigest()}"
     record = layout.cache_dir() / "layers" / f"gzip-{diff_id.removeprefix('sha256:')}.json"
     known = read_json(record)
     blob = stored_blob(known["digest"]) if isinstance(known, dict) and "digest" in known else None
@@ -217,7 +217,7 @@ def _gzip(path: Path) -> Iterator[bytes]:
 
 def _clean(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config without what a build leaves of its own machine."""
-    kept = {key: config[key] for key in ("architecture", "os", "created", "rootfs") if key in config}
+    kept: dict[str, Any] = {key: config[key] for key in ("architecture", "os", "created", "rootfs") if key in config}
     kept["config"] = {key: value for key, value in config["config"].items() if key not in ("Hostname", "Image", "Domainname")}
     kept["history"] = [
         {"created_by": step.get("created_by", ""), **({"empty_layer": True} if step.get("empty_layer") else {})}

@@ -1,0 +1,344 @@
+"""From new weights to a registry: our archive, build and push beside the seeds' recipe and beside a floor, in one run.
+
+The recipe is torch-model-archiver, `docker build` of an image that copies the .mar, and `docker push`. The floor is one sha256 pass by
+OpenSSL plus one copy of the weights. Verification's own load of the image into Docker is timed apart. The registry is docker-registry
+on loopback; the base layers are in it beforehand, for both sides. Cold start is `docker run` to the first right answer.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from torchrelay.report import configure_logging, progress
+from torchrelay.runtime_image import RuntimeSettings, ensure_runtime, inputs_digest, tag_of
+
+COLUMNS = 1024
+MODEL = """
+import torch
+
+class Wide(torch.nn.Module):
+    def __init__(self, rows):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.empty(rows, 1024))
+    def forward(self, x):
+        return x @ self.table[:4].T[: x.shape[-1]]
+
+def init_function(rows):
+    with torch.device("meta"):
+        model = Wide(rows)
+    return model.to_empty(device="cpu")
+"""
+RECIPE_HANDLER = """
+import torch, json
+from model import Wide
+from ts.torch_handler.base_handler import BaseHandler
+
+class Recipe(BaseHandler):
+    def initialize(self, context):
+        folder = context.system_properties["model_dir"]
+        state = torch.load(f"{folder}/{context.manifest['model']['serializedFile']}", weights_only=True)
+        self.model = Wide(state["table"].shape[0])
+        self.model.load_state_dict(state)
+        self.initialized = True
+    def handle(self, data, context):
+        body = data[0].get("body")
+        with torch.inference_mode():
+            return self.model(torch.tensor([body["input_data"]])).tolist()
+"""
+BODY = {"input_data": [0.5, -1.0, 2.0, 0.25]}
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begin, result
+
+
+def run(argv: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(argv, text=True, capture_output=True, check=False, **more)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+    return done
+
+
+def cli(*arguments: str) -> dict[str, Any]:
+    done = run([sys.executable, "-m", "torchrelay", *arguments, "--json"])
+    return dict(json.loads(done.stdout))
+
+
+def peak_mib(argv: list[str]) -> tuple[float, float]:
+    """Seconds and peak resident memory (MiB) of one process."""
+    script = "import resource,subprocess,sys;subprocess.run(sys.argv[1:],check=True,stdout=2);print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    seconds, done = timed(lambda: run([sys.executable, "-c", script, *argv]))
+    return seconds, int(done.stdout.split()[-1]) / 1024
+
+
+def make_model(folder: Path, gib: float) -> Path:
+    """A model directory whose weights are new random numbers: the sample's answer comes from their first rows."""
+    folder.mkdir(parents=True)
+    rows = int(gib * (1 << 30) / 4 / COLUMNS)
+    table = torch.randint(-(2**31), 2**31 - 1, (rows, COLUMNS), dtype=torch.int32).view(torch.float32)
+    table[:4, :4] = torch.randn(4, 4)
+    table = torch.nan_to_num_(table, 0.0, 0.0, 0.0)
+    torch.save({"table": table}, folder / "model.pt")
+    (folder / "model.py").write_text(MODEL)
+    memory = f"{int(2 * gib) + 2}Gi"
+    (folder / "model.yaml").write_text(
+        f"name: wide\nversion: '1.0'\nweights: model.pt\nhandler: tensor\nmodel_file: model.py\ninit_args: {{rows: {rows}}}\n"
+        f"batch: {{size: 4}}\nresources: {{cpu: 2, memory: {memory}}}\ntargets: {{docker: {{port: 18080}}}}\n"
+    )
+    expected = (torch.tensor([BODY["input_data"]]) @ table[:4].T[:4]).tolist()[0]
+    sample = {"request": {"json": BODY}, "expect": {"json": expected, "compare": "numeric", "rtol": 1e-3, "atol": 1e-3}}
+    (folder / "samples").mkdir()
+    (folder / "samples" / "one.json").write_text(json.dumps(sample))
+    return folder
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    port = free_port()
+    config = folder / "registry.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    program = shutil.which("docker-registry") or sys.exit("docker-registry is missing: apt-get install docker-registry")
+    process = subprocess.Popen([program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait(lambda: requests.get(f"http://127.0.0.1:{port}/v2/", timeout=1).ok, 20)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait(ready: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if ready():
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.02)
+    sys.exit(f"not ready after {seconds} s")
+
+
+def cold_start(image: str, name: str, memory: str) -> float:
+    """Seconds from `docker run` to the first right answer."""
+    client = docker.from_env(timeout=600)
+    port = free_port()
+    begin = time.perf_counter()
+    container = client.containers.run(
+        image, detach=True, ports={"8080/tcp": ("127.0.0.1", port)}, mem_limit=memory, shm_size="256m"
+    )
+    try:
+        url = f"http://127.0.0.1:{port}/predictions/{name}"
+        wait(lambda: requests.post(url, json=BODY, timeout=60).status_code == 200, 300)
+        return time.perf_counter() - begin
+    finally:
+        container.remove(force=True, v=True)
+
+
+def floor(weights: Path) -> dict[str, float]:
+    copy = weights.with_suffix(".copy")
+    os.sync()
+    sha, _ = timed(lambda: run(["openssl", "dgst", "-sha256", str(weights)]))
+    copied, _ = timed(lambda: run(["cp", str(weights), str(copy)]))
+    copy.unlink()
+    return {"sha256_s": sha, "copy_s": copied}
+
+
+def recipe(model_dir: Path, folder: Path, host: str, runtime: str) -> dict[str, Any]:
+    """What seed 000 does by hand, on the same base image."""
+    folder.mkdir()
+    (folder / "handler.py").write_text(RECIPE_HANDLER)
+    archive = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "wide", "--version", "1.0",
+               "--serialized-file", str(model_dir / "model.pt"), "--model-file", str(model_dir / "model.py"),
+               "--handler", str(folder / "handler.py"), "--export-path", str(folder)]  # fmt: skip
+    os.sync()
+    archive_s, _ = timed(lambda: run(archive))
+    (folder / "config.properties").write_text(
+        "inference_address=http://0.0.0.0:8080\nmanagement_address=http://127.0.0.1:8081\nmetrics_address=http://127.0.0.1:8082\n"
+        "disable_token_authorization=true\ndefault_workers_per_model=1\ndefault_response_timeout=300\n"
+    )
+    (folder / "Dockerfile").write_text(
+        f"FROM {runtime}\nCOPY config.properties /home/\nCOPY wide.mar /home/store/\nENTRYPOINT []\nHEALTHCHECK NONE\n"
+        'CMD ["torchserve", "--foreground", "--ncs", "--model-store", "/home/store", "--models", "wide=wide.mar", "--ts-config", "/home/config.properties"]\n'
+    )
+    tag = f"{host}/recipe/wide:1.0"
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    build_s, _ = timed(lambda: run(["docker", "build", "-q", "-t", tag, str(folder)], env=environment))
+    push_s, _ = timed(lambda: run(["docker", "push", "-q", tag]))
+    return {"archive_s": archive_s, "build_s": build_s, "push_s": push_s, "tag": tag}
+
+
+def ours(model_dir: Path, host: str) -> dict[str, Any]:
+    where = f"{host}/ours/wide"
+    os.sync()
+    archive_s, archived = timed(lambda: cli("archive", str(model_dir)))
+    build_s, built = timed(lambda: cli("build", str(model_dir)))
+    verify_s, verdict = timed(lambda: cli("verify", str(model_dir)))
+    os.sync()
+    push_s, pushed = timed(lambda: cli("push", str(model_dir), "--repository", where))
+    return {
+        "archive_s": archive_s,
+        "build_s": build_s,
+        "push_s": push_s,
+        "verify_s": verify_s,
+        "verify_load_s": verdict["load_s"],
+        "pushed_bytes": pushed["bytes"],
+        "config": built["config_digest"],
+        "skipped": archived["skipped"],
+    }
+
+
+def unchanged(model_dir: Path, host: str) -> dict[str, Any]:
+    """A relay that has nothing to do, and one after an edit of the model file."""
+    client = docker.from_env()
+    where = f"{host}/ours/wide"
+    cli("relay", str(model_dir), "--repository", where, "--target", "docker")
+    before = sorted(one.id for one in client.containers.list(filters={"name": "torchrelay-wide"}))
+    seconds, again = timed(lambda: cli("relay", str(model_dir), "--repository", where, "--target", "docker"))
+    after = sorted(one.id for one in client.containers.list(filters={"name": "torchrelay-wide"}))
+    with (model_dir / "model.py").open("a") as file:
+        file.write("\n# edited\n")
+    edit_s, edited = timed(lambda: cli("relay", str(model_dir), "--repository", f"{where}:edited", "--target", "docker"))
+    cli("delete", str(model_dir), "--target", "docker")
+    return {
+        "unchanged_s": seconds,
+        "unchanged_bytes": again["pushed"]["bytes"],
+        "restarted": before != after,
+        "edit_bytes": edited["pushed"]["bytes"],
+        "edit_s": edit_s,
+    }
+
+
+def archive_alone(folder: Path, gib: float) -> dict[str, float]:
+    """`torchrelay archive` beside a stored zip by the standard library, of the same new weights, in turn; whole processes."""
+    model_dir = make_model(folder / f"alone-{gib}", gib)
+    weights, zipped = model_dir / "model.pt", folder / "stored.zip"
+    script = "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',zipfile.ZIP_STORED);z.write(sys.argv[1],'model.pt');z.close()"
+    zips, ours_, peaks = [], [], []
+    for _ in range(3):
+        shutil.rmtree(model_dir / ".torchrelay", ignore_errors=True)
+        zipped.unlink(missing_ok=True)
+        os.sync()
+        zips.append(timed(lambda: run([sys.executable, "-c", script, str(weights), str(zipped)]))[0])
+        zipped.unlink()
+        os.sync()
+        seconds, peak = peak_mib([sys.executable, "-m", "torchrelay", "archive", str(model_dir)])
+        ours_.append(seconds)
+        peaks.append(peak)
+    shutil.rmtree(model_dir)
+    return {
+        "gib": gib,
+        "archive_s": sorted(ours_)[1],
+        "zip_s": sorted(zips)[1],
+        "ratio": sorted(ours_)[1] / sorted(zips)[1],
+        "peak_mib": max(peaks),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gib", type=float, default=1.0, help="size of the weights")
+    parser.add_argument("--slope", default="0.1,1,4", help="sizes in GiB for the archive alone")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--no-recipe", action="store_true", help="leave the recipe and the cold starts out")
+    options = parser.parse_args()
+    configure_logging(verbose=False)
+    settings = RuntimeSettings.from_environment("cpu")
+    runtime = ensure_runtime(settings, progress())
+    tag = tag_of(inputs_digest(settings))
+    figures: dict[str, Any] = {
+        "gib": options.gib,
+        "cpus": os.cpu_count(),
+        "runtime_compressed_mb": sum(layer.blob.size for layer in runtime.layers) / 1e6,
+    }
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TORCHRELAY_BENCH_DIR")) as scratch:
+        folder = Path(scratch)
+        with registry(folder) as host:
+            small = make_model(folder / "small", 0.001)
+            cli("verify", str(small))
+            cli("push", str(small), "--repository", f"{host}/ours/wide:base")
+            model_dir = make_model(folder / "wide", options.gib)
+            figures["floor"] = floor(model_dir / "model.pt")
+            figures["ours"] = ours(model_dir, host)
+            if not options.no_recipe:
+                run(["docker", "tag", tag, f"{host}/recipe/wide:base"])
+                run(["docker", "push", "-q", f"{host}/recipe/wide:base"])
+                figures["recipe"] = recipe(model_dir, folder / "recipe", host, tag)
+                memory = f"{int(4 * options.gib) + 3}g"
+                ours_start = sorted(cold_start(figures["ours"]["config"], "wide", memory) for _ in range(3))[1]
+                theirs = sorted(cold_start(figures["recipe"]["tag"], "wide", memory) for _ in range(3))[1]
+                figures["cold_start"] = {"ours_s": ours_start, "stock_s": theirs, "ratio": ours_start / theirs}
+            figures["again"] = unchanged(model_dir, host)
+        shutil.rmtree(folder / "registry")
+        figures["archive"] = [archive_alone(folder, float(size)) for size in options.slope.split(",") if size]
+    summarise(figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def summarise(figures: dict[str, Any]) -> None:
+    mine, bottom = figures["ours"], figures["floor"]
+    figures["ours_s"] = mine["archive_s"] + mine["build_s"] + mine["push_s"]
+    figures["floor_s"] = bottom["sha256_s"] + bottom["copy_s"]
+    figures["over_floor"] = figures["ours_s"] / figures["floor_s"]
+    theirs = figures.get("recipe")
+    if theirs:
+        figures["recipe_s"] = theirs["archive_s"] + theirs["build_s"] + theirs["push_s"]
+        figures["speedup"] = figures["recipe_s"] / figures["ours_s"]
+    table = Table(title=f"{figures['gib']:g} GiB of new weights to a registry on loopback, {figures['cpus']} CPUs, seconds")
+    for column in ("", "archive", "build", "push", "sum", "verify's load, apart"):
+        table.add_column(column, justify="right")
+    for name, row in (("torchrelay", mine), ("recipe", theirs)):
+        if row:
+            total = row["archive_s"] + row["build_s"] + row["push_s"]
+            load = f"{row['verify_load_s']:.1f}" if "verify_load_s" in row else "-"
+            table.add_row(name, f"{row['archive_s']:.2f}", f"{row['build_s']:.2f}", f"{row['push_s']:.2f}", f"{total:.2f}", load)
+    table.add_row("floor", f"sha256 {bottom['sha256_s']:.2f}", f"copy {bottom['copy_s']:.2f}", "", f"{figures['floor_s']:.2f}", "")
+    console = Console(width=140)
+    console.print(table)
+    told = {
+        "speedup over the recipe": f"{figures['speedup']:.1f}" if theirs else "-",
+        "times the floor": f"{figures['over_floor']:.2f}",
+        "runtime image, gzip'd MB": f"{figures['runtime_compressed_mb']:.0f}",
+        "nothing changed": "{unchanged_s:.2f} s, {unchanged_bytes} bytes pushed, restarted: {restarted}".format(**figures["again"]),
+        "after an edit of model.py": "{edit_bytes} bytes pushed".format(**figures["again"]),
+    }
+    if "cold_start" in figures:
+        told["cold start"] = "{ours_s:.1f} s, stock {stock_s:.1f} s, ratio {ratio:.2f}".format(**figures["cold_start"])
+    for row in figures.get("archive", []):
+        told[f"archive of {row['gib']:g} GiB"] = (
+            "{archive_s:.2f} s, stored zip {zip_s:.2f} s, ratio {ratio:.2f}, peak {peak_mib:.0f} MiB".format(**row)
+        )
+    for name, value in told.items():
+        console.print(f"{name:28} {value}")
+
+
+if __name__ == "__main__":
+    main()
