@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchrelay_handlers import Answer, BadSample, Handler, Raw, handler_factory
+from torchrelay_handlers import Answer, BadSample, Handler, Raw, handler_factory, inputs
 from unit.handlers.support import JSON, Double, Poisoned, differences
 
 
@@ -187,6 +187,32 @@ def test_a_lost_device_answers_503_to_all_and_says_so() -> None:
     assert answers[0].headers == {"retry-after": "5"}
     assert handler.lost
     assert [answer.status for answer in handler.predict([b"[1]"], JSON)] == [503]
+
+
+def test_what_nobody_foresaw_stays_with_its_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    handler = handler_factory(Double, postprocess_function=lambda output: output.tolist() if output[0] != 2 else deep()).load(None)
+    assert [status for status, _ in ask(handler, b"[1, 1, 1]", b"[2, 2, 2]")] == [500, 200]
+    decode = inputs.decode
+    monkeypatch.setattr(inputs, "decode", lambda request: decode(request) if request.body != b"[3]" else 1 / 0)
+    assert [status for status, _ in ask(handler, b"[3]", b"[2, 2, 2]")] == [500, 200]
+    assert "ZeroDivisionError" in caplog.text
+    assert "RecursionError" in caplog.text
+
+
+def deep() -> object:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+def test_a_problem_does_not_quote_the_whole_body() -> None:
+    def preprocess(sample: Any) -> Tensor:
+        raise ValueError(f"what is {sample}?")
+
+    (answer,) = handler_factory(Double, preprocess).load(None).predict([json.dumps("x" * 10_000).encode()], JSON)
+    assert answer.status == 400
+    assert len(answer.body) < 800
 
 
 def test_unknown_options_are_refused_with_the_nearest_right_one() -> None:

@@ -127,7 +127,7 @@ def test_any_json_value_is_read_as_it_is(value: Any) -> None:
     assert inputs.decode(Request(body, "application/json")) == value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=120), st.sampled_from(TYPES) | st.text(max_size=20))
 @example(b'"\x00', "text/csv")
 @example(b"--b\r\n\r\n\r\n--b--", "multipart/form-data; boundary=b")

@@ -196,6 +196,13 @@ def test_an_old_torch_reads_no_pickle(version: str) -> None:
         loading.check_torch(version)
 
 
+def test_the_torch_at_hand_is_asked(net: nn.Module, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(net.state_dict(), path)
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    with pytest.raises(WeightsError, match=r"torch 2\.9\.1 reads pickled weights unsafely"):
+        loading.load(path, Net, CPU)
+
+
 @pytest.mark.parametrize("version", ["2.10.0", "2.13.0+cpu", "3.0"])
 def test_a_recent_torch_does(version: str) -> None:
     loading.check_torch(version)

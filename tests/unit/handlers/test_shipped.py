@@ -253,7 +253,7 @@ HANDLER = classifier()
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=80), st.integers(0, 70), st.sampled_from(["PNG", "JPEG", "WEBP"]))
 def test_any_bytes_are_a_picture_or_a_4xx(noise: bytes, at: int, kind: str) -> None:
     whole = picture(kind=kind)

@@ -26,6 +26,7 @@ class ModelHandler:
 
     def handle(self, data, context):
         body = data[0].get("body")
+        assert context is None or context.get_request_header(0, "x-row") == body.get("row")
         return (torch.tensor([body.get("input_data")]) * self.factor).tolist()
 """
 FACTORY = """
@@ -50,6 +51,8 @@ def model_dir(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def serve(service: Service, model_dir: Path, bodies: list[bytes], content_type: str = JSON) -> tuple[list[Any], FakeContext]:
     context = FakeContext(str(model_dir), [content_type] * len(bodies))
+    for row, processor in enumerate(context.request_processor):
+        processor.headers["x-row"] = row if b'"row"' in bodies[row] else None
     answers = service(as_torchserve(bodies, content_type), context)
     assert answers is not None
     return answers, context
@@ -160,6 +163,11 @@ def test_native_handler_that_looks_at_the_first_request_only_answers_all(model_d
         assert answers == [[2.0 * n, 0.0, 2.0] for n in range(4)]
 
 
+def test_native_handler_sees_the_headers_of_the_request_that_it_is_given(model_dir: Path) -> None:
+    _, context = serve(loaded(model_dir), model_dir, [b'{"input_data": [1, 0, 0], "row": %d}' % row for row in range(3)])
+    assert context.statuses == [200, 200, 200]
+
+
 def test_native_handler_fails_for_the_bad_request_alone(model_dir: Path) -> None:
     service = loaded(model_dir)
     answers, context = serve(service, model_dir, [b'{"input_data": [1, 0, 0]}', b'{"other": 1}', b'{"input_data": [2, 0, 0]}'])
@@ -183,7 +191,7 @@ def test_native_handlers_unprotected_would_fail_the_test_of_neighbours(model_dir
 
     def unprotected(some: list[bytes]) -> list[tuple[int, bytes]]:
         handle = service.served.entry.handle  # type: ignore[union-attr]
-        return [(200, json.dumps(answer).encode()) for answer in handle(as_torchserve(some, JSON), FakeContext())]
+        return [(200, json.dumps(answer).encode()) for answer in handle(as_torchserve(some, JSON), None)]
 
     assert differences(protected, bodies) == []
     assert "2 requests, 1 answers" in differences(unprotected, bodies)
