@@ -174,7 +174,7 @@ def archive(
     Raises ArchiveInvalid for a missing file, WeightsChanged when the weights are no longer what fetch verified, DiskFull.
     """
     workspace = Workspace(model_dir)
-    weights = fetched.path.name
+    weights = model.weights.filename
     entries = plan_entries(model_dir, model, fetched.path, weights, version)
     inputs = inputs_digest(entries, weights, fetched.sha256)
     path = output or workspace.root / f"{model.name}.mar"
@@ -215,7 +215,7 @@ def _recorded(workspace: Workspace, path: Path, inputs: str) -> dict[str, Stored
 
 def export(model_dir: Path, model: Model, fetched: Fetched, version: str, progress: Progress, kind: Format, output: Path) -> None:
     """Write the archive in one of torch-model-archiver's other formats: `tgz`, or a folder for `no-archive`."""
-    weights = fetched.path.name
+    weights = model.weights.filename
     entries = plan_entries(model_dir, model, fetched.path, weights, version)
     with progress.task(f"archive {output.name}", sum(entry.size for entry in entries)) as task:
         if kind == "tgz":

@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from torchrelay import report
 from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, Target, app, begin, done, option
 from torchrelay.errors import GateFailed, ModelInvalid, Problem
 from torchrelay.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torchrelay.model import Model
 
 Sample = Annotated[str | None, option("sample", "Name of the sample to send. Default: the first.")]
 Body = Annotated[Path | None, option("body", "File to send instead of a sample.")]
@@ -16,12 +19,11 @@ ContentType = Annotated[str, option("content-type", "Content type of --body.")]
 Lines = Annotated[int, option("lines", "Lines from the end of the log.", min=1)]
 
 
-def _chosen(model_dir: Path, target: str | None):  # type: ignore[no-untyped-def] # (Model, name): both are the caller's to unpack
+def _chosen(model_dir: Path, target: str | None) -> "tuple[Model, str]":
     from torchrelay.model import load_model  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
-    from torchrelay.relay import default_target  # noqa: PLC0415
 
     model = load_model(model_dir)
-    return model, target or default_target(model)
+    return model, target or model.first_target
 
 
 @app.command()

@@ -101,15 +101,9 @@ class Relay:
         )
 
 
-def default_target(model: Model) -> str:
-    """Return where a model goes when nobody says: docker if model.yaml declares it or nothing, else the first it declares."""
-    declared = [name for name in TARGETS if name in model.targets.model_fields_set]
-    return declared[0] if declared else "docker"
-
-
 def deploy_plan(model: Model, target: str | None) -> list[str]:
     """Say what deploy would do, for --dry-run."""
-    chosen = target or default_target(model)
+    chosen = target or model.first_target
     return [f"start {model.name} on {chosen}, replay its samples there, switch to it, and stop what ran before"]
 
 
@@ -146,7 +140,7 @@ def relay(
     """
     run = Relay(model_dir, progress, update_lock)
     checked = run.check()
-    chosen = target or default_target(checked.model)
+    chosen = target or checked.model.first_target
     fetched = run.fetch(checked)
     archived = run.archive(checked, fetched)
     built = pushed = None
@@ -171,7 +165,7 @@ def deploy_only(model_dir: Path, progress: Progress, *, target: str | None) -> d
     """Deploy what was proved (and pushed, if it was), making again only what is missing."""
     run = Relay(model_dir, progress)
     checked = run.check()
-    chosen = target or default_target(checked.model)
+    chosen = target or checked.model.first_target
     archived = run.archive(checked, run.fetch(checked))
     built = run.build(checked, archived) if chosen != "local" else None
     endpoint = run.deploy(checked, chosen, archived, built, _pushed(model_dir, built))

@@ -1,0 +1,25 @@
+"""A weights.lock that fetch has just written does not make a checkout dirty; a changed one does."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from torchrelay.gitversion import resolved_version
+from torchrelay.model import Model
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("?? m/weights.lock\n", "0123456789ab"),
+        (" M m/weights.lock\n", "0123456789ab-dirty"),
+        ("?? m/other.py\n?? m/weights.lock\n", "0123456789ab-dirty"),
+        ("", "0123456789ab"),
+    ],
+)
+def test_dirt(status: str, expected: str) -> None:
+    def git(arguments: list[str], _folder: Path) -> "subprocess.CompletedProcess[str]":
+        return subprocess.CompletedProcess(arguments, 0, status if arguments[0] == "status" else "0123456789abc\n", "")
+
+    model = Model.model_validate({"name": "m", "weights": "model.pt", "handler": "tensor"})
+    assert resolved_version(model, Path("m"), git) == expected
