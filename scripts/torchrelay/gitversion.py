@@ -43,6 +43,6 @@ def resolved_version(model: Model, model_dir: Path, git: Git = _git) -> str:
     # --short=12 gives more than 12 digits where 12 are ambiguous: as many for everybody, so that tags compare equal
     version = commit.stdout.strip()[:12]
     changes = git(["status", "--porcelain", "--untracked-files=normal", "--", ".", f":(exclude){STATE_DIR}"], model_dir)
-    # A weights.lock that the first fetch has just written changes nothing about the model; one that git knows and that differs does.
+    # A weights.lock that the first fetch has just written changes nothing about the model; a known one that differs does.
     lines = [line for line in changes.stdout.splitlines() if not (line.startswith("??") and line.endswith(LOCK_NAME))]
     return f"{version}-dirty" if changes.returncode != 0 or lines else version

@@ -16,7 +16,6 @@ from torchrelay.layout import cache_dir
 from torchrelay.model import Model
 from torchrelay.push import Pushed, push
 from torchrelay.report import Progress, log, table
-from torchrelay.targets import TARGETS
 from torchrelay.verdict import Verdict
 from torchrelay.workspace import Workspace, read_json
 
