@@ -69,13 +69,16 @@ class Native:
 
 
 def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any]:
-    """JSON as TorchServe hands it over by default, parsed, when TS_DECODE_INPUT_REQUEST=false leaves that to handlers."""
+    """JSON parsed and text as str, as TorchServe hands them over unless config.properties has decode_input_request=false."""
     for name, value in row.items():
         if isinstance(value, bytearray | bytes):
             said = context.get_all_request_header(index).get(name)
-            if isinstance(said, dict) and said.get("content-type") == "application/json":
-                with contextlib.suppress(ValueError, RecursionError):
+            content_type = (said.get("content-type") if isinstance(said, dict) else None) or ""
+            with contextlib.suppress(ValueError, RecursionError):
+                if content_type == "application/json":
                     return {**row, name: json.loads(value)}
+                if content_type.startswith("text"):
+                    return {**row, name: value.decode()}
     return row
 
 

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from torchrelay_handlers import handler_factory
+from torchrelay_handlers.adapters.native import Native
 from torchrelay_handlers.adapters.torchserve import Service, request_of
+from torchrelay_handlers.resolve import TorchServeEntry
 from unit.handlers.support import JSON, Double, FakeContext, as_torchserve, differences
 
 HANDLERS = Path(__file__).parents[3] / "handlers" / "torchrelay_handlers"
@@ -179,6 +181,14 @@ def test_native_handler_fails_for_the_bad_request_alone(model_dir: Path) -> None
 def test_native_handler_gets_json_parsed_even_when_torchserve_leaves_that_to_us(model_dir: Path) -> None:
     context = FakeContext(str(model_dir), [JSON])
     assert loaded(model_dir)([{"body": bytearray(b'{"input_data": [1, 0, 0]}')}], context) == [[2.0, 0.0, 0.0]]
+
+
+def test_native_handler_gets_text_as_text_and_broken_bodies_as_they_are() -> None:
+    seen: list[Any] = []
+    native = Native(TorchServeEntry(lambda data, _: seen.append(data[0]["body"]) or [1], print))  # type: ignore[func-returns-value]
+    for body, content_type in ((b"text", "text/plain"), (b"{", JSON), (b"\xff", "text/plain"), (b"x", "image/png")):
+        native.answer([{"body": bytearray(body)}], FakeContext("", [content_type]))
+    assert seen == ["text", b"{", b"\xff", b"x"]
 
 
 def test_native_handlers_unprotected_would_fail_the_test_of_neighbours(model_dir: Path) -> None:
