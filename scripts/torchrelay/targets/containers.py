@@ -78,10 +78,11 @@ class Front:
         raise DeployFailed(f"the front did not start within {START_S:.0f} s:\n{tail}".rstrip())
 
     def switch(self, version: Version) -> None:
-        """Send new requests to a version; those in flight end where they are.
+        """Send new requests to a version, all of them once this returns; those in flight end where they are.
 
         Raises DeployFailed; the front then serves what it served.
         """
+        workers = self._accepting()
         command = [layout.IMAGE_PYTHON, f"{layout.IMAGE_HOME}/runtime/front.py", "switch", f"{version.alias}:{PORT}"]
         try:
             code, _, errors = exec_in(self.container, command, timeout_s=30.0)
@@ -89,6 +90,15 @@ class Front:
             raise DeployFailed(f"the front could not be switched: {failure.message}", failure.fix) from failure
         if code != 0:
             raise DeployFailed(f"the front could not be switched: {errors.decode(errors='replace').strip()[-500:]}")
+        deadline = time.monotonic() + START_S
+        while self._accepting() > workers:  # a reload starts the new workers before it tells the old ones to stop accepting
+            if time.monotonic() > deadline:
+                raise DeployFailed(f"the front's old workers still accept requests after {START_S:.0f} s")
+            time.sleep(0.02)
+
+    def _accepting(self) -> int:
+        """Count nginx's workers that take new connections; one that is told to stop says so in its title."""
+        return sum(row[-1] == "nginx: worker process" for row in self.container.top()["Processes"])
 
 
 class Containers:

@@ -196,6 +196,7 @@ class DockerTarget:
                 containers.remove_front(self.context.bind, self.port)
             elif switched and old is not None:
                 self._restore(containers, old, new, error)
+                containers.drain_and_stop(new, self.model.timeouts.drain_s)
             new.container.remove(force=True, v=True)
             if switched and old is not None and isinstance(error, GateFailed):
                 what = f"{new.name} failed behind the port: {error.message}; {old.name} answers again"

@@ -1,0 +1,333 @@
+"""The docker target on a real daemon: replaced without a lost request, broken, killed half-way, rolled back and deleted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import requests
+
+from tests.container.harness import Factory
+from torchrelay.errors import DeployFailed, GateFailed, PortTaken, RolledBack
+from torchrelay.model import Model
+from torchrelay.probe import ExecProber, ProbeRequest
+from torchrelay.report import Quiet
+from torchrelay.samples import Expect, Sample
+from torchrelay.targets import Context, Endpoint, Release, contract
+from torchrelay.targets.containers import Containers
+from torchrelay.targets.docker import DockerTarget
+
+NAME = "model"
+
+
+def sample(**expected: Any) -> Sample:
+    """A request that is echoed, and what must be in the answer."""
+    expect = Expect(mode="subset", value={"echo": "hello", **expected})
+    return Sample("hello", b'{"echo": "hello"}', "application/json", expect, None, "samples/hello.json", 1)
+
+
+class Deployment:
+    """A model directory, its target and versions of its image."""
+
+    def __init__(self, factory: Factory, folder: Path) -> None:
+        self.factory = factory
+        self.dir = folder
+        self.port = free_port()
+
+    def target(self, **changes: Any) -> DockerTarget:
+        described: dict[str, Any] = {"name": NAME, "weights": "model.pt", "handler": "handler.py", "timeouts": {"startup_s": 60}}
+        described["targets"] = {"docker": {"port": self.port}}
+        model = Model.model_validate(described | changes)
+        return DockerTarget(Context(self.dir, model, Quiet(), self.dir / "cache"))
+
+    def release(self, version: str, case: str = "answers_as_told", expected: str = "") -> Release:
+        tag = self.factory.image(case, {"version": version, "environment": {"DECLARED": version}}, "", "")
+        digest = str(self.factory.client.images.get(tag).id)
+        return Release(version, digest, (sample(version=expected or version),))
+
+    def apply(self, version: str, case: str = "answers_as_told", expected: str = "") -> Endpoint:
+        return self.target().apply(self.release(version, case, expected))
+
+    def answer(self) -> Any:
+        request = ProbeRequest("1", "POST", f"/predictions/{NAME}", "application/json", b'{"echo": "hello"}')
+        answer = self.target().invoke(request)
+        return json.loads(answer.body)["version"] if answer.status == 200 else answer.error or answer.status
+
+    def containers(self) -> dict[str, str]:
+        """Name -> state of all that the target made."""
+        found = self.factory.client.containers.list(all=True, filters={"label": f"org.torchrelay.name={NAME}"})
+        return {str(one.name): str(one.status) for one in found}
+
+    def name(self, release: Release) -> str:
+        return f"torchrelay-{NAME}-{release.digest[7:19]}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def deployment(client: docker.DockerClient, runtime: str, tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(Factory(client, runtime, "torchserve"), tmp_path)
+    made.target().delete()
+    yield made
+    for name in made.containers():
+        print(f"--- {name}\n{client.containers.get(name).logs(tail=30).decode(errors='replace')}")
+    made.target().delete()
+    assert made.containers() == {}
+    assert client.networks.list(names=[f"torchrelay-{NAME}"]) == []
+
+
+@contextmanager
+def visitors(port: int, count: int = 4) -> Iterator[list[str]]:
+    """Clients that never stop asking; gives what each answer was."""
+    seen: list[str] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with requests.Session() as session:
+            while not stop.is_set():
+                try:
+                    told = {"echo": "x", "sleep": 0.02}
+                    answer = session.post(f"http://127.0.0.1:{port}/predictions/{NAME}", json=told, timeout=30)
+                    seen.append(answer.json()["version"] if answer.ok else str(answer.status_code))
+                except requests.RequestException as error:
+                    seen.append(repr(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_a_version_is_replaced_without_a_lost_request_and_comes_back(deployment: Deployment) -> None:
+    one = deployment.release("one")
+    first = deployment.target().apply(one)
+    url = f"http://127.0.0.1:{deployment.port}/predictions/{NAME}"
+    assert first == Endpoint("docker", url, one.digest, "one", "ready")
+    assert deployment.containers() == {f"torchrelay-{NAME}-front": "running", deployment.name(one): "running"}
+    assert deployment.answer() == "one"
+
+    begin = time.monotonic()
+    assert deployment.target().apply(one) == replace(first, skipped=True)
+    assert time.monotonic() - begin < 5
+    assert deployment.target().plan(one).unchanged
+
+    two = deployment.release("two")
+    with visitors(deployment.port) as seen:
+        second = deployment.target().apply(two)
+    assert (second.version, second.previous, deployment.answer()) == ("two", one.digest, "two")
+    assert set(seen) == {"one", "two"}
+    assert seen.index("two") > 0
+    assert deployment.containers() == {
+        f"torchrelay-{NAME}-front": "running",
+        deployment.name(one): "exited",
+        deployment.name(two): "running",
+    }
+
+    with visitors(deployment.port) as seen:
+        back = deployment.target().rollback()
+    assert (back.version, back.previous, deployment.answer()) == ("one", two.digest, "one")
+    assert set(seen) == {"one", "two"}
+
+
+def test_what_is_published_is_the_front_alone_and_every_container_is_hardened(
+    deployment: Deployment, client: docker.DockerClient
+) -> None:
+    release = deployment.release("one")
+    deployment.target().apply(release)
+    model = client.containers.get(deployment.name(release)).attrs
+    front = client.containers.get(f"torchrelay-{NAME}-front").attrs
+    assert model["HostConfig"]["PortBindings"] in ({}, None)
+    assert front["HostConfig"]["PortBindings"] == {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(deployment.port)}]}
+    for attributes in (model, front):
+        settings = attributes["HostConfig"]
+        assert settings["ReadonlyRootfs"] is True
+        assert settings["CapDrop"] == ["ALL"]
+        assert settings["SecurityOpt"] == ["no-new-privileges"]
+        assert settings["NetworkMode"] == f"torchrelay-{NAME}"
+        assert attributes["Config"]["User"] == "1000:1000"
+    assert (model["HostConfig"]["Memory"], model["HostConfig"]["NanoCpus"]) == (2 << 30, 10**9)
+    assert model["Config"]["Labels"]["org.torchrelay.digest"] == release.digest
+    assert model["Config"]["Labels"]["org.torchrelay.version"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("case", "expected", "message"),
+    [("fails_to_load", "", "does not load"), ("answers_as_told", "other", "hello: ")],
+)
+def test_a_version_that_fails_gets_no_request_and_is_removed(
+    deployment: Deployment, case: str, expected: str, message: str
+) -> None:
+    first = deployment.apply("one")
+    before = deployment.containers()
+    with visitors(deployment.port) as seen, pytest.raises(GateFailed, match=message):
+        deployment.apply("two", case, expected)
+    assert set(seen) == {"one"}
+    assert deployment.containers() == before
+    assert deployment.target().status() == first
+
+
+def test_a_first_version_that_fails_leaves_nothing(deployment: Deployment) -> None:
+    with pytest.raises(GateFailed):
+        deployment.apply("one", expected="other")
+    assert deployment.containers() == {}
+    assert deployment.target().status().state == "absent"
+
+
+def test_a_version_that_fails_behind_the_port_is_replaced_by_the_old_one(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deployment.apply("one")
+    before = deployment.containers()
+    real = contract.prove
+
+    def prove(prober: Any, model: Any, samples: Any, *rest: Any) -> None:
+        """Expect the impossible of whoever answers through the port."""
+        outside = not isinstance(prober, ExecProber)
+        real(prober, model, [sample(version="impossible")] if outside else samples, *rest)
+
+    monkeypatch.setattr(contract, "prove", prove)
+    with visitors(deployment.port) as seen, pytest.raises(RolledBack, match="answers again"):
+        deployment.apply("two")
+    monkeypatch.undo()
+    assert set(seen) <= {"one", "two"}
+    assert seen[-1] == "one"
+    assert deployment.containers() == before
+    assert deployment.target().status() == first
+
+
+def test_a_run_that_was_killed_before_the_switch_leaves_nothing_that_lasts(
+    deployment: Deployment, client: docker.DockerClient
+) -> None:
+    deployment.apply("one")
+    stray = deployment.release("stray")
+    with Containers.translated():
+        left = Containers(client, deployment.target().model).create_version(stray, stray.digest)
+    left.container.start()  # as a killed run leaves it: running, proved or not, nothing points at it
+    two = deployment.release("two")
+    assert deployment.target().apply(two).version == "two"
+    assert deployment.name(stray) not in deployment.containers()
+
+
+def test_a_run_that_was_killed_after_the_switch_is_taken_up(deployment: Deployment, client: docker.DockerClient) -> None:
+    one, two = deployment.release("one"), deployment.release("two")
+    deployment.target().apply(one)
+    containers = Containers(client, deployment.target().model)
+    new = containers.create_version(two, two.digest)
+    new.container.start()
+    deployment.target()._wait_ready(containers, new.container)
+    deployment.target()._front_to(containers, new)  # and killed here: the record says "one" still
+    assert deployment.target().status().version == "two"
+    after = deployment.target().apply(two)
+    assert (after.skipped, after.previous) == (True, one.digest)
+    assert deployment.target().rollback().version == "one"
+    assert deployment.answer() == "one"
+
+
+def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:
+    first = deployment.apply("one")
+    before = deployment.containers()
+    two = deployment.release("two", "slow_to_load")
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if deployment.containers().get(deployment.name(two)) == "running":
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        deployment.target().apply(two)
+    watcher.join(10)
+    assert deployment.containers() == before
+    assert deployment.target().status() == first
+
+
+def test_a_restarted_front_finds_the_live_version(deployment: Deployment, client: docker.DockerClient) -> None:
+    deployment.apply("one")
+    deployment.apply("two")
+    client.containers.get(f"torchrelay-{NAME}-front").restart(timeout=10)
+    deadline = time.monotonic() + 20
+    while deployment.answer() != "two":
+        assert time.monotonic() < deadline, deployment.answer()
+        time.sleep(0.1)
+    assert deployment.target().status().version == "two"
+    assert deployment.apply("two").skipped
+
+
+def test_another_port_is_taken_before_the_old_one_is_given_up(deployment: Deployment) -> None:
+    deployment.apply("one")
+    deployment.port = free_port()
+    moved = deployment.apply("one")
+    assert moved.url == f"http://127.0.0.1:{deployment.port}/predictions/{NAME}"
+    assert deployment.answer() == "one"
+    assert len([name for name in deployment.containers() if "front" in name]) == 1
+
+
+def test_a_taken_port_is_named_before_anything_is_started(deployment: Deployment) -> None:
+    with socket.create_server(("127.0.0.1", deployment.port)):
+        with pytest.raises(PortTaken, match=f"127.0.0.1:{deployment.port}") as caught:
+            deployment.apply("one")
+        assert "targets: {docker: {port:" in caught.value.fix
+        assert deployment.containers() == {}
+
+
+def test_a_version_that_died_is_started_anew(deployment: Deployment, client: docker.DockerClient) -> None:
+    one = deployment.release("one")
+    deployment.target().apply(one)
+    client.containers.get(deployment.name(one)).stop(timeout=20)
+    assert deployment.target().status().state == "stopped"
+    assert deployment.target().apply(one).state == "ready"
+    assert deployment.answer() == "one"
+
+
+def test_without_an_image_or_a_previous_version_it_says_so(deployment: Deployment) -> None:
+    missing = Release("x", "sha256:" + "0" * 64, (sample(),))
+    with pytest.raises(DeployFailed, match="the daemon has no image"):
+        deployment.target().apply(missing)
+    with pytest.raises(DeployFailed, match="cannot be pulled"):
+        deployment.target().apply(replace(missing, reference="127.0.0.1:9/nothing@sha256:" + "0" * 64))
+    with pytest.raises(DeployFailed, match="no previous version"):
+        deployment.target().rollback()
+
+
+def test_large_bodies_go_through_exec(deployment: Deployment, client: docker.DockerClient) -> None:
+    release = deployment.release("one")
+    deployment.target().apply(release)
+    body = json.dumps({"echo": "x" * 900_000}).encode()
+    prober = ExecProber(client.containers.get(deployment.name(release)))
+    sent = [ProbeRequest(str(turn), "POST", f"/predictions/{NAME}", "application/json", body) for turn in range(16)]
+    answers = prober.send(sent, 4, 60.0)
+    assert [answer.id for answer in answers] == [request.id for request in sent]
+    assert {answer.status for answer in answers} == {200}
+    assert {len(json.loads(answer.body)["echo"]) for answer in answers} == {900_000}
+
+
+def test_a_probe_of_a_dead_container_is_one_error(deployment: Deployment, client: docker.DockerClient) -> None:
+    release = deployment.release("one")
+    deployment.target().apply(release)
+    container = client.containers.get(deployment.name(release))
+    container.stop(timeout=20)
+    with pytest.raises(GateFailed, match="not running"):
+        ExecProber(container).send([ProbeRequest("1", "GET", "/ping", "", b"")], 1, 5.0)
