@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import boto3
 import botocore.exceptions
 from botocore.config import Config
 from pydantic import SecretStr
@@ -148,6 +147,8 @@ def _registry(host: str) -> EcrRegistry:
 def _client(registry: EcrRegistry) -> "ECRClient":
     retried = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 5})
     with _explained(registry, "", ""):
+        import boto3  # noqa: PLC0415 -- half a second that only AWS addresses need to pay
+
         return boto3.Session().client("ecr", region_name=registry.region, config=retried)
 
 

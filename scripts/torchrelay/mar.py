@@ -13,15 +13,16 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 from torchrelay.errors import ArchiveInvalid
 from torchrelay.report import Task
 from torchrelay.workspace import atomic_write
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes read at once
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 MAX_ENTRIES = 100_000
@@ -40,9 +41,9 @@ class Entry:
         """Length in bytes."""
         return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
 
-    def open(self) -> IO[bytes]:
+    def open(self) -> BinaryIO:
         """Open the content for reading."""
-        return io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb")
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else cast("BinaryIO", self.source.open("rb", buffering=0))
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,24 @@ class Stored:
     sha256: str
 
 
-def _hashed_copy(source: IO[bytes], target: IO[bytes], task: Task) -> str:
+def _hashed_copy(source: BinaryIO, target: IO[bytes], task: Task) -> str:
+    """Copy to the end and return the sha256 (hex).
+
+    Hashing runs beside the copy on another core, a buffer behind it; two buffers serve all of it, so no memory is asked for anew.
+    """
     digest = hashlib.sha256()
-    while chunk := source.read(CHUNK):
-        digest.update(chunk)
-        target.write(chunk)
-        task.advance(len(chunk))
+    buffers = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
+    with ThreadPoolExecutor(1) as pool:
+        hashing: list[Future[None]] = [pool.submit(digest.update, b"")] * 2
+        turn = 0
+        hashing[turn].result()
+        while count := source.readinto(buffers[turn]):  # type: ignore[attr-defined] # files and BytesIO alike have it
+            piece = buffers[turn][:count]
+            hashing[turn] = pool.submit(digest.update, piece)
+            target.write(piece)
+            task.advance(count)
+            turn = 1 - turn
+            hashing[turn].result()
     return digest.hexdigest()
 
 

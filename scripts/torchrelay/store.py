@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from torchrelay.layout import cache_dir
 from torchrelay.mar import CHUNK
 from torchrelay.report import Task
 from torchrelay.workspace import atomic_write
+
+ABANDONED_S = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,20 @@ def adopt(path: Path, digest: str) -> Blob:
     return Blob(digest, size, (Slice(target, 0, size),))
 
 
+def sweep(staging: Path, now: float | None = None) -> None:
+    """Remove what killed runs left half-written; whatever is a day old has no living writer."""
+    oldest = (time.time() if now is None else now) - ABANDONED_S
+    for left in staging.iterdir():
+        with suppress(OSError):  # another process sweeps as well
+            if left.is_file() and left.stat().st_mtime < oldest:
+                left.unlink()
+
+
 def write_blob(data: Iterator[bytes]) -> Blob:
     """Write chunks into the cache and return the blob. Raises DiskFull."""
     staging = cache_dir() / "blobs" / "incoming"
     staging.mkdir(parents=True, exist_ok=True)
+    sweep(staging)
     digest, size = hashlib.sha256(), 0
     marker = staging / uuid.uuid4().hex
     with atomic_write(marker) as file:

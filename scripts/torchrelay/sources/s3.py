@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-import boto3
 import botocore.exceptions
 import urllib3.exceptions
 from botocore.config import Config
@@ -52,6 +51,8 @@ def basename(uri: str) -> str:
 def client() -> "S3Client":
     """Make a client: credentials and region are found as every AWS tool finds them."""
     once = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 1})  # the downloader retries
+    import boto3  # noqa: PLC0415 -- half a second that only AWS addresses need to pay
+
     return boto3.Session().client("s3", config=once)
 
 
