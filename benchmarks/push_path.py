@@ -1,14 +1,16 @@
 """From new weights to a registry: our archive, build and push beside the seeds' recipe and beside a floor, in one run.
 
-The recipe is torch-model-archiver, `docker build` of an image that copies the .mar, and `docker push`. The floor is one sha256 pass by
-OpenSSL plus one copy of the weights. Verification's own load of the image into Docker is timed apart. The registry is docker-registry
-on loopback; the base layers are in it beforehand, for both sides. Cold start is `docker run` to the first right answer.
+The recipe is torch-model-archiver, `docker build` of an image that copies the .mar, and `docker push`. The floor is one sha256
+pass by OpenSSL plus one copy of the weights. Verification's own load of the image into Docker is timed apart. The registry is
+docker-registry on loopback; the base layers are in it beforehand, for both sides. Cold start is `docker run` to the first right
+answer.
 """
 
 import argparse
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -83,7 +85,8 @@ def cli(*arguments: str) -> dict[str, Any]:
 
 def peak_mib(argv: list[str]) -> tuple[float, float]:
     """Seconds and peak resident memory (MiB) of one process."""
-    script = "import resource,subprocess,sys;subprocess.run(sys.argv[1:],check=True,stdout=2);print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    usage = "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    script = f"import resource,subprocess,sys;subprocess.run(sys.argv[1:],check=True,stdout=2);{usage}"
     seconds, done = timed(lambda: run([sys.executable, "-c", script, *argv]))
     return seconds, int(done.stdout.split()[-1]) / 1024
 
@@ -114,7 +117,8 @@ def registry(folder: Path) -> Iterator[str]:
     port = free_port()
     config = folder / "registry.yml"
     config.write_text(
-        f"version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+        f"version: 0.1\nlog: {{level: warn}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}/registry}}}}\n"
     )
     program = shutil.which("docker-registry") or sys.exit("docker-registry is missing: apt-get install docker-registry")
     process = subprocess.Popen([program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -127,8 +131,6 @@ def registry(folder: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -186,7 +188,8 @@ def recipe(model_dir: Path, folder: Path, host: str, runtime: str) -> dict[str, 
     )
     (folder / "Dockerfile").write_text(
         f"FROM {runtime}\nCOPY config.properties /home/\nCOPY wide.mar /home/store/\nENTRYPOINT []\nHEALTHCHECK NONE\n"
-        'CMD ["torchserve", "--foreground", "--ncs", "--model-store", "/home/store", "--models", "wide=wide.mar", "--ts-config", "/home/config.properties"]\n'
+        'CMD ["torchserve", "--foreground", "--ncs", "--model-store", "/home/store", "--models", "wide=wide.mar", '
+        '"--ts-config", "/home/config.properties"]\n'
     )
     tag = f"{host}/recipe/wide:1.0"
     environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
@@ -220,9 +223,9 @@ def unchanged(model_dir: Path, host: str) -> dict[str, Any]:
     client = docker.from_env()
     where = f"{host}/ours/wide"
     cli("relay", str(model_dir), "--repository", where, "--target", "docker")
-    before = sorted(one.id for one in client.containers.list(filters={"name": "torchrelay-wide"}))
+    before = sorted(str(one.id) for one in client.containers.list(filters={"name": "torchrelay-wide"}))
     seconds, again = timed(lambda: cli("relay", str(model_dir), "--repository", where, "--target", "docker"))
-    after = sorted(one.id for one in client.containers.list(filters={"name": "torchrelay-wide"}))
+    after = sorted(str(one.id) for one in client.containers.list(filters={"name": "torchrelay-wide"}))
     with (model_dir / "model.py").open("a") as file:
         file.write("\n# edited\n")
     edit_s, edited = timed(lambda: cli("relay", str(model_dir), "--repository", f"{where}:edited", "--target", "docker"))

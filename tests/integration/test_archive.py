@@ -22,7 +22,7 @@ from torchrelay.workspace import Workspace
 
 @pytest.fixture(params=["digits", "tabular"])
 def model_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    target = tmp_path / request.param
+    target = tmp_path / str(request.param)
     shutil.copytree(ROOT / "examples" / request.param, target, ignore=shutil.ignore_patterns(".torchrelay", "weights.lock"))
     return target
 

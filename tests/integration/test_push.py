@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import requests
@@ -74,14 +74,14 @@ def test_what_the_registry_serves_is_what_was_built(registry_host: str) -> None:
         assert "sha256:" + hashlib.sha256(blob).hexdigest() == described["digest"]
 
 
-def record(model_dir: Path, built: Image, *, config: str, result: str = "passed") -> None:
+def record(model_dir: Path, built: Image, *, config: str, result: Literal["passed", "gate_failed"] = "passed") -> None:
     workspace = Workspace(model_dir)
     workspace.ensure()
     images.save(workspace.image_record, built)
     verdicts.save(
         workspace,
         Verdict(result=result, model="m", version="1.0", image=built.digest, config=config, samples_digest="", concurrency=1,
-                ready_s=1, load_s=0, total_s=1, samples=[]),  # type: ignore[arg-type]
+                ready_s=1, load_s=0, total_s=1, samples=[]),
     )  # fmt: skip
 
 

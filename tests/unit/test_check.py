@@ -6,7 +6,7 @@ import pytest
 
 from torchrelay.check import check
 from torchrelay.layout import ROOT
-from unit.model_dirs import GOOD_YAML, write
+from tests.unit.model_dirs import GOOD_YAML, write
 
 OWN = "name: digits\nweights: model.pt\nhandler: handler.py\n"
 

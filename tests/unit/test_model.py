@@ -8,7 +8,7 @@ import pytest
 from torchrelay import memory
 from torchrelay.errors import ModelInvalid
 from torchrelay.model import Model, load_model
-from unit.model_dirs import GOOD_YAML, write
+from tests.unit.model_dirs import GOOD_YAML, write
 
 
 def model_of(folder: Path, more: str = "", files: dict[str, str | bytes | None] | None = None) -> Model:

@@ -11,7 +11,7 @@ from torchrelay.check import check
 from torchrelay.errors import ModelInvalid
 from torchrelay.model import Model, load_model
 from torchrelay.samples import load_samples
-from unit.model_dirs import GOOD_YAML, write
+from tests.unit.model_dirs import GOOD_YAML, write
 
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -11,7 +11,7 @@ from torchrelay.compare import compare
 from torchrelay.model import load_model
 from torchrelay.recording import Answer, record, recorded
 from torchrelay.samples import load_samples
-from unit.model_dirs import write
+from tests.unit.model_dirs import write
 
 JSON = "application/json"
 

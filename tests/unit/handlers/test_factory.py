@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchrelay_handlers import Answer, BadSample, Handler, Raw, handler_factory, inputs
-from unit.handlers.support import JSON, Double, Poisoned, differences
+from tests.unit.handlers.support import JSON, Double, Poisoned, differences
 
 
 def ask(handler: Handler, *bodies: bytes, content_type: str = JSON) -> list[tuple[int, Any]]:

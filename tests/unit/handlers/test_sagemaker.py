@@ -13,7 +13,7 @@ import torch
 from torchrelay_handlers.messages import Request
 from torchrelay_handlers.sagemaker import SageMakerHandler
 from torchrelay_handlers.settings import Settings
-from unit.handlers.support import JSON, Double
+from tests.unit.handlers.support import JSON, Double
 
 
 def handler(**functions: Any) -> SageMakerHandler:

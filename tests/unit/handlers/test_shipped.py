@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchrelay_handlers import BadSample, Handler, images, shipped
-from unit.handlers.support import JSON, Double, differences
+from tests.unit.handlers.support import JSON, Double, differences
 
 
 class Brightness(nn.Module):

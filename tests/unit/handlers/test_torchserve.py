@@ -15,7 +15,7 @@ from torchrelay_handlers import handler_factory
 from torchrelay_handlers.adapters.native import Native
 from torchrelay_handlers.adapters.torchserve import Service, request_of
 from torchrelay_handlers.resolve import TorchServeEntry
-from unit.handlers.support import JSON, Double, FakeContext, as_torchserve, differences
+from tests.unit.handlers.support import JSON, Double, FakeContext, as_torchserve, differences
 
 HANDLERS = Path(__file__).parents[3] / "handlers" / "torchrelay_handlers"
 
@@ -33,7 +33,7 @@ class ModelHandler:
 """
 FACTORY = """
 from torchrelay_handlers import handler_factory
-from unit.handlers.support import Poisoned
+from tests.unit.handlers.support import Poisoned
 handler = handler_factory(Poisoned)
 """
 
