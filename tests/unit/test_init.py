@@ -4,7 +4,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -90,7 +90,7 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
 def test_nothing_is_left_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.open
 
-    def full(path: Path, *arguments: Any, **options: Any) -> IO[Any]:
+    def full(path: Path, *arguments: Any, **options: Any) -> Any:
         if path.name == "example.json":
             raise OSError(28, "No space left on device")
         return real(path, *arguments, **options)

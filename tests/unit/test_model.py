@@ -12,7 +12,7 @@ from tests.unit.model_dirs import GOOD_YAML, write
 
 
 def model_of(folder: Path, more: str = "", files: dict[str, str | bytes | None] | None = None) -> Model:
-    return load_model(write(folder, {"model.yaml": GOOD_YAML + more} | (files or {})))
+    return load_model(write(folder, {"model.yaml": GOOD_YAML + more, **(files or {})}))
 
 
 def test_defaults(tmp_path: Path) -> None:
