@@ -17,8 +17,8 @@ from typing import Any
 import docker
 import pytest
 import requests
-
 from tests.container.harness import Factory
+
 from torchrelay.errors import DeployFailed, GateFailed, PortTaken, RolledBack
 from torchrelay.model import Model
 from torchrelay.probe import ExecProber, ProbeRequest
@@ -80,8 +80,8 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def deployment(client: docker.DockerClient, runtime: str, tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(Factory(client, runtime, "torchserve"), tmp_path)
+def deployment(client: docker.DockerClient, runtime: str, images: set[str], tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(Factory(client, runtime, "torchserve", images), tmp_path)
     made.target().delete()
     yield made
     for name in made.containers():
