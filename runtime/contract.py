@@ -38,7 +38,7 @@ class Server(Protocol):
         """Where the front finds the server."""
 
     def prepare(self, settings: Settings, limits: Limits, env: dict[str, str]) -> Launch:
-        """Write the server's configuration below `settings.state` and return the command. Raises: SettingsError when it cannot run here."""
+        """Write the configuration below `settings.state`, return the command. Raises: SettingsError when it cannot run here."""
 
     def workers(self, settings: Settings) -> Workers | None:
         """The workers' state, None while the server does not answer."""

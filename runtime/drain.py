@@ -1,7 +1,8 @@
 """preStop program: not ready at once, then wait until nobody sends requests here any more and none is in flight.
 
-Kubernetes takes a pod off its Service while preStop runs, yet proxies hear of it seconds later: requests that come in the meantime are served.
-TORCHRELAY_PROPAGATION_S (default 5) is that time; afterwards it waits for requests in flight, at most for the declared drain time-out.
+Kubernetes takes a pod off its Service while preStop runs, yet proxies hear of it seconds later: requests that come in the meantime
+are served. TORCHRELAY_PROPAGATION_S (default 5) is that time; afterwards it waits for requests in flight, at most for the declared
+drain time-out.
 """
 
 from __future__ import annotations

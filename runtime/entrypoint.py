@@ -20,6 +20,7 @@ from pathlib import Path
 import front
 from contract import Server, load_server
 from limits import read_limits
+from nginx import Front, front_of
 from processes import Child, Children
 from readiness import Readiness
 from settings import Settings, SettingsError, own_port, read_settings, state_dir
@@ -40,9 +41,21 @@ def make_state(state: Path) -> None:
     state.mkdir(parents=True, mode=0o700)
 
 
+def as_root() -> bool:
+    """Say whether this is uid 0, which SageMaker asks for and nginx treats differently."""
+    return os.geteuid() == 0
+
+
 def exit_code(code: int) -> int:
     """Return what to exit with after a child ended unasked: never 0, as nothing serves any more."""
     return code or 1
+
+
+def headline(status: Status, seconds: float) -> str:
+    """Return the line of the log that tells of a change."""
+    if status.ready:
+        return f"ready after {seconds:.1f} s"
+    return f"{'failed' if status.failed else 'not ready'}: {status.reason}"
 
 
 def watch(server: Server, settings: Settings, stop: threading.Event) -> None:
@@ -59,10 +72,7 @@ def watch(server: Server, settings: Settings, stop: threading.Event) -> None:
         if status != published:
             write_status(settings.state, status)
             if published is None or status.ready != published.ready or status.failed:
-                after = f" after {time.monotonic() - started:.1f} s" if status.ready else ""
-                log(
-                    f"{'ready' if status.ready else 'failed' if status.failed else 'not ready'}{after}{'' if status.ready else ': ' + status.reason}"
-                )
+                log(headline(status, time.monotonic() - started))
             published = status
         stop.wait(machine.poll_s)
 
@@ -83,7 +93,9 @@ def shut_down(children: Children, server: Child | None, proxy: Child | None, dra
         server.kill_group()
 
 
-def supervise(children: Children, server: Child | None, proxy: Child | None, state: Path, drain_s: float, stop: threading.Event) -> int:
+def supervise(
+    children: Children, server: Child | None, proxy: Child | None, state: Path, drain_s: float, stop: threading.Event
+) -> int:
     """Wait for TERM or for a child's end, set `stop`; returns the exit code."""
     running = [child for child in (server, proxy) if child is not None]
     children.wait_until(lambda: children.stops > 0 or any(child.code is not None for child in running))
@@ -100,7 +112,7 @@ def supervise(children: Children, server: Child | None, proxy: Child | None, sta
     return 0
 
 
-def serve() -> int:
+def serve(children: Children) -> int:
     """Run the model's server and its front."""
     env = dict(os.environ)
     settings = read_settings(env)
@@ -109,10 +121,9 @@ def serve() -> int:
     write_status(settings.state, Status(ready=False, reason="the server is starting"))
     adapter = load_server(settings.server)
     launch = adapter.prepare(settings, limits, env)
-    children = Children()
     proxy = None
     if settings.front == "nginx":
-        config = front.front_of(settings, adapter.upstream(settings), limits.threads)
+        config = front_of(settings, adapter.upstream(settings), limits.threads, as_root=as_root())
         front.prepare(config)
         proxy = children.start("the front proxy", front.command(settings.state))
     server = children.start(f"the server ({settings.server})", launch.argv, launch.env, launch.cwd)
@@ -122,16 +133,14 @@ def serve() -> int:
     return supervise(children, server, proxy, settings.state, float(settings.serving.drain_timeout_s), stop)
 
 
-def serve_front(upstream: str) -> int:
+def serve_front(children: Children, upstream: str) -> int:
     """Run the front alone."""
     state = state_dir(os.environ)
     make_state(state)
-    config = front.Front(
-        state=state, bind=os.environ.get("TORCHRELAY_BIND") or "0.0.0.0", port=own_port(os.environ), inference=upstream
-    )  # noqa: S104
+    bind = os.environ.get("TORCHRELAY_BIND") or "0.0.0.0"  # noqa: S104 -- a container's port
+    config = Front(state=state, bind=bind, port=own_port(os.environ), inference=upstream, as_root=as_root())
     front.prepare(config)
     (state / "front.json").write_text(json.dumps(asdict(replace(config, state=Path())), default=str), encoding="utf-8")
-    children = Children()
     proxy = children.start("the front proxy", front.command(state))
     write_status(state, Status(ready=True, reason="ready"))
     return supervise(children, None, proxy, state, float(config.drain_timeout_s), threading.Event())
@@ -146,8 +155,9 @@ def main(argv: list[str]) -> int:
     verbs.add_parser("serve", help="serve the model (the default)")
     verbs.add_parser("front", help="the front alone").add_argument("--upstream", required=True, type=front.parse_address)
     arguments = parser.parse_args(argv)
+    children = Children()  # first of all: PID 1 ignores every signal that it has no handler for
     try:
-        return serve_front(arguments.upstream) if arguments.verb == "front" else serve()
+        return serve_front(children, arguments.upstream) if arguments.verb == "front" else serve(children)
     except SettingsError as error:
         log(str(error))
         return REFUSED

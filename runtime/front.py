@@ -1,7 +1,7 @@
-"""The front proxy: nginx's configuration, its start, and `front.py switch HOST:PORT`, which points a running front at another container.
+"""The front proxy: nginx's configuration, its start, and `front.py switch HOST:PORT`, which points a running front elsewhere.
 
-It gives what the server behind it lacks: time-outs for headers and bodies, size limits, honest /ping, JSON errors, 503 with Retry-After, and an end
-that lets requests in flight finish.
+It gives what the server behind it lacks: time-outs for headers and bodies, size limits, honest /ping, JSON errors, 503 with
+Retry-After, and an end that lets requests in flight finish.
 """
 
 from __future__ import annotations
@@ -17,170 +17,13 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from contract import Upstream
-from settings import Settings, state_dir
-from state import DRAINING, READY, STATUS, replace
+from nginx import CONFIG, PID, SOCKET, Front, render
+from settings import state_dir
+from state import replace
 
-CONFIG = "nginx.conf"
-PID = "nginx.pid"
-SOCKET = "front.sock"  # counters and the configuration's generation; never on a port
-HEADER_TIMEOUT_S = 10  # for all headers together: a client that drips them is cut off (slow loris)
-BODY_TIMEOUT_S = 10  # between two reads of a body
-CONNECTIONS = 2048
-REQUESTS = 512  # at one time; what waits longer than that is answered 503 at once
 ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][A-Za-z0-9_.-]*):(\d{1,5})")
-
-ERRORS = {
-    400: ("BadRequest", "The request is not valid HTTP, or its headers are too large"),
-    404: ("NotFound", "There is nothing under this path"),
-    405: ("MethodNotAllowed", "The method is not allowed here"),
-    413: ("PayloadTooLarge", "The body is larger than the {max_body_bytes} bytes that are allowed"),
-    502: ("ServiceUnavailable", "The server is not reachable just now"),
-    503: ("ServiceUnavailable", "Too many requests are in progress"),
-    504: ("GatewayTimeout", "The server did not answer in {read_timeout_s} s"),
-}
-
-
-@dataclass(frozen=True)
-class Front:
-    """What the configuration depends on. `routes`: (path, upstream path); `health`: paths of /ping. Both empty: everything goes to the upstream as is."""
-
-    state: Path
-    bind: str
-    port: int
-    inference: str
-    routes: tuple[tuple[str, str], ...] = ()
-    health: tuple[str, ...] = ()
-    metrics: tuple[str, str] | None = None  # (host:port, path)
-    max_body_bytes: int = 0  # 0: no limit
-    read_timeout_s: int = 3600
-    drain_timeout_s: int = 25
-    processes: int = 1
-    access_log: bool = False
-    generation: str = "0"
-
-
-def front_of(settings: Settings, upstream: Upstream, threads: int) -> Front:
-    """Return the front of one model's server."""
-    serving = settings.serving
-    model = f"/predictions/{serving.name}"
-    paths = dict.fromkeys(
-        [model, f"{model}/{serving.version}", "/invocations", *([settings.predict_route] if settings.predict_route else [])]
-    )
-    return Front(
-        state=settings.state,
-        bind=settings.bind,
-        port=settings.port,
-        inference=upstream.inference,
-        routes=tuple((path, upstream.predict_path) for path in paths),
-        health=tuple(dict.fromkeys(["/ping", *([settings.health_route] if settings.health_route else [])])),
-        metrics=(upstream.metrics, upstream.metrics_path),
-        max_body_bytes=serving.max_body_bytes,
-        # A request may wait for one batch before its own; the server's time-out has to come first, as its answer says more.
-        read_timeout_s=2 * serving.response_timeout_s + 5,
-        drain_timeout_s=serving.drain_timeout_s,
-        processes=min(4, threads),
-        access_log=settings.access_log,
-    )
-
-
-def error_pages(front: Front) -> str:
-    """Return the locations of the errors that nginx itself answers with, in the shape of the server's own."""
-    lines = []
-    for code, (kind, message) in ERRORS.items():
-        sent = 503 if code == 502 else code
-        text = message.format(max_body_bytes=front.max_body_bytes, read_timeout_s=front.read_timeout_s)
-        body = json.dumps({"code": sent, "type": kind, "message": text})
-        retry = " add_header Retry-After 1 always;" if sent == 503 else ""
-        lines.append(f"    error_page {code} {'=503 ' if code == 502 else ''}/.error/{code};")
-        lines.append(f"    location = /.error/{code} {{ internal; default_type application/json;{retry} return {sent} '{body}'; }}")
-    return "\n".join(lines)
-
-
-def routes(front: Front) -> str:
-    """Return the locations that reach the server."""
-    if not front.routes:
-        return "    location / { proxy_pass http://server; proxy_set_header Host $http_host; proxy_request_buffering off; }"
-    lines = []
-    for path, target in front.routes:
-        lines.append(f"    location = {path} {{")
-        lines.append("      if ($request_method !~ ^(GET|POST|PUT)$) { return 405; }")  # OPTIONS would describe the API
-        lines.append(f"      proxy_pass http://server{target};")
-        lines.append("    }")
-    for path in front.health:
-        lines.append(f"    location = {path} {{")
-        lines.append("      if ($request_method !~ ^(GET|HEAD)$) { return 405; }")
-        lines.append(f"      if (-f {front.state}/{DRAINING}) {{ return 503; }}")
-        lines.append(f"      if (!-f {front.state}/{READY}) {{ return 503; }}")
-        lines.append("      error_page 503 /.not-ready;")
-        lines.append("      default_type application/json;")
-        lines.append("""      return 200 '{"status": "Healthy"}';""")
-        lines.append("    }")
-    lines.append("    location = /.not-ready {")
-    lines.append("      internal; default_type application/json; add_header Retry-After 1 always; types { }")
-    lines.append(f"      root {front.state}; try_files /{DRAINING} /{STATUS} =503;")
-    lines.append("    }")
-    if front.metrics:
-        lines.append(f"    location = /metrics {{ proxy_pass http://{front.metrics[0]}{front.metrics[1]}; }}")
-    lines.append("    location / { return 404; }")
-    return "\n".join(lines)
-
-
-def render(front: Front) -> str:
-    """Return nginx.conf."""
-    temp = front.state / "nginx"
-    temp_paths = "\n".join(f"  {kind}_temp_path {temp}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    return f"""daemon off;
-worker_processes {front.processes};
-worker_shutdown_timeout {front.drain_timeout_s}s;
-pid {front.state}/{PID};
-error_log stderr warn;
-events {{ worker_connections {CONNECTIONS}; }}
-http {{
-{temp_paths}
-  access_log {"/dev/stdout" if front.access_log else "off"};
-  server_tokens off;
-  default_type application/octet-stream;
-
-  client_header_timeout {HEADER_TIMEOUT_S}s;
-  client_body_timeout {BODY_TIMEOUT_S}s;
-  send_timeout 30s;
-  keepalive_timeout 75s;
-  reset_timedout_connection on;
-  client_max_body_size {front.max_body_bytes};
-  client_body_buffer_size 1m;
-  limit_conn_zone $server_name zone=requests:1m;
-  limit_conn_status 503;
-
-  map $upstream_status $retry_after {{ default ""; 503 1; }}
-  upstream server {{ server {front.inference} max_fails=0; keepalive 64; }}
-  proxy_http_version 1.1;
-  proxy_set_header Connection "";
-  proxy_connect_timeout 2s;
-  proxy_send_timeout 60s;
-  proxy_read_timeout {front.read_timeout_s}s;
-  proxy_next_upstream off;
-  proxy_max_temp_file_size 0;
-
-  server {{
-    listen {front.bind}:{front.port} backlog=1024;
-    server_name front;
-    limit_conn requests {REQUESTS};
-    {"add_header Retry-After $retry_after always;" if front.routes else ""}
-{error_pages(front)}
-{routes(front)}
-  }}
-  server {{
-    listen unix:{front.state}/{SOCKET};
-    access_log off;
-    location = /counters {{ stub_status; }}
-    location = /generation {{ return 200 "{front.generation}"; }}
-  }}
-}}
-"""
 
 
 def nginx() -> str:
@@ -248,8 +91,26 @@ def parse_address(text: str) -> str:
     return text
 
 
+def accepting(master: int) -> set[int]:
+    """Return the pids of nginx's workers that take new connections; one that was told to stop says so in its title."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[1])
+            title = (process / "cmdline").read_bytes().rstrip(b"\0 ")
+        except OSError:
+            continue
+        if parent == master and title == b"nginx: worker process":
+            found.add(int(process.name))
+    return found
+
+
 def switch(state: Path, front: Front, deadline_s: float = 15.0) -> str | None:
-    """Point the running front at `front.inference`; returns what went wrong, or None once new requests go there. Requests in flight finish where they are."""
+    """Point the running front at `front.inference`; returns what went wrong, or None once every new request goes there.
+
+    Requests in flight finish where they are. nginx starts its new workers before it stops the old ones from accepting, so both are
+    waited for.
+    """
     config = state / CONFIG
     before = config.read_text(encoding="utf-8")
     replace(config, render(front))
@@ -257,10 +118,12 @@ def switch(state: Path, front: Front, deadline_s: float = 15.0) -> str | None:
     if checked.returncode != 0:
         replace(config, before)
         return checked.stderr.strip()
-    os.kill(int((state / PID).read_text(encoding="ascii")), signal.SIGHUP)
+    master = int((state / PID).read_text(encoding="ascii"))
+    old = accepting(master)
+    os.kill(master, signal.SIGHUP)
     deadline = time.monotonic() + deadline_s
     while time.monotonic() < deadline:
-        if ask(state, "/generation") == front.generation:
+        if ask(state, "/generation") == front.generation and not accepting(master) & old:
             return None
         time.sleep(0.05)
     replace(config, before)

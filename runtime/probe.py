@@ -1,9 +1,10 @@
 """Ask the container from inside, where no network reaches it.
 
-probe.py           reads {"concurrency", "timeout_s", "requests": [{"id", "method", "path", "content_type", "body" (base64)}]} on stdin, sends them
-                   through the front, prints [{"id", "status", "content_type", "body" (base64), "latency_ms", "error"}] in the same order
+probe.py           reads {"concurrency", "timeout_s", "requests": [{"id", "method", "path", "content_type", "body" (base64)}]} on
+                   stdin, sends them through the front, prints
+                   [{"id", "status", "content_type", "body" (base64), "latency_ms", "error"}] in the same order
 probe.py --ready   prints {"ready", "reason", "failed"}; exit code 0 when ready
-probe.py --live    the same, exit code 1 only when the server gave up for good: for a liveness probe, which must not be stricter than readiness
+probe.py --live    the same, exit code 1 only when the server gave up for good: liveness is not to be stricter than readiness
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When the container is ready: a state machine fed with what was seen of the workers and with answers to the warm-up request.
 
-TorchServe's own /ping is 200 while no worker can answer, so it is not asked. Ready means: a worker is ready, and it answered the warm-up request
-with a 2xx since the last time no worker was. No clock and no IO here.
+TorchServe's own /ping is 200 while no worker can answer, so it is not asked. Ready means: a worker is ready, and it answered the
+warm-up request with a 2xx since the last time no worker was. No clock and no IO here.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class Readiness:
     def _judge_failure(self, now: float, workers: Workers) -> None:
         """Decide whether the server gave up.
 
-        TorchServe restarts a worker after 1, 1, 2, 3, 5... s for `retry_s` seconds. Each wait is at most 0.62 of the time so far, so no restart can be
-        pending once 1.62 times that has gone by. Loading that never once worked is given up earlier.
+        TorchServe restarts a worker after 1, 1, 2, 3, 5... s for `retry_s` seconds. Each wait is at most 0.62 of the time so far,
+        so no restart can be pending once 1.62 times that has gone by. Loading that never once worked is given up earlier.
         """
         attempts_spent = len(self._seen) >= START_ATTEMPTS * max(1, workers.total) and not workers.pids
         window_spent = not workers.pids and now - self._down_since > 1.62 * workers.retry_s + 2.0

@@ -1,7 +1,7 @@
 """TorchServe 0.12 as the server: the only module of the runtime that knows it. T-numbers are the rows of the list of its failures.
 
-TorchServe's Python launcher is left out: it daemonises, keeps a pid file and hides exit codes. The JVM is started as its launcher would, in the
-foreground, so that it gets our signals and its exit code is seen (T2).
+TorchServe's Python launcher is left out: it daemonises, keeps a pid file and hides exit codes. The JVM is started as its launcher
+would, in the foreground, so that it gets our signals and its exit code is seen (T2).
 """
 
 from __future__ import annotations
@@ -15,34 +15,25 @@ import shutil
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from contract import Launch, Upstream
-from limits import MIB, Limits
+from limits import Limits
 from readiness import Answer, Workers
 from settings import Settings, SettingsError
 from state import replace
+from torchserve.config import FIXED_PORTS, home, inference_address, java_argv, properties, render, server_env
 
-INFERENCE = "127.0.0.1:8085"
 PORTS = "ports.json"
-FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grpc_management": 7071}
 # The worker's socket is <tmp>/.ts.sock.9000 and a unix socket's path holds 107 characters.
 LONGEST_TMP = 90
-# More than a batch in flight and a few waiting is latency nobody asked for (T8); the queue never gets shorter than this.
-LEAST_QUEUE = 16
 DEFAULT_RETRY_S = 300.0  # TorchServe's own, where the archive's model-config.yaml says nothing
-LARGEST_RESPONSE = 64 * MIB
-
-
-def home(settings: Settings) -> Path:
-    """Return the folder that holds all TorchServe writes."""
-    return settings.state / "torchserve"
 
 
 def upstream(settings: Settings) -> Upstream:
     """Where the front finds TorchServe."""
-    inference = INFERENCE if settings.front == "nginx" else f"{settings.bind}:{settings.port}"
     metrics = read_ports(settings)["metrics"] if settings.front == "none" else FIXED_PORTS["metrics"]
-    return Upstream(inference, f"/predictions/{settings.serving.name}", f"127.0.0.1:{metrics}", "/metrics")
+    return Upstream(inference_address(settings), f"/predictions/{settings.serving.name}", f"127.0.0.1:{metrics}", "/metrics")
 
 
 def free_ports(count: int) -> list[int]:
@@ -58,7 +49,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def choose_ports(settings: Settings) -> dict[str, int]:
-    """Return the ports beside the inference port: the known ones in a container, free ones on a laptop where several models may run."""
+    """Return the ports beside the inference port: known ones in a container, free ones on a laptop, where several may run."""
     if settings.front == "nginx":
         return dict(FIXED_PORTS)
     return dict(zip(FIXED_PORTS, free_ports(len(FIXED_PORTS)), strict=True))
@@ -70,109 +61,15 @@ def read_ports(settings: Settings) -> dict[str, int]:
     return ports
 
 
-def queue_size(settings: Settings) -> int:
-    """Return how many requests may wait: four full batches for every worker (T8)."""
-    return max(LEAST_QUEUE, 4 * settings.serving.batch_size * settings.serving.workers)
-
-
-def heap_bytes(settings: Settings, limits: Limits) -> int:
-    """Return the JVM's heap limit: room for a full queue of the largest bodies, yet at most a quarter of the memory (T5, T13)."""
-    wanted = 192 * MIB + 2 * queue_size(settings) * settings.serving.max_body_bytes
-    quarter = (limits.memory or 4096 * MIB) // 4
-    return max(96 * MIB, min(wanted, quarter, 1024 * MIB))
-
-
-def model_version(model_dir: Path) -> str:
-    """Return the version that TorchServe knows the model by; it is a key of its configuration."""
+def read_manifest(model_dir: Path) -> dict[str, Any]:
+    """Return the `model` part of the archive's manifest. Raises: SettingsError."""
     try:
-        manifest = json.loads((model_dir / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))
-        return str(manifest["model"].get("modelVersion") or "1.0")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        model = json.loads((model_dir / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{model_dir}: not an unpacked model archive ({type(error).__name__}: {error})") from error
-
-
-def properties(settings: Settings, limits: Limits, ports: dict[str, int]) -> dict[str, str]:
-    """Return the content of config.properties."""
-    serving = settings.serving
-    # TorchServe reads a delay of 0 as 100 ms, and it overrides these by the archive's model-config.yaml where there is one.
-    model = {
-        "minWorkers": serving.workers,
-        "maxWorkers": serving.workers,
-        "batchSize": serving.batch_size,
-        "maxBatchDelay": max(1, serving.batch_delay_ms),
-        "responseTimeout": serving.response_timeout_s,
-        "startupTimeout": serving.startup_timeout_s,
-    }
-    threads = str(max(2, limits.threads))
-    return {
-        "inference_address": f"http://{upstream_address(settings)}",
-        # T15: nothing but the front is reachable from outside.
-        "management_address": f"http://127.0.0.1:{ports['management']}",
-        "metrics_address": f"http://127.0.0.1:{ports['metrics']}",
-        "grpc_inference_address": "127.0.0.1",
-        "grpc_inference_port": str(ports["grpc_inference"]),
-        "grpc_management_address": "127.0.0.1",
-        "grpc_management_port": str(ports["grpc_management"]),
-        "enable_model_api": "false",
-        # T16: a token would guard /ping as well and expires in an hour; the addresses above are the guard.
-        "disable_token_authorization": "true",
-        # T17: no URL matches, so nothing is ever downloaded.
-        "allowed_urls": "^$",
-        "use_env_allowed_urls": "false",
-        "enable_envvars_config": "false",
-        # T21: the image has the model's packages.
-        "install_py_dep_per_model": "false",
-        "model_store": str(home(settings) / "store"),
-        "load_models": f"{serving.name}={serving.name}",
-        "models": json.dumps({serving.name: {model_version(serving.model_dir): model}}),
-        "default_workers_per_model": str(serving.workers),
-        "default_response_timeout": str(serving.response_timeout_s),
-        "default_startup_timeout": str(serving.startup_timeout_s),
-        "job_queue_size": str(queue_size(settings)),
-        # T14: the front refuses larger bodies first, with a JSON answer.
-        "max_request_size": str(serving.max_body_bytes + 64 * 1024),
-        "max_response_size": str(max(LARGEST_RESPONSE, 4 * serving.max_body_bytes)),
-        "limit_max_image_pixels": "true",
-        # T24: threads by the CPU limit, not by the host.
-        "number_of_netty_threads": threads,
-        "netty_client_threads": threads,
-        **({"number_of_gpu": "0"} if serving.device == "cpu" else {}),
-        "metrics_mode": "prometheus",
-        "model_metrics_auto_detect": "true",
-        # Its collector starts a Python process every minute for what the container's own metrics say better.
-        "disable_system_metrics": "true",
-    }
-
-
-def upstream_address(settings: Settings) -> str:
-    """Return `host:port` of the inference API."""
-    return INFERENCE if settings.front == "nginx" else f"{settings.bind}:{settings.port}"
-
-
-def render(values: dict[str, str]) -> str:
-    """Return `values` in the format of java.util.Properties."""
-    return "".join(f"{key}={value}\n".replace("\\", "\\\\") for key, value in values.items())
-
-
-def worker_threads(settings: Settings, limits: Limits) -> int:
-    """Return the compute threads for each worker (T24)."""
-    return max(1, int(limits.cpu) // settings.serving.workers)
-
-
-def server_env(settings: Settings, limits: Limits, env: dict[str, str]) -> dict[str, str]:
-    """Return the environment of the JVM and of the workers that it starts."""
-    serving = settings.serving
-    threads = str(worker_threads(settings, limits))
-    paths = [str(serving.model_dir), *([str(serving.deps_dir)] if serving.deps_dir else []), env.get("PYTHONPATH", "")]
-    result = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **env, **serving.environment}
-    result.pop("TS_CONFIG_FILE", None)  # it would replace our configuration
-    return result | {
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        "PYTHONUNBUFFERED": "1",
-        "LOG_LOCATION": str(home(settings)),
-        "METRICS_LOCATION": str(home(settings)),
-        "TORCHRELAY_LOG_LEVEL": settings.log_level,
-    }
+    if not isinstance(model, dict):
+        raise SettingsError(f"{model_dir}: not an unpacked model archive (its manifest's model is {type(model).__name__})")
+    return model
 
 
 def find_java(env: dict[str, str]) -> str:
@@ -193,30 +90,6 @@ def site_packages() -> Path:
     if spec is None or spec.origin is None:
         raise SettingsError(f"TorchServe is not installed for {sys.executable}: pip install torchserve")
     return Path(spec.origin).parent.parent
-
-
-def java_argv(settings: Settings, limits: Limits, java: str, packages: Path) -> list[str]:
-    """Return the command of the JVM."""
-    folder = home(settings)
-    return [
-        java,
-        f"-Xmx{heap_bytes(settings, limits) // MIB}m",
-        "-XX:+ExitOnOutOfMemoryError",  # a server without memory is to die and be seen (T2), not to limp
-        "-Djava.awt.headless=true",
-        f"-Djava.io.tmpdir={folder / 'tmp'}",
-        f"-Dmodel_server_home={packages}",
-        f"-Dlog4j.configurationFile={(Path(__file__).parent / 'log4j2.xml').as_uri()}",
-        "-cp",
-        str(packages / "ts" / "frontend" / "*"),
-        "org.pytorch.serve.ModelServer",
-        "--python",
-        sys.executable,
-        "-f",
-        str(folder / "config.properties"),
-        "-s",
-        str(folder / "store"),
-        "-ncs",  # T22: no snapshots
-    ]
 
 
 def require_gpu(packages: Path, dev: Path = Path("/dev")) -> None:
@@ -251,7 +124,7 @@ def prepare(settings: Settings, limits: Limits, env: dict[str, str]) -> Launch:
     (folder / "store" / settings.serving.name).symlink_to(settings.serving.model_dir.resolve(), target_is_directory=True)
     ports = choose_ports(settings)
     replace(folder / PORTS, json.dumps(ports))
-    replace(folder / "config.properties", render(properties(settings, limits, ports)))
+    replace(folder / "config.properties", render(properties(settings, limits, ports, read_manifest(settings.serving.model_dir))))
     return Launch(java_argv(settings, limits, find_java(env), packages), server_env(settings, limits, env), folder)
 
 
@@ -271,8 +144,8 @@ def request(
 def retry_window(model_dir: Path) -> float:
     """Return for how many seconds TorchServe restarts a dying worker (`maxRetryTimeoutInSec`)."""
     try:
-        text = (model_dir / "model-config.yaml").read_text(encoding="utf-8")
-    except OSError:
+        text = (model_dir / read_manifest(model_dir)["configFile"]).read_text(encoding="utf-8")
+    except (OSError, KeyError, SettingsError):
         return DEFAULT_RETRY_S
     found = re.search(r"^maxRetryTimeoutInSec:\s*(\d+)", text, re.MULTILINE)
     return float(found.group(1)) if found else DEFAULT_RETRY_S

@@ -1,7 +1,8 @@
 """Make the tests' stand-in for debian:bookworm-slim with debootstrap, where no image registry can be reached.
 
-`python tests/container/base_image.py` prints the tag. It holds this machine's CA bundle too, for machines whose packages come through a proxy of
-their own; that belongs to the tests' base image alone. The tree is kept in the cache folder of the user, so that only the first run takes its 30 s.
+`python tests/container/base_image.py` prints the tag. It holds this machine's CA bundle too, for machines whose packages come
+through a proxy of their own; that belongs to the tests' base image alone. The tree is kept in the user's cache folder, so that only
+the first run takes its 30 s.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 
 import docker
 import pytest
 
-from container.base_image import ensure_base_image
-from container.harness import Container, Factory
+from tests.container.base_image import ensure_base_image
+from tests.container.harness import Container, Factory
 from torchrelay import engine, runtime_image
 from torchrelay.report import Quiet
 
@@ -17,7 +18,7 @@ FAILED = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:  # noqa: ARG001
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
         item.stash[FAILED] = True
@@ -31,17 +32,25 @@ def client() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="session")
-def runtime(client: docker.DockerClient) -> Iterator[str]:
-    """The tag of the CPU runtime image of this checkout, built over the stand-in base unless TORCHRELAY_BASE_IMAGE names another."""
+def runtime(client: docker.DockerClient) -> str:
+    """The tag of this checkout's CPU runtime image, over the stand-in base unless TORCHRELAY_BASE_IMAGE names another."""
     settings = runtime_image.RuntimeSettings.from_environment("cpu")
-    settings.arguments.setdefault("BASE_IMAGE", "")
-    settings.arguments["BASE_IMAGE"] = settings.arguments["BASE_IMAGE"] or ensure_base_image()
+    if "BASE_IMAGE" not in settings.arguments:
+        settings.arguments["BASE_IMAGE"] = ensure_base_image()
     image = runtime_image.ensure_runtime(settings, Quiet())
     tag = runtime_image.tag_of(runtime_image.inputs_digest(settings))
     engine.load(client, image, tag, Quiet())
-    yield tag
-    for case in client.images.list("torchrelay-test/case"):
-        client.images.remove(case.id, force=True)
+    return tag
+
+
+@pytest.fixture(scope="session")
+def images(client: docker.DockerClient) -> Iterator[set[str]]:
+    """Tags of the thin images that this run made; another run on this machine may be using one."""
+    made: set[str] = set()
+    yield made
+    for tag in made:
+        with suppress(docker.errors.APIError):
+            client.images.remove(tag)
 
 
 @pytest.fixture(scope="session", params=SERVERS)
@@ -50,16 +59,20 @@ def server(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def container(client: docker.DockerClient, runtime: str, server: str, request: pytest.FixtureRequest) -> Iterator[Factory]:
+def container(
+    client: docker.DockerClient, runtime: str, server: str, images: set[str], request: pytest.FixtureRequest
+) -> Iterator[Factory]:
     """Starts containers for one test."""
-    factory = Factory(client, runtime, server)
+    factory = Factory(client, runtime, server, images)
     yield factory
     factory.remove_all(show=request.node.stash.get(FAILED, False))
 
 
 @pytest.fixture(scope="session")
-def shared(client: docker.DockerClient, runtime: str, server: str, request: pytest.FixtureRequest) -> Iterator[Container]:
+def shared(
+    client: docker.DockerClient, runtime: str, server: str, images: set[str], request: pytest.FixtureRequest
+) -> Iterator[Container]:
     """One ready container for all tests that leave it as it is."""
-    factory = Factory(client, runtime, server)
+    factory = Factory(client, runtime, server, images)
     yield factory(serving={"environment": {"DECLARED": "yes"}}).wait_ready()
     factory.remove_all(show=request.session.testsfailed > 0)

@@ -1,4 +1,4 @@
-"""Containers for the tests: a case folder becomes a thin image over the runtime image, as a model's image is, and is started as in production."""
+"""Containers for the tests: a case folder becomes a thin image over the runtime image and is started as in production."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(host: str, port: int, method: str, path: str, body: bytes = b"", content_type: str = JSON, timeout: float = 60.0) -> Answer:
+def request(
+    host: str, port: int, method: str, path: str, body: bytes = b"", content_type: str = JSON, timeout: float = 60.0
+) -> Answer:
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         connection.request(method, path, body or None, {"Content-Type": content_type})
@@ -94,6 +96,8 @@ def case_context(runtime: str, case: str, serving: Mapping[str, Any], model_conf
     model: dict[str, Any] = {"modelName": NAME, "handler": "handler.py", "modelVersion": "1.0"}
     if requirements:
         model["requirementsFile"] = "requirements.txt"
+    if model_config:
+        model["configFile"] = "model-config.yaml"
     manifest = {"createdOn": "01/01/2026 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -104,7 +108,7 @@ def case_context(runtime: str, case: str, serving: Mapping[str, Any], model_conf
             add(archive, f"opt/torchrelay/models/{NAME}/model-config.yaml", model_config.encode())
         if requirements:
             add(archive, f"opt/torchrelay/models/{NAME}/requirements.txt", requirements.encode())
-        add(archive, "opt/torchrelay/serving.json", json.dumps(SERVING | serving).encode())
+        add(archive, "opt/torchrelay/serving.json", json.dumps(SERVING | dict(serving)).encode())
     return buffer.getvalue()
 
 
@@ -115,13 +119,19 @@ class Container:
         self.raw = raw
 
     @property
+    def id(self) -> str:
+        return str(self.raw.id)
+
+    @property
     def address(self) -> str:
         """The container's address on its network, as other containers see it."""
         self.raw.reload()
         networks = self.raw.attrs["NetworkSettings"]["Networks"]
         return str(next(iter(networks.values()))["IPAddress"])
 
-    def send(self, method: str, path: str, body: bytes = b"", content_type: str = JSON, port: int = 8080, timeout: float = 60.0) -> Answer:
+    def send(
+        self, method: str, path: str, body: bytes = b"", content_type: str = JSON, port: int = 8080, timeout: float = 60.0
+    ) -> Answer:
         return request(self.address, port, method, path, body, content_type, timeout)
 
     def predict(self, timeout: float = 60.0, **told: Any) -> Answer:
@@ -129,7 +139,9 @@ class Container:
 
     def exec(self, *argv: str) -> tuple[int, str]:
         code, output = self.raw.exec_run(list(argv))
-        return int(code), output.decode()
+        assert code is not None
+        assert isinstance(output, bytes)
+        return code, output.decode()
 
     def python(self, program: str) -> Any:
         """Run a program inside, where loopback is the container's own; it prints JSON."""
@@ -198,10 +210,11 @@ class Container:
 class Factory:
     """Starts containers and takes them away again, with their logs shown when a test failed."""
 
-    def __init__(self, client: docker.DockerClient, runtime: str, server: str) -> None:
+    def __init__(self, client: docker.DockerClient, runtime: str, server: str, images: set[str] | None = None) -> None:
         self.client = client
         self.runtime = runtime
         self.server = server
+        self.images = set() if images is None else images
         self.started: list[Container] = []
 
     def image(self, case: str, serving: Mapping[str, Any], model_config: str, requirements: str) -> str:
@@ -210,6 +223,7 @@ class Factory:
         try:
             self.client.images.get(tag)
         except docker.errors.ImageNotFound:
+            self.images.add(tag)
             self.client.images.build(fileobj=io.BytesIO(context), custom_context=True, tag=tag, rm=True)
         return tag
 
@@ -226,9 +240,10 @@ class Factory:
         network: str = "bridge",
         read_only: bool = True,
         cpus: float = 1.0,
+        name: str | None = None,
     ) -> Container:
         return self.start(
-            self.image(case, serving or {}, model_config, requirements), command, environment, user, network, read_only, cpus
+            self.image(case, serving or {}, model_config, requirements), command, environment, user, network, read_only, cpus, name
         )
 
     def start(
@@ -240,11 +255,13 @@ class Factory:
         network: str = "bridge",
         read_only: bool = True,
         cpus: float = 1.0,
+        name: str | None = None,
     ) -> Container:
         raw = self.client.containers.run(
             image,
             list(command),
             detach=True,
+            name=name,
             environment={"TORCHRELAY_SERVER": self.server, **(environment or {})},
             user=user,
             network=network,
@@ -261,6 +278,6 @@ class Factory:
     def remove_all(self, *, show: bool) -> None:
         for container in self.started:
             if show:
-                print(f"--- log of {container.raw.short_id} ({container.raw.image.tags})\n{container.logs()}")
+                print(f"--- log of {container.raw.name} ({container.raw.attrs['Config']['Image']})\n{container.logs()}")
             container.raw.remove(force=True, v=True)
         self.started.clear()

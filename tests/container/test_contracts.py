@@ -1,4 +1,4 @@
-"""One image for every contract: TorchServe's clients, SageMaker, Vertex AI, Prometheus, Kubernetes' probes, and the probe from inside."""
+"""One image for every contract: TorchServe's clients, SageMaker, Vertex AI, Prometheus, Docker's health check, the probe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import json
 import subprocess
 
-from container.harness import HOME, JSON, PREDICT, PYTHON, SERVING, Container, Factory, poll
+from tests.container.harness import HOME, JSON, PREDICT, PYTHON, SERVING, Container, Factory, poll
 
 
 def test_torchserve_clients_are_answered(shared: Container) -> None:
@@ -54,7 +54,7 @@ def test_the_image_reports_its_health_to_docker(shared: Container) -> None:
 
 
 def probe(container: Container, batch: dict[str, object]) -> list[dict[str, object]]:
-    command = ["docker", "exec", "-i", container.raw.id, PYTHON, f"{HOME}/runtime/probe.py"]
+    command = ["docker", "exec", "-i", container.id, PYTHON, f"{HOME}/runtime/probe.py"]
     done = subprocess.run(command, input=json.dumps(batch).encode(), capture_output=True, check=True)
     answers: list[dict[str, object]] = json.loads(done.stdout)
     return answers

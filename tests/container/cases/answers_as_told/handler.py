@@ -34,7 +34,7 @@ def answer(row):
     return answers | (report() if told.get("report") else {}), float(told.get("sleep", 0))
 
 
-def handle(data, context):
+def handle(data, _context):
     if BROKEN.exists():
         raise RuntimeError("broken as the test asked")
     if data is None:

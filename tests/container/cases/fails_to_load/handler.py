@@ -1,5 +1,5 @@
 """A handler whose model cannot be loaded."""
 
 
-def handle(data, context):
+def handle(_data, _context):
     raise RuntimeError("no such weights: the test's own failure")

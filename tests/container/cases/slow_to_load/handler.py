@@ -3,7 +3,7 @@
 import time
 
 
-def handle(data, context):
+def handle(data, _context):
     if data is None:
         time.sleep(6)
         return None

@@ -1,0 +1,144 @@
+"""TorchServe's configuration, environment and command: pure functions of the settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limits import MIB, Limits
+from settings import Settings
+
+INFERENCE = "127.0.0.1:8085"
+FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grpc_management": 7071}
+# More than a batch in flight and a few waiting is latency nobody asked for (T8); the queue never gets shorter than this.
+LEAST_QUEUE = 16
+LARGEST_RESPONSE = 64 * MIB
+
+
+def home(settings: Settings) -> Path:
+    """Return the folder that holds all TorchServe writes."""
+    return settings.state / "torchserve"
+
+
+def queue_size(settings: Settings) -> int:
+    """Return how many requests may wait: four full batches for every worker (T8)."""
+    return max(LEAST_QUEUE, 4 * settings.serving.batch_size * settings.serving.workers)
+
+
+def heap_bytes(settings: Settings, limits: Limits) -> int:
+    """Return the JVM's heap limit: room for a full queue of the largest bodies, yet at most a quarter of the memory (T5, T13)."""
+    wanted = 192 * MIB + 2 * queue_size(settings) * settings.serving.max_body_bytes
+    quarter = (limits.memory or 4096 * MIB) // 4
+    return max(96 * MIB, min(wanted, quarter, 1024 * MIB))
+
+
+def properties(settings: Settings, limits: Limits, ports: dict[str, int], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the content of config.properties. `manifest` names the version that TorchServe knows the model by."""
+    serving = settings.serving
+    # TorchServe reads a delay of 0 as 100 ms, and it overrides these by the archive's model-config.yaml where there is one.
+    model = {
+        "minWorkers": serving.workers,
+        "maxWorkers": serving.workers,
+        "batchSize": serving.batch_size,
+        "maxBatchDelay": max(1, serving.batch_delay_ms),
+        "responseTimeout": serving.response_timeout_s,
+        "startupTimeout": serving.startup_timeout_s,
+    }
+    threads = str(max(2, limits.threads))
+    return {
+        "inference_address": f"http://{inference_address(settings)}",
+        # T15: nothing but the front is reachable from outside.
+        "management_address": f"http://127.0.0.1:{ports['management']}",
+        "metrics_address": f"http://127.0.0.1:{ports['metrics']}",
+        "grpc_inference_address": "127.0.0.1",
+        "grpc_inference_port": str(ports["grpc_inference"]),
+        "grpc_management_address": "127.0.0.1",
+        "grpc_management_port": str(ports["grpc_management"]),
+        "enable_model_api": "false",
+        # T16: a token would guard /ping as well and expires in an hour; the addresses above are the guard.
+        "disable_token_authorization": "true",
+        # T17: no URL matches, so nothing is ever downloaded.
+        "allowed_urls": "^$",
+        "use_env_allowed_urls": "false",
+        "enable_envvars_config": "false",
+        # T21: the image has the model's packages.
+        "install_py_dep_per_model": "false",
+        "model_store": str(home(settings) / "store"),
+        "load_models": f"{serving.name}={serving.name}",
+        "models": json.dumps({serving.name: {str(manifest.get("modelVersion") or "1.0"): model}}),
+        "default_workers_per_model": str(serving.workers),
+        "default_response_timeout": str(serving.response_timeout_s),
+        "default_startup_timeout": str(serving.startup_timeout_s),
+        "job_queue_size": str(queue_size(settings)),
+        # T14: the front refuses larger bodies first, with a JSON answer.
+        "max_request_size": str(serving.max_body_bytes + 64 * 1024),
+        "max_response_size": str(max(LARGEST_RESPONSE, 4 * serving.max_body_bytes)),
+        "limit_max_image_pixels": "true",
+        # T24: threads by the CPU limit, not by the host.
+        "number_of_netty_threads": threads,
+        "netty_client_threads": threads,
+        **({"number_of_gpu": "0"} if serving.device == "cpu" else {}),
+        "metrics_mode": "prometheus",
+        "model_metrics_auto_detect": "true",
+        # Its collector starts a Python process every minute for what the container's own metrics say better.
+        "disable_system_metrics": "true",
+    }
+
+
+def inference_address(settings: Settings) -> str:
+    """Return `host:port` of the inference API."""
+    return INFERENCE if settings.front == "nginx" else f"{settings.bind}:{settings.port}"
+
+
+def render(values: dict[str, str]) -> str:
+    """Return `values` in the format of java.util.Properties."""
+    return "".join(f"{key}={value}\n".replace("\\", "\\\\") for key, value in values.items())
+
+
+def worker_threads(settings: Settings, limits: Limits) -> int:
+    """Return the compute threads for each worker (T24)."""
+    return max(1, int(limits.cpu) // settings.serving.workers)
+
+
+def server_env(settings: Settings, limits: Limits, env: dict[str, str]) -> dict[str, str]:
+    """Return the environment of the JVM and of the workers that it starts."""
+    serving = settings.serving
+    threads = str(worker_threads(settings, limits))
+    paths = [str(serving.model_dir), *([str(serving.deps_dir)] if serving.deps_dir else []), env.get("PYTHONPATH", "")]
+    result = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **env, **serving.environment}
+    result.pop("TS_CONFIG_FILE", None)  # it would replace our configuration
+    return result | {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONUNBUFFERED": "1",
+        "LOG_LOCATION": str(home(settings)),
+        "METRICS_LOCATION": str(home(settings)),
+        "TORCHRELAY_LOG_LEVEL": settings.log_level,
+    }
+
+
+def java_argv(settings: Settings, limits: Limits, java: str, packages: Path) -> list[str]:
+    """Return the command of the JVM."""
+    folder = home(settings)
+    return [
+        java,
+        f"-Xmx{heap_bytes(settings, limits) // MIB}m",
+        "-XX:+ExitOnOutOfMemoryError",  # a server without memory is to die and be seen (T2), not to limp
+        "-Djava.awt.headless=true",
+        f"-Djava.io.tmpdir={folder / 'tmp'}",
+        f"-Dmodel_server_home={packages}",
+        f"-Dlog4j.configurationFile={(Path(__file__).parent / 'log4j2.xml').as_uri()}",
+        "-cp",
+        str(packages / "ts" / "frontend" / "*"),
+        "org.pytorch.serve.ModelServer",
+        "--python",
+        sys.executable,
+        "-f",
+        str(folder / "config.properties"),
+        "-s",
+        str(folder / "store"),
+        "-ncs",  # T22: no snapshots
+    ]

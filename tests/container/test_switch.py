@@ -1,0 +1,70 @@
+"""The front alone, before another container: requests move from one version to the next and none is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from tests.container.harness import HOME, PYTHON, Container, Factory, poll
+
+
+@pytest.fixture
+def network(client: docker.DockerClient) -> Iterator[str]:
+    """A network of its own, as only there containers are known by name, and only by one that was given to them."""
+    network = client.networks.create("torchrelay-test-switch")
+    yield str(network.name)
+    for one in client.containers.list(filters={"network": str(network.name)}):
+        network.disconnect(one, force=True)
+    network.remove()
+
+
+def switch(front: Container, upstream: str) -> tuple[int, str]:
+    return front.exec(PYTHON, f"{HOME}/runtime/front.py", "switch", upstream)
+
+
+def version(front: Container) -> str | None:
+    answer = front.predict()
+    return str(answer.json["version"]) if answer.status == 200 else None
+
+
+def test_switching_loses_no_request(container: Factory, network: str) -> None:
+    old = container(network=network, name="torchrelay-test-old", serving={"environment": {"DECLARED": "old"}})
+    new = container(network=network, name="torchrelay-test-new", serving={"environment": {"DECLARED": "new"}})
+    front = container.start(container.runtime, ["front", "--upstream", "torchrelay-test-old:8080"], network=network)
+    old.wait_ready()
+    new.wait_ready()
+    poll("the front's start", lambda: version(front) == "old" or None, 20)
+    stop = threading.Event()
+    seen: list[str | None] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            seen.append(version(front))
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    poll("answers of the old version", lambda: len(seen) > 20 or None, 20)
+    assert switch(front, "torchrelay-test-new:8080") == (0, "")
+    after = len(seen) + len(clients)
+    poll("answers of the new version", lambda: len(seen) > after + 20 or None, 20)
+    old.raw.kill("SIGTERM")
+    assert old.wait_exit(20) == 0
+    count = len(seen)
+    poll("answers after the old version's end", lambda: len(seen) > count + 20 or None, 20)
+    stop.set()
+    for client in clients:
+        client.join()
+    assert None not in seen
+    assert set(seen[:20]) == {"old"}
+    assert set(seen[after:]) == {"new"}
+
+    code, said = switch(front, "no-such-host:8080")
+    assert code == 1
+    assert "no-such-host" in said
+    assert version(front) == "new", "a switch that cannot be is not made"
+    front.raw.kill("SIGTERM")
+    assert front.wait_exit(20) == 0

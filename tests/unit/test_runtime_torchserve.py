@@ -1,0 +1,178 @@
+"""TorchServe's configuration, environment, command, and what its management API says."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from limits import Limits
+from settings import Serving, Settings, SettingsError
+from torchserve import config, server
+
+SERVING = Serving(
+    name="digits",
+    version="abc123",
+    model_dir=Path("/m/digits"),
+    workers=2,
+    batch_size=8,
+    response_timeout_s=30,
+    startup_timeout_s=90,
+)
+SETTINGS = Settings(SERVING, Path("/state"), 8080, "0.0.0.0", "nginx", "torchserve", None, None, access_log=False, log_level="warn")
+LIMITS = Limits(cpu=4.0, memory=2 << 30)
+
+
+def values(settings: Settings = SETTINGS, limits: Limits = LIMITS) -> dict[str, str]:
+    return config.properties(settings, limits, config.FIXED_PORTS, {"modelVersion": "2.0"})
+
+
+def test_nothing_listens_beyond_loopback() -> None:
+    found = {key: value for key, value in values().items() if "address" in key}
+    assert found == {
+        "inference_address": "http://127.0.0.1:8085",
+        "management_address": "http://127.0.0.1:8081",
+        "metrics_address": "http://127.0.0.1:8082",
+        "grpc_inference_address": "127.0.0.1",
+        "grpc_management_address": "127.0.0.1",
+    }
+
+
+def test_what_could_load_or_change_models_is_off() -> None:
+    found = values()
+    off = ("enable_model_api", "install_py_dep_per_model", "enable_envvars_config", "use_env_allowed_urls")
+    assert {found[key] for key in off} == {"false"}
+    assert found["allowed_urls"] == "^$"
+    assert found["disable_token_authorization"] == "true"
+
+
+def test_the_model_is_registered_under_its_manifests_version() -> None:
+    found = json.loads(values()["models"])["digits"]["2.0"]
+    assert found == {
+        "minWorkers": 2,
+        "maxWorkers": 2,
+        "batchSize": 8,
+        "maxBatchDelay": 1,
+        "responseTimeout": 30,
+        "startupTimeout": 90,
+    }
+    assert json.loads(config.properties(SETTINGS, LIMITS, config.FIXED_PORTS, {})["models"])["digits"].keys() == {"1.0"}
+
+
+def test_sizes_follow_the_declaration() -> None:
+    found = values()
+    assert found["job_queue_size"] == "64", "four batches of eight for each of two workers"
+    assert int(found["max_request_size"]) > SERVING.max_body_bytes, "the front refuses first"
+    assert (found["number_of_netty_threads"], found["number_of_gpu"]) == ("4", "0")
+    assert "number_of_gpu" not in values(replace(SETTINGS, serving=replace(SERVING, device="gpu")))
+
+
+@pytest.mark.parametrize(
+    ("memory", "body", "heap"),
+    [(2 << 30, 1 << 20, 320), (2 << 30, 6 << 20, 512), (None, 6 << 20, 960), (16 << 30, 60 << 20, 1024), (256 << 20, 6 << 20, 96)],
+    ids=["a full queue", "a quarter of the limit", "no limit", "the most", "the least"],
+)
+def test_the_heap_is_a_part_of_the_memory(memory: int | None, body: int, heap: int) -> None:
+    settings = replace(SETTINGS, serving=replace(SERVING, max_body_bytes=body))
+    assert config.heap_bytes(settings, Limits(1.0, memory)) == heap << 20
+
+
+@pytest.mark.parametrize(("cpu", "workers", "threads"), [(4.0, 2, "2"), (4.0, 1, "4"), (0.5, 1, "1"), (2.0, 8, "1"), (3.5, 1, "3")])
+def test_compute_threads_are_shared_between_workers(cpu: float, workers: int, threads: str) -> None:
+    settings = replace(SETTINGS, serving=replace(SERVING, workers=workers))
+    assert config.server_env(settings, Limits(cpu, None), {})["OMP_NUM_THREADS"] == threads
+
+
+def test_the_environment_is_the_declared_one_over_the_containers() -> None:
+    serving = replace(SERVING, deps_dir=Path("/deps"), environment={"A": "model", "OMP_NUM_THREADS": "7"})
+    env = config.server_env(
+        replace(SETTINGS, serving=serving), LIMITS, {"A": "container", "TS_CONFIG_FILE": "/evil", "PYTHONPATH": "/x"}
+    )
+    assert (env["A"], env["OMP_NUM_THREADS"], env["MKL_NUM_THREADS"]) == ("model", "7", "2")
+    assert env["PYTHONPATH"] == os.pathsep.join(["/m/digits", "/deps", "/x"])
+    assert "TS_CONFIG_FILE" not in env
+
+
+def test_the_command_runs_in_the_foreground_without_snapshots() -> None:
+    argv = config.java_argv(SETTINGS, LIMITS, "/jre/bin/java", Path("/site"))
+    assert argv[0] == "/jre/bin/java"
+    assert argv[-5:] == ["-f", "/state/torchserve/config.properties", "-s", "/state/torchserve/store", "-ncs"]
+    assert "-XX:+ExitOnOutOfMemoryError" in argv
+    assert argv[argv.index("-cp") + 1] == "/site/ts/frontend/*"
+
+
+def test_properties_escape_backslashes() -> None:
+    assert config.render({"a": "x\\y", "b": "^$"}) == "a=x\\\\y\nb=^$\n"
+
+
+def test_workers_are_read_from_the_description_and_dead_ones_do_not_count() -> None:
+    own = os.getpid()
+    described = [
+        {
+            "workers": [
+                {"status": "READY", "pid": own},
+                {"status": "UNLOADING", "pid": -1},
+                {"status": "UNLOADING", "pid": 2**22 + 7},
+            ]
+        }
+    ]
+    workers = server.parse_workers(200, json.dumps(described).encode(), 60.0)
+    assert workers is not None
+    assert (workers.ready, workers.total, workers.pids, workers.retry_s) == (1, 3, frozenset({own}), 60.0)
+
+
+def test_a_model_that_is_not_there_is_missing_and_an_error_is_no_answer() -> None:
+    missing = server.parse_workers(404, b"{}", 60.0)
+    assert missing is not None
+    assert missing.missing
+    assert server.parse_workers(500, b"", 60.0) is None
+
+
+def unpacked(folder: Path, manifest: str, settings: str | None = None) -> Path:
+    (folder / "MAR-INF").mkdir()
+    (folder / "MAR-INF" / "MANIFEST.json").write_text(manifest, encoding="utf-8")
+    if settings is not None:
+        (folder / "model-config.yaml").write_text(settings, encoding="utf-8")
+    return folder
+
+
+def test_the_retry_window_is_the_named_files(tmp_path: Path) -> None:
+    named = unpacked(tmp_path, '{"model": {"configFile": "model-config.yaml"}}', "minWorkers: 1\nmaxRetryTimeoutInSec: 60\n")
+    assert server.retry_window(named) == 60.0
+
+
+def test_the_retry_window_of_a_file_that_is_not_named_is_not_read(tmp_path: Path) -> None:
+    """TorchServe does not read it either."""
+    assert server.retry_window(unpacked(tmp_path, '{"model": {}}', "maxRetryTimeoutInSec: 60\n")) == server.DEFAULT_RETRY_S
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"model": 1}'])
+def test_a_folder_that_is_no_archive_is_refused(tmp_path: Path, manifest: str) -> None:
+    with pytest.raises(SettingsError, match="not an unpacked model archive"):
+        server.read_manifest(unpacked(tmp_path, manifest))
+
+
+def gpu_machine(folder: Path, *, device: bool, cuda: str) -> tuple[Path, Path]:
+    (folder / "dev").mkdir()
+    (folder / "site" / "torch").mkdir(parents=True)
+    if device:
+        (folder / "dev" / "nvidia0").touch()
+    (folder / "site" / "torch" / "version.py").write_text(
+        f"__version__ = '2.13.0'\ncuda: Optional[str] = {cuda}\nhip = None\n", encoding="ascii"
+    )
+    return folder / "site", folder / "dev"
+
+
+def test_a_gpu_and_a_torch_that_can_use_it_are_required(tmp_path: Path) -> None:
+    server.require_gpu(*gpu_machine(tmp_path, device=True, cuda="'13.0'"))
+
+
+@pytest.mark.parametrize(("device", "cuda", "said"), [(False, "'13.0'", "no GPU is visible"), (True, "None", "without CUDA")])
+def test_a_missing_gpu_is_told(tmp_path: Path, device: bool, cuda: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        server.require_gpu(*gpu_machine(tmp_path, device=device, cuda=cuda))
+
+
+def test_java_is_taken_from_java_home_first() -> None:
+    assert server.find_java({"JAVA_HOME": "/jre"}) == "/jre/bin/java"
