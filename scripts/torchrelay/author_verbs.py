@@ -11,7 +11,7 @@ from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, app, begin, done, 
 from torchrelay.errors import GateFailed
 from torchrelay.workspace import Workspace
 
-samples_app = typer.Typer(help="The samples that every version must answer.", no_args_is_help=True)
+samples_app = typer.Typer(help="Record what samples expect.", no_args_is_help=True)
 app.add_typer(samples_app, name="samples")
 
 Name = Annotated[str | None, option("name", "Name of the model. Default: the folder's.")]
@@ -31,7 +31,10 @@ def init(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model directory that passes check, from flags, or from questions on a terminal."""
+    """Write a new model directory.
+
+    It passes check; the answers come from flags, or from questions on a terminal.
+    """
     from torchrelay import init as initialising  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
 
     begin(as_json=as_json)
@@ -54,7 +57,10 @@ def record(
     url: Annotated[str | None, option("url", "Address of a running server to ask. Default: the image, built and started.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the answers of a run into the samples as what is expected, for you to review before you commit them."""
+    """Record a run's answers as expected.
+
+    Review them before you commit them.
+    """
     from torchrelay import recording  # noqa: PLC0415 -- as in init
     from torchrelay.model import load_model  # noqa: PLC0415
     from torchrelay.samples import load_samples  # noqa: PLC0415

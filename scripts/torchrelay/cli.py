@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -44,7 +45,10 @@ def root(
 
 @app.command()
 def check(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
-    """Find every mistake in model.yaml, its samples and the files it names, with file and line."""
+    """Find every mistake, with file and line.
+
+    Reads model.yaml, its samples and every file they name; runs no code of the model.
+    """
     from torchrelay.check import check as run_check  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
 
     begin(as_json=as_json)
@@ -66,7 +70,10 @@ def check(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: D
 def fetch(
     model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False, update_lock: UpdateLock = False
 ) -> None:
-    """Bring the weights here, checksummed and resumable, and lock their digest in weights.lock."""
+    """Bring the weights here, checksummed.
+
+    Resumes what was cut off, caches by digest, and locks the digest in weights.lock.
+    """
     from torchrelay import fetch as fetching  # noqa: PLC0415 -- as in check
     from torchrelay.model import load_model  # noqa: PLC0415
 
@@ -88,7 +95,10 @@ def archive(
     output: Annotated[Path | None, option("output", "File (or folder, for no-archive) to write. Default: in .torchrelay/.")] = None,
     format_: Annotated[str, option("format", "mar, tgz or no-archive.")] = "mar",
 ) -> None:
-    """Write the model archive: a .mar that TorchServe loads; the same inputs give the same bytes."""
+    """Write the model archive (.mar).
+
+    Stock TorchServe loads it; the same inputs give the same bytes.
+    """
     from torchrelay import archive as archiving  # noqa: PLC0415 -- as in check
     from torchrelay.check import check as run_check  # noqa: PLC0415
     from torchrelay.check import resolved_version  # noqa: PLC0415
@@ -130,7 +140,10 @@ def _staged(model_dir: Path, last: str, *, dry: list[str] | None, as_json: bool)
 
 @app.command()
 def build(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
-    """Compose the image: runtime, dependencies, weights and handler as separate layers."""
+    """Compose the image.
+
+    Runtime, dependencies, weights and handler are separate layers: an edit moves its own alone.
+    """
     steps = ["compose runtime, dependencies, weights and handler layers into .torchrelay/image.json"] if dry_run else None
     built = _staged(model_dir, "build", dry=steps, as_json=as_json)
     if built is not None:
@@ -139,7 +152,10 @@ def build(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: D
 
 @app.command()
 def verify(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
-    """Start the image without a network and hold every sample against its answer; writes verdict.json."""
+    """Prove the image on its samples.
+
+    Starts it without a network, sends every sample alone and among others, and writes verdict.json.
+    """
     from torchrelay.verify import summary  # noqa: PLC0415 -- as in check
 
     steps = ["start the image with no network and a read-only root, and replay every sample"] if dry_run else None
@@ -156,7 +172,10 @@ def push(
     dry_run: DryRun = False,
     create_repository: CreateRepository = False,
 ) -> None:
-    """Push exactly the verified image, and only the blobs that the registry lacks."""
+    """Push exactly the verified image.
+
+    Only the blobs that the registry lacks travel.
+    """
     from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
     from torchrelay.push import push as run_push  # noqa: PLC0415
 
@@ -175,7 +194,10 @@ def _destination(repository: str, name: str) -> str:
 
 @app.command()
 def deploy(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
-    """Put the proved image into service on a target; a version that fails its samples never answers a user."""
+    """Put the proved image into service.
+
+    A version that fails its samples never answers a user.
+    """
     from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
     from torchrelay.relay import deploy_only, deploy_plan  # noqa: PLC0415
 
@@ -197,7 +219,10 @@ def relay(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run every stage in order: check, fetch, archive, build, verify, push, deploy; what is done already is skipped."""
+    """Run every stage, in this order.
+
+    What is done already, by digest, is skipped. Without --repository nothing is pushed.
+    """
     from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
     from torchrelay.relay import deploy_plan  # noqa: PLC0415
     from torchrelay.relay import relay as run_relay  # noqa: PLC0415
@@ -219,6 +244,9 @@ def relay(
             update_lock=update_lock,
         )
     return done(result, result["endpoint"]["url"])
+
+
+from torchrelay import author_verbs, endpoint_verbs  # noqa: E402, F401 -- they register after the stages: help keeps that order
 
 
 def _fail(error: TorchrelayError) -> int:
@@ -269,10 +297,17 @@ def run(arguments: list[str], application: Callable[..., Any] = app) -> int:
 
 def main() -> NoReturn:
     """Entry point of the `torchrelay` command."""
-    from torchrelay import author_verbs, endpoint_verbs  # noqa: F401, PLC0415 -- importing them registers their verbs
-
     signal.signal(signal.SIGTERM, _on_term)
-    sys.exit(run(sys.argv[1:]))
+    try:
+            code = run(sys.argv[1:])
+    except KeyboardInterrupt as error:
+        code = _fail(_translated(error))
+    if code and threading.active_count() > 1:
+        # Everything is put away; a thread that still waits for a silent registry is not waited for.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

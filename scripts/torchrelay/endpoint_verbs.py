@@ -28,7 +28,10 @@ def _chosen(model_dir: Path, target: str | None) -> "tuple[Model, str]":
 
 @app.command()
 def status(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False) -> None:
-    """Say what answers now: endpoint, version, digest and state, as seen on the target itself."""
+    """Say what answers now.
+
+    Endpoint, version, digest and state, as seen on the target itself.
+    """
     from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
 
     begin(as_json=as_json)
@@ -46,7 +49,7 @@ def invoke(
     content_type: ContentType = "application/json",
     as_json: AsJson = False,
 ) -> None:
-    """Send one request to the live endpoint and print its answer."""
+    """Send one request to the endpoint."""
     from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
     from torchrelay.probe import ProbeRequest  # noqa: PLC0415
     from torchrelay.samples import load_samples  # noqa: PLC0415
@@ -76,7 +79,7 @@ def invoke(
 
 @app.command()
 def logs(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, lines: Lines = 200) -> None:
-    """Print the end of the live version's log."""
+    """Print the end of the server's log."""
     from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
 
     model, chosen = _chosen(model_dir, target)
@@ -85,7 +88,10 @@ def logs(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, lines: Lines 
 
 @app.command()
 def rollback(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False) -> None:
-    """Put the previous version back into service, proved again."""
+    """Put the previous version back.
+
+    It is proved again before it answers anybody.
+    """
     from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
 
     begin(as_json=as_json)
@@ -97,7 +103,7 @@ def rollback(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: 
 
 @app.command()
 def delete(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False) -> None:
-    """Remove everything that deploy made on a target."""
+    """Remove all that deploy made."""
     from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
 
     begin(as_json=as_json)

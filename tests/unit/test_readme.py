@@ -1,0 +1,43 @@
+"""What the README shows is what is there: the command's help, the exit codes, and links to files that exist."""
+
+import re
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from torchrelay import cli, errors
+from torchrelay.layout import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def shown() -> str:
+    result = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"}, prog_name="torchrelay")
+    assert result.exit_code == 0
+    return result.output.strip()
+
+
+def test_help_is_pasted() -> None:
+    block = re.search(r"<!-- help -->\n```\n(.*?)\n```\n<!-- /help -->", README, re.S)
+    assert block is not None
+    assert block[1] == shown(), "paste the output of COLUMNS=100 torchrelay --help between the help marks"
+
+
+def test_every_exit_code_is_listed() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \|", README, re.M)
+    listed = {int(code) for row in rows for code in row.split(",")}
+    kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.TorchrelayError)]
+    codes = [kind.exit_code for kind in kinds if kind is not errors.TorchrelayError]
+    assert set(codes) <= listed
+    assert len(codes) == len(set(codes)), "two causes share an exit code"
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:|#)([^)]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+def test_every_verb_has_a_docstring_of_one_sentence() -> None:
+    for name, command in get_command(cli.app).commands.items():  # type: ignore[attr-defined] # a group has them
+        assert (command.help or "").strip(), name
