@@ -47,7 +47,7 @@ test-container: $(VENV)/.dev ## The tests against the real image.
 	$(PYTEST) tests/container
 
 test-gpu-image: $(VENV)/.dev ## Build the CUDA image for real (5 GB of wheels) and see what it says without a GPU.
-	$(PYTEST) tests/gpu_image
+	$(PYTEST) --run-gpu-image -s tests/gpu_image
 
 lint: $(VENV)/.dev ## ruff, mypy, hadolint, and what is generated is up to date.
 	$(BIN)/ruff check .

@@ -105,6 +105,15 @@ def ensure_runtime(settings: RuntimeSettings, progress: Progress) -> Image:
     return image
 
 
+def build_runtime(settings: RuntimeSettings) -> str:
+    """Build the runtime image in the daemon, without taking it out of there, and return its tag. Raises as ensure_runtime."""
+    inputs = inputs_digest(settings)
+    with daemon() as client:
+        if not has_image(client, tag_of(inputs)):
+            _build(client, settings, inputs)
+    return tag_of(inputs)
+
+
 def _context(settings: RuntimeSettings) -> Iterator[bytes]:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:

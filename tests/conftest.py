@@ -1,0 +1,25 @@
+"""Order and options of the whole suite: the fastest kind of test first, what takes gigabytes only when asked for."""
+
+from pathlib import Path
+
+import pytest
+
+KINDS = ("unit", "integration", "container", "gpu_image")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-gpu-image", action="store_true", help="build the CUDA image: 5 GB of wheels, ten minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    top = Path(__file__).parent
+
+    def kind(item: pytest.Item) -> int:
+        return KINDS.index(item.path.relative_to(top).parts[0])
+
+    items.sort(key=kind)
+    if not config.getoption("--run-gpu-image"):
+        skip = pytest.mark.skip(reason="builds 5 GB of CUDA wheels: `make test-gpu-image` runs it")
+        for item in items:
+            if KINDS[kind(item)] == "gpu_image":
+                item.add_marker(skip)
