@@ -1,10 +1,11 @@
 """The Docker daemon: found, asked and filled with images, always through its API."""
 
+import itertools
 import json
 import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from torchrelay.errors import BuildFailed, DockerUnavailable
@@ -64,12 +65,15 @@ def has_image(client: "DockerClient", reference: str) -> bool:
 
 def _known_layers(client: "DockerClient", image: "Image") -> int:
     """Count the layers from the bottom that some image of the daemon already has in this order."""
+    import docker  # noqa: PLC0415 -- as in connect
+
     wanted = [layer.diff_id for layer in image.layers]
     best = 0
-    for present in client.images.list(filters={"reference": "torchrelay/*"}) + client.images.list(filters={"reference": "*/*"}):
-        layers = (present.attrs.get("RootFS") or {}).get("Layers") or []
-        same = next((i for i, (a, b) in enumerate(zip(layers, wanted, strict=False)) if a != b), min(len(layers), len(wanted)))
-        best = max(best, same)
+    for present in client.api.images():
+        with suppress(docker.errors.ImageNotFound):  # removed since it was listed
+            layers = client.api.inspect_image(present["Id"])["RootFS"].get("Layers") or []
+            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(layers, wanted, strict=False))
+            best = max(best, sum(1 for _ in same))
     return best
 
 
