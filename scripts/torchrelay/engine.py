@@ -71,7 +71,7 @@ def _known_layers(client: "DockerClient", image: "Image") -> int:
     best = 0
     for present in client.api.images():
         with suppress(docker.errors.ImageNotFound):  # removed since it was listed
-            layers = client.api.inspect_image(present["Id"])["RootFS"].get("Layers") or []
+            layers = client.images.get(present["Id"]).attrs["RootFS"].get("Layers") or []
             same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(layers, wanted, strict=False))
             best = max(best, sum(1 for _ in same))
     return best
