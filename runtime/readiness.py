@@ -13,7 +13,7 @@ from state import Status
 POLL_STARTING_S = 0.1
 POLL_READY_S = 2.0
 RECHECK_S = 30.0  # a request now and then finds what the worker's state does not tell, such as a poisoned CUDA context
-START_ATTEMPTS = 4  # a model that could not be loaded four times will not be loaded the fifth time
+START_ATTEMPTS = 3  # a model that could not be loaded three times will not be loaded the fourth time
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from limits import MIB, Limits
 from settings import Settings
 
 INFERENCE = "127.0.0.1:8085"
-FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grpc_management": 7071}
+FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grpc_management": 7071, "workers": 9000}
 # More than a batch in flight and a few waiting is latency nobody asked for (T8); the queue never gets shorter than this.
 LEAST_QUEUE = 16
 LARGEST_RESPONSE = 64 * MIB
@@ -22,6 +22,11 @@ LARGEST_RESPONSE = 64 * MIB
 def home(settings: Settings) -> Path:
     """Return the folder that holds all TorchServe writes."""
     return settings.state / "torchserve"
+
+
+def config_file(settings: Settings) -> Path:
+    """Return the path of config.properties."""
+    return home(settings) / "config.properties"
 
 
 def queue_size(settings: Settings) -> int:
@@ -58,6 +63,8 @@ def properties(settings: Settings, limits: Limits, ports: dict[str, int], manife
         "grpc_inference_port": str(ports["grpc_inference"]),
         "grpc_management_address": "127.0.0.1",
         "grpc_management_port": str(ports["grpc_management"]),
+        # Only where its native library cannot be loaded (a /tmp without exec): a port for every worker, else unix sockets.
+        "initial_worker_port": str(ports["workers"]),
         "enable_model_api": "false",
         # T16: a token would guard /ping as well and expires in an hour; the addresses above are the guard.
         "disable_token_authorization": "true",
@@ -137,7 +144,7 @@ def java_argv(settings: Settings, limits: Limits, java: str, packages: Path) -> 
         "--python",
         sys.executable,
         "-f",
-        str(folder / "config.properties"),
+        str(config_file(settings)),
         "-s",
         str(folder / "store"),
         "-ncs",  # T22: no snapshots

@@ -22,7 +22,7 @@ from limits import Limits
 from readiness import Answer, Workers
 from settings import Settings, SettingsError
 from state import replace
-from torchserve.config import FIXED_PORTS, home, inference_address, java_argv, properties, render, server_env
+from torchserve.config import FIXED_PORTS, config_file, home, inference_address, java_argv, properties, render, server_env
 
 PORTS = "ports.json"
 # The worker's socket is <tmp>/.ts.sock.9000 and a unix socket's path holds 107 characters.
@@ -124,7 +124,7 @@ def prepare(settings: Settings, limits: Limits, env: dict[str, str]) -> Launch:
     (folder / "store" / settings.serving.name).symlink_to(settings.serving.model_dir.resolve(), target_is_directory=True)
     ports = choose_ports(settings)
     replace(folder / PORTS, json.dumps(ports))
-    replace(folder / "config.properties", render(properties(settings, limits, ports, read_manifest(settings.serving.model_dir))))
+    replace(config_file(settings), render(properties(settings, limits, ports, read_manifest(settings.serving.model_dir))))
     return Launch(java_argv(settings, limits, find_java(env), packages), server_env(settings, limits, env), folder)
 
 
@@ -151,19 +151,28 @@ def retry_window(model_dir: Path) -> float:
     return float(found.group(1)) if found else DEFAULT_RETRY_S
 
 
-def alive(pid: int) -> bool:
-    """Say whether the process `pid` exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def worker_pids(config_file: Path, proc: Path = Path("/proc")) -> frozenset[int]:
+    """Return the worker processes of the TorchServe that runs with `config_file`.
+
+    The management API tells a worker's pid only after its start, which a worker that fails to load does not survive for long.
+    """
+    parents: dict[int, int] = {}
+    servers: set[int] = set()
+    for process in proc.glob("[0-9]*"):
+        try:
+            argv = (process / "cmdline").read_bytes().split(b"\0")
+            stat = (process / "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if os.fsencode(config_file) in argv:
+            servers.add(int(process.name))
+        elif any(word.endswith(b"model_service_worker.py") for word in argv) and stat[0] != b"Z":
+            parents[int(process.name)] = int(stat[1])
+    return frozenset(pid for pid, parent in parents.items() if parent in servers)
 
 
-def parse_workers(status: int, body: bytes, retry_s: float) -> Workers | None:
-    """Return what the management API's description of a model says of its workers."""
+def parse_workers(status: int, body: bytes, pids: frozenset[int], retry_s: float) -> Workers | None:
+    """Return what the management API's description of a model says of its workers, whose live processes are `pids`."""
     if status == 404:
         return Workers(0, 0, missing=True, detail="TorchServe could not read the model; its log says why")
     if status != 200:
@@ -172,7 +181,8 @@ def parse_workers(status: int, body: bytes, retry_s: float) -> Workers | None:
     return Workers(
         ready=sum(worker["status"] == "READY" for worker in described),
         total=len(described),
-        pids=frozenset(worker["pid"] for worker in described if worker["pid"] > 0 and alive(worker["pid"])),
+        # Where there is no /proc, a described pid is all there is.
+        pids=pids or frozenset(worker["pid"] for worker in described if worker["pid"] > 0 and not Path("/proc/self").exists()),
         retry_s=retry_s,
     )
 
@@ -181,7 +191,8 @@ def workers(settings: Settings) -> Workers | None:
     """Ask the management API."""
     try:
         status, body = request(f"127.0.0.1:{read_ports(settings)['management']}", "GET", f"/models/{settings.serving.name}", 5.0)
-        return parse_workers(status, body, retry_window(settings.serving.model_dir))
+        pids = worker_pids(config_file(settings))
+        return parse_workers(status, body, pids, retry_window(settings.serving.model_dir))
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         return None
 

@@ -104,7 +104,7 @@ def test_loading_that_fails_again_and_again_is_given_up() -> None:
         assert not machine.status.failed
         machine.saw_workers(attempt + 0.5, down())
     assert machine.status.failed
-    assert machine.status.reason == "the worker died 4 times while loading the model"
+    assert machine.status.reason == "the worker died 3 times while loading the model"
 
 
 def test_several_workers_may_each_try_as_often() -> None:

@@ -29,7 +29,7 @@ def values(settings: Settings = SETTINGS, limits: Limits = LIMITS) -> dict[str, 
 
 
 def test_nothing_listens_beyond_loopback() -> None:
-    found = {key: value for key, value in values().items() if "address" in key}
+    found = {key: value for key, value in values().items() if key.endswith("_address")}
     assert found == {
         "inference_address": "http://127.0.0.1:8085",
         "management_address": "http://127.0.0.1:8081",
@@ -106,27 +106,36 @@ def test_properties_escape_backslashes() -> None:
     assert config.render({"a": "x\\y", "b": "^$"}) == "a=x\\\\y\nb=^$\n"
 
 
-def test_workers_are_read_from_the_description_and_dead_ones_do_not_count() -> None:
-    own = os.getpid()
-    described = [
-        {
-            "workers": [
-                {"status": "READY", "pid": own},
-                {"status": "UNLOADING", "pid": -1},
-                {"status": "UNLOADING", "pid": 2**22 + 7},
-            ]
-        }
-    ]
-    workers = server.parse_workers(200, json.dumps(described).encode(), 60.0)
+def test_workers_are_counted_by_their_state() -> None:
+    described = [{"workers": [{"status": "READY", "pid": 7}, {"status": "UNLOADING", "pid": -1}]}]
+    workers = server.parse_workers(200, json.dumps(described).encode(), frozenset({7}), 60.0)
     assert workers is not None
-    assert (workers.ready, workers.total, workers.pids, workers.retry_s) == (1, 3, frozenset({own}), 60.0)
+    assert (workers.ready, workers.total, workers.pids, workers.retry_s) == (1, 2, frozenset({7}), 60.0)
+
+
+def process(proc: Path, pid: int, parent: int, state: str, *argv: str) -> None:
+    (proc / str(pid)).mkdir()
+    (proc / str(pid) / "cmdline").write_bytes(b"\0".join(word.encode() for word in argv) + b"\0")
+    (proc / str(pid) / "stat").write_text(f"{pid} (a) b) {state} {parent} 1 1", encoding="ascii")
+
+
+def test_worker_processes_are_the_live_children_of_this_server(tmp_path: Path) -> None:
+    worker = ("python", "/site/ts/model_service_worker.py", "--port", "9000")
+    process(tmp_path, 10, 1, "S", "java", "-f", "/state/torchserve/config.properties")
+    process(tmp_path, 11, 10, "R", *worker)
+    process(tmp_path, 12, 10, "Z", *worker)
+    process(tmp_path, 13, 10, "R", "nvidia-smi")
+    process(tmp_path, 20, 1, "S", "java", "-f", "/other/torchserve/config.properties")
+    process(tmp_path, 21, 20, "R", *worker)
+    (tmp_path / "99").mkdir()
+    assert server.worker_pids(Path("/state/torchserve/config.properties"), tmp_path) == frozenset({11})
 
 
 def test_a_model_that_is_not_there_is_missing_and_an_error_is_no_answer() -> None:
-    missing = server.parse_workers(404, b"{}", 60.0)
+    missing = server.parse_workers(404, b"{}", frozenset(), 60.0)
     assert missing is not None
     assert missing.missing
-    assert server.parse_workers(500, b"", 60.0) is None
+    assert server.parse_workers(500, b"", frozenset(), 60.0) is None
 
 
 def unpacked(folder: Path, manifest: str, settings: str | None = None) -> Path:
