@@ -120,14 +120,14 @@ class Download:
         self.moved_at, self.moved = time.monotonic(), 0
 
     def _resume(self) -> None:
-        """Go on from a partial file when it is known which state of the source it belongs to."""
+        """Go on from a partial file, if its note is there; the source is asked to, and begins anew where it cannot tell."""
         found = read_json(self.note_path)
         try:
             note = Note(**found) if isinstance(found, dict) else Note()
         except TypeError:
             note = Note()
         size = self.part.stat().st_size if self.part.exists() else 0
-        if size == 0 or note.uri != self.uri or not note.validator or (note.total is not None and size > note.total):
+        if size == 0 or note.uri != self.uri or (note.total is not None and size > note.total):
             self.discard()
             return
         with self.part.open("rb", buffering=0) as file:

@@ -127,7 +127,7 @@ def test_a_dangling_link_is_a_missing_file(model_dir: Path) -> None:
         b"\xff",
         b"[]",
         b'{"source": "model.pt", "size": -1, "sha256": "x", "version": ""}',
-        b'{"source": "model.pt", "size": 1, "version": "", "extra": 1}',
+        b'{"source": "model.pt", "size": 7000, "sha256": "%s", "version": "", "extra": 1}' % SHA256.encode(),
     ],
 )
 def test_a_spoilt_lock_is_no_licence_to_take_anything(model_dir: Path, lock: bytes) -> None:

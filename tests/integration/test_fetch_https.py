@@ -11,18 +11,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from tests.integration.weights_server import Handler, WeightsServer, reset, serving, status, truncated
 
 import torchrelay
-from torchrelay.download import Patience
+from tests.integration.weights_server import Handler, WeightsServer, reset, serving, status, truncated
+from torchrelay.download import Download, Patience
 from torchrelay.errors import DiskFull, UnsafeName, WeightsChanged, WeightsMissing
 from torchrelay.fetch import Fetched, fetch
 from torchrelay.model import Model
 from torchrelay.report import Quiet
+from torchrelay.sources import Stream
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -116,6 +118,28 @@ def test_a_broken_transfer_goes_on_where_it_broke(server: WeightsServer, model_d
     assert len(server.asked) == 3
     assert 0 < starts[0] <= 1_000_000
     assert starts[0] < starts[1] <= 2_000_000
+
+
+class Miscounting:
+    """A source whose client does not notice that bytes are missing, or too many, the first time."""
+
+    def __init__(self, first: bytes) -> None:
+        self.answers = [first, CONTENT]
+
+    def basename(self, uri: str) -> str:
+        return uri
+
+    @contextmanager
+    def open_stream(self, uri: str, start: int, validator: str) -> Iterator[Stream]:
+        del uri, start, validator
+        yield Stream(iter([self.answers.pop(0)]), 0, len(CONTENT), "", "")
+
+
+@pytest.mark.parametrize("first", [CONTENT[:-1], CONTENT + b"x"])
+def test_another_length_than_announced_is_noticed_whatever_the_client_says(tmp_path: Path, first: bytes) -> None:
+    done = Download(Miscounting(first), "x.pt", tmp_path, Quiet(), QUICK).run(lambda _stream: None)
+    assert done.sha256 == SHA256
+    assert done.path.read_bytes() == CONTENT
 
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: WeightsServer, model_dir: Path, cache: Path) -> None:
