@@ -47,9 +47,7 @@ class Built:
         }
 
 
-def serving_config(
-    model: Model, version: str, samples: list[Sample], deps_dir: str | None, model_dir: str
-) -> dict[str, Any]:
+def serving_config(model: Model, version: str, samples: list[Sample], deps_dir: str | None, model_dir: str) -> dict[str, Any]:
     """Return serving.json: what the image's entrypoint reads (times in seconds but for batch_delay_ms)."""
     return {
         "name": model.name,
@@ -80,9 +78,7 @@ def _warmup(samples: list[Sample]) -> dict[str, str] | None:
 
 def _weights_layer(archived: Archived, folder: str, progress: Progress) -> Layer:
     place = archived.entries[archived.weights]
-    file = LayerFile(
-        f"{folder}/{archived.weights}", Slice(archived.path.resolve(), place.offset, place.size), place.size
-    )
+    file = LayerFile(f"{folder}/{archived.weights}", Slice(archived.path.resolve(), place.offset, place.size), place.size)
     key = hashlib.sha256(f"{file.path} {place.size} {place.sha256}".encode()).hexdigest()
     record = layout.cache_dir() / "layers" / f"weights-{key}.json"
     parts = tuple(tar_parts([file]))
@@ -137,7 +133,8 @@ def build(
     added: list[Layer] = []
     deps_dir = None
     if model.requirements:
-        deps_dir, layer = dependencies_layer(runtime, (model_dir / model.requirements).read_bytes(), progress)
+        requirements = (model_dir / model.requirements).read_bytes()
+        deps_dir, layer = dependencies_layer(model_dir, runtime, requirements, progress)
         added.append(layer)
     added.append(_weights_layer(archived, folder, progress))
     serving = serving_config(model, archived.version, samples, deps_dir, layout.image_model_dir(model.name))

@@ -17,6 +17,7 @@ from torchrelay.image import Image
 from torchrelay.layers import TAR, Layer, folder_layer_parts
 from torchrelay.report import Progress, log
 from torchrelay.runtime_image import ChunkReader
+from torchrelay.scratch import scratch_container
 from torchrelay.store import stored_blob, write_blob
 from torchrelay.workspace import read_json, write_json
 
@@ -33,10 +34,10 @@ set -eu
 mkdir -p {layout.IMAGE_DEPS}
 {layout.IMAGE_PYTHON} -m compileall -q --invalidation-mode unchecked-hash {layout.IMAGE_DEPS} || true
 """
-PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
-def dependencies_layer(runtime: Image, requirements: bytes, progress: Progress) -> tuple[str, Layer]:
+def dependencies_layer(model_dir: Path, runtime: Image, requirements: bytes, progress: Progress) -> tuple[str, Layer]:
     """Return the folder to import from inside the image, and the layer that holds it.
 
     Raises DependenciesUnresolved with pip's own reason.
@@ -50,7 +51,7 @@ def dependencies_layer(runtime: Image, requirements: bytes, progress: Progress) 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "deps"
         folder.mkdir()
-        _install(runtime, requirements, folder, progress)
+        _install(model_dir, runtime, requirements, folder, progress)
         site = next((str(path.relative_to(folder)) for path in folder.glob("lib/python3*/site-packages")), ".")
         blob = write_blob(folder_layer_parts(folder, layout.IMAGE_DEPS.lstrip("/")))
     imports = layout.IMAGE_DEPS if site == "." else f"{layout.IMAGE_DEPS}/{site}"
@@ -58,17 +59,16 @@ def dependencies_layer(runtime: Image, requirements: bytes, progress: Progress) 
     return imports, Layer(blob, blob.digest, TAR, "torchrelay dependencies")
 
 
-def _install(runtime: Image, requirements: bytes, folder: Path, progress: Progress) -> None:
+def _install(model_dir: Path, runtime: Image, requirements: bytes, folder: Path, progress: Progress) -> None:
     with daemon() as client:
         load(client, runtime, f"torchrelay/runtime:{runtime.config_digest[7:23]}", progress)
-        container = client.containers.create(
-            runtime.config_digest,
-            entrypoint=["/bin/sh", "-c", INSTALL],
-            user="0",
-            environment=_passed_on(),
-            healthcheck={"test": ["NONE"]},
-        )
-        try:
+        settings = {
+            "entrypoint": ["/bin/sh", "-c", INSTALL],
+            "user": "0",
+            "environment": _passed_on(),
+            "healthcheck": {"test": ["NONE"]},
+        }
+        with scratch_container(client, model_dir, "dependencies", runtime.config_digest, settings) as container:
             container.put_archive("/tmp", _single_file("requirements.txt", requirements))  # noqa: S108 -- inside the container
             container.start()
             code = container.wait(timeout=TIMEOUT_S)["StatusCode"]
@@ -80,8 +80,6 @@ def _install(runtime: Image, requirements: bytes, folder: Path, progress: Progre
                     "correct the requirements file; the image pins torch and torchserve, and runs without a compiler",
                 )
             _copy_out(container, folder)
-        finally:
-            container.remove(force=True)
 
 
 def pip_reason(output: str) -> str:

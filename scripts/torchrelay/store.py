@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -133,8 +134,8 @@ def sweep(staging: Path, now: float | None = None) -> None:
     oldest = (time.time() if now is None else now) - ABANDONED_S
     for left in staging.iterdir():
         with suppress(OSError):  # another process sweeps as well
-            if left.is_file() and left.stat().st_mtime < oldest:
-                left.unlink()
+            if left.stat().st_mtime < oldest:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def write_blob(data: Iterator[bytes]) -> Blob:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import IO, Any
 from torchrelay.errors import Busy, DiskFull
 
 STATE_DIR = ".torchrelay"
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what atomic_write calls its files: tempfile's eight characters
 
 
 class Workspace:
@@ -54,7 +56,15 @@ class Workspace:
             held.truncate(0)
             held.write(str(os.getpid()))
             held.flush()
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing; nobody else writes here while the lock is held."""
+        for folder in (self.model_dir, self.root, self.deployments):
+            for left in folder.glob(".*.tmp"):
+                if UNFINISHED.fullmatch(left.name):
+                    left.unlink(missing_ok=True)
 
 
 @contextmanager
