@@ -1,6 +1,8 @@
 """Push: exactly the verified image, and only the blobs that the registry lacks."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,19 @@ def registry_for(reference: Reference, *, create: bool = False) -> Registry:
     return Registry(reference.base, credentials=docker_credentials)
 
 
+@contextmanager
+def uploaders(registry: Registry) -> Iterator[ThreadPoolExecutor]:
+    """Give threads to upload with; on any error, Ctrl-C too, nothing new is begun and a silent registry is not waited for."""
+    pool = ThreadPoolExecutor(UPLOADS_AT_ONCE)
+    try:
+        yield pool
+    except BaseException:
+        registry.stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
 def push_image(image: Image, registry: Registry, target: Reference, progress: Progress) -> Pushed:
     """Send what is missing, then the manifest, then see that the registry's digest is ours.
 
@@ -49,7 +64,7 @@ def push_image(image: Image, registry: Registry, target: Reference, progress: Pr
     name = f"{target.name}@{image.digest}"
     if registry.manifest_digest(target.repository, target.tag) == image.digest:
         return Pushed(name, target.tag, image.digest, image.config_digest, 0, 0)
-    with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+    with uploaders(registry) as pool:
         there = list(pool.map(lambda blob: registry.has_blob(target.repository, blob.digest), image.blobs()))
         missing = [blob for blob, present in zip(image.blobs(), there, strict=True) if not present]
         with progress.task(f"push {target.name}", sum(blob.size for blob in missing)) as task:

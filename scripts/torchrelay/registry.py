@@ -2,6 +2,7 @@
 
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -52,19 +53,13 @@ def parse_reference(text: str, default_tag: str) -> Reference:
     """Read `host[:port]/repository[:tag]`. Raises RegistryError naming what is wrong with it."""
     host, slash, rest = text.partition("/")
     if not slash or not re.search(r"[.:]|^localhost$", host) or "@" in text:
-        raise RegistryError(
-            f"{text!r} is not an image repository", "write host/repository, as in 127.0.0.1:5000/models/digits"
-        )
+        raise RegistryError(f"{text!r} is not an image repository", "write host/repository, as in 127.0.0.1:5000/models/digits")
     repository, colon, tag = rest.partition(":")
     tag = tag if colon else default_tag
     if not REPOSITORY.fullmatch(repository):
-        raise RegistryError(
-            f"{text!r}: {repository!r} is not a repository name", "lower-case letters, digits and . _ - / only"
-        )
+        raise RegistryError(f"{text!r}: {repository!r} is not a repository name", "lower-case letters, digits and . _ - / only")
     if not TAG.fullmatch(tag):
-        raise RegistryError(
-            f"{text!r}: {tag!r} is not a tag", "letters, digits and . _ -, 128 characters at most"
-        )
+        raise RegistryError(f"{text!r}: {tag!r} is not a tag", "letters, digits and . _ -, 128 characters at most")
     return Reference(host, repository, tag)
 
 
@@ -89,14 +84,16 @@ class _Bearer(AuthBase):
 class _Body:
     """A blob as a request body: its length is known, and it goes out in pieces of 1 MiB."""
 
-    def __init__(self, blob: Blob, task: Task) -> None:
-        self.blob, self.task = blob, task
+    def __init__(self, blob: Blob, task: Task, stop: threading.Event) -> None:
+        self.blob, self.task, self.stop = blob, task, stop
 
     def __len__(self) -> int:
         return self.blob.size
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self.blob.chunks():
+            if self.stop.is_set():
+                raise RegistryError("the upload was stopped", "push again")
             yield chunk
             self.task.advance(len(chunk))
 
@@ -110,6 +107,8 @@ class Registry:
     sleep: Callable[[float], None] = time.sleep
     session: requests.Session = field(default_factory=requests.Session)
     auth: AuthBase | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when another thread has failed: uploads end at their next piece, and nothing is tried again."""
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Tell whether the registry holds a blob in this repository."""
@@ -135,7 +134,7 @@ class Registry:
                 return opened
             headers = {"Content-Type": "application/octet-stream"}
             location = urljoin(self.base, opened.headers["Location"])
-            sent = self._once("PATCH", location, headers=headers, data=_Body(blob, task))
+            sent = self._once("PATCH", location, headers=headers, data=_Body(blob, task, self.stop))
             if sent.status_code not in (202, 204):
                 return sent
             location = urljoin(self.base, sent.headers["Location"])
@@ -164,13 +163,9 @@ class Registry:
         headers: dict[str, str] | None = None,
         data: Any = None,
     ) -> requests.Response:
-        return self._retried(
-            f"{method} {path}", lambda: self._once(method, path, headers=headers, data=data), accept=accept
-        )
+        return self._retried(f"{method} {path}", lambda: self._once(method, path, headers=headers, data=data), accept=accept)
 
-    def _retried(
-        self, what: str, attempt: Callable[[], requests.Response], accept: tuple[int, ...]
-    ) -> requests.Response:
+    def _retried(self, what: str, attempt: Callable[[], requests.Response], accept: tuple[int, ...]) -> requests.Response:
         """Repeat until accepted or refused for good; waits as long as Retry-After says, else twice as long each time."""
         reason = ""
         for number in range(ATTEMPTS):
@@ -186,6 +181,8 @@ class Registry:
                 if answer.status_code not in RETRIED:
                     raise RegistryError(f"{self.base}: {what}: {reason}", _fix(answer.status_code))
                 wait = _retry_after(answer, wait)
+            if self.stop.is_set():
+                break
             if number + 1 < ATTEMPTS:
                 log.info("%s: %s; again in %.1f s", what, reason, wait)
                 self.sleep(wait)
@@ -194,9 +191,7 @@ class Registry:
             "see that the registry is up, then push again",
         )
 
-    def _once(
-        self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None
-    ) -> requests.Response:
+    def _once(self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None) -> requests.Response:
         """One request; a 401 is answered once with the credentials that the challenge asks for."""
         target = urljoin(self.base, url)
         answer = self.session.request(method, target, headers=headers, data=data, auth=self.auth, timeout=TIMEOUT_S)
