@@ -1,13 +1,21 @@
 """Why a container failed: the Python traceback out of the server's log, and the likely cause and mend of the common ones."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 TRACEBACK = "Traceback (most recent call last):"
-# TorchServe writes each line of its worker behind a time, a level, a thread and a logger:
+CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
+# The worker's lines come behind a time, a level and a thread, in the form of runtime/torchserve/log4j2.xml or in TorchServe's own:
+# "2026-01-01T10:00:00,123 INFO  W-9000-digits_1.0-stdout ModuleNotFoundError: ..."
 # "2026-01-01T10:00:00,123 [INFO ] W-9000-digits_1.0-stdout MODEL_LOG - ModuleNotFoundError: ..."
-PREFIX = re.compile(r"^\S*\d{2}:\d{2}:\d{2}\S* \[\w+ *\] \S+ (?:\S+ )?- ")
-MODEL_LOG = "MODEL_LOG - "
+WORKER_LINE = re.compile(r"^\S*\d\d:\d\d:\d\d[,.]\d+ \[?[A-Z]+ *\]? +W-\d+-\S+-std(?:out|err) ?(?:MODEL_LOG - )?(?P<text>.*)$")
+# TorchServe's worker adds this exception of its own after the one that tells something (ts/model_service_worker.py).
+ECHO = re.compile(r"RuntimeError: \d{3} - ")
+JAVA_FRAME = re.compile(r"\s+(?:at [\w.$]+\(|\.\.\. \d+ more)|\s+at .*\[\S*:\S*\]$")
+# Of org.pytorch.serve.wlm.BatchAggregator, and of its WorkerThread or ts/model_service_worker.py: one at least per attempt.
+LOAD_FAILED = ("Load model failed: ", "Backend worker process died.")
+TOO_SLOW = "did not respond in given time"
 LOG_LINES = 40
 
 
@@ -33,15 +41,19 @@ CAUSES = (
         "the weights' shape of {what} is not the network's: check init_args in model.yaml",
     ),
     _cause(
-        r"[Mm]issing key|[Uu]nexpected key",
+        r"[Mm]issing key|[Uu]nexpected key|does not fit the network that init_function makes",
         "the weights are of another network: check model_file and init_args in model.yaml",
+    ),
+    _cause(
+        r"is a damaged file",
+        "the weights were cut short: write or upload them again, then run `torchrelay fetch --update-lock`",
     ),
     _cause(
         r"Weights only load failed|WeightsUnpickler|UnpicklingError",
         "the file holds more than tensors: save `model.state_dict()`, a TorchScript or a safetensors file",
     ),
     _cause(
-        r"TypeError: (?P<what>\w+)\(\) (?:missing|got an unexpected|takes)",
+        r"TypeError: (?P<what>init_function|[\w.]+\.__init__)\(\) (?:missing|got an unexpected|takes)",
         "check init_args in model.yaml against {what}()",
     ),
     _cause(
@@ -64,31 +76,64 @@ CAUSES = (
 
 
 def worker_lines(log: str) -> list[str]:
-    """Return the log without the server's own prefixes, one line per line of the worker."""
-    lines = []
-    for line in log.splitlines():
-        _, found, rest = line.partition(MODEL_LOG)
-        lines.append(rest if found else PREFIX.sub("", line))
-    return lines
+    """Return what the model's process has printed; all lines when none is marked as its own."""
+    found = [match["text"] for line in log.splitlines() if (match := WORKER_LINE.match(line))]
+    return found or log.splitlines()
 
 
 def python_traceback(log: str) -> str:
-    """Return the last Python traceback of a server log, "" when there is none.
+    """Return the last Python traceback of a server log that tells something, with those it was raised from; "" when there is none.
 
     A Java stack trace (`at org.pytorch.serve...`) is never part of it.
     """
-    lines = worker_lines(log)
-    starts = [index for index, line in enumerate(lines) if line.strip() == TRACEBACK]
-    if not starts:
-        return ""
-    block = [TRACEBACK]
-    for line in lines[starts[-1] + 1 :]:
-        if line.startswith(("\tat ", "    at ")):
+    found = list(_tracebacks(worker_lines(log))) or list(_tracebacks(log.splitlines()))
+    telling = [block for block in found if not ECHO.match(exception_of(block))]
+    return (telling or found or [""])[-1]
+
+
+def exception_of(traceback: str) -> str:
+    """Return the line of a traceback that names the exception."""
+    plain = [line for line in traceback.splitlines() if line and not line.startswith((" ", "\t"))]
+    return plain[-1] if plain else ""
+
+
+def _tracebacks(lines: list[str]) -> Iterator[str]:
+    block: list[str] = []
+    named = chained = False  # the exception's own line has come; words that join it to the next traceback as well
+    for line in lines:
+        if line.strip() == TRACEBACK:
+            if block and not chained:
+                yield "\n".join(block)
+                block = []
+            block.append(TRACEBACK)
+            named = chained = False
+        elif not block:
             continue
-        block.append(line)
-        if line and not line.startswith((" ", "\t")):
-            break
-    return "\n".join(block)
+        elif line.startswith(CHAINED):
+            block += ["", line, ""]
+            chained = True
+        elif not line.strip() or JAVA_FRAME.match(line):
+            continue
+        elif line.startswith((" ", "\t")):
+            block.append(line)
+        elif named or chained:
+            yield "\n".join(block)
+            block = []
+        else:
+            block.append(line)
+            named = True
+    if block:
+        yield "\n".join(block)
+
+
+def has_failed_to_load(log: str) -> bool:
+    """Tell whether the server has tried to load the model and could not."""
+    return any(sign in log for sign in LOAD_FAILED)
+
+
+def load_failure(log: str, otherwise: str = "its process died") -> str:
+    """Return in a line why the model did not load: its exception, if it raised one."""
+    return exception_of(python_traceback(log)) or ("it takes longer than timeouts.startup_s" if TOO_SLOW in log else otherwise)
 
 
 def likely_fix(text: str) -> str:
@@ -100,5 +145,5 @@ def likely_fix(text: str) -> str:
 
 
 def log_tail(log: str) -> str:
-    """Return the last lines, for a failure without a traceback."""
-    return "\n".join(log.splitlines()[-LOG_LINES:])
+    """Return the last lines, for a failure without a traceback, without Java's stack traces."""
+    return "\n".join([line for line in log.splitlines() if line.strip() and not JAVA_FRAME.match(line)][-LOG_LINES:])

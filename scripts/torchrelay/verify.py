@@ -7,13 +7,13 @@ front by `docker exec`, as nothing else can reach it.
 
 import hashlib
 import json
+import textwrap
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torchrelay import diagnosis
 from torchrelay import image as images
@@ -31,6 +31,7 @@ from torchrelay.model import Model
 from torchrelay.probe import ExecProber, ProbeAnswer, Prober, ProbeRequest
 from torchrelay.report import Progress, log
 from torchrelay.samples import Sample
+from torchrelay.scratch import scratch_container
 from torchrelay.verdict import SampleResult, Verdict
 from torchrelay.workspace import Workspace
 
@@ -42,6 +43,11 @@ POLL_S = 0.25
 START_MARGIN_S = 30
 CONCURRENCY = 8
 ROUNDS = 3
+LOG_LINES = 400
+REFUSED = "the warm-up request was answered with"  # runtime/readiness.py
+REFUSED_S = 3.0
+LOAD_FIX = "mend what the traceback shows"
+STARTUP_FIX = "if it only needs longer, raise timeouts.startup_s in model.yaml"
 
 
 @dataclass(frozen=True)
@@ -133,41 +139,44 @@ def hardened(model: Model, name: str, labels: dict[str, str]) -> dict[str, Any]:
     return settings
 
 
-@contextmanager
-def started(client: "DockerClient", image: Image, settings: dict[str, Any]) -> Iterator["Container"]:
-    """Run a container and remove it in any case."""
-    container = client.containers.create(image.config_digest, **settings)
-    try:
-        container.start()
-        yield container
-    finally:
-        container.remove(force=True, v=True)
-
-
 def wait_ready(container: "Container", deadline_s: float, clock: Callable[[], float] = time.monotonic) -> float:
     """Wait until a worker has answered; return the seconds it took.
 
-    Raises GateFailed with the last state seen when the container ends, gives up for good, or is too slow.
+    Raises GateFailed with the last state seen when the container ends, the model does not load or answer, or is too slow.
     """
     begin = clock()
-    prober, reason = ExecProber(container), "not asked yet"
+    prober, reason, refused_since = ExecProber(container), "not asked yet", None
     while clock() - begin < deadline_s:
         container.reload()
         if container.status != "running":
-            state = container.attrs["State"]
-            killed = ", killed for memory" if state.get("OOMKilled") else ""
-            raise GateFailed(f"the container ended with code {state.get('ExitCode')}{killed} before it was ready")
-        state_now = prober.ready()
-        if state_now.ready:
+            raise GateFailed(f"the container ended with code {container.attrs['State'].get('ExitCode')} before it was ready")
+        state = prober.ready()
+        if state.ready:
             return clock() - begin
-        reason = state_now.reason
-        if state_now.failed:
-            raise GateFailed(f"the model does not load: {reason}")
+        reason = state.reason
+        if state.failed or diagnosis.has_failed_to_load(_log(container, LOG_LINES)):
+            time.sleep(POLL_S)  # two threads write the log: the end of the traceback may come last
+            why = diagnosis.load_failure(_log(container), reason if state.failed else "its process died")
+            raise GateFailed(f"the model does not load: {why}", STARTUP_FIX if "startup_s" in why else LOAD_FIX)
+        refused_since = (refused_since or clock()) if reason.startswith(REFUSED) else None
+        if refused_since is not None and clock() - refused_since > REFUSED_S:
+            raise GateFailed(f"the model loads but does not answer: {reason}", LOAD_FIX)
         time.sleep(POLL_S)
-    raise GateFailed(
-        f"not ready after {deadline_s:.0f} s; last state: {reason}",
-        "raise timeouts.startup_s in model.yaml if it needs longer",
-    )
+    raise GateFailed(f"not ready after {deadline_s:.0f} s; last state: {reason}", STARTUP_FIX)
+
+
+def _log(container: "Container", lines: int | Literal["all"] = "all") -> str:
+    """Return the log since the container's last start."""
+    since = datetime.fromisoformat(container.attrs["State"]["StartedAt"][:19] + "+00:00")
+    return container.logs(since=int(since.timestamp()), tail=lines).decode(errors="replace")
+
+
+def killed_for_memory(client: "DockerClient", container: "Container") -> bool:
+    """Tell whether the kernel killed any process of a container for want of memory, by the daemon's own clock and events."""
+    now = datetime.fromisoformat(client.info()["SystemTime"][:19] + "+00:00")
+    until = int(now.timestamp()) + 1
+    wanted = {"container": container.id, "event": "oom"}
+    return any(client.events(since=1, until=until, filters=wanted, decode=True))
 
 
 def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progress, *, concurrency: int = CONCURRENCY) -> Verdict:
@@ -196,9 +205,11 @@ def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progr
     with daemon() as client:
         load(client, image, local_tag(model.name, image), progress)
         load_s = time.monotonic() - begin
-        name = f"torchrelay-verify-{model.name}-{uuid.uuid4().hex[:8]}"
-        with started(client, image, hardened(model, name, {"org.torchrelay.verify": model.name})) as container:
-            found = _prove(container, model, samples, concurrency)
+        settings = hardened(model, "", {"org.torchrelay.verify": model.name})
+        with scratch_container(client, model_dir, f"verify-{model.name}", image.config_digest, settings) as container:
+            container.start()
+            container.reload()
+            found = _prove(client, container, model, samples, concurrency)
     verdict = Verdict(**common, **found, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
     verdicts.save(workspace, verdict)
     return verdict
@@ -216,8 +227,9 @@ def ask(
     image = build(model_dir, model, archived, samples, progress).image
     with daemon() as client:
         load(client, image, local_tag(model.name, image), progress)
-        name = f"torchrelay-record-{model.name}-{uuid.uuid4().hex[:8]}"
-        with started(client, image, hardened(model, name, {"org.torchrelay.verify": model.name})) as container:
+        settings = hardened(model, "", {"org.torchrelay.verify": model.name})
+        with scratch_container(client, model_dir, f"record-{model.name}", image.config_digest, settings) as container:
+            container.start()
             wait_ready(container, model.timeouts.startup_s + START_MARGIN_S)
             return ExecProber(container).send(requests, 1, model.timeouts.response_s + 5)
 
@@ -227,37 +239,39 @@ def local_tag(name: str, image: Image) -> str:
     return f"torchrelay/{name}:{image.config_digest[7:19]}"
 
 
-def _prove(container: "Container", model: Model, samples: list[Sample], concurrency: int) -> dict[str, Any]:
+def _prove(client: "DockerClient", container: "Container", model: Model, samples: list[Sample], concurrency: int) -> dict[str, Any]:
     ready_s = None
+    outcome = Outcome([])
     try:
         ready_s = round(wait_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
         log.info("ready after %.1f s; sending %d samples", ready_s, len(samples))
         timeout_s = model.timeouts.response_s + 5
         outcome = replay(ExecProber(container), samples, f"/predictions/{model.name}", concurrency, timeout_s)
-    except GateFailed as failure:
-        text = container.logs().decode(errors="replace")
-        traceback = diagnosis.python_traceback(text)
-        return {
-            "result": "gate_failed",
-            "ready_s": ready_s,
-            "samples": [],
-            "reason": failure.message,
-            "traceback": traceback or diagnosis.log_tail(text),
-            "fix": diagnosis.likely_fix(traceback) or diagnosis.likely_fix(text) or failure.fix,
-        }
-    failed: dict[str, Any] = {}
-    if not outcome.passed:
-        text = container.logs().decode(errors="replace")
-        traceback = diagnosis.python_traceback(text)
-        failed = {"reason": outcome.reason(), "traceback": traceback, "fix": diagnosis.likely_fix(traceback)}
-    result = "passed" if outcome.passed else "gate_failed"
-    return {"result": result, "ready_s": ready_s, "samples": outcome.results, **failed}
+        if outcome.passed:
+            return {"result": "passed", "ready_s": ready_s, "samples": outcome.results}
+        failure = GateFailed(outcome.reason())
+    except GateFailed as raised:
+        failure = raised
+    text = _log(container)
+    traceback = diagnosis.python_traceback(text)
+    reason, fix = failure.message, diagnosis.likely_fix(traceback)
+    if killed_for_memory(client, container):
+        reason += f"; a process was killed for memory: the limit is {model.resources.memory}"
+        fix = "raise resources.memory in model.yaml, or make the model need less"
+    return {
+        "result": "gate_failed",
+        "ready_s": ready_s,
+        "samples": outcome.results,
+        "reason": reason,
+        "traceback": traceback or ("" if outcome.results else diagnosis.log_tail(text)),
+        "fix": fix or failure.fix,
+    }
 
 
 def require_passed(verdict: Verdict) -> None:
     """Raise GateFailed unless the verdict is `passed`."""
     if verdict.result != "passed":
-        traceback = f"\n{verdict.traceback}" if verdict.traceback else ""
+        traceback = "\n" + textwrap.indent(verdict.traceback, "    ") if verdict.traceback else ""
         raise GateFailed(f"{verdict.model}: {verdict.reason}{traceback}", verdict.fix or "compare the answers in verdict.json")
 
 

@@ -35,3 +35,65 @@ def test_common_causes_have_a_mend_that_names_the_thing() -> None:
     assert "init_args" in diagnosis.likely_fix("size mismatch for fc.weight: copying a param with shape [2, 10]")
     assert "/model/cache" in diagnosis.likely_fix("OSError: [Errno 30] Read-only file system: '/model/cache'")
     assert diagnosis.likely_fix("something nobody has seen") == ""
+
+
+OURS = """\
+2026-11-21T09:19:47,590 INFO  W-9000-digits_1.0-stdout Failed to load model digits, exception model.pt does not fit
+2026-11-21T09:19:47,594 INFO  W-9000-digits_1.0-stdout Traceback (most recent call last):
+2026-11-21T09:19:47,594 INFO  W-9000-digits_1.0-stdout   File "/opt/torchrelay/models/digits/torchrelay_service.py", line 16
+2026-11-21T09:19:47,594 INFO  W-9000-digits_1.0-stdout     return _service(data, context)
+2026-11-21T09:19:47,594 WARN  WorkerThread Auto recovery failed again
+org.pytorch.serve.wlm.WorkerInitializationException: Backend worker did not respond in given time
+\tat org.pytorch.serve.wlm.WorkerThread.run(WorkerThread.java:247) [model-server.jar:?]
+\t... 18 more
+2026-11-21T09:19:47,610 INFO  W-9000-digits_1.0-stdout torchrelay_handlers.loading.WeightsError: model.pt does not fit:
+2026-11-21T09:19:47,610 INFO  W-9000-digits_1.0-stdout   head.bias: [16] in the file, [8] in the network
+2026-11-21T09:19:47,613 INFO  W-9000-digits_1.0-stdout Backend worker process died.
+2026-11-21T09:19:47,613 INFO  W-9000-digits_1.0-stdout Traceback (most recent call last):
+2026-11-21T09:19:47,618 INFO  W-9000-digits_1.0-stdout     raise RuntimeError("{} - {}".format(code, result))
+2026-11-21T09:19:47,618 INFO  W-9000-digits_1.0-stdout RuntimeError: 500 - Unknown exception
+"""
+FAILED = "2026-11-21T09:14:44,695 WARN  BatchAggregator Load model failed: digits, error: Worker died.\n"
+
+
+def test_other_threads_lines_and_torchserves_echo_are_no_part_of_a_traceback() -> None:
+    assert diagnosis.python_traceback(OURS) == (
+        "Traceback (most recent call last):\n"
+        '  File "/opt/torchrelay/models/digits/torchrelay_service.py", line 16\n'
+        "    return _service(data, context)\n"
+        "torchrelay_handlers.loading.WeightsError: model.pt does not fit:\n"
+        "  head.bias: [16] in the file, [8] in the network"
+    )
+
+
+def test_an_exception_keeps_the_one_it_was_raised_from() -> None:
+    lines = [
+        diagnosis.TRACEBACK,
+        "  first",
+        "KeyError: 'a'",
+        "",
+        "The above exception was the direct cause of the following exception:",
+        "",
+        diagnosis.TRACEBACK,
+        "  second",
+        "RuntimeError: b",
+    ]
+    marked = "".join(f"2026-11-21T09:19:47,613 INFO  W-9000-m_1.0-stderr {line}\n" for line in lines)
+    assert diagnosis.python_traceback(marked) == "\n".join(lines)
+    assert diagnosis.exception_of("\n".join(lines)) == "RuntimeError: b"
+
+
+def test_why_a_model_did_not_load() -> None:
+    assert not diagnosis.has_failed_to_load(OURS.replace("Backend worker process died.", ""))
+    assert diagnosis.has_failed_to_load(OURS)
+    assert diagnosis.has_failed_to_load(FAILED)
+    assert diagnosis.load_failure(OURS) == "torchrelay_handlers.loading.WeightsError: model.pt does not fit:"
+    slow = "org.pytorch.serve.wlm.WorkerInitializationException: Backend worker did not respond in given time\n"
+    assert "timeouts.startup_s" in diagnosis.load_failure(slow + FAILED)
+    assert diagnosis.load_failure(FAILED) == "its process died"
+
+
+def test_the_end_of_a_log_holds_no_java_stack() -> None:
+    assert "WorkerThread.java" not in diagnosis.log_tail(OURS)
+    assert "18 more" not in diagnosis.log_tail(OURS)
+    assert "Auto recovery failed" in diagnosis.log_tail(OURS)
