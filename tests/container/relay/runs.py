@@ -1,0 +1,213 @@
+"""The command as users run it: a process of its own over a copy of an example, with a name and a port of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+
+from tests.container.harness import CASES, poll
+from torchrelay.scratch import LABEL, owner
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLES = ROOT / "examples"
+TIMEOUT_S = 240.0
+
+# The digits network behind a handler file of the case's own; one request, which any handler gets to see.
+OWN_HANDLER = """\
+name: {name}
+weights: model.pt
+handler: handler.py
+model_file: model.py
+init_args: {{width: 16}}
+resources: {{cpu: 2, memory: 1Gi}}
+targets: {{docker: {{port: {port}}}}}
+"""
+ONE_SAMPLE = '{"request": {"json": [[0.5, 0.5], [0.5, 0.5]]}, "expect": {"json": "what the handler answers"}}'
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the command ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The JSON object on stdout."""
+        assert self.code == 0, self.told
+        return dict(json.loads(self.out))
+
+    @property
+    def told(self) -> str:
+        """All that a person saw."""
+        return f"exit code {self.code} after {self.seconds:.1f} s\n{self.out}\n{self.err}"
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What one stage told."""
+        return dict(next(stage for stage in self.result["stages"] if stage["stage"] == name))
+
+    def refused(self, code: int, *fragments: str) -> str:
+        """Assert that it ended in one clear error with this exit code; returns the error."""
+        assert self.code == code, self.told
+        assert "Traceback" not in self.err or code == 20, self.told  # a model's own traceback belongs to the gate
+        errors = re.findall(r"^torchrelay: ", self.err, re.MULTILINE)
+        assert len(errors) == 1, self.told
+        error = self.err[self.err.index("torchrelay: ") :]
+        for fragment in fragments:
+            assert fragment in error, self.told
+        return error
+
+
+@dataclass
+class Cli:
+    """Starts the command with an environment, and ends what a test left running."""
+
+    env: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None, shell: str = "") -> subprocess.Popen[str]:
+        """Start the command in a process group of its own; `shell` is a program that ends by running `"$@"`."""
+        command = [sys.executable, "-m", "torchrelay", *map(str, arguments)]
+        process = subprocess.Popen(
+            ["sh", "-c", shell, "sh", *command] if shell else command,
+            env={**os.environ, **self.env, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[str], timeout: float = TIMEOUT_S) -> Outcome:
+        """Wait for the end of a process."""
+        begin = time.monotonic()
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            raise AssertionError(f"did not end within {timeout} s\n{out}\n{err}") from None
+        return Outcome(process.returncode, out, err, time.monotonic() - begin)
+
+    def __call__(
+        self, *arguments: str | Path, env: Mapping[str, str] | None = None, timeout: float = TIMEOUT_S, shell: str = ""
+    ) -> Outcome:
+        """Run the command to its end."""
+        return self.finish(self.start(*arguments, env=env, shell=shell), timeout)
+
+    def end_all(self) -> None:
+        """Kill what still runs."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        self.started.clear()
+
+
+def digits(folder: Path, name: str, port: int) -> Path:
+    """Copy examples/digits, with a name and a port of the tests' own: whoever tried the example has it deployed still."""
+    ignored = shutil.ignore_patterns(".torchrelay", "weights.lock", "train.py", "README.md")
+    shutil.copytree(EXAMPLES / "digits", folder, ignore=ignored)
+    edit(folder / "model.yaml", "name: digits", f"name: {name}")
+    edit(folder / "model.yaml", "docker: {port: 8080}", f"docker: {{port: {port}}}")
+    return folder
+
+
+def own_handler(folder: Path, case: str, name: str, port: int = 8080, **settings: str) -> Path:
+    """Make a model directory of a case: digits' network and weights, the case's handler.py and, if it has one, samples."""
+    folder.mkdir(parents=True)
+    for file in ("model.py", "model.pt"):
+        shutil.copyfile(EXAMPLES / "digits" / file, folder / file)
+    shutil.copytree(CASES / case, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    more = "".join(f"{key}: {value}\n" for key, value in settings.items())
+    (folder / "model.yaml").write_text(OWN_HANDLER.format(name=name, port=port) + more)
+    if not (folder / "samples").is_dir():
+        (folder / "samples").mkdir()
+        (folder / "samples/one.json").write_text(ONE_SAMPLE)
+    return folder
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Replace text that is there exactly once."""
+    text = file.read_text()
+    assert text.count(old) == 1, f"{file}: {old!r} is there {text.count(old)} times"
+    file.write_text(text.replace(old, new))
+
+
+def copy_of(proved: Path, folder: Path) -> Path:
+    """Copy a model directory with its state: nothing is proved again as long as its inputs stay the same."""
+    shutil.copytree(proved, folder)
+    return folder
+
+
+def verdict(folder: Path) -> dict[str, Any]:
+    """Read verdict.json."""
+    return dict(json.loads((folder / ".torchrelay/verdict.json").read_text()))
+
+
+def scratch_containers(client: docker.DockerClient, folder: Path) -> list[str]:
+    """Name the containers that a run over this directory made for itself and did not remove."""
+    found = client.containers.list(all=True, filters={"label": f"{LABEL}={owner(folder)}"}, ignore_removed=True)
+    return [str(container.name) for container in found]
+
+
+def deployed_containers(client: docker.DockerClient, name: str) -> dict[str, str]:
+    """Name -> state of all that the docker target made for a model."""
+    found = client.containers.list(all=True, filters={"label": f"org.torchrelay.name={name}"}, ignore_removed=True)
+    return {str(container.name): str(container.status) for container in found}
+
+
+def half_written(folder: Path) -> list[str]:
+    """Name the files that a run left half-written."""
+    return [str(path) for path in folder.rglob("*") if path.name.endswith((".tmp", ".part"))]
+
+
+def repositories(host: str) -> list[str]:
+    """Name the repositories of a registry."""
+    return list(requests.get(f"http://{host}/v2/_catalog", timeout=5).json()["repositories"] or [])
+
+
+def wait_for(what: str, look: Any, process: subprocess.Popen[str], seconds: float = 60.0) -> Any:
+    """Wait for something to be seen while a process runs; its end before that is told with all that it said."""
+
+    def alive() -> Any:
+        seen = look()
+        if not seen and process.poll() is not None:
+            out, err = process.communicate()
+            raise AssertionError(f"{what} was not seen before the end with code {process.returncode}\n{out}\n{err}")
+        return seen
+
+    return poll(what, alive, seconds)
+
+
+@contextmanager
+def removed_afterwards(client: docker.DockerClient, name: str) -> Iterator[None]:
+    """Take away what the docker target made for a model, and its images, whatever happened."""
+    try:
+        yield
+    finally:
+        for container in client.containers.list(all=True, filters={"label": f"org.torchrelay.name={name}"}, ignore_removed=True):
+            container.remove(force=True, v=True)
+        for network in client.networks.list(names=[f"torchrelay-{name}"]):
+            network.remove()
+        for image in client.images.list(name=f"torchrelay/{name}"):
+            client.images.remove(str(image.id), force=True)
