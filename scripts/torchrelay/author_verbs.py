@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from torchrelay import report
-from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, app, begin, done, option
+from torchrelay.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, app, begin, done, option, planned
 from torchrelay.errors import GateFailed
 from torchrelay.workspace import Workspace
 
@@ -30,6 +30,7 @@ def init(
     classes: Classes = None,
     device: Device = None,
     as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Write a new model directory.
 
@@ -46,9 +47,12 @@ def init(
     given: dict[str, Any] = {key: value for key, value in answers.items() if value is not None}
     if "classes" in given:
         given["classes"] = tuple(part.strip() for part in given["classes"].split(",") if part.strip())
-    written = initialising.init(model_dir, initialising.InitOptions(**given))
+    options = initialising.InitOptions(**given)
+    if dry_run:
+        return planned("init", [f"write {model_dir / name}" for name in initialising.plan(model_dir, options)])
+    written = initialising.init(model_dir, options)
     text = "\n".join([*(f"wrote {file}" for file in written.files), *(f"next: {step}" for step in written.next_steps)])
-    done({"files": written.files, "next_steps": written.next_steps}, text)
+    return done({"files": written.files, "next_steps": written.next_steps}, text)
 
 
 @samples_app.command("record")
@@ -56,6 +60,7 @@ def record(
     model_dir: ModelDir = DEFAULT_DIR,
     url: Annotated[str | None, option("url", "Address of a running server to ask. Default: the image, built and started.")] = None,
     as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Record a run's answers as expected.
 
@@ -68,6 +73,8 @@ def record(
     begin(as_json=as_json)
     model = load_model(model_dir)
     samples = load_samples(model_dir, model, unrecorded=True)
+    if dry_run:
+        return planned("samples record", [f"write the answer to {sample.name} into {sample.file}" for sample in samples])
     with Workspace(model_dir).lock():
         answers = _answers(model_dir, model, samples, url)
         failed = [f"{name}: {answer.error}" for name, answer in answers.items() if answer.error]
@@ -76,7 +83,7 @@ def record(
         found = {name: recording.Answer(one.status, one.content_type, one.body) for name, one in answers.items()}
         changed = recording.record(model_dir, samples, found)
     result = {"recorded": len(found), "changed": [str(path) for path in changed]}
-    done(result, "\n".join(f"review {path}" for path in changed) or "nothing changed")
+    return done(result, "\n".join(f"review {path}" for path in changed) or "nothing changed")
 
 
 def _answers(model_dir: Path, model: Any, samples: list[Any], url: str | None) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """The verbs that ask or change what is deployed: status, invoke, logs, rollback, delete."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from torchrelay import report
-from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, Target, app, begin, done, option
+from torchrelay.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, Target, app, begin, done, option, planned
 from torchrelay.errors import GateFailed, ModelInvalid, Problem
 from torchrelay.workspace import Workspace
 
@@ -78,16 +77,18 @@ def invoke(
 
 
 @app.command()
-def logs(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, lines: Lines = 200) -> None:
+def logs(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, lines: Lines = 200, as_json: AsJson = False) -> None:
     """Print the end of the server's log."""
     from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
 
+    begin(as_json=as_json)
     model, chosen = _chosen(model_dir, target)
-    sys.stdout.write(deploy.deployed(model_dir, model, chosen).logs(lines))
+    text = deploy.deployed(model_dir, model, chosen).logs(lines)
+    done({"target": chosen, "log": text.splitlines()}, text.rstrip("\n"))
 
 
 @app.command()
-def rollback(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False) -> None:
+def rollback(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
     """Put the previous version back.
 
     It is proved again before it answers anybody.
@@ -96,18 +97,22 @@ def rollback(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: 
 
     begin(as_json=as_json)
     model, chosen = _chosen(model_dir, target)
+    if dry_run:
+        return planned("rollback", [f"put the previous version of {model.name} on {chosen} back into service"])
     with Workspace(model_dir).lock():
         now = deploy.target_at(model_dir, model, chosen, report.progress()).rollback()
-    done(now.summary(), f"{now.url} answers {now.version} again")
+    return done(now.summary(), f"{now.url} answers {now.version} again")
 
 
 @app.command()
-def delete(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False) -> None:
+def delete(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
     """Remove all that deploy made."""
     from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
 
     begin(as_json=as_json)
     model, chosen = _chosen(model_dir, target)
+    if dry_run:
+        return planned("delete", [f"remove {model.name} and all that deploy made for it on {chosen}"])
     with Workspace(model_dir).lock():
         gone = deploy.target_at(model_dir, model, chosen, report.progress()).delete()
-    done({"target": chosen, "deleted": gone}, f"{model.name} on {chosen}: {'removed' if gone else 'nothing was there'}")
+    return done({"target": chosen, "deleted": gone}, f"{model.name} on {chosen}: {'removed' if gone else 'nothing was there'}")
