@@ -59,12 +59,13 @@ def init(
 def record(
     model_dir: ModelDir = DEFAULT_DIR,
     url: Annotated[str | None, option("url", "Address of a running server to ask. Default: the image, built and started.")] = None,
+    everything: Annotated[bool, option("all", "Record samples anew that have an expected answer already.")] = False,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
     """Record a run's answers as expected.
 
-    Review them before you commit them.
+    Fills in the samples that expect nothing yet. Review them before you commit them.
     """
     from torchrelay import recording  # noqa: PLC0415 -- as in init
     from torchrelay.model import load_model  # noqa: PLC0415
@@ -72,7 +73,9 @@ def record(
 
     begin(as_json=as_json)
     model = load_model(model_dir)
-    samples = load_samples(model_dir, model, unrecorded=True)
+    samples = [one for one in load_samples(model_dir, model, unrecorded=True) if everything or one.expect.kind == "missing"]
+    if not samples:
+        return done({"recorded": 0, "changed": []}, "every sample has its expected answer; --all records them anew")
     if dry_run:
         return planned("samples record", [f"write the answer to {sample.name} into {sample.file}" for sample in samples])
     with Workspace(model_dir).lock():
