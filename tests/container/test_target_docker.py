@@ -17,8 +17,8 @@ from typing import Any
 import docker
 import pytest
 import requests
-from tests.container.harness import Factory
 
+from tests.container.harness import Factory
 from torchrelay.errors import DeployFailed, GateFailed, PortTaken, RolledBack
 from torchrelay.model import Model
 from torchrelay.probe import ExecProber, ProbeRequest
@@ -92,8 +92,8 @@ def deployment(client: docker.DockerClient, runtime: str, images: set[str], tmp_
 
 
 @contextmanager
-def visitors(port: int, count: int = 4) -> Iterator[list[str]]:
-    """Clients that never stop asking; gives what each answer was."""
+def visitors(port: int, count: int = 4, sleep_s: float = 0.02) -> Iterator[list[str]]:
+    """Clients that never stop asking for something that takes its time; gives what each answer was."""
     seen: list[str] = []
     stop = threading.Event()
 
@@ -101,7 +101,7 @@ def visitors(port: int, count: int = 4) -> Iterator[list[str]]:
         with requests.Session() as session:
             while not stop.is_set():
                 try:
-                    told = {"echo": "x", "sleep": 0.02}
+                    told = {"echo": "x", "sleep": sleep_s}
                     answer = session.post(f"http://127.0.0.1:{port}/predictions/{NAME}", json=told, timeout=30)
                     seen.append(answer.json()["version"] if answer.ok else str(answer.status_code))
                 except requests.RequestException as error:
@@ -143,7 +143,7 @@ def test_a_version_is_replaced_without_a_lost_request_and_comes_back(deployment:
         deployment.name(two): "running",
     }
 
-    with visitors(deployment.port) as seen:
+    with visitors(deployment.port, count=2, sleep_s=1.0) as seen:  # in flight for longer than the switch takes
         back = deployment.target().rollback()
     assert (back.version, back.previous, deployment.answer()) == ("one", two.digest, "one")
     assert set(seen) == {"one", "two"}
@@ -219,13 +219,13 @@ def test_a_run_that_was_killed_before_the_switch_leaves_nothing_that_lasts(
     deployment: Deployment, client: docker.DockerClient
 ) -> None:
     deployment.apply("one")
+    before = deployment.containers()
     stray = deployment.release("stray")
-    with Containers.translated():
-        left = Containers(client, deployment.target().model).create_version(stray, stray.digest)
+    left = Containers(client, deployment.target().model).create_version(stray, stray.digest)
     left.container.start()  # as a killed run leaves it: running, proved or not, nothing points at it
-    two = deployment.release("two")
-    assert deployment.target().apply(two).version == "two"
-    assert deployment.name(stray) not in deployment.containers()
+    after = deployment.apply("one")
+    assert (after.version, after.skipped) == ("one", True)
+    assert deployment.containers() == before
 
 
 def test_a_run_that_was_killed_after_the_switch_is_taken_up(deployment: Deployment, client: docker.DockerClient) -> None:
@@ -285,12 +285,21 @@ def test_another_port_is_taken_before_the_old_one_is_given_up(deployment: Deploy
     assert len([name for name in deployment.containers() if "front" in name]) == 1
 
 
-def test_a_taken_port_is_named_before_anything_is_started(deployment: Deployment) -> None:
-    with socket.create_server(("127.0.0.1", deployment.port)):
-        with pytest.raises(PortTaken, match=f"127.0.0.1:{deployment.port}") as caught:
-            deployment.apply("one")
-        assert "targets: {docker: {port:" in caught.value.fix
-        assert deployment.containers() == {}
+def test_a_taken_port_is_named_before_anything_is_started(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def candidate(*_: object) -> None:
+        raise AssertionError("a candidate was started")
+
+    monkeypatch.setattr(DockerTarget, "_candidate", candidate)
+    with socket.create_server(("127.0.0.1", deployment.port)), pytest.raises(PortTaken, match=str(deployment.port)) as caught:
+        deployment.apply("one")
+    assert "targets: {docker: {port:" in caught.value.fix
+
+
+def test_a_port_that_is_taken_meanwhile_leaves_nothing(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Containers, "require_port", lambda *_: None)
+    with socket.create_server(("127.0.0.1", deployment.port)), pytest.raises(PortTaken, match=str(deployment.port)):
+        deployment.apply("one")
+    assert deployment.containers() == {}
 
 
 def test_a_version_that_died_is_started_anew(deployment: Deployment, client: docker.DockerClient) -> None:

@@ -8,8 +8,8 @@ import boto3
 import pytest
 import requests
 from moto.server import ThreadedMotoServer
-from tests.integration.weights_server import Behaviour, Handler, serving
 
+from tests.integration.weights_server import Behaviour, Handler, serving
 from torchrelay import ecr
 from torchrelay.errors import RegistryError
 

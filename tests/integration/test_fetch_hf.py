@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.weights_server import Behaviour, Handler, WeightsServer, serving, status, truncated
 
+from tests.integration.weights_server import Behaviour, Handler, WeightsServer, serving, status, truncated
 from torchrelay.download import Patience
 from torchrelay.errors import WeightsChanged, WeightsMissing
 from torchrelay.fetch import Fetched, fetch

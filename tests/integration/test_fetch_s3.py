@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
-from tests.integration.weights_server import Behaviour, Handler, serving
 
+from tests.integration.weights_server import Behaviour, Handler, serving
 from torchrelay.download import Download, Patience
 from torchrelay.errors import WeightsChanged, WeightsMissing
 from torchrelay.fetch import Fetched, fetch
