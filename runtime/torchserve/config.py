@@ -82,6 +82,8 @@ def properties(settings: Settings, limits: Limits, ports: dict[str, int], manife
         "default_startup_timeout": str(serving.startup_timeout_s),
         "job_queue_size": str(queue_size(settings)),
         # T14: the front refuses larger bodies first, with a JSON answer.
+        # Our handlers parse bodies themselves, in one go and strictly; others get JSON and text decoded, as they expect.
+        **({"decode_input_request": "false"} if manifest.get("handler") == "torchrelay_service.py" else {}),
         "max_request_size": str(serving.max_body_bytes + 64 * 1024),
         "max_response_size": str(max(LARGEST_RESPONSE, 4 * serving.max_body_bytes)),
         "limit_max_image_pixels": "true",

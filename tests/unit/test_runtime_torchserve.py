@@ -60,6 +60,12 @@ def test_the_model_is_registered_under_its_manifests_version() -> None:
     assert json.loads(config.properties(SETTINGS, LIMITS, config.FIXED_PORTS, {})["models"])["digits"].keys() == {"1.0"}
 
 
+def test_bodies_are_left_to_our_handlers_and_decoded_for_others() -> None:
+    ours = config.properties(SETTINGS, LIMITS, config.FIXED_PORTS, {"modelVersion": "2.0", "handler": "torchrelay_service.py"})
+    assert ours["decode_input_request"] == "false"
+    assert "decode_input_request" not in values()
+
+
 def test_sizes_follow_the_declaration() -> None:
     found = values()
     assert found["job_queue_size"] == "64", "four batches of eight for each of two workers"
