@@ -90,7 +90,7 @@ def digits(tmp_path: Path) -> Iterator[Digits]:
     target = made.target
     yield made
     target.delete()
-    assert processes.with_state_below(target._state_root()) == set()
+    assert processes.with_state_below(target.homes.state_root()) == set()
 
 
 def test_a_version_answers_is_kept_replaced_rolled_back_and_deleted(digits: Digits) -> None:
@@ -153,14 +153,14 @@ def test_a_version_that_fails_on_the_port_gives_it_back(digits: Digits) -> None:
     release = digits.release()
     target = digits.target
     home = digits.dir / ".torchrelay/local" / release.digest.removeprefix("sha256:")[:12]
-    stop = target._stop
+    stop = target.homes.stop
 
     def stop_and_spoil(handle: str) -> None:
         stop(handle)
         if handle == home.name:
             (home / "model/MAR-INF/MANIFEST.json").unlink(missing_ok=True)
 
-    target._stop = stop_and_spoil  # type: ignore[method-assign]
+    target.homes.stop = stop_and_spoil  # type: ignore[method-assign]
     with pytest.raises(RolledBack, match="answers again"):
         target.apply(release)
     assert digits.target.status() == first

@@ -5,10 +5,8 @@ import json
 import os
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import requests
@@ -19,6 +17,7 @@ from torchrelay.model import Model
 from torchrelay.probe import exec_in
 from torchrelay.report import Progress
 from torchrelay.targets.contract import Release
+from torchrelay.targets.front import PORT, STATE, Front, Version
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -27,79 +26,11 @@ if TYPE_CHECKING:
 LABEL = "org.torchrelay"
 LIVE = "live"
 """Network alias of the version that serves: what a front points at when it starts, so a restarted one finds it."""
-PORT = 8080
-FRONT_STATE = "/tmp/torchrelay/front.json"  # noqa: S108 -- inside the container
 PROPAGATION_S = 1
 """Seconds between the switch and the look for requests in flight: what the front had accepted reaches the old version."""
 RESTART: Any = {"Name": "unless-stopped"}  # types-docker 7.1 knows the other two policies only
-START_S = 20.0
 OTHER_PORT = "end that process, or set another port in model.yaml: `targets: {docker: {port: 8081}}`"
 TAKEN = ("port is already allocated", "address already in use")
-
-
-@dataclass(frozen=True)
-class Version:
-    """A container that serves one version. `alias` is its host name on the network."""
-
-    container: "Container"
-    name: str
-    digest: str
-    version: str
-    alias: str
-    marked_live: bool
-
-
-@dataclass(frozen=True)
-class Front:
-    """The container that publishes the port."""
-
-    container: "Container"
-    bind: str
-    port: int
-
-    def ensure_running(self) -> None:
-        """Start it when it is stopped."""
-        self.container.reload()
-        if self.container.status != "running":
-            self.container.start()
-            self.container.reload()
-
-    def wait_up(self) -> None:
-        """Wait until it can be switched.
-
-        Raises DeployFailed when it ends or is too slow.
-        """
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            with suppress(GateFailed):
-                if exec_in(self.container, ["test", "-f", FRONT_STATE], timeout_s=15.0)[0] == 0:
-                    return
-            time.sleep(0.1)
-        tail = self.container.logs(tail=20).decode(errors="replace")
-        raise DeployFailed(f"the front did not start within {START_S:.0f} s:\n{tail}".rstrip())
-
-    def switch(self, version: Version) -> None:
-        """Send new requests to a version, all of them once this returns; those in flight end where they are.
-
-        Raises DeployFailed; the front then serves what it served.
-        """
-        workers = self._accepting()
-        command = [layout.IMAGE_PYTHON, f"{layout.IMAGE_HOME}/runtime/front.py", "switch", f"{version.alias}:{PORT}"]
-        try:
-            code, _, errors = exec_in(self.container, command, timeout_s=30.0)
-        except GateFailed as failure:
-            raise DeployFailed(f"the front could not be switched: {failure.message}", failure.fix) from failure
-        if code != 0:
-            raise DeployFailed(f"the front could not be switched: {errors.decode(errors='replace').strip()[-500:]}")
-        deadline = time.monotonic() + START_S
-        while self._accepting() > workers:  # a reload starts the new workers before it tells the old ones to stop accepting
-            if time.monotonic() > deadline:
-                raise DeployFailed(f"the front's old workers still accept requests after {START_S:.0f} s")
-            time.sleep(0.02)
-
-    def _accepting(self) -> int:
-        """Count nginx's workers that take new connections; one that is told to stop says so in its title."""
-        return sum(row[-1] == "nginx: worker process" for row in self.container.top()["Processes"])
 
 
 class Containers:
@@ -150,7 +81,7 @@ class Containers:
         if front is None or front.container.status != "running":
             return ""
         try:
-            code, output, _ = exec_in(front.container, ["cat", FRONT_STATE], timeout_s=15.0)
+            code, output, _ = exec_in(front.container, ["cat", STATE], timeout_s=15.0)
             return str(json.loads(output)["inference"]).rpartition(":")[0] if code == 0 else ""
         except (GateFailed, ValueError, KeyError, TypeError):
             return ""

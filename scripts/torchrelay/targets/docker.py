@@ -21,8 +21,9 @@ from torchrelay.errors import DeployFailed, GateFailed, RollbackFailed, RolledBa
 from torchrelay.probe import ExecProber, HttpProber, ProbeAnswer, Prober, ProbeRequest
 from torchrelay.samples import Sample
 from torchrelay.targets import contract
-from torchrelay.targets.containers import Containers, Front, Version
+from torchrelay.targets.containers import Containers
 from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release, State
+from torchrelay.targets.front import Front, Version
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

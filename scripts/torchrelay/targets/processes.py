@@ -75,7 +75,9 @@ def beginning(pid: int) -> str:
             fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             return ""
-        return "" if fields[0] in ("Z", "X") else fields[19]  # field 22 of proc(5), in ticks since boot
+        # A process whose first thread has ended is a zombie while its other threads still hold its sockets.
+        ended = fields[0] in ("Z", "X") and len(list((PROC / str(pid)).glob("task/*"))) <= 1
+        return "" if ended else fields[19]  # field 22 of proc(5), in ticks since boot
     done = subprocess.run(["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, began = done.stdout.strip().partition(" ")
     return "" if done.returncode != 0 or state.startswith("Z") else began.strip()

@@ -1,0 +1,83 @@
+"""The docker target's front and the versions it is switched between."""
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torchrelay import layout
+from torchrelay.errors import DeployFailed, GateFailed
+from torchrelay.probe import exec_in
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+PORT = 8080
+"""The port of the image, of a version's own front and of the front before it alike."""
+STATE = "/tmp/torchrelay/front.json"  # noqa: S108 -- inside the container
+START_S = 20.0
+
+
+@dataclass(frozen=True)
+class Version:
+    """A container that serves one version. `alias` is its host name on the network."""
+
+    container: "Container"
+    name: str
+    digest: str
+    version: str
+    alias: str
+    marked_live: bool
+
+
+@dataclass(frozen=True)
+class Front:
+    """The container that publishes the port."""
+
+    container: "Container"
+    bind: str
+    port: int
+
+    def ensure_running(self) -> None:
+        """Start it when it is stopped."""
+        self.container.reload()
+        if self.container.status != "running":
+            self.container.start()
+            self.container.reload()
+
+    def wait_up(self) -> None:
+        """Wait until it can be switched.
+
+        Raises DeployFailed when it ends or is too slow.
+        """
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            with suppress(GateFailed):
+                if exec_in(self.container, ["test", "-f", STATE], timeout_s=15.0)[0] == 0:
+                    return
+            time.sleep(0.1)
+        tail = self.container.logs(tail=20).decode(errors="replace")
+        raise DeployFailed(f"the front did not start within {START_S:.0f} s:\n{tail}".rstrip())
+
+    def switch(self, version: Version) -> None:
+        """Send new requests to a version, all of them once this returns; those in flight end where they are.
+
+        Raises DeployFailed; the front then serves what it served.
+        """
+        workers = self._accepting()
+        command = [layout.IMAGE_PYTHON, f"{layout.IMAGE_HOME}/runtime/front.py", "switch", f"{version.alias}:{PORT}"]
+        try:
+            code, _, errors = exec_in(self.container, command, timeout_s=30.0)
+        except GateFailed as failure:
+            raise DeployFailed(f"the front could not be switched: {failure.message}", failure.fix) from failure
+        if code != 0:
+            raise DeployFailed(f"the front could not be switched: {errors.decode(errors='replace').strip()[-500:]}")
+        deadline = time.monotonic() + START_S
+        while self._accepting() > workers:  # a reload starts the new workers before it tells the old ones to stop accepting
+            if time.monotonic() > deadline:
+                raise DeployFailed(f"the front's old workers still accept requests after {START_S:.0f} s")
+            time.sleep(0.02)
+
+    def _accepting(self) -> int:
+        """Count nginx's workers that take new connections; one that is told to stop says so in its title."""
+        return sum(row[-1] == "nginx: worker process" for row in self.container.top()["Processes"])
