@@ -11,13 +11,14 @@ command line can read `catalogue` on a machine without them.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torchrelay_handlers.authors import SampleHandler
     from torchrelay_handlers.factory import handler_factory
     from torchrelay_handlers.handler import Handler
     from torchrelay_handlers.json_out import Raw
     from torchrelay_handlers.messages import Answer, Request
     from torchrelay_handlers.problems import BadSample
 
-__all__ = ["Answer", "BadSample", "Handler", "Raw", "Request", "handler_factory"]
+__all__ = ["Answer", "BadSample", "Handler", "Raw", "Request", "SampleHandler", "handler_factory"]
 
 _HOMES = {
     "Answer": "messages",
@@ -25,6 +26,7 @@ _HOMES = {
     "Handler": "handler",
     "Raw": "json_out",
     "Request": "messages",
+    "SampleHandler": "authors",
     "handler_factory": "factory",
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchrelay_handlers.device import is_out_of_memory, is_sticky
+from torchrelay_handlers.padding import Padding
 from torchrelay_handlers.problems import WorkerLost
 from torchrelay_handlers.tensors import name_of
 
@@ -119,10 +120,19 @@ class Batcher:
     that takes no batch above some size (exported with a fixed one, say) is noticed, and `limit` lowered for good.
     """
 
-    def __init__(self, forward: Callable[[Sample], Any], limit: int, collate: Callable[[list[Any]], Any] | None = None) -> None:
+    def __init__(
+        self,
+        forward: Callable[[Sample], Any],
+        limit: int,
+        collate: Callable[[list[Any]], Any] | None = None,
+        padding: Padding | None = None,
+    ) -> None:
         self.forward = forward
         self.limit = limit
         self.collate = collate
+        self.padding = padding
+        self.signature = padding.signature if padding is not None else signature
+        self.stack = collate or (padding.stack if padding is not None else stack)
         self.succeeded: set[object] = set()
 
     def run(self, samples: Sequence[Sample]) -> list[Any]:
@@ -136,10 +146,10 @@ class Batcher:
         if self.collate is not None:
             groups[None] = list(range(len(samples)))
         elif len(samples) == 1:
-            groups[signature(samples[0])] = [0]
+            groups[self.signature(samples[0])] = [0]
         else:
             for row, sample in enumerate(samples):
-                groups.setdefault(signature(sample), []).append(row)
+                groups.setdefault(self.signature(sample), []).append(row)
         for key, rows in groups.items():
             at = 0
             while at < len(rows):
@@ -174,7 +184,9 @@ class Batcher:
     def _attempt(self, key: object, rows: list[int], samples: Sequence[Sample], results: list[Any]) -> Exception | None:
         chosen = [samples[row] for row in rows]
         try:
-            outputs = split(self.forward(self.collate(chosen) if self.collate is not None else stack(chosen)), len(rows))
+            outputs = split(self.forward(self.stack(chosen)), len(rows))
+            if self.padding is not None and self.collate is None:
+                outputs = self.padding.cut(outputs, chosen)
         except Exception as error:
             if is_sticky(error):
                 raise WorkerLost(str(error)) from error

@@ -96,9 +96,20 @@ _NETWORK_INPUT: dict[str, Option] = {
     "dtype": _choice("auto", DTYPES, "Type of one sample; auto takes the network's own, and keeps integers for embeddings."),
 }
 
+_PADDING: dict[str, Option] = {
+    "pad": Option(
+        None,
+        "a number, or an object of one per named input, or null",
+        lambda value: value is None or _is_number(value) or (isinstance(value, dict) and all(map(_is_number, value.values()))),
+        "Fills samples up to the largest of their batch; null: only equal shapes share a batch.",
+    ),
+    "cut_padding": _flag(False, "Cut an output as long as the padded input to the sample's own length: one answer per token, say."),
+}
+
 OWN: dict[str, Option] = (
     _COMMON
     | _NETWORK_INPUT
+    | _PADDING
     | {
         "input": _choice(
             "auto",

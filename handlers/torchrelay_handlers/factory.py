@@ -10,8 +10,9 @@ handler = handler_factory(
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.steps import Steps, input_of
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 
 def handler_factory(
     init_function: Callable[..., nn.Module] | None = None,
@@ -29,12 +32,13 @@ def handler_factory(
     install_packages: Callable[[], object] | None = None,
     unpack_dependencies: Callable[[], object] | None = None,
     *,
-    collate_function: Callable[[list[Any]], Any] | None = None,
+    collate_function: Callable[..., Any] | None = None,
     preprocess_kwargs: Mapping[str, Any] | None = None,
     postprocess_kwargs: Mapping[str, Any] | None = None,
+    collate_kwargs: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     **init_kwargs: Any,
-) -> Handler:
+) -> "OwnHandler":
     """Make a handler of functions that see one sample each; batches, device, weights and errors are the library's.
 
     - `init_function(**init_kwargs)` returns the network; its weights are loaded afterwards, strictly. It may be left
@@ -44,46 +48,125 @@ def handler_factory(
       of several inputs, or a dict of tensors for keyword arguments. Left out, the body's numbers are the sample.
     - `postprocess_function(output, **postprocess_kwargs)` gets one output, on the CPU, without batch dimension, and
       returns what JSON can say (tensors and numpy values included) or `Raw`. Left out, the output's numbers are the answer.
-    - `collate_function(samples)` makes a batch of the list of preprocessed samples, instead of stacking equal shapes.
+    - `collate_function(samples, **collate_kwargs)` makes a batch of the list of preprocessed samples, instead of stacking.
     - `install_packages()` and `unpack_dependencies()` are run when the image is built, not when it starts.
     - `options` are those of `catalogue.OWN` (nan, precision, shape, dtype, input, ...); model.yaml's handler_args win over them.
 
+    The functions can be given later, as decorators: see `OwnHandler`.
     Raise `BadSample` in preprocess or postprocess to refuse a sample in your own words.
     """
     recipe = _OwnFunctions(
-        preprocess_function, postprocess_function, collate_function, dict(preprocess_kwargs or {}), dict(postprocess_kwargs or {})
+        preprocess_function,
+        postprocess_function,
+        collate_function,
+        dict(preprocess_kwargs or {}),
+        dict(postprocess_kwargs or {}),
+        dict(collate_kwargs or {}),
     )
-    handler = Handler(recipe, init_function=init_function, options=options)
+    handler = OwnHandler(recipe, init_function=init_function, options=options)
     handler.init_kwargs = dict(init_kwargs)
     handler.install_packages = install_packages
     handler.unpack_dependencies = unpack_dependencies
     return handler
 
 
-@dataclass(frozen=True)
+@dataclass
 class _OwnFunctions:
     preprocess_function: Callable[..., Any] | None
     postprocess_function: Callable[..., Any] | None
-    collate_function: Callable[[list[Any]], Any] | None
+    collate_function: Callable[..., Any] | None
     preprocess_kwargs: dict[str, Any] = field(default_factory=dict)
     postprocess_kwargs: dict[str, Any] = field(default_factory=dict)
+    collate_kwargs: dict[str, Any] = field(default_factory=dict)
     name: str = "own"
 
     def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:  # noqa: ARG002 - Recipe's signature
         """See Recipe."""
-        wanted = options["input"]
-        function = self.preprocess_function
+        wanted, before, after, collate = (
+            options["input"],
+            self.preprocess_function,
+            self.postprocess_function,
+            self.collate_function,
+        )
+        prepare: Callable[[object], object] = unwrapped
+        if before is not None:
+            told = partial(before, **self.preprocess_kwargs) if self.preprocess_kwargs else before
 
-        def preprocess(value: object) -> object:
-            if function is None:
-                return unwrapped(value)
-            return function(as_input(value, wanted), **self.preprocess_kwargs)
+            def prepare(value: object) -> object:
+                return told(as_input(value, wanted))
 
-        def postprocess(output: Any) -> object:
-            function = self.postprocess_function
-            return output if function is None else function(output, **self.postprocess_kwargs)
+        conclude = partial(after, **self.postprocess_kwargs) if after is not None and self.postprocess_kwargs else after
+        if collate is not None and self.collate_kwargs:
+            collate = partial(collate, **self.collate_kwargs)
+        return Steps(prepare, conclude or same, input_of(options, dtype), collate=collate)
 
-        return Steps(preprocess, postprocess, input_of(options, dtype), collate=self.collate_function)
+
+def same(output: Any) -> object:
+    """The output as it is."""
+    return output
+
+
+class OwnHandler(Handler):
+    """What `handler_factory` returns. Its methods are decorators, which leave the function as it is:
+
+    handler = handler_factory(options={"input": "image"})
+
+    @handler.init(width=16)          # keyword arguments for the function, if any
+    def network(width): ...
+
+    @handler.preprocess
+    def to_tensor(sample): ...
+    """
+
+    recipe: _OwnFunctions
+
+    @property
+    def init(self) -> "Decorator":
+        """`(**kwargs) -> torch.nn.Module`, without weights."""
+        return Decorator(self, "init_function", self.init_kwargs)
+
+    @property
+    def preprocess(self) -> "Decorator":
+        """`(sample, **kwargs) -> tensor(s)`, one sample without a batch dimension."""
+        return Decorator(self.recipe, "preprocess_function", self.recipe.preprocess_kwargs)
+
+    @property
+    def postprocess(self) -> "Decorator":
+        """`(output, **kwargs) -> answer`, one output without a batch dimension."""
+        return Decorator(self.recipe, "postprocess_function", self.recipe.postprocess_kwargs)
+
+    @property
+    def collate(self) -> "Decorator":
+        """`(samples, **kwargs) -> batch`, instead of stacking equal shapes."""
+        return Decorator(self.recipe, "collate_function", self.recipe.collate_kwargs)
+
+
+class Decorator:
+    """Sets the attribute `name` of `owner` to the function that it decorates; keyword arguments are kept for the function."""
+
+    def __init__(self, owner: object, name: str, known: dict[str, Any]) -> None:
+        self.owner = owner
+        self.name = name
+        self.known = known
+
+    @overload
+    def __call__(self, function: _Function, /) -> _Function: ...
+    @overload
+    def __call__(self, function: None = None, /, **kwargs: Any) -> Callable[[_Function], _Function]: ...
+    def __call__(self, function: Any = None, /, **kwargs: Any) -> Any:
+        """The function itself; without one, what takes it.
+
+        Raises:
+            ValueError: the handler has such a function already.
+        """
+        if function is None:
+            self.known.update(kwargs)
+            return self
+        before = getattr(self.owner, self.name)
+        if before is not None:
+            raise ValueError(f"this handler has a {self.name} already: {before.__name__}")
+        setattr(self.owner, self.name, function)
+        return function
 
 
 def unwrapped(value: object) -> object:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchrelay_handlers import catalogue, device, inputs, json_out, loading
 from torchrelay_handlers.batch import Batcher, Failure, Sample, described, moved, on_cpu
 from torchrelay_handlers.messages import Answer, Request
+from torchrelay_handlers.padding import Padding
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal, WorkerLost
 from torchrelay_handlers.settings import Settings
 from torchrelay_handlers.steps import Recipe, Steps
@@ -84,7 +85,9 @@ class Handler:
         network = self._network(path)
         self.steps: Steps = self.recipe.steps(self.options, folder, network.dtype)
         self._model = torch.compile(network.call) if self.options["compile"] else network.call
-        self._batcher = Batcher(self._forward, max(1, batch_size), self.steps.collate)
+        pad = self.options.get("pad")
+        padding = None if pad is None else Padding(pad, cut=self.options["cut_padding"])
+        self._batcher = Batcher(self._forward, max(1, batch_size), self.steps.collate, padding)
         self._refuse_nan = self.options["nan"] == "refuse"
         self._run_example()
         logger.info("model loaded on %s, batches of up to %d, %d threads", self.device, batch_size, threads)

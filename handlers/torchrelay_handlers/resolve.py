@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from torchrelay_handlers import catalogue, factory, shipped
+from torchrelay_handlers.authors import SampleHandler
 from torchrelay_handlers.factory import handler_factory
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.sagemaker import NAMES as SAGEMAKER
@@ -20,6 +21,7 @@ from torchrelay_handlers.settings import Settings
 
 ACCEPTED = """a handler file must hold one of
   handler = handler_factory(init_function, ...)          per-sample functions
+  class Mine(SampleHandler)                              the same, as a class
   def init_function / preprocess / postprocess           the same, without the factory
   def model_fn / input_fn / predict_fn / output_fn       SageMaker's functions
   def handle(data, context), or a class with initialize and handle     a TorchServe handler"""
@@ -125,6 +127,9 @@ def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911
         return _as_entry(module.handle, "handle")
     if any(callable(getattr(module, name, None)) for name in SAGEMAKER):
         return SageMakerHandler(module)
+    ours = [c for c in _own_classes(module) if issubclass(c, SampleHandler)]
+    if len(ours) == 1:
+        return ours[0].as_handler()
     functions = _functions(module)
     if functions is not None:
         return functions
@@ -137,6 +142,8 @@ def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911
 def _as_entry(value: Any, name: str) -> Found:
     if isinstance(value, Handler):
         return value
+    if inspect.isclass(value) and issubclass(value, SampleHandler):
+        return value.as_handler()
     if inspect.isclass(value):
         value = value()
     if hasattr(value, "handle") and hasattr(value, "initialize"):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchrelay_handlers.factory import unwrapped
+from torchrelay_handlers.factory import same, unwrapped
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.problems import Refusal
 from torchrelay_handlers.steps import Recipe, Steps, input_of
@@ -38,7 +38,7 @@ class _TensorRecipe:
         conclude = {"values": None, "softmax": _softmax, "argmax": _argmax}[options["output"]]
         return Steps(
             unwrapped,
-            _same,
+            same,
             network_input,
             conclude=conclude,
             expand=_Expand(network_input) if network_input.shape is not None else None,
@@ -66,10 +66,6 @@ def _example(network_input: NetworkInput) -> Tensor | None:
     if shape is None or None in shape:
         return None
     return torch.zeros([size for size in shape if size is not None], dtype=network_input.dtype or torch.float32)
-
-
-def _same(output: Any) -> object:
-    return output
 
 
 def _softmax(output: Any) -> Any:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torchrelay_handlers import Answer, BadSample, Handler, Raw, handler_factory, inputs
 from tests.unit.handlers.support import JSON, Double, Poisoned, differences
+from torchrelay_handlers import Answer, BadSample, Handler, Raw, handler_factory, inputs
 
 
 def ask(handler: Handler, *bodies: bytes, content_type: str = JSON) -> list[tuple[int, Any]]:

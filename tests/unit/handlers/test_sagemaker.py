@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.unit.handlers.support import JSON, Double
 from torchrelay_handlers.messages import Request
 from torchrelay_handlers.sagemaker import SageMakerHandler
 from torchrelay_handlers.settings import Settings
-from tests.unit.handlers.support import JSON, Double
 
 
 def handler(**functions: Any) -> SageMakerHandler:

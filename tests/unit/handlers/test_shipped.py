@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from torchrelay_handlers import BadSample, Handler, images, shipped
 from tests.unit.handlers.support import JSON, Double, differences
+from torchrelay_handlers import BadSample, Handler, images, shipped
 
 
 class Brightness(nn.Module):

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.unit.handlers.support import JSON, Double, FakeContext, as_torchserve, differences
 from torchrelay_handlers import handler_factory
 from torchrelay_handlers.adapters.native import Native
 from torchrelay_handlers.adapters.torchserve import Service, request_of
 from torchrelay_handlers.resolve import TorchServeEntry
-from tests.unit.handlers.support import JSON, Double, FakeContext, as_torchserve, differences
 
 HANDLERS = Path(__file__).parents[3] / "handlers" / "torchrelay_handlers"
 

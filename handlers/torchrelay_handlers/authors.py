@@ -1,0 +1,53 @@
+"""A class instead of functions, for authors who prefer one.
+
+    class Digits(SampleHandler):
+        options = {"input": "image"}
+
+        def init_function(self, width=16): return Net(width)
+        def preprocess(self, sample): return to_tensor(sample)
+        def postprocess(self, output): return output.argmax().item()
+
+An archive's `handler: handler.py` finds it; a test makes one with `Digits.as_handler().load("model.pt")`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from torchrelay_handlers.factory import OwnHandler, handler_factory, unwrapped
+
+
+class SampleHandler:
+    """Derive from it and write what differs; each method sees one sample and may keep state on `self` for the worker's life.
+
+    `collate`, when given, is called with the list of preprocessed samples of a batch, and returns the batch.
+    """
+
+    options: ClassVar[Mapping[str, Any]] = {}
+    collate: Callable[[list[Any]], Any] | None = None
+
+    def init_function(self, *_: Any, **init_args: Any) -> nn.Module:
+        """The network, without weights; not needed for TorchScript and torch.export."""
+        raise NotImplementedError(f"init_function({', '.join(init_args)})")
+
+    def preprocess(self, sample: Any) -> Any:
+        """One decoded body -> tensor(s) without a batch dimension."""
+        return unwrapped(sample)
+
+    def postprocess(self, output: Any) -> Any:
+        """One output, on the CPU, without a batch dimension -> anything that JSON can say, or `Raw`."""
+        return output
+
+    @classmethod
+    def as_handler(cls, **init_args: Any) -> OwnHandler:
+        """The handler, still without weights; `init_args` go to init_function."""
+        made = cls()
+        return handler_factory(
+            made.init_function if cls.init_function is not SampleHandler.init_function else None,
+            made.preprocess,
+            made.postprocess,
+            collate_function=made.collate,
+            options=cls.options,
+            **init_args,
+        )
