@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 
@@ -10,8 +11,8 @@ import pytest
 
 from tests.container.base_image import ensure_base_image
 from tests.container.harness import Container, Factory
-from torchrelay import engine, runtime_image
-from torchrelay.report import Quiet
+from torchrelay import engine
+from torchrelay.runtime_image import RuntimeSettings, build_runtime
 
 SERVERS = ("torchserve",)
 FAILED = pytest.StashKey[bool]()
@@ -31,16 +32,20 @@ def client() -> Iterator[docker.DockerClient]:
         yield client
 
 
-@pytest.fixture(scope="session")
-def runtime(client: docker.DockerClient) -> str:
-    """The tag of this checkout's CPU runtime image, over the stand-in base unless TORCHRELAY_BASE_IMAGE names another."""
-    settings = runtime_image.RuntimeSettings.from_environment("cpu")
+def cpu_settings() -> RuntimeSettings:
+    """The runtime image's inputs, over the stand-in base unless TORCHRELAY_BASE_IMAGE names another."""
+    settings = RuntimeSettings.from_environment("cpu")
     if "BASE_IMAGE" not in settings.arguments:
         settings.arguments["BASE_IMAGE"] = ensure_base_image()
-    image = runtime_image.ensure_runtime(settings, Quiet())
-    tag = runtime_image.tag_of(runtime_image.inputs_digest(settings))
-    engine.load(client, image, tag, Quiet())
-    return tag
+    return settings
+
+
+@pytest.fixture(scope="session")
+def runtime() -> str:
+    """The tag of the image to test: this checkout's CPU runtime image, unless TORCHRELAY_TEST_RUNTIME names one that is there."""
+    if given := os.environ.get("TORCHRELAY_TEST_RUNTIME"):
+        return given
+    return build_runtime(cpu_settings())
 
 
 @pytest.fixture(scope="session")

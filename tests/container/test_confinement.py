@@ -33,8 +33,8 @@ def test_any_user_serves_with_a_read_only_root_and_no_network(container: Factory
 
 
 def test_nothing_is_written_outside_tmp(container: Factory) -> None:
-    """With a writable root, so that an attempt would succeed and be seen."""
-    one = container(read_only=False).wait_ready()
+    """With a writable root and as its owner, so that an attempt would succeed and be seen."""
+    one = container(read_only=False, user="0").wait_ready()
     assert one.predict(report=True).status == 200
     one.raw.kill("SIGTERM")
     assert one.wait_exit(20) == 0
