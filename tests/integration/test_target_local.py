@@ -117,6 +117,7 @@ def test_a_version_answers_is_kept_replaced_rolled_back_and_deleted(digits: Digi
     assert digits.target.status().state == "absent"
     assert digits.answer() != "9"
     assert not (digits.dir / ".torchrelay/local").exists()
+    assert not digits.target.homes.state_root().exists()
     assert not digits.target.delete()
 
 

@@ -125,6 +125,7 @@ class LocalTarget:
         found = self.homes.folder.exists()
         self.homes.end_strays(None)
         shutil.rmtree(self.homes.folder, ignore_errors=True)
+        shutil.rmtree(self.homes.state_root(), ignore_errors=True)
         contract.forget_record(self.context, NAME)
         return found
 
