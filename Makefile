@@ -65,7 +65,7 @@ schema: $(VENV)/.package ## Write the JSON Schemas from the types.
 	$(BIN)/python -m torchrelay.schema
 
 lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
-	cd requirements && for name in package dev build runtime; do ./lock.sh $$name; done
+	cd requirements && for name in package dev build runtime jre; do ./lock.sh $$name; done
 
 bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe.
 	$(PYTEST:pytest=python) benchmarks/push_path.py

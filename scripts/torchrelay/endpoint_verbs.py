@@ -91,7 +91,7 @@ def logs(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, lines: Lines 
 def rollback(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
     """Put the previous version back.
 
-    It is proved again before it answers anybody.
+    It has to answer its own warm-up sample again before it takes the traffic over.
     """
     from torchrelay import deploy  # noqa: PLC0415 -- as in _chosen
 
