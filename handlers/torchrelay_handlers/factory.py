@@ -17,7 +17,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import nn
 
-from torchrelay_handlers import inputs
+from torchrelay_handlers import inputs, parsers
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.steps import Steps, input_of
@@ -184,6 +184,10 @@ def as_input(value: object, wanted: str) -> object:
     Raises:
         BadSample: the body is something else (415).
     """
+    if isinstance(value, dict) and value.keys() == {"b64"}:  # bytes within JSON, as TensorFlow Serving and Vertex AI say it
+        value = value["b64"] if not isinstance(value["b64"], str) else parsers.parse_base64(value["b64"])
+    elif isinstance(value, str) and wanted in ("bytes", "image"):
+        value = parsers.parse_base64(value)
     is_bytes = isinstance(value, bytes | bytearray)
     if wanted == "auto":
         return _image(bytes(value)) if isinstance(value, bytes | bytearray) and inputs.is_image(bytes(value[:12])) else value

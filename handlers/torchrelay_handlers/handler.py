@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from torchrelay_handlers import catalogue, device, inputs, json_out, loading
+from torchrelay_handlers import catalogue, device, inputs, json_out, loading, parsers
 from torchrelay_handlers.batch import Batcher, Failure, Sample, described, moved, on_cpu
 from torchrelay_handlers.messages import Answer, Request
 from torchrelay_handlers.padding import Padding
@@ -186,7 +186,8 @@ class Handler:
 
     def _samples_of(self, request: Request) -> tuple[list[object], Callable[[list[object]], object] | None]:
         value = inputs.decode(request)
-        if isinstance(value, inputs.Rows):
+        if isinstance(value, parsers.Rows):
+            inputs.refuse_many(len(value), self.options["max_instances"])
             return (list(value), None) if len(value) == 1 else (list(value), list)
         several = inputs.instances(value, self.options["max_instances"])
         if several is not None:
@@ -194,8 +195,7 @@ class Handler:
         if self.steps.expand is not None:
             several = self.steps.expand(value)
             if several is not None:
-                if len(several) > self.options["max_instances"]:
-                    raise BadSample(f"{len(several)} samples in one request", status=413, kind="too-many-instances")
+                inputs.refuse_many(len(several), self.options["max_instances"])
                 return several, list
         return [value], None
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from torchrelay_handlers import inputs
+from torchrelay_handlers import parsers
 from torchrelay_handlers.catalogue import MAX_PIXELS
 from torchrelay_handlers.problems import BadSample
 
@@ -37,7 +37,7 @@ def body_of(value: object) -> bytes:
         if isinstance(value, dict) and value.keys() == {"b64"}:  # Vertex AI's {"image_bytes": {"b64": ...}}
             value = value["b64"]
     if isinstance(value, str):
-        value = inputs.parse_base64(value)
+        value = parsers.parse_base64(value)
     if not isinstance(value, bytes | bytearray):
         raise BadSample("the body must be an image file, or JSON with one as base64", kind="bad-image")
     if not value:

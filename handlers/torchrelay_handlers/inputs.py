@@ -1,32 +1,15 @@
-"""Makes samples of request bodies, by content type: JSON, CSV, text, multipart, images and other bytes.
+"""Makes samples of request bodies, by content type: JSON, CSV, text, .npy, forms, images and other bytes.
 
 Every way in which a body can be wrong ends in a `BadSample`; nothing else leaves these functions.
 """
 
-import base64
-import binascii
-import csv
-import io
-import json
-from email.message import Message
-from email.parser import BytesParser
-from email.policy import HTTP
-
+from torchrelay_handlers.forms import Part, parse_multipart
 from torchrelay_handlers.messages import Request
+from torchrelay_handlers.parsers import charset_of, parse_csv, parse_json, parse_npy, parse_text
 from torchrelay_handlers.problems import BadSample
 
-try:
-    import orjson
-except ImportError:  # as in json_out
-    orjson = None  # type: ignore[assignment]
-
 INSTANCES = "instances"
-
-
-class Rows(list[list[float]]):
-    """The rows of a CSV body: each is a sample."""
-
-
+NPY = ("application/x-npy", "application/npy")
 _FORM = "application/x-www-form-urlencoded"
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 
@@ -41,77 +24,8 @@ def is_image(body: bytes) -> bool:
     return body.startswith(_MAGIC) or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
 
 
-def parse_json(body: bytes | bytearray | memoryview | str) -> object:
-    """A JSON value of UTF-8 bytes. NaN, Infinity and other inventions are refused."""
-    try:
-        return orjson.loads(body) if orjson is not None else json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise BadSample(f"the body is not valid JSON: {error}", kind="bad-json") from None
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-def parse_base64(text: str) -> bytes:
-    """Bytes of strict base64 (RFC 4648 section 4); a `data:` prefix and line breaks are taken off first."""
-    if text.startswith("data:"):
-        head, comma, text = text.partition(",")
-        if not comma or not head.endswith(";base64"):
-            raise BadSample("a data: URL must look like data:image/png;base64,...", kind="bad-base64")
-    try:
-        return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadSample(f"the text is not valid base64: {error}", kind="bad-base64") from None
-
-
-def parse_csv(text: str) -> Rows:
-    """Rows of numbers, without a header line; each row is a sample."""
-    rows = Rows()
-    try:
-        for line, row in enumerate(csv.reader(io.StringIO(text), strict=True), start=1):
-            if row:
-                rows.append([_number(cell, line) for cell in row])
-    except csv.Error as error:
-        raise BadSample(f"the body is not valid CSV: {error}", kind="bad-csv") from None
-    if not rows:
-        raise BadSample("the CSV holds no row", kind="bad-csv")
-    return rows
-
-
-def _number(cell: str, line: int) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise BadSample(f"line {line} of the CSV: {cell[:40]!r} is not a number", kind="bad-csv") from None
-
-
-def parse_text(body: bytes | bytearray, content_type: str) -> str:
-    """Text in the charset that the content type names, UTF-8 if none."""
-    header = Message()
-    header["content-type"] = content_type or "text/plain"
-    charset = header.get_content_charset("utf-8")
-    try:
-        return body.decode(charset)
-    except (UnicodeDecodeError, LookupError) as error:
-        raise BadSample(f"the body is not text in {charset}: {error}", kind="bad-text") from None
-
-
-def parse_multipart(body: bytes | bytearray, content_type: str) -> object:
-    """The only part's bytes, or a dict of the parts by name."""
-    head = b"content-type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n"
-    message = BytesParser(policy=HTTP).parsebytes(head + bytes(body))
-    fields: dict[str, object] = {}
-    for part in message.iter_parts() if message.is_multipart() else ():
-        name = part.get_param("name", header="content-disposition")
-        fields[str(name or f"part{len(fields)}")] = part.get_payload(decode=True)
-    if not fields:
-        raise BadSample("the multipart body holds no part, or its boundary is wrong", kind="bad-multipart")
-    return next(iter(fields.values())) if len(fields) == 1 else fields
-
-
-def decode(request: Request) -> object:  # noqa: PLR0911 - one return per kind of body reads best
-    """The request's body as a Python value: JSON, str, bytes, rows of numbers or a dict of form fields.
+def decode(request: Request) -> object:
+    """The request's body as a Python value: JSON, str, bytes, rows of numbers, an array or a dict of form fields.
 
     Without a content type (or with one that says nothing) the bytes are looked at: an image stays bytes, what reads
     as JSON is JSON, the rest stays bytes.
@@ -122,33 +36,64 @@ def decode(request: Request) -> object:  # noqa: PLR0911 - one return per kind o
             return parse_csv(body)
         return body
     body = bytes(body)
-    kind = media_type(request.content_type)
     if not body:
         raise BadSample("the body is empty", kind="empty-body")
-    if kind == "application/json" or kind.endswith("+json"):
+    if request.content_type == "application/json":  # most requests
         return parse_json(body)
+    return _by_type(body, request.content_type)
+
+
+def _by_type(body: bytes, content_type: str) -> object:  # noqa: PLR0911 - one return per kind of body reads best
+    kind = media_type(content_type)
+    if kind == "application/json" or kind.endswith("+json"):
+        return parse_json(body if charset_of(content_type) == "utf-8" else parse_text(body, content_type))
     if kind == "text/csv":
-        return parse_csv(parse_text(body, request.content_type))
+        return parse_csv(parse_text(body, content_type))
     if kind == "multipart/form-data":
-        return parse_multipart(body, request.content_type)
+        return _fields(parse_multipart(body, content_type))
+    if kind in NPY:
+        return parse_npy(body)
     if kind in ("", "application/octet-stream", _FORM, "*/*"):
         return _look(body, kind)
     if kind.startswith("text/"):
-        return parse_text(body, request.content_type)
+        return parse_text(body, content_type)
     return body
 
 
+def _fields(parts: list[Part]) -> object:
+    """The only part's value, or a dict of the parts by name."""
+    fields = {part.name: _field(part) for part in parts}
+    return next(iter(fields.values())) if len(fields) == 1 else fields
+
+
+def _field(part: Part) -> object:
+    """A part by its own content type. One that names none is text (RFC 7578 section 4.4), or JSON that looks like it."""
+    kind = media_type(part.content_type)
+    if not part.body:
+        raise BadSample(f"the part {part.name[:80]!r} of the form is empty", kind="empty-body")
+    if kind.startswith("multipart/"):
+        raise BadSample("forms within forms are not taken", status=415, kind="unsupported-media-type")
+    if kind or part.filename is not None:
+        return _by_type(part.body, part.content_type)
+    if part.body.lstrip()[:1] in (b"[", b"{"):
+        return parse_json(part.body)
+    return parse_text(part.body, "") if not is_image(part.body) else part.body
+
+
 def _look(body: bytes, kind: str) -> object:
-    if not is_image(body):
-        try:
-            return parse_json(body)
-        except BadSample:
-            if kind == _FORM:  # what curl -d says when it is told nothing
-                raise BadSample(
-                    "a form is not understood; say what the body is, for example content-type: application/json",
-                    status=415,
-                    kind="unsupported-media-type",
-                ) from None
+    if is_image(body):
+        return body
+    try:
+        return parse_json(body)
+    except BadSample as error:
+        if error.kind == "repeated-key":
+            raise
+        if kind == _FORM:  # what curl -d says when it is told nothing
+            raise BadSample(
+                "a form is not understood; say what the body is, for example content-type: application/json",
+                status=415,
+                kind="unsupported-media-type",
+            ) from None
     return body
 
 
@@ -161,6 +106,11 @@ def instances(value: object, most: int) -> list[object] | None:
         raise BadSample("this model takes no parameters", kind="bad-instances")
     if not isinstance(rows, list) or not rows:
         raise BadSample("instances must be a list of at least one sample", kind="bad-instances", expected={INSTANCES: "[...]"})
-    if len(rows) > most:
-        raise BadSample(f"{len(rows)} instances in one request, at most {most} are taken", status=413, kind="too-many-instances")
+    refuse_many(len(rows), most)
     return rows
+
+
+def refuse_many(count: int, most: int) -> None:
+    """Refuse a request of more than `most` samples (413)."""
+    if count > most:
+        raise BadSample(f"{count} samples in one request, at most {most} are taken", status=413, kind="too-many-instances")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from torchrelay_handlers import device, inputs, json_out, loading, tensors
+from torchrelay_handlers import device, json_out, loading, parsers, tensors
 from torchrelay_handlers.inputs import media_type
 from torchrelay_handlers.messages import JSON, Answer, Request
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
@@ -80,13 +80,11 @@ class SageMakerHandler:
     def _input(self, body: Any, content_type: str) -> Any:
         wanted = tensors.NetworkInput(None, tensors.own_dtype(self.model))
         if content_type == JSON:
-            return wanted.of(inputs.parse_json(body)).to(self.device)
+            return wanted.of(parsers.parse_json(body)).to(self.device)
         if content_type == CSV:
-            return wanted.of(inputs.parse_csv(body if isinstance(body, str) else body.decode())).to(self.device)
+            return wanted.of(parsers.parse_csv(body if isinstance(body, str) else body.decode())).to(self.device)
         if content_type == NPY:
-            import numpy as np  # noqa: PLC0415 - optional
-
-            return wanted.of(np.load(io.BytesIO(body), allow_pickle=False)).to(self.device)
+            return wanted.of(parsers.parse_npy(body)).to(self.device)
         raise BadSample(
             f"unsupported content type {content_type}", expected=[JSON, CSV, NPY], status=415, kind="unsupported-media-type"
         )
@@ -119,7 +117,7 @@ def _body(request: Request) -> Any:
     if isinstance(body, bytes) and (
         media_type(request.content_type) in ("", JSON, CSV) or request.content_type.startswith("text/")
     ):
-        return inputs.parse_text(body, "text/plain")
+        return parsers.parse_text(body, "text/plain")
     return body
 
 

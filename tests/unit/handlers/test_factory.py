@@ -1,9 +1,11 @@
 """Per-sample functions, whole batches: every request its own answer, in order, whatever its neighbours are."""
 
+import base64
 import io
 import json
 import logging
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -158,6 +160,9 @@ def test_images_arrive_as_pillow_images_unless_bytes_are_asked_for() -> None:
     raw = handler_factory(Double, lambda sample: torch.tensor(list(sample[:3])), options={"input": "bytes"}).load(None)
     assert ask(raw, b"\x01\x02\x03\x04", content_type="image/png") == [(200, [2, 4, 6])]
     assert ask(raw, b"[1]")[0][0] == 415
+    assert ask(raw, b'"AQID"', b'{"b64": "AQID"}', b'"%"') == [(200, [2, 4, 6]), (200, [2, 4, 6]), (400, ANY)]
+    text = base64.b64encode(buffer.getvalue())
+    assert ask(handler, b'{"b64": "%s"}' % text, b'{"b64": 3}') == [(200, [14, 14, 14]), (400, ANY)]
 
 
 def test_nan_is_null_or_refused() -> None:

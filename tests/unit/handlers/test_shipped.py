@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -72,6 +73,24 @@ def test_tensor_can_answer_less(output: str, answer: object) -> None:
 def test_tensor_refuses_to_start_with_a_shape_that_the_network_does_not_take() -> None:
     with pytest.raises(RuntimeError, match=r"declared shape \[5\]"):
         shipped.make("tensor", Double, {"shape": [5]}).load(None)
+
+
+def test_npy_arrays_are_one_sample_or_several() -> None:
+    handler = shipped.make("tensor", Double, {"shape": [3], "max_instances": 4}).load(None)
+    arrays = [np.ones(3), np.ones((2, 3), "i8"), np.ones((5, 3)), np.ones((2, 2))]
+    bodies = []
+    for array in arrays:
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        bodies.append(buffer.getvalue())
+    answers = handler.predict(bodies, "application/x-npy")
+    assert [answer.status for answer in answers] == [200, 200, 413, 400]
+    assert [answer.json() for answer in answers[:2]] == [[2, 2, 2], [[2, 2, 2], [2, 2, 2]]]
+
+
+def test_more_rows_of_csv_than_are_taken_are_refused() -> None:
+    handler = shipped.make("tensor", Double, {"max_instances": 2}).load(None)
+    assert [a.status for a in handler.predict([b"1,2,3\n" * 3, b"1,2,3\n" * 2], "text/csv")] == [413, 200]
 
 
 def test_csv_rows_are_samples() -> None:

@@ -1,0 +1,192 @@
+"""One parser per kind of text and number format; every way in which bytes can be wrong ends in a `BadSample`."""
+
+import base64
+import binascii
+import codecs
+import csv
+import io
+import json
+import math
+from email.message import Message
+from typing import Any
+
+from torchrelay_handlers.problems import BadSample
+
+try:
+    import orjson
+except ImportError:  # as in json_out
+    orjson = None  # type: ignore[assignment]
+
+_BOM = codecs.BOM_UTF8
+# Those that browsers and spreadsheets write. Python knows codecs that are no charsets, and some that take quadratic time (idna).
+_CHARSETS = ("utf-8", "ascii", "iso8859-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
+_NPY_MAGIC = b"\x93NUMPY"
+
+
+class Rows(list[list[float]]):
+    """The rows of a CSV body: each is a sample."""
+
+
+def parse_json(body: bytes | bytearray | memoryview | str) -> object:
+    """A JSON value of UTF-8 bytes. NaN, Infinity, numbers beyond float64 and keys given twice are refused."""
+    try:
+        value = orjson.loads(body) if orjson is not None else _standard(body)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        if isinstance(body, bytes) and body.startswith(_BOM):
+            return parse_json(body[len(_BOM) :])
+        raise BadSample(f"the body is not valid JSON: {error or 'nested too deeply'}", kind="bad-json") from None
+    if orjson is not None:
+        colons = body.count(":") if isinstance(body, str) else bytes(body).count(b":")
+        if colons > 1 and colons != _keys(value):  # else every colon of the text is a key's
+            _refuse_repeated(body)
+    return value
+
+
+def _standard(body: bytes | bytearray | memoryview | str) -> object:
+    """orjson's strictness, in the standard library."""
+    text = body if isinstance(body, str) else bytes(body).decode()
+    return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unrepeated)
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is infinity as a double")
+    return number
+
+
+def _unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value] # None, on purpose
+        raise BadSample(f"the key {repeated[:80]!r} is given twice in one object", kind="repeated-key")
+    return made
+
+
+def _keys(value: object) -> int:
+    """How many keys the objects in a JSON value have together. Without recursion: bodies may be nested 1000 deep."""
+    count, pending = 0, [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            pending.extend(item.values())
+        elif isinstance(item, list) and item and not isinstance(item[0], float):
+            pending.extend(item)
+        elif isinstance(item, list):  # numbers, mostly: a quarter of the time that pushing them takes
+            pending.extend([inner for inner in item if inner.__class__ is dict or inner.__class__ is list])
+    return count
+
+
+def _refuse_repeated(body: bytes | bytearray | memoryview | str) -> None:
+    """Read again, which takes several times as long as orjson: only for colons in strings, or repeated keys."""
+    try:
+        json.loads(body if isinstance(body, str) else bytes(body), object_pairs_hook=_unrepeated)
+    except RecursionError:
+        raise BadSample("the body is not valid JSON: nested too deeply", kind="bad-json") from None
+    except BadSample:
+        raise
+    except ValueError as error:  # integers of thousands of digits, say
+        raise BadSample(f"the body is not valid JSON: {error}", kind="bad-json") from None
+
+
+def parse_base64(text: str) -> bytes:
+    """Bytes of strict base64 (RFC 4648 section 4); a `data:` prefix and line breaks are taken off first."""
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise BadSample("a data: URL must look like data:image/png;base64,...", kind="bad-base64")
+    try:
+        return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadSample(f"the text is not valid base64: {error}", kind="bad-base64") from None
+
+
+def parse_csv(text: str) -> Rows:
+    """Rows of numbers, without a header line; each row is a sample."""
+    rows = Rows()
+    try:
+        for line, row in enumerate(csv.reader(io.StringIO(text), strict=True), start=1):
+            if row:
+                rows.append([_number(cell, line) for cell in row])
+    except csv.Error as error:
+        raise BadSample(f"the body is not valid CSV: {error}", kind="bad-csv") from None
+    if not rows:
+        raise BadSample("the CSV holds no row", kind="bad-csv")
+    return rows
+
+
+def _number(cell: str, line: int) -> float:
+    try:
+        if "_" in cell:  # Python's own notation: 1_000
+            raise ValueError
+        return float(cell)
+    except ValueError:
+        raise BadSample(f"line {line} of the CSV: {cell[:40]!r} is not a number", kind="bad-csv") from None
+
+
+def charset_of(content_type: str) -> str:
+    """The charset that the content type names, by Python's name; UTF-8 if none.
+
+    Raises:
+        BadSample: it is not one that is taken (415).
+    """
+    if "charset" not in content_type.lower():
+        return "utf-8"
+    header = Message()
+    header["content-type"] = content_type.replace("\r", " ").replace("\n", " ")
+    told = header.get_content_charset("utf-8")
+    try:
+        name = codecs.lookup(told).name
+    except (LookupError, ValueError):
+        name = ""
+    if name not in _CHARSETS:
+        raise BadSample(
+            f"the charset {told[:40]!r} is not taken", expected={"charset": list(_CHARSETS)}, status=415, kind="unsupported-charset"
+        )
+    return name
+
+
+def parse_text(body: bytes | bytearray, content_type: str) -> str:
+    """Text in the charset that the content type names, UTF-8 if none; a byte order mark is taken off."""
+    charset = charset_of(content_type)
+    try:
+        return body.decode(charset).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise BadSample(f"the body is not text in {charset}: {error}", kind="bad-text") from None
+
+
+def parse_npy(body: bytes) -> Any:
+    """The array in an .npy file of booleans or numbers, over the same memory; nothing is unpickled.
+
+    The header is checked against the length first: numpy allocates what a header claims before it reads.
+    """
+    try:
+        import numpy as np  # noqa: PLC0415 - optional
+        from numpy.lib import format as npy  # noqa: PLC0415
+    except ImportError:
+        raise BadSample("numpy is not there to read this", status=415, kind="unsupported-media-type") from None
+    if not body.startswith(_NPY_MAGIC):
+        raise BadSample("the body is not an .npy file", kind="bad-npy")
+    file = io.BytesIO(body)
+    try:
+        version = npy.read_magic(file)
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, fortran, dtype = read_header(file)
+    except Exception as error:  # ValueError, KeyError, EOFError, TypeError, SyntaxError, tokenize's, ...
+        raise BadSample(f"the .npy header cannot be read: {str(error)[:200]}", kind="bad-npy") from None
+    if dtype.hasobject or dtype.kind not in "biuf" or any(size < 0 for size in shape):
+        raise BadSample(f"an array of {dtype} is not taken", expected={"dtype": "numbers or booleans"}, kind="bad-npy")
+    at, count = file.tell(), math.prod(shape)
+    if len(body) - at != count * dtype.itemsize:
+        message = f"the array has {list(shape)} of {dtype}, {count * dtype.itemsize} bytes, and {len(body) - at} are there"
+        raise BadSample(message, kind="bad-npy")
+    if len(shape) > 32:
+        raise BadSample(f"an array of {len(shape)} dimensions is not taken", kind="bad-npy")
+    array = np.frombuffer(body, dtype, count, at).reshape(shape, order="F" if fortran else "C")
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
