@@ -292,6 +292,8 @@ def run(arguments: list[str], application: Callable[..., Any] = app) -> int:
         return 141
     except (TorchrelayError, OSError, typer.Abort, KeyboardInterrupt) as error:
         return _fail(_translated(error))
+    if result == Interrupted.exit_code:  # what typer makes of Ctrl-C
+        return _fail(_translated(KeyboardInterrupt()))
     return result if isinstance(result, int) else 0
 
 
@@ -299,9 +301,11 @@ def main() -> NoReturn:
     """Entry point of the `torchrelay` command."""
     signal.signal(signal.SIGTERM, _on_term)
     try:
-            code = run(sys.argv[1:])
-    except KeyboardInterrupt as error:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt as error:  # a second one, or one before typer was there to see it
         code = _fail(_translated(error))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left to do takes no time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if code and threading.active_count() > 1:
         # Everything is put away; a thread that still waits for a silent registry is not waited for.
         logging.shutdown()
