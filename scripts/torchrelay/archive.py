@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from torchrelay import layout
+from torchrelay.digest import sha256_of
 from torchrelay.errors import ArchiveInvalid, WeightsChanged
 from torchrelay.fetch import Fetched
 from torchrelay.mar import Entry, Stored, write_folder, write_mar, write_tgz
@@ -159,9 +160,10 @@ def inputs_digest(entries: list[Entry], weights_name: str, weights_sha256: str) 
     for entry in entries:
         if entry.name == weights_name:
             content = weights_sha256
+        elif isinstance(entry.source, bytes):
+            content = hashlib.sha256(entry.source).hexdigest()
         else:
-            with entry.open() as file:
-                content = hashlib.sha256(file.read()).hexdigest()
+            content = sha256_of(entry.source)
         digest.update(f"{content}  {entry.name}\n".encode())
     return digest.hexdigest()
 

@@ -24,6 +24,7 @@ from torchrelay.samples import Sample
 from torchrelay.store import Blob, Slice
 from torchrelay.workspace import Workspace, read_json, write_json
 
+EMBEDDED_LIMIT = 1 << 20
 WARMUP_LIMIT = 1 << 20  # a warm-up body travels inside the image's small layer
 
 
@@ -94,7 +95,9 @@ def _handler_layer(archived: Archived, folder: str, serving: dict[str, Any], pro
     files = []
     for name, place in archived.entries.items():
         if name != archived.weights:
-            content = b"".join(Slice(archived.path, place.offset, place.size).chunks())
+            where = Slice(archived.path.resolve(), place.offset, place.size)
+            # Small files go into the record, so that it outlives the archive; a vocabulary of gigabytes stays where it is.
+            content = where if place.size > EMBEDDED_LIMIT else b"".join(where.chunks())
             files.append(LayerFile(f"{folder}/{name}", content, place.size))
     document = json.dumps(serving, indent=2, sort_keys=True).encode() + b"\n"
     files.append(LayerFile(layout.IMAGE_SERVING.lstrip("/"), document, len(document)))
