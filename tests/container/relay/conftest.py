@@ -13,6 +13,7 @@ import pytest
 
 from tests.container.base_image import ensure_base_image
 from tests.container.relay.runs import ROOT, Cli, Outcome, copy_of, digits, removed_afterwards
+from tests.container.relay.servers import Index, package_index
 from tests.integration.conftest import free_port, registry_host
 
 __all__ = ["registry_host"]
@@ -66,3 +67,9 @@ def model(live: Live, tmp_path: Path) -> Path:
     """A copy of the live directory with all that is proved already; the same inputs give the same image."""
     assert live.first.code == 0, live.first.told
     return copy_of(live.dir, tmp_path / "model")
+
+
+@pytest.fixture
+def index(client: docker.DockerClient) -> Iterator[Index]:
+    with package_index(client) as serving:
+        yield serving

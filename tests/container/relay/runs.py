@@ -20,6 +20,7 @@ import docker
 import requests
 
 from tests.container.harness import CASES, poll
+from torchrelay.layout import cache_dir
 from torchrelay.scratch import LABEL, owner
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -156,6 +157,14 @@ def edit(file: Path, old: str, new: str) -> None:
 def copy_of(proved: Path, folder: Path) -> Path:
     """Copy a model directory with its state: nothing is proved again as long as its inputs stay the same."""
     shutil.copytree(proved, folder)
+    return folder
+
+
+def private_cache(folder: Path) -> Path:
+    """Make a cache that shares the runtime image, and nothing else, with the real one."""
+    shutil.copytree(cache_dir() / "layers", folder / "layers", ignore=shutil.ignore_patterns("dependencies-*"))
+    for shared in ("runtime", "blobs"):
+        (folder / shared).symlink_to(cache_dir() / shared)
     return folder
 
 

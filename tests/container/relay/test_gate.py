@@ -40,11 +40,10 @@ class Case:
 
 
 def handler(case: str, **settings: str) -> Callable[[Path, str], None]:
-    return lambda folder, name: void(own_handler(folder, case, name, **settings))
+    def make(folder: Path, name: str) -> None:
+        own_handler(folder, case, name, 8080, **settings)
 
-
-def void(_: object) -> None:
-    return None
+    return make
 
 
 def wrong_expectation(folder: Path, name: str) -> None:
@@ -117,7 +116,7 @@ def judged(
         for case, told in CASES.items():
             name = f"relay-gate-{secrets.token_hex(3)}"
             told.make(top / case, name)
-            arguments = ["relay", top / case, "--target", "docker", "--repository", f"{registry_host}/gate/"]
+            arguments: list[str | Path] = ["relay", top / case, "--target", "docker", "--repository", f"{registry_host}/gate/"]
             made[case] = Judged(name, top / case, pool.submit(cli, *arguments))
         yield made
         for judged in made.values():

@@ -1,0 +1,187 @@
+"""A model directory in, a proved and answering endpoint out; what was proved is what was pushed is what runs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import secrets
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import requests
+
+from tests.container.harness import PYTHON, poll
+from tests.container.relay.conftest import Live
+from tests.container.relay.runs import (
+    Cli,
+    deployed_containers,
+    digits,
+    edit,
+    half_written,
+    own_handler,
+    removed_afterwards,
+    scratch_containers,
+    verdict,
+)
+from tests.container.relay.servers import Index
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+def layers(built: dict[str, Any]) -> dict[str, list[str]]:
+    """Who made it -> digests of its layers."""
+    found: dict[str, list[str]] = {}
+    for layer in built["layers"]:
+        found.setdefault(layer["created_by"], []).append(layer["digest"])
+    return found
+
+
+def manifest_of(live: Live, digest: str) -> dict[str, Any]:
+    url = f"http://{live.registry}/v2/models/{live.name}/manifests/{digest}"
+    answer = requests.get(url, headers={"Accept": MANIFEST}, timeout=5)
+    assert answer.ok, answer.text
+    return dict(answer.json())
+
+
+def test_the_endpoint_answers_with_the_right_class(live: Live) -> None:
+    assert live.first.result["endpoint"]["url"] == live.url
+    for name in ("seven", "nine", "three", "zero"):
+        image = (live.dir / f"samples/{name}.png").read_bytes()
+        answer = requests.post(live.url, data=image, headers={"Content-Type": "image/png"}, timeout=30)
+        expected = json.loads((live.dir / f"samples/{name}.json").read_text())["expect"]["json"]
+        assert answer.status_code == 200
+        assert answer.json()["class"] == expected["class"]
+        assert answer.json()["confidence"] == pytest.approx(expected["confidence"], abs=0.001)
+
+
+def test_what_was_proved_is_what_was_pushed_is_what_runs(live: Live, client: docker.DockerClient) -> None:
+    proved = verdict(live.dir)
+    result = live.first.result
+    assert proved["result"] == "passed"
+    assert result["image"] == proved["image"] == result["pushed"]["digest"]
+    manifest = manifest_of(live, result["image"])
+    assert manifest["config"]["digest"] == proved["config"] == result["pushed"]["config_digest"]
+    running = client.containers.list(filters={"label": f"org.torchrelay.name={live.name}"})
+    assert {one.attrs["Image"] for one in running} == {proved["config"]}
+    assert len(running) == 2  # the version and its front
+    assert scratch_containers(client, live.dir) == []
+    assert half_written(live.dir) == []
+
+
+def test_other_tools_read_the_image(live: Live, client: docker.DockerClient, tmp_path: Path) -> None:
+    digest = live.first.result["image"]
+    reference = f"{live.registry}/models/{live.name}@{digest}"
+    seen = subprocess.run(
+        ["skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"], check=True, capture_output=True, text=True, timeout=60
+    )
+    described = json.loads(seen.stdout)
+    assert (described["Digest"], described["Architecture"], described["Os"]) == (digest, "amd64", "linux")
+    copied = ["skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{reference}", f"dir:{tmp_path}"]
+    subprocess.run(copied, check=True, capture_output=True, timeout=120)  # checks every blob against its digest
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest_of(live, digest)
+    shutil.rmtree(tmp_path)
+    assert client.images.pull(reference).id == verdict(live.dir)["config"]
+
+
+def test_a_second_relay_moves_nothing_and_restarts_nothing(live: Live, cli: Cli, client: docker.DockerClient) -> None:
+    def running() -> dict[str, str]:
+        return {str(one.id): one.attrs["State"]["StartedAt"] for one in client.containers.list(filters={"label": label})}
+
+    label = f"org.torchrelay.name={live.name}"
+    before = running()
+    again = cli(*live.arguments)
+    assert again.result["pushed"]["bytes"] == 0
+    assert [stage["stage"] for stage in again.result["stages"] if not stage.get("skipped")] == ["check"]
+    assert sum(stage["seconds"] for stage in again.result["stages"]) < 5
+    assert again.result["image"] == live.first.result["image"]
+    assert running() == before
+
+
+def test_the_same_inputs_elsewhere_are_the_same_image(live: Live, cli: Cli, tmp_path: Path) -> None:
+    again = cli("build", digits(tmp_path / "elsewhere", live.name, live.port), "--json").result
+    assert again["digest"] == live.first.result["image"]
+    assert not again["skipped"]
+
+
+def test_an_edit_sends_one_small_layer(live: Live, model: Path, cli: Cli, client: docker.DockerClient) -> None:
+    before = deployed_containers(client, live.name)
+    edit(model / "model.py", '"""The network without', '"""The whole network without')
+    arguments: list[str | Path] = ["push", "--repository", f"{live.registry}/models/{live.name}:edited", model, "--json"]
+    assert cli("build", model).code == 0
+    cli(*arguments).refused(23, "run `torchrelay verify` first")
+    assert cli("verify", model, "--json").result["result"] == "passed"
+    pushed = cli(*arguments).result
+    assert 0 < pushed["bytes"] < 1_000_000
+    assert pushed["blobs"] == 2  # the handler's layer and the config
+    old, new = manifest_of(live, live.first.result["image"])["layers"], manifest_of(live, pushed["digest"])["layers"]
+    assert [(a != b) for a, b in zip(old, new, strict=True)] == [False] * (len(new) - 1) + [True]
+    assert deployed_containers(client, live.name) == before
+
+
+def test_requirements_are_a_layer_of_their_own_made_once(
+    cli: Cli, client: docker.DockerClient, index: Index, tmp_path: Path
+) -> None:
+    name = f"relay-test-{secrets.token_hex(3)}"
+    folder = own_handler(tmp_path / "model", "imports_a_requirement", name)
+    with (folder / "requirements.txt").open("a") as file:
+        file.write(f"# {name}: installed by no earlier run\n")
+    with removed_afterwards(client, name):
+        passed = cli("verify", folder, "--json", env=index.env)
+        assert passed.result["result"] == "passed"  # without a network: nothing is installed at start
+        asked = len(index.asked)
+        assert asked == 2  # the package's page and its wheel
+        first = cli("build", folder, "--json", env=index.env).result
+        (own,) = layers(first)["torchrelay dependencies"]
+        edit(folder / "handler.py", '"""A handler', '"""The handler')
+        second = cli("build", folder, "--json", env=index.env).result
+        assert layers(second)["torchrelay dependencies"] == [own]
+        assert second["digest"] != first["digest"]
+        assert len(index.asked) == asked
+        assert scratch_containers(client, folder) == []
+
+
+def test_the_archive_serves_on_stock_torchserve(live: Live, client: docker.DockerClient, runtime: str) -> None:
+    """TorchServe 0.12 by its own launcher: no front, no entrypoint and no library of ours but what the archive carries."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(live.dir / f".torchrelay/{live.name}.mar", f"store/{live.name}.mar")
+    image = base64.b64encode((live.dir / "samples/seven.png").read_bytes()).decode()
+    ask = (
+        "import base64, urllib.request\n"
+        f"body = base64.b64decode('{image}')\n"
+        f"url, headers = 'http://127.0.0.1:8080/predictions/{live.name}', {{'Content-Type': 'image/png'}}\n"
+        "request = urllib.request.Request(url, body, headers)\n"
+        "print(urllib.request.urlopen(request, timeout=30).read().decode())\n"
+    )
+    bin_folder = PYTHON.rpartition("/")[0]
+    options = "--foreground --ncs --disable-token-auth --model-store /tmp/store"
+    container = client.containers.create(
+        runtime,
+        entrypoint=["sh", "-c", f"cd /tmp && PATH={bin_folder}:$PATH torchserve {options} --models {live.name}={live.name}.mar"],
+        network_mode="none",
+        environment={"TEMP": "/tmp"},  # noqa: S108
+        healthcheck={"test": ["NONE"]},
+    )
+    try:
+        container.put_archive("/tmp", buffer.getvalue())  # noqa: S108
+        container.start()
+
+        def answer() -> Any:
+            container.reload()
+            assert container.status == "running", container.logs().decode()
+            code, output = container.exec_run([PYTHON, "-c", ask])
+            assert isinstance(output, bytes)
+            return json.loads(output) if code == 0 else None
+
+        assert poll("TorchServe's answer", answer, 90)["class"] == "7"
+    except AssertionError:
+        print(container.logs().decode())
+        raise
+    finally:
+        container.remove(force=True, v=True)
