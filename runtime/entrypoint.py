@@ -23,8 +23,8 @@ from limits import read_limits
 from nginx import Front, front_of
 from processes import Child, Children
 from readiness import Readiness
-from settings import Settings, SettingsError, own_port, read_settings, state_dir
-from state import Status, start_draining, write_status
+from settings import Settings, SettingsError, own_bind, own_port, read_settings, state_dir
+from state import STATUS, Status, start_draining, write_status
 
 REFUSED = 2  # the container was told something that makes no sense
 SERVER_STOP_S = 5.0  # kept of the drain time for the server's own end
@@ -36,9 +36,25 @@ def log(message: str) -> None:
 
 
 def make_state(state: Path) -> None:
-    """Empty the state folder: what an earlier start left says nothing about this one."""
-    shutil.rmtree(state, ignore_errors=True)
-    state.mkdir(parents=True, mode=0o700)
+    """Make the state folder, or empty it: what an earlier start left says nothing about this one.
+
+    Raises: SettingsError when it cannot be written, or holds what is not ours.
+    """
+    try:
+        state.mkdir(parents=True, mode=0o700, exist_ok=True)
+        left = list(state.iterdir())
+        if left and not (state / STATUS).exists():
+            raise SettingsError(
+                f"TORCHRELAY_STATE is {state}, which holds other files, such as {left[0].name}: name a folder of its own"
+            )
+        for path in left:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        write_status(state, Status(ready=False, reason="the server is starting"))
+    except OSError as error:
+        raise SettingsError(f"{state} cannot be written ({error.strerror}): give the container a writable /tmp") from error
 
 
 def as_root() -> bool:
@@ -59,7 +75,16 @@ def headline(status: Status, seconds: float) -> str:
 
 
 def watch(server: Server, settings: Settings, stop: threading.Event) -> None:
-    """Publish readiness until `stop`."""
+    """Publish readiness until `stop`; a mistake of ours must not leave "ready" standing."""
+    try:
+        publish(server, settings, stop)
+    except Exception as error:
+        write_status(settings.state, Status(ready=False, reason=f"the watch over the server broke: {error!r}", failed=True))
+        raise
+
+
+def publish(server: Server, settings: Settings, stop: threading.Event) -> None:
+    """Look at the workers again and again, and write down every change."""
     started = time.monotonic()
     machine = Readiness(needs_answer=settings.serving.warmup is not None, started=started)
     published: Status | None = None
@@ -118,7 +143,6 @@ def serve(children: Children) -> int:
     settings = read_settings(env)
     limits = read_limits()
     make_state(settings.state)
-    write_status(settings.state, Status(ready=False, reason="the server is starting"))
     adapter = load_server(settings.server)
     launch = adapter.prepare(settings, limits, env)
     proxy = None
@@ -137,8 +161,9 @@ def serve_front(children: Children, upstream: str) -> int:
     """Run the front alone."""
     state = state_dir(os.environ)
     make_state(state)
-    bind = os.environ.get("TORCHRELAY_BIND") or "0.0.0.0"  # noqa: S104 -- a container's port
-    config = Front(state=state, bind=bind, port=own_port(os.environ), inference=upstream, as_root=as_root())
+    config = Front(
+        state=state, bind=own_bind(os.environ, "nginx"), port=own_port(os.environ), inference=upstream, as_root=as_root()
+    )
     front.prepare(config)
     (state / "front.json").write_text(json.dumps(asdict(replace(config, state=Path())), default=str), encoding="utf-8")
     proxy = children.start("the front proxy", front.command(state))
@@ -164,6 +189,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Files of a container that runs as any uid are for that uid alone.
-    os.umask(0o077)
     sys.exit(main(sys.argv[1:]))

@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 
 from nginx import CONFIG, PID, SOCKET, Front, render
-from settings import state_dir
+from settings import SettingsError, state_dir
 from state import replace
 
+PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][A-Za-z0-9_.-]*):(\d{1,5})")
 
 
@@ -37,7 +38,12 @@ def command(state: Path) -> list[str]:
 
 
 def prepare(front: Front) -> None:
-    """Write the configuration and make the folders; a socket left by a killed container would be "in use"."""
+    """Write the configuration and make the folders; a socket left by a killed container would be "in use".
+
+    Raises: SettingsError.
+    """
+    if not PLAIN.fullmatch(str(front.state)):
+        raise SettingsError(f"TORCHRELAY_STATE is {front.state}, and nginx's configuration takes letters, digits and ._-/ only")
     (front.state / "nginx").mkdir(parents=True, exist_ok=True)
     (front.state / SOCKET).unlink(missing_ok=True)
     replace(front.state / CONFIG, render(front))

@@ -14,7 +14,9 @@ CONFIG = "nginx.conf"
 PID = "nginx.pid"
 SOCKET = "front.sock"  # counters and the configuration's generation; never on a port
 HEADER_TIMEOUT_S = 10  # for all headers together: a client that drips them is cut off (slow loris)
-BODY_TIMEOUT_S = 10  # between two reads of a body
+# Between two reads of a body. A client that drips its body holds one of our connections and nothing of the server, as bodies are
+# forwarded whole.
+BODY_TIMEOUT_S = 10
 CONNECTIONS = 2048
 REQUESTS = 512  # at one time; what waits longer than that is answered 503 at once
 

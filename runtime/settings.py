@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 SERVING = "/opt/torchrelay/serving.json"
@@ -119,6 +120,16 @@ def own_port(env: Mapping[str, str]) -> int:
     return parse_port(env.get(name) or "8080", name)
 
 
+def own_bind(env: Mapping[str, str], front: str) -> str:
+    """Return the address to listen on: every one of a container's, loopback alone without the front."""
+    value = env.get("TORCHRELAY_BIND") or ("0.0.0.0" if front == "nginx" else "127.0.0.1")  # noqa: S104 - a container's port
+    try:
+        address = ip_address(value)
+    except ValueError as error:
+        raise SettingsError(f"TORCHRELAY_BIND is {value!r}, it has to be an IP address") from error
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
 def one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
     """Return the variable `name`, which has to be one of `allowed`."""
     value = env.get(name) or default
@@ -156,7 +167,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         serving=parse_serving(text, source),
         state=state_dir(env),
         port=own_port(env),
-        bind=env.get("TORCHRELAY_BIND") or ("0.0.0.0" if front == "nginx" else "127.0.0.1"),  # noqa: S104 - a container's port
+        bind=own_bind(env, front),
         front=front,
         server=server,
         predict_route=route(env, "AIP_PREDICT_ROUTE"),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.container.harness import Container, Factory
+from tests.container.harness import Container, Factory, poll
 
 # Threads of the server's process, by name and number, and its heap limit.
 THREADS = """
@@ -84,6 +84,12 @@ def test_the_log_has_no_line_per_request(shared: Container) -> None:
     for number in range(20):
         assert shared.predict(echo=number).status == 200
     assert len(shared.logs().splitlines()) - before <= 1
+
+
+def test_the_access_log_is_there_on_request(container: Factory) -> None:
+    one = container(environment={"TORCHRELAY_ACCESS_LOG": "1"}).wait_ready()
+    assert one.predict().status == 200
+    poll("the line", lambda: '"POST /predictions/model HTTP/1.1" 200' in one.logs() or None, 5)
 
 
 def test_without_the_front_the_server_listens_on_loopback_alone(container: Factory) -> None:

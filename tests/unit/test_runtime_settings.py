@@ -95,6 +95,7 @@ def test_vertex_port_wins(env: dict[str, str], port: int) -> None:
         ({"TORCHRELAY_SERVER": "../x"}, "no such server"),
         ({"TORCHRELAY_SERVER": "triton"}, "no such server"),
         ({"AIP_PREDICT_ROUTE": "/x { return 200; }"}, "it has to be a path"),
+        ({"TORCHRELAY_BIND": "0.0.0.0; }"}, "it has to be an IP address"),
         ({"AIP_HEALTH_ROUTE": "health"}, "it has to be a path"),
         ({"TORCHRELAY_LOG_LEVEL": "${env:SECRET}"}, "it may be error or warn or info or debug"),
     ],
@@ -103,6 +104,10 @@ def test_a_wrong_environment_is_refused(tmp_path: Path, env: dict[str, str], sai
     with pytest.raises(SettingsError) as refused:
         settings(tmp_path, env)
     assert said in str(refused.value)
+
+
+def test_an_ipv6_address_is_bracketed(tmp_path: Path) -> None:
+    assert settings(tmp_path, {"TORCHRELAY_BIND": "::"}).bind == "[::]"
 
 
 def test_without_the_front_it_binds_to_loopback(tmp_path: Path) -> None:

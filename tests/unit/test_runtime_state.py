@@ -1,0 +1,59 @@
+"""The state folder: what is published, and whose files are removed."""
+
+from pathlib import Path
+
+import pytest
+
+from entrypoint import make_state
+from front import prepare
+from nginx import Front
+from settings import SettingsError
+from state import DRAINING, READY, Status, read_status, start_draining, write_status
+
+
+def test_the_last_status_is_read_and_draining_wins(tmp_path: Path) -> None:
+    assert not read_status(tmp_path).ready
+    write_status(tmp_path, Status(ready=True, reason="ready"))
+    assert (read_status(tmp_path), (tmp_path / READY).exists()) == (Status(ready=True, reason="ready"), True)
+    start_draining(tmp_path)
+    write_status(tmp_path, Status(ready=True, reason="ready"))
+    assert read_status(tmp_path) == Status(ready=False, reason="draining")
+    (tmp_path / DRAINING).unlink()
+    write_status(tmp_path, Status(ready=False, reason="no worker", failed=True))
+    assert (read_status(tmp_path).failed, (tmp_path / READY).exists()) == (True, False)
+
+
+def test_nothing_is_left_half_written(tmp_path: Path) -> None:
+    write_status(tmp_path, Status(ready=True, reason="ready"))
+    assert {path.name for path in tmp_path.iterdir()} == {"ready", "status.json"}
+
+
+def test_what_an_earlier_start_left_is_removed(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    make_state(state)
+    (state / "torchserve" / "tmp").mkdir(parents=True)
+    (state / "link").symlink_to(tmp_path, target_is_directory=True)
+    write_status(state, Status(ready=True, reason="ready"))
+    start_draining(state)
+    make_state(state)
+    assert {path.name for path in state.iterdir()} == {"status.json"}
+    assert not read_status(state).ready
+    assert state.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_of_someone_elses_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(SettingsError, match=r"other files, such as thesis\.tex"):
+        make_state(tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="give the container a writable /tmp"):
+        make_state(tmp_path / "file" / "state")
+
+
+def test_a_path_that_would_be_read_as_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="letters, digits"):
+        prepare(Front(tmp_path / "a; include x", "127.0.0.1", 1, "h:1"))
