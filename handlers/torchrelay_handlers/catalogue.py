@@ -4,6 +4,7 @@ Read by `torchrelay check` before anything is built, and by the handlers themsel
 """
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ DTYPES = ("auto", "float16", "bfloat16", "float32", "float64", "uint8", "int8", 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # A photograph of 50 million pixels takes 150 MB as RGB: what one worker of 2 GiB can still afford.
 MAX_PIXELS = 50_000_000
+_HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[1-9][0-9]{0,4})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,24 @@ def _names_or_file(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str | int) for item in value)
 
 
+def _divisors(value: object) -> bool:
+    return _numbers(value) and value != 0 and not (isinstance(value, list) and 0 in value)
+
+
+def _named(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _python(value: object) -> bool:
+    return isinstance(value, str) and value.endswith(".py")
+
+
 def _formats(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(item in IMAGE_FORMATS for item in value)
+
+
+def _hosts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and _HOST.fullmatch(item) is not None for item in value)
 
 
 def _choice(default: str, choices: tuple[str, ...], doc: str) -> Option:
@@ -120,6 +138,47 @@ OWN: dict[str, Option] = (
 )
 """Options of a handler.py (`handler_factory(options=...)` takes the same)."""
 
+_NAMES = Option(
+    None,
+    "a list of names, or a text file with one name a line, or a JSON list or index-to-name file",
+    _optional(_names_or_file),
+    "Names of the classes, in the order of the network's outputs; without it the index is the name.",
+    file=True,
+)
+_CLASSES: dict[str, Option] = {
+    "classes": _NAMES,
+    "top_k": Option(1, "a positive integer", _positive, "How many classes are answered, the likeliest first."),
+    "activation": _choice("softmax", ("softmax", "sigmoid", "none"), "Makes confidences of the network's outputs."),
+}
+_SIZE = "Height and width of the network's input, in pixels."
+_FIT = "Keep the picture's proportions and crop the centre, or stretch it to `size`."
+_FITS = ("crop", "stretch")
+_PER_CHANNEL = "a number, or one per channel"
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+_ANSWERS = ("mask", "size", "png", "classes")
+_IMAGES: dict[str, Option] = {
+    "resize": Option(
+        None,
+        "an integer or null",
+        _optional(_positive),
+        "Shorter side, in pixels, before the centre crop (null: just covers `size`).",
+    ),
+    "mode": _choice("RGB", ("RGB", "L"), "Colour, or greyscale (one channel)."),
+    "formats": Option(
+        ["PNG", "JPEG", "WEBP"], "a list of " + ", ".join(IMAGE_FORMATS), _formats, "Image formats that are decoded at all."
+    ),
+    "max_pixels": Option(MAX_PIXELS, "a positive integer", _positive, "Largest width x height, looked up before decoding."),
+    "url_hosts": Option(
+        None,
+        "a list of hosts such as images.example.com, *.example.com or *, with :port for other ports than 80 and 443, or null",
+        _optional(_hosts),
+        'Hosts from which {"url": ...} is fetched, public addresses only; null: no image is taken by URL.',
+    ),
+    "url_max_mb": Option(10, "a positive integer", _positive, "Largest image file that is fetched, in MB."),
+    "url_timeout_s": Option(5, "a positive integer", _positive, "Time for one fetch, redirects included; its batch waits for it."),
+    "internal-be-careful-url-loopback": _flag(False, "For tests: URLs may lead to this machine itself."),
+}
+
 SHIPPED: dict[str, dict[str, Option]] = {
     "tensor": _COMMON
     | _NETWORK_INPUT
@@ -127,36 +186,57 @@ SHIPPED: dict[str, dict[str, Option]] = {
         "output": _choice("values", ("values", "softmax", "argmax"), "What is answered of the network's output."),
     },
     "image-classifier": _COMMON
+    | _IMAGES
+    | _CLASSES
     | {
-        "classes": Option(
+        "size": Option(224, "an integer or [height, width]", _size, _SIZE),
+        "fit": _choice("crop", _FITS, _FIT),
+        "mean": Option(0.0, _PER_CHANNEL, _numbers, "Subtracted from the channels, which are 0-1."),
+        "std": Option(1.0, _PER_CHANNEL + ", none of them 0", _divisors, "Divides the channels."),
+    },
+    "image-segmenter": _COMMON
+    | _IMAGES
+    | {
+        "classes": _NAMES,
+        "size": Option([96, 128], "an integer or [height, width]", _size, _SIZE),
+        "fit": _choice("stretch", _FITS, _FIT),
+        "mean": Option(_IMAGENET_MEAN, _PER_CHANNEL, _numbers, "Subtracted from the channels, which are 0-1."),
+        "std": Option(_IMAGENET_STD, _PER_CHANNEL + ", none of them 0", _divisors, "Divides the channels."),
+        "answer": Option(
+            ["mask"],
+            "a list of " + ", ".join(_ANSWERS),
+            lambda value: isinstance(value, list) and bool(value) and all(item in _ANSWERS for item in value),
+            "mask: base64_prediction, a byte a pixel; size; png: base64; classes: how much of each. "
+            "Accept: image/png gets the PNG alone.",
+        ),
+    },
+    "text-classifier": _COMMON
+    | _CLASSES
+    | _PADDING
+    | {
+        "tokenizer": Option(None, "a Python file or null", _optional(_python), "File with the tokeniser function.", file=True),
+        "tokenizer_function": Option(
+            "tokenize",
+            "the name of a function",
+            _named,
+            "Takes a text; returns a list of ids, or a dict of lists by the network's inputs.",
+        ),
+        "vocab": Option(
             None,
-            "a list of names, or a text file with one name a line, or a JSON list or index-to-name file",
-            _optional(_names_or_file),
-            "Names of the classes, in the order of the network's outputs; without it the index is the name.",
+            "a text file with one token a line, a JSON file, or null",
+            _optional(_named),
+            "Tokens and their ids, instead of a tokenizer.",
             file=True,
         ),
-        "size": Option(224, "an integer or [height, width]", _size, "Height and width of the network's input, in pixels."),
-        "resize": Option(
-            None,
-            "an integer or null",
-            _optional(_positive),
-            "Shorter side, in pixels, before the centre crop (null: just covers `size`).",
-        ),
-        "fit": _choice("crop", ("crop", "stretch"), "Keep the picture's proportions and crop the centre, or stretch it to `size`."),
-        "mode": _choice("RGB", ("RGB", "L"), "Colour, or greyscale (one channel)."),
-        "mean": Option(0.0, "a number, or one per channel", _numbers, "Subtracted from the channels, which are 0-1."),
-        "std": Option(
-            1.0,
-            "a number, or one per channel, none of them 0",
-            lambda v: _numbers(v) and v != 0 and not (isinstance(v, list) and 0 in v),
-            "Divides the channels.",
-        ),
-        "top_k": Option(1, "a positive integer", _positive, "How many classes are answered, the likeliest first."),
-        "activation": _choice("softmax", ("softmax", "sigmoid", "none"), "Makes confidences of the network's outputs."),
-        "formats": Option(
-            ["PNG", "JPEG", "WEBP"], "a list of " + ", ".join(IMAGE_FORMATS), _formats, "Image formats that are decoded at all."
-        ),
-        "max_pixels": Option(MAX_PIXELS, "a positive integer", _positive, "Largest width x height, looked up before decoding."),
+        "split": _choice("words", ("words", "wordpiece", "characters"), "How a text becomes tokens of the vocab."),
+        "lowercase": _flag(True, "Texts are lowercased before they are looked up in the vocab."),
+        "unknown": Option("[UNK]", "a token", _named, "Stands for what is not in the vocab; left out if it is not there either."),
+        "first": Option(None, "a token or null", _optional(_named), "Put before every text, [CLS] say."),
+        "last": Option(None, "a token or null", _optional(_named), "Put after every text, [SEP] say."),
+        "max_tokens": Option(512, "a positive integer", _positive, "Most tokens of a text, counted without `pad`."),
+        "too_long": _choice("cut", ("cut", "refuse"), "What becomes of a text of more tokens."),
+        "max_characters": Option(100_000, "a positive integer", _positive, "Longer texts are refused before they are looked at."),
+        "example": Option("an example", "a text", _named, "A text that the network must be able to take, tried when it is loaded."),
     },
 }
 """Options of each shipped handler, by the name that model.yaml's `handler` gives."""

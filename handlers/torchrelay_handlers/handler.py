@@ -149,10 +149,11 @@ class Handler:
         answers: list[Answer | None] = [None] * len(requests)
         work: list[_Work] = []
         samples: list[Sample] = []
+        decoded = self._gathered(requests) if self.steps.gather is not None else None
         with torch.inference_mode():
             for index, request in enumerate(requests):
                 try:
-                    values, wrap = self._samples_of(request)
+                    values, wrap = self._samples_of(request) if decoded is None else decoded[index]
                     ready = [self._preprocess(value, row if wrap else None) for row, value in enumerate(values)]
                 except Refusal as refusal:
                     answers[index] = _problem(refusal)
@@ -173,7 +174,7 @@ class Handler:
                 return [answer or _problem(lost, {"retry-after": "5"}) for answer in answers]
             for item in work:
                 try:
-                    answers[item.index] = self._answer_of(item, [results[row] for row in item.rows])
+                    answers[item.index] = self._answer_of(item, [results[row] for row in item.rows], requests[item.index].accept)
                 except Refusal as refusal:
                     if refusal.status >= 500 or refusal.__cause__ is not None:
                         logger.error(  # noqa: TRY400 - the traceback wanted is the cause's
@@ -183,6 +184,18 @@ class Handler:
                 except Exception as error:
                     answers[item.index] = _bug(requests[item.index], error)
         return [answer for answer in answers if answer is not None]
+
+    def _gathered(self, requests: Sequence[Request]) -> list[tuple[list[object], Callable[[list[object]], object] | None]]:
+        """`_samples_of` each request, after `gather` has seen them all."""
+        assert self.steps.gather is not None  # noqa: S101 - for the type checker
+        decoded: list[tuple[list[object], Callable[[list[object]], object] | None]] = []
+        for request in requests:
+            try:
+                decoded.append(self._samples_of(request))
+            except Refusal as refusal:
+                decoded.append(([refusal], None))
+        flat = iter(self.steps.gather([value for values, _ in decoded for value in values]))
+        return [([next(flat) for _ in values], wrap) for values, wrap in decoded]
 
     def _samples_of(self, request: Request) -> tuple[list[object], Callable[[list[object]], object] | None]:
         value = inputs.decode(request)
@@ -201,6 +214,8 @@ class Handler:
 
     def _preprocess(self, value: object, row: int | None) -> Sample:
         try:
+            if isinstance(value, Refusal):
+                raise value
             return self.steps.network_input.of(self.steps.preprocess(value))
         except Refusal as refusal:
             if row is not None:
@@ -229,7 +244,7 @@ class Handler:
             output = self.steps.conclude(output)
         return on_cpu(output)
 
-    def _answer_of(self, work: _Work, results: list[Any]) -> Answer:
+    def _answer_of(self, work: _Work, results: list[Any], accept: str) -> Answer:
         values: list[object] = []
         for row, result in enumerate(results):
             try:
@@ -238,6 +253,8 @@ class Handler:
                 if work.wrap is not None:
                     refusal.members["instance"] = row
                 raise
+        if self.steps.render is not None:
+            values = [self.steps.render(value, accept if work.wrap is None else "") for value in values]
         value = values[0] if work.wrap is None else work.wrap(values)
         if isinstance(value, json_out.Raw):
             return Answer(200, value.body, value.content_type)

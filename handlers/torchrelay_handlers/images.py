@@ -28,7 +28,11 @@ def body_of(value: object) -> bytes:
     if isinstance(value, dict):
         named = [value[name] for name in _FIELDS if name in value]
         if "url" in value:
-            raise BadSample("images by URL are not taken; send the bytes, or base64", kind="bad-image")
+            raise BadSample(
+                "images by URL are not taken: send the bytes, or base64. Whoever runs the model can allow hosts in model.yaml, "
+                "for example handler_args: {url_hosts: [images.example.com]}",
+                kind="bad-image",
+            )
         if len(named) != 1:
             raise BadSample(
                 "the JSON must hold one image as base64", expected={"image": "base64 of the image file"}, kind="bad-image"

@@ -28,7 +28,18 @@ def test_mistakes_are_named_with_the_nearest_right_option() -> None:
 
 
 def test_options_that_may_name_a_file_say_so() -> None:
-    assert [name for name, option in catalogue.SHIPPED["image-classifier"].items() if option.file] == ["classes"]
+    files = {handler: {name for name, option in options.items() if option.file} for handler, options in catalogue.SHIPPED.items()}
+    assert files == {
+        "tensor": set(),
+        "image-classifier": {"classes"},
+        "image-segmenter": {"classes"},
+        "text-classifier": {"classes", "tokenizer", "vocab"},
+    }
+
+
+@pytest.mark.parametrize("hosts", ["*", ["http://a"], ["a b"], [""], ["*a"], ["a:0"], ["a/b"], ["a@b"], [1]])
+def test_hosts_are_hosts(hosts: object) -> None:
+    assert [problem.option for problem in catalogue.check_options("image-classifier", {"url_hosts": hosts})] == ["url_hosts"]
 
 
 def test_any_python_file_takes_the_options_of_own_handlers() -> None:

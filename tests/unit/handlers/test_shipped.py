@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tests.unit.handlers.support import JSON, Double, differences
-from torchrelay_handlers import BadSample, Handler, images, shipped
+from torchrelay_handlers import BadSample, Handler, classes, images, shipped
 
 
 class Brightness(nn.Module):
@@ -194,7 +194,8 @@ def test_no_pixel_is_decoded_before_the_size_is_known(monkeypatch: pytest.Monkey
     "body",
     [
         b"{}", b"[]", b"null", b"3", b'""', b'"%%"', b'{"image": 3}', b'{"image": null}', b'{"image": ""}', b'{"image": ["a"]}',
-        b'{"image": "YQ==", "b64": "YQ=="}', b'{"image": {"b64": 3}}', b'{"url": "http://169.254.169.254/"}', b'{"image": "YWJj"}',
+        b'{"image": "YQ==", "b64": "YQ=="}', b'{"image": {"b64": 3}}', b'{"url": 3}',
+        b'{"url": "http://169.254.169.254/"}', b'{"image": "YWJj"}',
     ],
 )  # fmt: skip
 def test_json_without_a_picture_is_refused(body: bytes) -> None:
@@ -215,7 +216,7 @@ def test_bmp_is_taken_when_it_is_allowed() -> None:
 )
 def test_classes_are_read_from_a_file(tmp_path: Path, file: str, text: str, names: list[str]) -> None:
     (tmp_path / file).write_text(text)
-    assert shipped.read_classes(file, tmp_path) == names
+    assert classes.read_classes(file, tmp_path) == names
 
 
 @pytest.mark.parametrize(("file", "text"), [("missing.txt", None), ("c.json", "{"), ("c.json", '{"1": "dog"}'), ("c.json", "3")])
@@ -223,7 +224,7 @@ def test_a_wrong_file_of_classes_is_said(tmp_path: Path, file: str, text: str | 
     if text is not None:
         (tmp_path / file).write_text(text)
     with pytest.raises(ValueError, match=r"handler_args\.classes"):
-        shipped.read_classes(file, tmp_path)
+        classes.read_classes(file, tmp_path)
 
 
 def test_it_refuses_to_start_when_names_and_network_disagree() -> None:

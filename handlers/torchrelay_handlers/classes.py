@@ -1,0 +1,83 @@
+"""Classes and confidences: what classifiers answer, of whatever they look at."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchrelay_handlers.problems import Refusal
+
+
+def softmax(output: Any) -> Any:
+    """Over the last dimension."""
+    return output.softmax(-1)
+
+
+def argmax(output: Any) -> Any:
+    """Over the last dimension."""
+    return output.argmax(-1)
+
+
+CONCLUSIONS: dict[str, Callable[[Any], Any] | None] = {
+    "values": None,
+    "none": None,
+    "softmax": softmax,
+    "sigmoid": torch.sigmoid,
+    "argmax": argmax,
+}
+"""What a batch of outputs goes through on its device, by the word in model.yaml."""
+
+
+class Classes:
+    """Makes `{"class": ..., "confidence": ...}` of a float [C] of confidences; with `top_k` > 1 also `top`, that many of them."""
+
+    def __init__(self, names: list[str] | None, top_k: int) -> None:
+        self.names = names
+        self.top_k = top_k
+
+    def check(self, output: Any) -> None:
+        """Refuse to start when the network and the list of classes disagree."""
+        if not isinstance(output, Tensor) or output.dim() != 1:
+            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise RuntimeError(f"a classifier needs one number per class, and the network answers {shape} to one sample")
+        if self.names is not None and len(self.names) != output.numel():
+            raise RuntimeError(f"the network tells {output.numel()} classes apart, and `classes` names {len(self.names)}")
+
+    def __call__(self, output: Tensor) -> object:
+        """See the class."""
+        values, places = output.topk(min(self.top_k, output.numel()))
+        confidences = values.tolist()
+        if confidences[0] != confidences[0]:  # NaN: the network's fault, and no class is likeliest
+            raise Refusal(500, "not-finite", "the network's confidences are not numbers")
+        top = [
+            {"class": self.names[place] if self.names is not None else str(place), "confidence": confidence}
+            for place, confidence in zip(places.tolist(), confidences, strict=True)
+        ]
+        return top[0] if self.top_k == 1 else {**top[0], "top": top}
+
+
+def read_classes(told: object, model_dir: Path) -> list[str] | None:
+    """The names of the classes: a list, or a file of the model with one name a line, a JSON list or an index-to-name JSON object.
+
+    Raises:
+        ValueError: the file is missing or holds something else.
+    """
+    if told is None or isinstance(told, list):
+        return [str(name) for name in told] if told else None
+    path = model_dir / str(told)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"handler_args.classes: {told} cannot be read: {error}") from None
+    if path.suffix != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        listed = json.loads(text)
+        if isinstance(listed, dict):  # TorchServe's index_to_name.json: {"0": "cat"} or {"0": ["n02121808", "cat"]}
+            listed = [listed[str(place)] for place in range(len(listed))]
+        return [str(name[-1] if isinstance(name, list) else name) for name in listed]
+    except (ValueError, TypeError, KeyError, IndexError):
+        raise ValueError(f"handler_args.classes: {told} is neither a list of names nor an index-to-name object") from None

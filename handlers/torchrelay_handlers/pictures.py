@@ -1,0 +1,63 @@
+"""Pictures as handlers are sent them, ready for the network: what image-classifier and image-segmenter share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchrelay_handlers import images
+from torchrelay_handlers.fetch import Fetcher, Rules
+from torchrelay_handlers.tensors import NetworkInput
+
+CHANNELS = {"RGB": 3, "L": 1}
+
+
+class Pictures:
+    """Pictures by the options size, fit, resize, mode, mean, std, formats, max_pixels and url_*.
+
+    Raises:
+        ValueError: the options contradict each other.
+    """
+
+    def __init__(self, options: Mapping[str, Any], dtype: torch.dtype | None) -> None:
+        size = options["size"]
+        self.height: int = size if isinstance(size, int) else size[0]
+        self.width: int = size if isinstance(size, int) else size[1]
+        self.mode, channels = options["mode"], CHANNELS[options["mode"]]
+        self.stretch, self.shorter = options["fit"] == "stretch", options["resize"]
+        if self.shorter is not None and not self.stretch and self.shorter < min(self.height, self.width):
+            raise ValueError(f"handler_args.resize: {self.shorter} is smaller than size {size}; the crop would reach over the edge")
+        self.formats, self.max_pixels = options["formats"], options["max_pixels"]
+        self.network_input = NetworkInput([channels, self.height, self.width], torch.uint8)
+        self.normalize = images.normalizer(options["mean"], options["std"], channels, dtype or torch.float32)
+        self.example = torch.zeros([channels, self.height, self.width], dtype=torch.uint8)
+        self._fetcher: Fetcher | None = None
+        if options["url_hosts"]:
+            self._fetcher = Fetcher(
+                Rules(
+                    tuple(options["url_hosts"]),
+                    options["url_max_mb"] * 2**20,
+                    options["url_timeout_s"],
+                    options["internal-be-careful-url-loopback"],
+                )
+            )
+
+    def __call__(self, value: object) -> Tensor:
+        """uint8 [C, H, W] of a decoded body."""
+        image = images.to_mode(images.decode(images.body_of(value), self.formats, self.max_pixels), self.mode)
+        return images.as_tensor(images.fit(image, self.height, self.width, stretch=self.stretch, shorter=self.shorter))
+
+    @property
+    def gather(self) -> Callable[[list[object]], list[object]] | None:
+        """Fetches every `{"url": ...}` of a batch at the same time; None when no URLs are taken."""
+        return self._gather if self._fetcher is not None else None
+
+    def _gather(self, values: list[object]) -> list[object]:
+        places = [place for place, value in enumerate(values) if isinstance(value, dict) and value.keys() == {"url"}]
+        if places and self._fetcher is not None:
+            bodies = self._fetcher.fetch_all([values[place]["url"] for place in places])  # type: ignore[index] # dicts, as chosen
+            values = list(values)
+            for place, body in zip(places, bodies, strict=True):
+                values[place] = body
+        return values

@@ -1,0 +1,33 @@
+"""image-classifier: a picture in; the likeliest class and its confidence out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchrelay_handlers.classes import CONCLUSIONS, Classes, read_classes
+from torchrelay_handlers.steps import Steps
+
+
+class ImageClassifierRecipe:
+    """float [N, C, H, W] -> [N, classes]."""
+
+    name = "image-classifier"
+
+    def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:
+        """See Recipe."""
+        from torchrelay_handlers.pictures import Pictures  # noqa: PLC0415 - Pillow is needed by handlers of images alone
+
+        pictures = Pictures(options, dtype)
+        classifier = Classes(read_classes(options["classes"], model_dir), options["top_k"])
+        return Steps(
+            pictures,
+            classifier,
+            pictures.network_input,
+            prepare=pictures.normalize,
+            conclude=CONCLUSIONS[options["activation"]],
+            gather=pictures.gather,
+            example=pictures.example,
+            check_example=classifier.check,
+        )
