@@ -249,12 +249,17 @@ def relay(
 from torchrelay import author_verbs, endpoint_verbs  # noqa: E402, F401 -- they register after the stages: help keeps that order
 
 
+def _as_json(error: TorchrelayError) -> str:
+    told: dict[str, Any] = {"kind": error.kind, "message": error.message, "fix": error.fix, "exit_code": error.exit_code}
+    if isinstance(error, ModelInvalid):
+        told["problems"] = [vars(problem) for problem in error.problems]
+    return json.dumps({"error": told}) + "\n"
+
+
 def _fail(error: TorchrelayError) -> int:
+    Stop.told = True
     if Output.json:
-        told: dict[str, Any] = {"kind": error.kind, "message": error.message, "fix": error.fix, "exit_code": error.exit_code}
-        if isinstance(error, ModelInvalid):
-            told["problems"] = [vars(problem) for problem in error.problems]
-        sys.stdout.write(json.dumps({"error": told}) + "\n")
+        sys.stdout.write(_as_json(error))
     sys.stderr.write(f"torchrelay: {error}\n")
     return error.exit_code
 
@@ -271,8 +276,24 @@ def _translated(error: BaseException) -> TorchrelayError:
     return SystemRefused(f"{where}{error.strerror or error}", "check that the file is there and this user may use it")
 
 
-def _on_term(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """End as Ctrl-C does: with every container removed and every file whole."""
+class Stop:
+    """What came of Ctrl-C or TERM in this process."""
+
+    asked = False
+    told = False
+
+
+def _on_signal(_signal: int, _frame: FrameType | None) -> None:
+    """End with every container removed and every file whole; the second time at once, whatever the first one waits for."""
+    if Stop.told:
+        return
+    if Stop.asked:
+        error = Interrupted("interrupted twice, so ended at once", "run it again: it removes what this run left")
+        if Output.json:
+            os.write(1, _as_json(error).encode())
+        os.write(2, f"torchrelay: {error}\n".encode())
+        os._exit(error.exit_code)
+    Stop.asked = True
     raise KeyboardInterrupt
 
 
@@ -299,13 +320,11 @@ def run(arguments: list[str], application: Callable[..., Any] = app) -> int:
 
 def main() -> NoReturn:
     """Entry point of the `torchrelay` command."""
-    signal.signal(signal.SIGTERM, _on_term)
-    try:
-        code = run(sys.argv[1:])
-    except KeyboardInterrupt as error:  # a second one, or one before typer was there to see it
-        code = _fail(_translated(error))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left to do takes no time
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, _on_signal)
+    code = run(sys.argv[1:])
+    for late in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(late, signal.SIG_IGN)  # the interpreter's own end would let them kill it
     if code and threading.active_count() > 1:
         # Everything is put away; a thread that still waits for a silent registry is not waited for.
         logging.shutdown()
