@@ -202,8 +202,9 @@ def deploy(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: As
     from torchrelay.relay import deploy_only, deploy_plan  # noqa: PLC0415
 
     begin(as_json=as_json)
+    steps = deploy_plan(load_model(model_dir), target)
     if dry_run:
-        return planned("deploy", deploy_plan(load_model(model_dir), target))
+        return planned("deploy", steps)
     with Workspace(model_dir).lock():
         result = deploy_only(model_dir, report.progress(), target=target)
     return done(result, result["endpoint"]["url"])
@@ -224,16 +225,15 @@ def relay(
     What is done already, by digest, is skipped. Without --repository nothing is pushed.
     """
     from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
-    from torchrelay.relay import deploy_plan  # noqa: PLC0415
     from torchrelay.relay import relay as run_relay  # noqa: PLC0415
+    from torchrelay.relay import relay_plan  # noqa: PLC0415
 
     begin(as_json=as_json)
     model = load_model(model_dir)
     destination = _destination(repository, model.name) if repository else None
+    steps = relay_plan(model, target, destination)
     if dry_run:
-        push_step = [f"push to {destination}"] if destination else []
-        stages = ["check", "fetch", "archive", "build", "verify", *push_step, *deploy_plan(model, target)]
-        return planned("relay", stages)
+        return planned("relay", steps)
     with Workspace(model_dir).lock():
         result = run_relay(
             model_dir,
@@ -308,7 +308,7 @@ def run(arguments: list[str], application: Callable[..., Any] = app) -> int:
     except typer.TyperException as error:
         sys.stderr.write(f"torchrelay: {error.format_message()} (see --help)\n")
         return error.exit_code
-    except BrokenPipeError:
+    except SystemExit:  # what typer makes of a reader of our output that went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (TorchrelayError, OSError, typer.Abort, KeyboardInterrupt) as error:

@@ -1,0 +1,94 @@
+"""The command as a process, for the verbs that need no Docker: JSON on stdout, all else on stderr, nothing in a dry run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS = ["check", "fetch", "archive", "build", "verify", "push", "deploy", "relay"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    ignored = shutil.ignore_patterns(".torchrelay", "weights.lock")
+    return shutil.copytree(ROOT / "examples/tabular", tmp_path / "model", ignore=ignored)
+
+
+def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "torchrelay", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "DOCKER_HOST": "unix:///nonexistent.sock", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_dry_run_says_what_and_does_nothing(model: Path, verb: str) -> None:
+    before = listing(model)
+    more = ["--repository", "127.0.0.1:9/models/"] if verb == "push" else []
+    done = run(verb, *more, model, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["dry_run"] is True
+    assert told["would"]
+    assert listing(model) == before
+
+
+def test_results_are_one_json_object_and_progress_goes_elsewhere(model: Path) -> None:
+    checked = run("check", model, "--json")
+    assert json.loads(checked.stdout)["model"] == "tabular"
+    fetched = run("fetch", model, TORCHRELAY_JSON="1")
+    assert json.loads(fetched.stdout)["size"] == (model / "model.pt").stat().st_size
+    archived = run("archive", model, "--json")
+    path = Path(json.loads(archived.stdout)["path"])
+    assert "MAR-INF/MANIFEST.json" in zipfile.ZipFile(path).namelist()
+    again = run("-v", "archive", model, "--json")
+    assert json.loads(again.stdout)["skipped"] is True
+
+
+def test_the_directory_comes_from_the_environment_too(model: Path) -> None:
+    assert json.loads(run("check", "--json", TORCHRELAY_MODEL_DIR=str(model)).stdout)["result"] == "passed"
+    other = run("check", str(model / "samples"), TORCHRELAY_MODEL_DIR=str(model))
+    assert other.returncode == 10  # what is written on the command line wins
+
+
+def test_every_format_of_the_archive(model: Path, tmp_path: Path) -> None:
+    assert run("archive", model, "--format", "tgz", "--output", tmp_path / "a.tar.gz").returncode == 0
+    with tarfile.open(tmp_path / "a.tar.gz") as packed:
+        assert "tabular/MAR-INF/MANIFEST.json" in packed.getnames()
+    assert run("archive", model, "--format", "no-archive", "--output", tmp_path / "open").returncode == 0
+    assert (tmp_path / "open/MAR-INF/MANIFEST.json").is_file()
+    refused = run("archive", model, "--format", "rar")
+    assert (refused.returncode, "mar, tgz, no-archive" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("verb", ["push", "deploy", "build", "verify"])
+def test_without_docker_there_is_one_error(model: Path, verb: str, tmp_path: Path) -> None:
+    more = ["--repository", "127.0.0.1:9/models/"] if verb == "push" else ["--target", "docker"] if verb == "deploy" else []
+    done = run(verb, *more, model, TORCHRELAY_CACHE=str(tmp_path / "cache"), TORCHRELAY_WHEELS="")
+    assert done.returncode == (23 if verb == "push" else 16), done.stderr
+    assert done.stderr.count("torchrelay: ") == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
+    command = f"{sys.executable} -m torchrelay check {model} --json | :; exit ${{PIPESTATUS[0]}}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 141)  # the reader may still be there when it writes
+    assert done.stderr == ""
