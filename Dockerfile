@@ -1,5 +1,6 @@
 # The runtime image: JRE, one Python environment, nginx and runtime/. A model image adds its own layers on top (torchrelay build).
-# CPU and GPU differ by arguments only. It builds with BuildKit and with the classic builder alike, hence no RUN --mount.
+# `torchrelay build` assembles its context (runtime/, requirements/, and wheels/, which may be empty). CPU and GPU differ by arguments
+# only. It builds with BuildKit and with the classic builder alike, hence no RUN --mount.
 
 ARG BASE_IMAGE=debian:bookworm-slim@sha256:96e378d7e6531ac9a15ad505478fcc2e69f371b10f5cdf87857c4b8188404716
 

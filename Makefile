@@ -17,6 +17,7 @@ help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
 
 $(VENV)/.package: requirements/package.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; name it: make PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --require-hashes -r requirements/package.txt -r requirements/build.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
@@ -71,4 +72,5 @@ bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' rec
 	$(PYTEST:pytest=python) benchmarks/push_path.py
 
 clean: ## Remove what the targets made here; the cache and the daemon's images stay.
+	-@for example in examples/*/; do $(BIN)/torchrelay delete $$example --target local; done
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache examples/*/.torchrelay

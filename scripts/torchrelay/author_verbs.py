@@ -80,7 +80,9 @@ def record(
         return planned("samples record", [f"write the answer to {sample.name} into {sample.file}" for sample in samples])
     with Workspace(model_dir).lock():
         answers = _answers(model_dir, model, samples, url)
-        failed = [f"{name}: {answer.error}" for name, answer in answers.items() if answer.error]
+        failed = [
+            f"{name}: {one.error or f'status {one.status}'}" for name, one in answers.items() if one.error or one.status >= 500
+        ]
         if failed:
             raise GateFailed("; ".join(failed), "no sample was changed; mend the model, then record again")
         found = {name: recording.Answer(one.status, one.content_type, one.body) for name, one in answers.items()}

@@ -16,10 +16,10 @@ from torchrelay import layout
 from torchrelay.archive import Archived
 from torchrelay.dependencies import dependencies_layer
 from torchrelay.image import Image
-from torchrelay.layers import TAR, Layer, LayerFile, tar_layer, tar_parts
+from torchrelay.layers import TAR, TAR_FORMAT, Layer, LayerFile, tar_layer, tar_parts
 from torchrelay.model import Model
 from torchrelay.report import Progress
-from torchrelay.runtime_image import RuntimeSettings, ensure_runtime, inputs_digest
+from torchrelay.runtime_image import RuntimeSettings, ensure_runtime
 from torchrelay.samples import Sample
 from torchrelay.store import Blob, Slice
 from torchrelay.workspace import Workspace, read_json, write_json
@@ -79,8 +79,10 @@ def _warmup(samples: list[Sample]) -> dict[str, str] | None:
 
 def _weights_layer(archived: Archived, folder: str, progress: Progress) -> Layer:
     place = archived.entries[archived.weights]
-    file = LayerFile(f"{folder}/{archived.weights}", Slice(archived.path.resolve(), place.offset, place.size), place.size)
-    key = hashlib.sha256(f"{file.path} {place.size} {place.sha256}".encode()).hexdigest()
+    path = archived.path.resolve()
+    source = Slice(path, place.offset, place.size, path.stat().st_mtime_ns)
+    file = LayerFile(f"{folder}/{archived.weights}", source, place.size)
+    key = hashlib.sha256(f"{TAR_FORMAT} {file.path} {place.size} {place.sha256}".encode()).hexdigest()
     record = layout.cache_dir() / "layers" / f"weights-{key}.json"
     parts = tuple(tar_parts([file]))
     if isinstance(known := read_json(record), dict) and {"digest", "size"} <= known.keys():
@@ -131,7 +133,6 @@ def build(
     workspace = Workspace(model_dir)
     settings = settings or RuntimeSettings.from_environment(model.device)
     runtime = ensure_runtime(settings, progress)
-    runtime_inputs = inputs_digest(settings)
     folder = layout.image_model_dir(model.name).lstrip("/")
     added: list[Layer] = []
     deps_dir = None
@@ -145,7 +146,7 @@ def build(
     labels = {
         "org.opencontainers.image.title": model.name,
         "org.opencontainers.image.version": archived.version,
-        "org.torchrelay.runtime": runtime_inputs,
+        "org.torchrelay.runtime": runtime.annotations["org.torchrelay.runtime"],
     }
     image = compose(runtime, added, labels)
     before = images.load(workspace.image_record)

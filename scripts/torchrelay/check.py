@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from torchrelay import handlercode, requirementsfile
+from torchrelay.archive import own_server_config
 from torchrelay.errors import ModelInvalid, Problem
 from torchrelay.fields import relative_path
 from torchrelay.gitversion import resolved_version
@@ -75,6 +76,7 @@ class _Check:
             if field not in self.bad:
                 step()
         self._extra_files()
+        self._server_config()
         self._collisions()
         self._left_behind()
         # model.yaml is read from top to bottom; what lies in other files comes after it
@@ -187,6 +189,12 @@ class _Check:
     def _resources(self) -> None:
         if self.model.resources.gpu and self.model.device == "cpu" and "device" not in self.bad:
             self._say(("resources", "gpu"), f"asks for {self.model.resources.gpu}, but device is cpu", "write `device: gpu`")
+
+    def _server_config(self) -> None:
+        try:
+            own_server_config(self.dir)
+        except ModelInvalid as error:
+            self.problems += error.problems
 
     def _extra_files(self) -> None:
         """The list as written, not the model's: entries beside a wrong one are looked at too."""

@@ -26,7 +26,8 @@ ModelDir = Annotated[Path, typer.Argument(envvar="TORCHRELAY_MODEL_DIR", help="F
 AsJson = Annotated[bool, option("json", "Print the result as one JSON object on stdout.")]
 DryRun = Annotated[bool, option("dry-run", "Say what would be done, and do nothing.")]
 Target = Annotated[
-    str | None, option("target", "docker or local. Default: the first one that model.yaml names, docker when it names none.")]
+    str | None, option("target", "docker or local. Default: the first one that model.yaml names, docker when it names none.")
+]
 DEFAULT_DIR = Path()
 
 

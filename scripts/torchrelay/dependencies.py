@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from torchrelay import layout
 from torchrelay.engine import daemon, load
 from torchrelay.errors import DependenciesUnresolved
 from torchrelay.image import Image
-from torchrelay.layers import TAR, Layer, folder_layer_parts
+from torchrelay.layers import TAR, TAR_FORMAT, Layer, folder_layer_parts
 from torchrelay.report import Progress, log
 from torchrelay.runtime_image import ChunkReader
 from torchrelay.scratch import scratch_container
@@ -42,7 +43,9 @@ def dependencies_layer(model_dir: Path, runtime: Image, requirements: bytes, pro
 
     Raises DependenciesUnresolved with pip's own reason.
     """
-    key = hashlib.sha256(b"\0".join([runtime.config_digest.encode(), INSTALL.encode(), requirements])).hexdigest()
+    index = "".join(f"{name}={value}\n" for name, value in _passed_on().items() if name.startswith("PIP_"))
+    made_of = [runtime.config_digest.encode(), INSTALL.encode(), index.encode(), str(TAR_FORMAT).encode(), requirements]
+    key = hashlib.sha256(b"\0".join(made_of)).hexdigest()
     record = layout.cache_dir() / "layers" / f"dependencies-{key}.json"
     known = read_json(record)
     if isinstance(known, dict) and (blob := stored_blob(known.get("digest", ""))) is not None:
@@ -71,15 +74,25 @@ def _install(model_dir: Path, runtime: Image, requirements: bytes, folder: Path,
         with scratch_container(client, model_dir, "dependencies", runtime.config_digest, settings) as container:
             container.put_archive("/tmp", _single_file("requirements.txt", requirements))  # noqa: S108 -- inside the container
             container.start()
-            code = container.wait(timeout=TIMEOUT_S)["StatusCode"]
-            output = container.logs().decode(errors="replace")
-            log.debug("%s", output)
-            if code != 0:
+            output = _followed(container)
+            if container.wait(timeout=TIMEOUT_S)["StatusCode"] != 0:
                 raise DependenciesUnresolved(
                     f"requirements do not install in the runtime image: {pip_reason(output)}",
                     "correct the requirements file; the image pins torch and torchserve, and runs without a compiler",
                 )
             _copy_out(container, folder)
+
+
+def _followed(container: "Container") -> str:
+    """Return pip's output when it has ended, telling its downloads as they come."""
+    lines = []
+    left = ""
+    for chunk in container.logs(stream=True, follow=True):
+        *whole, left = (left + chunk.decode(errors="replace")).split("\n")
+        for line in whole:
+            lines.append(line)
+            log.log(logging.INFO if line.lstrip().startswith("Downloading") else logging.DEBUG, "  %s", line.strip()[:150])
+    return "\n".join([*lines, left])
 
 
 def pip_reason(output: str) -> str:

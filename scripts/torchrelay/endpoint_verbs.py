@@ -22,7 +22,9 @@ def _chosen(model_dir: Path, target: str | None) -> "tuple[Model, str]":
     from torchrelay.model import load_model  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
 
     model = load_model(model_dir)
-    return model, target or model.first_target
+    from torchrelay.relay import chosen_target  # noqa: PLC0415
+
+    return model, chosen_target(model, target)
 
 
 @app.command()

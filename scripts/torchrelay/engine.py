@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from torchrelay.errors import BuildFailed, DockerUnavailable
+from torchrelay.errors import BuildFailed, DockerRefused, DockerUnavailable
 from torchrelay.report import Progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def connect() -> "DockerClient":
         where = os.environ.get("DOCKER_HOST", "the local socket")
         raise DockerUnavailable(
             f"no Docker daemon answers at {where}: {_first_line(error)}",
-            "start Docker (`sudo systemctl start docker`), or use `--target local`, which needs none",
+            "start Docker, or set DOCKER_HOST to where it listens (see `docker context inspect`); `--target local` needs none",
         ) from error
     return client
 
@@ -45,11 +45,29 @@ def _first_line(error: object) -> str:
 @contextmanager
 def daemon() -> Iterator["DockerClient"]:
     """Give a connected client and close it."""
+    import docker  # noqa: PLC0415 -- as in connect
+    import requests  # noqa: PLC0415
+
     client = connect()
     try:
         yield client
+    except docker.errors.APIError as error:
+        told = str(error.explanation or error).strip()
+        raise DockerRefused(f"the Docker daemon refused: {told}", _mend(told)) from error
+    except requests.RequestException as error:
+        raise DockerUnavailable(f"the Docker daemon stopped answering: {_first_line(error)}", "see the daemon's log") from error
     finally:
         client.close()
+
+
+def _mend(told: str) -> str:
+    if "CPUs" in told:
+        return "lower resources.cpu in model.yaml: this machine has fewer"
+    if "device driver" in told or "nvidia" in told.lower():
+        return "install the NVIDIA container toolkit, or set device: cpu in model.yaml"
+    if "memory" in told.lower():
+        return "correct resources.memory in model.yaml"
+    return "see the daemon's log"
 
 
 def has_image(client: "DockerClient", reference: str) -> bool:

@@ -91,6 +91,13 @@ class DockerUnavailable(TorchrelayError):
     kind = "docker_unavailable"
 
 
+class DockerRefused(TorchrelayError):
+    """The Docker daemon answers, and refuses what a stage needs of it."""
+
+    exit_code = 17
+    kind = "docker_refused"
+
+
 class GateFailed(TorchrelayError):
     """The container is up but an answer is not the expected one, or it never became ready."""
 

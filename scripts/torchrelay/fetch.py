@@ -91,9 +91,7 @@ def planned(model_dir: Path, model: "Model", *, cache: Path) -> str:
     expected = expectation(uri, model.weights.sha256 or "", read_lock(model_dir))
     if expected.sha256 and (kept := place(cache, expected.sha256, name)).is_file():
         return f"use {kept}, fetched before"
-    return f"fetch {uri} into {cache / 'weights'}" + (
-        f", expecting sha256 {expected.sha256}" if expected.sha256 else ""
-    )
+    return f"fetch {uri} into {cache / 'weights'}" + (f", expecting sha256 {expected.sha256}" if expected.sha256 else "")
 
 
 def expectation(uri: str, declared: str, locked: Locked | None) -> Expected:
@@ -155,9 +153,7 @@ def _in_place(uri: str, model_dir: Path, memo: DigestMemo, progress: Progress) -
         with progress.task(f"hash {path.name}", size) as task:
             return Fetched(path, size, memo.sha256_of(path, task.advance), uri, cached=True)
     except OSError as error:
-        raise WeightsMissing(
-            f"weights: {path}: {error.strerror}", "read its disk's log: the file is damaged"
-        ) from error
+        raise WeightsMissing(f"weights: {path}: {error.strerror}", "read its disk's log: the file is damaged") from error
 
 
 def _cached(uri: str, expected: Expected, cache: Path, memo: DigestMemo) -> Fetched | None:

@@ -44,5 +44,9 @@ def resolved_version(model: Model, model_dir: Path, git: Git = _git) -> str:
     version = commit.stdout.strip()[:12]
     changes = git(["status", "--porcelain", "--untracked-files=normal", "--", ".", f":(exclude){STATE_DIR}"], model_dir)
     # A weights.lock that the first fetch has just written changes nothing about the model; a known one that differs does.
-    lines = [line for line in changes.stdout.splitlines() if not (line.startswith("??") and line.endswith(LOCK_NAME))]
+    lines = [
+        line
+        for line in changes.stdout.splitlines()
+        if not (line.startswith("??") and line.rpartition("/")[2].removeprefix("?? ") == LOCK_NAME)
+    ]
     return f"{version}-dirty" if changes.returncode != 0 or lines else version

@@ -80,8 +80,7 @@ def load(path: Path) -> tuple[Image, dict[str, Any]] | None:
     record = read_json(path)
     try:
         layers = tuple(
-            Layer(Blob.from_json(layer), layer["diff_id"], layer["media_type"], layer["created_by"])
-            for layer in record["layers"]
+            Layer(Blob.from_json(layer), layer["diff_id"], layer["media_type"], layer["created_by"]) for layer in record["layers"]
         )
         image = Image(record["config"], layers, record["annotations"])
     except (KeyError, TypeError, ValueError):

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from torchrelay.mar import Entry
 from torchrelay.report import Task
 from torchrelay.store import Blob, Part, Slice, from_parts
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+TAR_FORMAT = 1  # to be raised with any change to the bytes of a tar: cached digests of layers go by it
 BLOCK = 512
 END = bytes(2 * BLOCK)
 
@@ -39,12 +39,6 @@ class LayerFile:
     path: str
     content: Part
     size: int
-
-
-def from_entry(path: str, entry: Entry) -> LayerFile:
-    """Return a layer's file for an archive entry."""
-    size = entry.size
-    return LayerFile(path, entry.source if isinstance(entry.source, bytes) else Slice(entry.source, 0, size), size)
 
 
 def _header(name: str, size: int, *, folder: bool = False) -> bytes:

@@ -50,10 +50,7 @@ def read_lock(model_dir: Path) -> Locked | None:
     except ValidationError as error:
         fix = "restore it from git, or delete it and run `torchrelay fetch` to lock what the address gives now"
         raise ModelInvalid(
-            [
-                Problem(NAME, None, ".".join(str(part) for part in problem["loc"]), problem["msg"], fix)
-                for problem in error.errors()
-            ]
+            [Problem(NAME, None, ".".join(str(part) for part in problem["loc"]), problem["msg"], fix) for problem in error.errors()]
         ) from error
     return Locked(**found.model_dump())
 

@@ -71,7 +71,7 @@ def push_image(image: Image, registry: Registry, target: Reference, progress: Pr
             list(pool.map(lambda blob: registry.put_blob(target.repository, blob, task), missing))
     sent = sum(blob.size for blob in missing)
     digest = registry.put_manifest(target.repository, target.tag, image.manifest_bytes)
-    if digest and digest != image.digest:
+    if digest != image.digest:
         raise RegistryError(f"{target.name}: the registry calls the manifest {digest}, it is {image.digest}")
     return Pushed(name, target.tag, image.digest, image.config_digest, len(missing), sent + len(image.manifest_bytes))
 

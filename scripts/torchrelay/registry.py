@@ -15,7 +15,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from torchrelay.errors import RegistryError
 from torchrelay.image import MANIFEST_TYPE
 from torchrelay.report import Task, log
-from torchrelay.store import Blob
+from torchrelay.store import Blob, sha256_digest
 
 ATTEMPTS = 6
 LONGEST_WAIT_S = 60.0
@@ -23,6 +23,10 @@ TIMEOUT_S = (10.0, 300.0)  # connect, and between two bytes
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 MANIFEST_TYPES = ", ".join([MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json"])
 REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+HOST = re.compile(
+    r"(?=[^/]*[.:]|localhost)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::(\d{1,5}))?"
+)
+DOCKER_HUB = "registry-1.docker.io"  # what answers for docker.io
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 Credentials = Callable[[str], tuple[str, str] | None]
@@ -39,9 +43,9 @@ class Reference:
     @property
     def base(self) -> str:
         """Address of the registry: plain http only on this machine itself."""
-        name = self.host.rsplit(":", 1)[0].strip("[]")
-        scheme = "http" if name == "localhost" or name.startswith("127.") or name == "::1" else "https"
-        return f"{scheme}://{self.host}"
+        name = self.host.partition(":")[0]
+        scheme = "http" if name == "localhost" or name.startswith("127.") else "https"
+        return f"{scheme}://{DOCKER_HUB if name == 'docker.io' else self.host}"
 
     @property
     def name(self) -> str:
@@ -52,7 +56,8 @@ class Reference:
 def parse_reference(text: str, default_tag: str) -> Reference:
     """Read `host[:port]/repository[:tag]`. Raises RegistryError naming what is wrong with it."""
     host, slash, rest = text.partition("/")
-    if not slash or not re.search(r"[.:]|^localhost$", host) or "@" in text:
+    named = HOST.fullmatch(host)
+    if not slash or named is None or int(named[1] or 1) not in range(1, 65536) or "@" in text:
         raise RegistryError(f"{text!r} is not an image repository", "write host/repository, as in 127.0.0.1:5000/models/digits")
     repository, colon, tag = rest.partition(":")
     tag = tag if colon else default_tag
@@ -67,7 +72,7 @@ def docker_credentials(host: str) -> tuple[str, str] | None:
     """Return what `docker login` stored for a registry, credential helpers included."""
     from docker.auth import load_config  # noqa: PLC0415 -- 0.2 s only those with a daemon pay
 
-    found = load_config().resolve_authconfig(host) or {}
+    found = load_config().resolve_authconfig("docker.io" if host == DOCKER_HUB else host) or {}
     user, secret = found.get("username") or found.get("Username"), found.get("password") or found.get("Password")
     return (user, secret) if user and secret else None
 
@@ -128,31 +133,45 @@ class Registry:
     def put_blob(self, repository: str, blob: Blob, task: Task) -> None:
         """Upload a blob: one stream, closed with its digest, which the registry checks. Begun again when it breaks."""
 
+        def there() -> requests.Response:
+            return self._once("HEAD", f"/v2/{repository}/blobs/{blob.digest}")
+
         def upload() -> requests.Response:
             opened = self._once("POST", f"/v2/{repository}/blobs/uploads/", headers={"Content-Length": "0"})
             if opened.status_code != 202:
                 return opened
             headers = {"Content-Type": "application/octet-stream"}
-            location = urljoin(self.base, opened.headers["Location"])
-            sent = self._once("PATCH", location, headers=headers, data=_Body(blob, task, self.stop))
+            sent = self._once("PATCH", self._location(opened), headers=headers, data=_Body(blob, task, self.stop))
             if sent.status_code not in (202, 204):
                 return sent
-            location = urljoin(self.base, sent.headers["Location"])
+            location = self._location(sent)
             joint = "&" if urlparse(location).query else "?"
             return self._once("PUT", f"{location}{joint}digest={blob.digest}", headers={"Content-Length": "0"})
 
-        self._retried(f"upload of {blob.digest} to {repository}", upload, accept=(201,))
+        self._retried(f"upload of {blob.digest} to {repository}", upload, accept=(201,), done=there)
+
+    def _location(self, answer: requests.Response) -> str:
+        location = answer.headers.get("Location")
+        if not location:
+            raise RegistryError(f"{self.base}: answered {answer.status_code} without a Location", "this is no OCI registry")
+        return urljoin(self.base, location)
 
     def put_manifest(self, repository: str, reference: str, manifest: bytes) -> str:
         """Store a manifest under a tag or its digest and return the digest the registry gave it."""
-        answer = self._call(
-            "PUT",
-            f"/v2/{repository}/manifests/{reference}",
-            headers={"Content-Type": MANIFEST_TYPE},
-            data=manifest,
-            accept=(201,),
+        path = f"/v2/{repository}/manifests/{reference}"
+        digest = sha256_digest(manifest)
+
+        def there() -> requests.Response:
+            answer = self._once("HEAD", path, headers={"Accept": MANIFEST_TYPES})
+            if answer.headers.get("Docker-Content-Digest") != digest:
+                answer.status_code = 404
+            return answer
+
+        headers = {"Content-Type": MANIFEST_TYPE}
+        answer = self._retried(
+            f"PUT {path}", lambda: self._once("PUT", path, headers=headers, data=manifest), accept=(201,), done=there
         )
-        return answer.headers.get("Docker-Content-Digest", "")
+        return answer.headers.get("Docker-Content-Digest") or self.manifest_digest(repository, reference) or ""
 
     def _call(
         self,
@@ -165,15 +184,28 @@ class Registry:
     ) -> requests.Response:
         return self._retried(f"{method} {path}", lambda: self._once(method, path, headers=headers, data=data), accept=accept)
 
-    def _retried(self, what: str, attempt: Callable[[], requests.Response], accept: tuple[int, ...]) -> requests.Response:
-        """Repeat until accepted or refused for good; waits as long as Retry-After says, else twice as long each time."""
+    def _retried(
+        self,
+        what: str,
+        attempt: Callable[[], requests.Response],
+        accept: tuple[int, ...],
+        done: Callable[[], requests.Response] | None = None,
+    ) -> requests.Response:
+        """Repeat until accepted or refused for good; waits for Retry-After, a minute at most, else twice as long each time.
+
+        `done` is asked before each repetition: an attempt whose answer was lost may have succeeded.
+        """
         reason = ""
         for number in range(ATTEMPTS):
             wait = min(LONGEST_WAIT_S, 0.5 * 2**number) * (0.75 + random.random() / 2)  # noqa: S311 -- spreads retries, guards nothing
             try:
+                if number and done is not None and (before := done()).status_code == 200:
+                    return before
                 answer = attempt()
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 reason = _short(error)
+            except requests.RequestException as error:
+                raise RegistryError(f"{self.base}: {what}: {_short(error)}", "correct the registry's address") from error
             else:
                 if answer.status_code in accept:
                     return answer
@@ -206,6 +238,8 @@ class Registry:
             self.auth = HTTPBasicAuth(*known) if known else None
             return known is not None
         fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        if self.base.startswith("https:") and not fields.get("realm", "").startswith("https:"):
+            return False  # a password does not go out in the clear because a registry says so
         if not challenge.lower().startswith("bearer") or "realm" not in fields:
             return False
         query = {key: fields[key] for key in ("service", "scope") if key in fields}
@@ -213,7 +247,10 @@ class Registry:
         token = self.session.get(fields["realm"], params=query, auth=login, timeout=TIMEOUT_S)
         if not token.ok:
             return False
-        self.auth = _Bearer(token.json().get("token") or token.json().get("access_token", ""))
+        try:
+            self.auth = _Bearer(token.json().get("token") or token.json()["access_token"])
+        except (ValueError, KeyError):
+            return False
         return True
 
 

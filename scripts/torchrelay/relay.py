@@ -11,12 +11,15 @@ from torchrelay import verify as verifying
 from torchrelay.archive import Archived, archive
 from torchrelay.build import Built, build
 from torchrelay.check import Checked, check, resolved_version
+from torchrelay.errors import DeployFailed
 from torchrelay.fetch import Fetched, fetch
 from torchrelay.layout import cache_dir
 from torchrelay.model import Model
 from torchrelay.push import Pushed, push
 from torchrelay.report import Progress, log, table
+from torchrelay.targets import TARGETS
 from torchrelay.verdict import Verdict
+from torchrelay.wording import printable
 from torchrelay.workspace import Workspace, read_json
 
 T = TypeVar("T")
@@ -100,9 +103,26 @@ class Relay:
         )
 
 
+def chosen_target(model: Model, target: str | None, repository: str | None = None) -> str:
+    """Return where a model goes: the named target, else the first that model.yaml names.
+
+    Raises DeployFailed for a target that is not there (yet), and for a push with the local one, which builds nothing.
+    """
+    chosen = target or model.first_target
+    if chosen not in TARGETS:
+        raise DeployFailed(
+            f"nothing is deployed to {printable(chosen)!r} yet", f"use --target with one of {', '.join(sorted(TARGETS))}"
+        )
+    if chosen == "local" and repository:
+        raise DeployFailed(
+            "the local target builds no image, so there is nothing to push", "leave --repository out, or use --target docker"
+        )
+    return chosen
+
+
 def deploy_plan(model: Model, target: str | None) -> list[str]:
     """Say what deploy would do, for --dry-run."""
-    chosen = target or model.first_target
+    chosen = chosen_target(model, target)
     return [f"start {model.name} on {chosen}, replay its samples there, switch to it, and stop what ran before"]
 
 
@@ -139,7 +159,7 @@ def relay(
     """
     run = Relay(model_dir, progress, update_lock)
     checked = run.check()
-    chosen = target or checked.model.first_target
+    chosen = chosen_target(checked.model, target, repository)
     fetched = run.fetch(checked)
     archived = run.archive(checked, fetched)
     built = pushed = None
@@ -160,11 +180,18 @@ def relay(
     }
 
 
+def relay_plan(model: Model, target: str | None, repository: str | None) -> list[str]:
+    """Say which stages relay would run, for --dry-run."""
+    local = chosen_target(model, target, repository) == "local"
+    image = [] if local else ["build", "verify", *([f"push to {repository}"] if repository else [])]
+    return ["check", "fetch", "archive", *image, *deploy_plan(model, target)]
+
+
 def deploy_only(model_dir: Path, progress: Progress, *, target: str | None) -> dict[str, Any]:
     """Deploy what was proved (and pushed, if it was), making again only what is missing."""
     run = Relay(model_dir, progress)
     checked = run.check()
-    chosen = target or checked.model.first_target
+    chosen = chosen_target(checked.model, target)
     archived = run.archive(checked, run.fetch(checked))
     built = run.build(checked, archived) if chosen != "local" else None
     endpoint = run.deploy(checked, chosen, archived, built, _pushed(model_dir, built))

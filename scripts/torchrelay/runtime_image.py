@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from torchrelay import image as images
 from torchrelay import layout
@@ -114,18 +114,17 @@ def build_runtime(settings: RuntimeSettings) -> str:
     return tag_of(inputs)
 
 
-def _context(settings: RuntimeSettings) -> Iterator[bytes]:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+def _write_context(settings: RuntimeSettings, file: IO[bytes]) -> None:
+    with tarfile.open(fileobj=file, mode="w") as archive:
         folder = tarfile.TarInfo("wheels")
         folder.type, folder.mode = tarfile.DIRTYPE, 0o755
         archive.addfile(folder)
         for name, path in context_files(settings).items():
             info = tarfile.TarInfo(name)
             info.size, info.mode = path.stat().st_size, 0o644
-            with path.open("rb") as file:
-                archive.addfile(info, file)
-    yield buffer.getvalue()
+            with path.open("rb") as content:
+                archive.addfile(info, content)
+    file.seek(0)
 
 
 def _build(client: "DockerClient", settings: RuntimeSettings, inputs: str) -> None:
@@ -133,25 +132,28 @@ def _build(client: "DockerClient", settings: RuntimeSettings, inputs: str) -> No
     arguments = settings.arguments | {"DEVICE": settings.device}
     labels = {"org.torchrelay.runtime": inputs}
     tail: list[str] = []
-    stream = client.api.build(
-        fileobj=io.BytesIO(b"".join(_context(settings))),
-        custom_context=True,
-        tag=tag_of(inputs),
-        buildargs=arguments,
-        labels=labels,
-        rm=True,
-        forcerm=True,
-        decode=True,
-    )
-    for message in stream:
-        if "error" in message:
-            end = "\n".join(tail[-25:])
-            raise BuildFailed(f"the runtime image did not build: {message['error'].strip()}\n{end}", "see the build's log above")
-        if text := message.get("stream", "").rstrip():
-            tail.append(text)
-            log.debug("%s", text)
-            if text.startswith("Step "):
-                log.info("  %s", text.splitlines()[0][:150])
+    with tempfile.TemporaryFile() as context:
+        _write_context(settings, context)
+        stream = client.api.build(
+            fileobj=context,
+            custom_context=True,
+            tag=tag_of(inputs),
+            buildargs=arguments,
+            labels=labels,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for message in stream:
+            if "error" in message:
+                end = "\n".join(tail[-25:])
+                told = f"the runtime image did not build: {message['error'].strip()}\n{end}"
+                raise BuildFailed(told, "see the build's log above")
+            if text := message.get("stream", "").rstrip():
+                tail.append(text)
+                log.debug("%s", text)
+                if text.startswith("Step "):
+                    log.info("  %s", text.splitlines()[0][:150])
 
 
 def _export(client: "DockerClient", tag: str, inputs: str, progress: Progress) -> Image:

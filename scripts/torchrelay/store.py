@@ -26,6 +26,16 @@ class Slice:
     path: Path
     offset: int
     size: int
+    mtime_ns: int = 0
+    """When the file was last changed; 0: whenever."""
+
+    def present(self) -> bool:
+        """Tell whether the file is there, long enough, and not changed since."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        return status.st_size >= self.offset + self.size and self.mtime_ns in (0, status.st_mtime_ns)
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes in pieces of at most 1 MiB. Raises OSError when the file is gone, EOFError when it is shorter."""
@@ -61,17 +71,14 @@ class Blob:
 
     def present(self) -> bool:
         """Tell whether every file the bytes come from is still there and long enough."""
-        return all(
-            isinstance(part, bytes) or (part.path.is_file() and part.path.stat().st_size >= part.offset + part.size)
-            for part in self.parts
-        )
+        return all(isinstance(part, bytes) or part.present() for part in self.parts)
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that build's record keeps."""
         parts: list[dict[str, Any]] = [
             {"data": base64.b64encode(part).decode()}
             if isinstance(part, bytes)
-            else {"path": str(part.path), "offset": part.offset, "size": part.size}
+            else {"path": str(part.path), "offset": part.offset, "size": part.size, "mtime_ns": part.mtime_ns}
             for part in self.parts
         ]
         return {"digest": self.digest, "size": self.size, "parts": parts}
@@ -80,7 +87,9 @@ class Blob:
     def from_json(value: dict[str, Any]) -> "Blob":
         """Read what to_json wrote."""
         parts: tuple[Part, ...] = tuple(
-            base64.b64decode(part["data"]) if "data" in part else Slice(Path(part["path"]), part["offset"], part["size"])
+            base64.b64decode(part["data"])
+            if "data" in part
+            else Slice(Path(part["path"]), part["offset"], part["size"], part["mtime_ns"])
             for part in value["parts"]
         )
         return Blob(value["digest"], value["size"], parts)

@@ -35,6 +35,7 @@ class Verdict(_Record):
     image: str  # digest of the manifest
     config: str  # digest of the config: what ran
     samples_digest: str
+    conditions: str  # digest of what the container was given (CPU, memory, no network ...) and of how it was asked
     concurrency: int
     ready_s: float | None
     load_s: float
@@ -74,7 +75,5 @@ def demand(workspace: Workspace, config_digest: str) -> Verdict:
     if verdict.config != config_digest:
         raise NotProved(f"the verdict is on {verdict.config}, the image is {config_digest}", fix)
     if verdict.result != "passed":
-        raise NotProved(
-            f"the image's verdict is {verdict.result}: {verdict.reason}", "mend the model, then verify it again"
-        )
+        raise NotProved(f"the image's verdict is {verdict.result}: {verdict.reason}", "mend the model, then verify it again")
     return verdict

@@ -7,6 +7,7 @@ front by `docker exec`, as nothing else can reach it.
 
 import hashlib
 import json
+import math
 import textwrap
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 POLL_S = 0.25
 START_MARGIN_S = 30
 CONCURRENCY = 8
+MOST_AT_ONCE = 64
 ROUNDS = 3
 LOG_LINES = 400
 REFUSED = "the warm-up request was answered with"  # runtime/readiness.py
@@ -77,13 +79,14 @@ def samples_digest(samples: list[Sample]) -> str:
 
 
 def replay(prober: Prober, samples: list[Sample], path: str, concurrency: int, timeout_s: float) -> Outcome:
-    """Send every sample alone, then `ROUNDS` times all of them `concurrency` at a time, and compare each answer.
+    """Send every sample alone, then all of them `concurrency` at a time and at least `ROUNDS` times over, and compare each answer.
 
     Latency budgets hold for the samples sent alone.
     """
     alone = [_request(sample, path, f"alone/{sample.name}") for sample in samples]
     answers = dict(zip((sample.name for sample in samples), prober.send(alone, 1, timeout_s), strict=True))
-    crowd = [(sample, _request(sample, path, f"{turn}/{sample.name}")) for turn in range(ROUNDS) for sample in samples]
+    rounds = max(ROUNDS, math.ceil(2 * concurrency / max(1, len(samples))))
+    crowd = [(sample, _request(sample, path, f"{turn}/{sample.name}")) for turn in range(rounds) for sample in samples]
     together: dict[str, list[ProbeAnswer]] = {sample.name: [] for sample in samples}
     for (sample, _), answer in zip(crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True):
         together[sample.name].append(answer)
@@ -139,6 +142,17 @@ def hardened(model: Model, name: str, labels: dict[str, str]) -> dict[str, Any]:
     return settings
 
 
+def at_once(model: Model) -> int:
+    """Return how many requests are sent at once: enough to fill a batch, and at least eight."""
+    return min(MOST_AT_ONCE, max(CONCURRENCY, model.batch.size))
+
+
+def conditions(model: Model, concurrency: int) -> str:
+    """Return a sha256 (hex) over what the container is given and how it is asked: other conditions, another proof."""
+    given = json.dumps([hardened(model, "", {}), concurrency, ROUNDS, model.timeouts.startup_s], sort_keys=True, default=str)
+    return hashlib.sha256(given.encode()).hexdigest()
+
+
 def wait_ready(container: "Container", deadline_s: float, clock: Callable[[], float] = time.monotonic) -> float:
     """Wait until a worker has answered; return the seconds it took.
 
@@ -179,20 +193,22 @@ def killed_for_memory(client: "DockerClient", container: "Container") -> bool:
     return any(client.events(since=1, until=until, filters=wanted, decode=True))
 
 
-def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progress, *, concurrency: int = CONCURRENCY) -> Verdict:
+def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progress) -> Verdict:
     """Prove the built image and write verdict.json.
 
     Returns the verdict, passed or failed. Raises NotProved when there is nothing to verify, DockerUnavailable, BuildFailed.
     """
     begin = time.monotonic()
+    concurrency = at_once(model)
     workspace = Workspace(model_dir)
     loaded = images.load(workspace.image_record)
     if loaded is None:
         raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build` first")
     image, _ = loaded
-    digest = samples_digest(samples)
+    digest, under = samples_digest(samples), conditions(model, concurrency)
     known = verdicts.read(workspace)
-    if known and (known.config, known.samples_digest, known.result) == (image.config_digest, digest, "passed"):
+    same = known and (known.config, known.samples_digest, known.conditions) == (image.config_digest, digest, under)
+    if known and same and known.result == "passed":
         return known
     common: dict[str, Any] = {
         "model": model.name,
@@ -200,6 +216,7 @@ def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progr
         "image": image.digest,
         "config": image.config_digest,
         "samples_digest": digest,
+        "conditions": under,
         "concurrency": concurrency,
     }
     with daemon() as client:

@@ -32,7 +32,8 @@ def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     config = folder / "config.yml"
     config.write_text(
-        f"version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
+        f"version: 0.1\nlog: {{level: warn}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
         f'http: {{addr: "127.0.0.1:{port}"}}\n'
     )
     with (folder / "log").open("wb") as log:

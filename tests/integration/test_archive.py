@@ -1,6 +1,7 @@
 """The archive equals torch-model-archiver's own in content, whatever the format, and is made again only when something changed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from torchrelay import archive as archiving
 from torchrelay.archive import Archived
-from torchrelay.errors import WeightsChanged
+from torchrelay.check import check
+from torchrelay.errors import ArchiveInvalid, ModelInvalid, WeightsChanged
 from torchrelay.fetch import Fetched, fetch
 from torchrelay.layout import ROOT, cache_dir
 from torchrelay.model import load_model
@@ -111,10 +114,40 @@ def test_other_formats_hold_the_same_files(model_dir: Path, tmp_path: Path) -> N
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == set(mar.entries)
 
 
-def test_a_model_config_of_the_users_own_wins_key_by_key(model_dir: Path) -> None:
-    (model_dir / "model-config.yaml").write_text("batchSize: 3\nhandler: {mine: true}\n")
+def test_a_model_config_of_the_users_own_adds_keys(model_dir: Path) -> None:
+    (model_dir / "model-config.yaml").write_text("jobQueueSize: 3\nhandler: {mine: true}\n")
     with zipfile.ZipFile(make(model_dir).path) as archive:
         config = yaml.safe_load(archive.read("model-config.yaml"))
-    assert config["batchSize"] == 3
+    assert config["jobQueueSize"] == 3
     assert config["handler"] == {"mine": True}
     assert config["maxBatchDelay"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [", "model-config.yaml:1"),
+        ("- a\n", "model-config.yaml"),
+        ("jobQueueSize: 3\nbatchSize: 4\n", "model-config.yaml:2: batchSize: is declared in model.yaml; write batch.size there"),
+    ],
+)
+def test_a_wrong_model_config_is_found_by_check(model_dir: Path, text: str, told: str) -> None:
+    (model_dir / "model-config.yaml").write_text(text)
+    with pytest.raises(ModelInvalid, match=re.escape(told)):
+        check(model_dir)
+
+
+def test_an_unpacked_export_keeps_nothing_stale_and_overwrites_nothing_of_others(model_dir: Path, tmp_path: Path) -> None:
+    model = load_model(model_dir)
+    fetched = fetch(model_dir, model, cache=cache_dir(), progress=Quiet())
+    ours = Workspace(model_dir).root / model.name
+    ours.mkdir()
+    (ours / "stale.py").write_text("")
+    archiving.export(model_dir, model, fetched, "1.0", Quiet(), "no-archive", ours)
+    assert not (ours / "stale.py").exists()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "precious").write_text("")
+    with pytest.raises(ArchiveInvalid, match="not an empty folder"):
+        archiving.export(model_dir, model, fetched, "1.0", Quiet(), "no-archive", theirs)
+    assert (theirs / "precious").exists()

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay.check import check
 from torchrelay.layout import ROOT
-from tests.unit.model_dirs import GOOD_YAML, write
 
 OWN = "name: digits\nweights: model.pt\nhandler: handler.py\n"
 
@@ -103,7 +103,7 @@ def test_files_that_may_share(tmp_path: Path) -> None:
         "helper.py": "",
         "pkg/__init__.py": "x = 1",
         "pkg/model.py": "",
-        "model-config.yaml": "minWorkers: 1\n",
+        "model-config.yaml": "jobQueueSize: 9\n",
     }
     assert check(write(tmp_path, files)).warnings == []
 

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from torchrelay.gitversion import resolved_version
 from torchrelay.model import Model
 
@@ -14,6 +15,8 @@ from torchrelay.model import Model
         ("?? m/weights.lock\n", "0123456789ab"),
         (" M m/weights.lock\n", "0123456789ab-dirty"),
         ("?? m/other.py\n?? m/weights.lock\n", "0123456789ab-dirty"),
+        ("?? m/other_weights.lock\n", "0123456789ab-dirty"),
+        ("?? weights.lock\n", "0123456789ab"),
         ("", "0123456789ab"),
     ],
 )

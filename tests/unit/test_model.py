@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay import memory
 from torchrelay.errors import ModelInvalid
 from torchrelay.model import Model, load_model
-from tests.unit.model_dirs import GOOD_YAML, write
 
 
 def model_of(folder: Path, more: str = "", files: dict[str, str | bytes | None] | None = None) -> Model:

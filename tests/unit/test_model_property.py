@@ -7,11 +7,11 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay.check import check
 from torchrelay.errors import ModelInvalid
 from torchrelay.model import Model, load_model
 from torchrelay.samples import load_samples
-from tests.unit.model_dirs import GOOD_YAML, write
 
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

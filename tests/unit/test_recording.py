@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.unit.model_dirs import write
 from torchrelay.compare import compare
 from torchrelay.model import load_model
 from torchrelay.recording import Answer, record, recorded
 from torchrelay.samples import load_samples
-from tests.unit.model_dirs import write
 
 JSON = "application/json"
 

@@ -1,8 +1,9 @@
 """References are read strictly: what is refused here would otherwise be refused by a registry after the upload."""
 
 import pytest
+
 from torchrelay.errors import RegistryError
-from torchrelay.registry import parse_reference
+from torchrelay.registry import Registry, parse_reference
 
 
 def test_a_reference_is_taken_apart() -> None:
@@ -20,9 +21,31 @@ def test_the_tag_defaults_to_the_version_and_other_hosts_are_https() -> None:
 @pytest.mark.parametrize(
     "text",
     ["digits", "models/digits", "host.example/Digits", "host.example/a//b", "host.example/a:", "host.example/a:b c",
-     "host.example/a@sha256:00", "host.example/", "host.example/../a", "host.example/a:-x", "", "\n/a"],
+     "host.example/a@sha256:00", "host.example/", "host.example/../a", "host.example/a:-x", "", "\n/a",
+     "a..b/x", "a.b:99999/x", "exa mple.com/x", "a.b:0/x", "-a.b/x"],
 )  # fmt: skip
 def test_what_is_no_reference_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(RegistryError) as caught:
         parse_reference(text, "1.0")
     assert "\n" not in caught.value.message
+
+
+def test_docker_hub_is_spoken_to_where_it_answers() -> None:
+    assert parse_reference("docker.io/me/digits", "1").base == "https://registry-1.docker.io"
+    assert parse_reference("docker.io/me/digits", "1").name == "docker.io/me/digits"
+
+
+class Challenge:
+    def __init__(self, realm: str) -> None:
+        self.headers = {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}
+
+
+def test_a_password_does_not_go_out_in_the_clear() -> None:
+    class Asked:
+        def get(self, *_: object, **__: object) -> None:
+            raise AssertionError("the realm was asked")
+
+    registry = Registry("https://host.example", credentials=lambda _host: ("user", "secret"), session=Asked())  # type: ignore[arg-type]
+    assert registry._authenticate(Challenge("http://elsewhere.example/token")) is False  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match="realm was asked"):
+        registry._authenticate(Challenge("https://elsewhere.example/token"))  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.model_dirs import GOOD_SAMPLE, GOOD_YAML, write
 from torchrelay.errors import ModelInvalid
 from torchrelay.model import load_model
 from torchrelay.samples import Expect, Sample, load_samples
-from tests.unit.model_dirs import GOOD_SAMPLE, GOOD_YAML, write
 
 OK = '"expect": {"json": 1}'
 REQ = '"request": {"json": 1}'

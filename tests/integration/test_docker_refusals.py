@@ -1,0 +1,64 @@
+"""What a Docker daemon refuses is told as its refusal, with the mend; a stand-in daemon answers as the real one words it."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from torchrelay.engine import daemon
+from torchrelay.errors import DockerRefused, DockerUnavailable
+
+CPUS = "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"
+DRIVER = 'could not select device driver "" with capabilities: [[gpu]]'
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Stands in for dockerd: it pings, and refuses every container in the daemon's own words."""
+
+    said = ""
+
+    def do_GET(self) -> None:
+        self._answer(200, {"ApiVersion": "1.41"})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._answer(400, {"message": self.said})
+
+    def _answer(self, status: int, body: dict[str, str]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_address[1]}")
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("said", "mend"), [(CPUS, "resources.cpu"), (DRIVER, "NVIDIA"), ("something else", "daemon's log")])
+def test_a_refusal_is_named_with_its_mend(host: str, said: str, mend: str) -> None:
+    Refusing.said = said
+    with pytest.raises(DockerRefused) as caught, daemon() as client:
+        client.containers.create("image")
+    assert host
+    assert said in caught.value.message
+    assert mend in caught.value.fix
+
+
+def test_no_daemon_is_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    with pytest.raises(DockerUnavailable), daemon():
+        pass

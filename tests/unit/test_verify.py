@@ -1,0 +1,69 @@
+"""What a verdict stands for: these limits and this way of asking; and enough requests at once to fill a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from torchrelay.errors import DeployFailed
+from torchrelay.model import Model
+from torchrelay.probe import ProbeAnswer, ProbeRequest
+from torchrelay.relay import chosen_target, relay_plan
+from torchrelay.samplefile import Expect, Sample
+from torchrelay.verify import CONCURRENCY, at_once, conditions, hardened, replay
+
+
+def model(**more: Any) -> Model:
+    return Model.model_validate({"name": "m", "weights": "model.pt", "handler": "tensor", **more})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"resources": {"cpu": 2}}, {"resources": {"memory": "256Mi"}}, {"timeouts": {"startup_s": 9}}, {"batch": {"size": 32}}],
+)
+def test_other_conditions_are_another_proof(changed: dict[str, Any]) -> None:
+    assert conditions(model(), at_once(model())) != conditions(model(**changed), at_once(model(**changed)))
+
+
+def test_the_same_conditions_are_the_same_proof() -> None:
+    assert conditions(model(version="1"), CONCURRENCY) == conditions(model(version="2"), CONCURRENCY)
+
+
+def test_the_container_gets_nothing_it_was_not_declared() -> None:
+    found = hardened(model(), "n", {})
+    assert found["network_mode"] == "none"
+    assert found["read_only"] is True
+    assert found["cap_drop"] == ["ALL"]
+    assert found["user"] != "0"
+    assert (found["mem_limit"], found["memswap_limit"], found["nano_cpus"]) == (2 << 30, 2 << 30, 10**9)
+
+
+class Echo:
+    """Answers every request alike and remembers how it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def send(self, requests: Sequence[ProbeRequest], concurrency: int, _timeout_s: float) -> list[ProbeAnswer]:
+        self.asked.append((len(requests), concurrency))
+        return [ProbeAnswer(one.id, 200, "application/json", b"1", 1.0, None) for one in requests]
+
+
+def test_one_sample_still_fills_a_batch() -> None:
+    sample = Sample("one", b"1", "application/json", Expect(value=1), None, "samples/one.json", 1)
+    prober = Echo()
+    assert replay(prober, [sample], "/predictions/m", 32, 1.0).passed
+    assert prober.asked[0] == (1, 1)
+    assert prober.asked[1][0] >= 64
+    assert prober.asked[1][1] == 32
+
+
+def test_a_target_that_is_not_there_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(DeployFailed, match="nothing is deployed to 'nonsense' yet"):
+        chosen_target(model(), "nonsense")
+    with pytest.raises(DeployFailed, match="kubernetes"):
+        chosen_target(model(targets={"kubernetes": {"replicas": 2}}), None)
+    with pytest.raises(DeployFailed, match="builds no image"):
+        relay_plan(model(), "local", "host.example/x")
+    assert relay_plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]
+    assert "build" not in relay_plan(model(), "local", None)
