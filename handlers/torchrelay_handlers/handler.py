@@ -15,9 +15,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from torchrelay_handlers import catalogue, device, inputs, json_out, loading, parsers
+from torchrelay_handlers import catalogue, device, inputs, json_out, parsers
 from torchrelay_handlers.batch import Batcher, Failure, Sample, described, moved, on_cpu
 from torchrelay_handlers.messages import Answer, Request
+from torchrelay_handlers.network import make as make_network
 from torchrelay_handlers.padding import Padding
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal, WorkerLost
 from torchrelay_handlers.settings import Settings
@@ -82,9 +83,9 @@ class Handler:
         self.device = device.choose(on, gpu_id)
         device.cap_memory(self.device, self.options["max_gpu_memory_mb"])
         threads = device.set_threads(workers) if self.device.type == "cpu" else torch.get_num_threads()
-        network = self._network(path)
+        network = make_network(path, self.init_function, self.init_kwargs, self.device, self.options)
         self.steps: Steps = self.recipe.steps(self.options, folder, network.dtype)
-        self._model = torch.compile(network.call) if self.options["compile"] else network.call
+        self._model = network.call
         pad = self.options.get("pad")
         padding = None if pad is None else Padding(pad, cut=self.options["cut_padding"])
         self._batcher = Batcher(self._forward, max(1, batch_size), self.steps.collate, padding)
@@ -92,25 +93,6 @@ class Handler:
         self._run_example()
         logger.info("model loaded on %s, batches of up to %d, %d threads", self.device, batch_size, threads)
         return self
-
-    def _network(self, path: Path | None) -> loading.Network:
-        function = self.init_function
-        make = (lambda: function(**self.init_kwargs)) if function is not None else None
-        if path is not None:
-            network = loading.load(path, make, self.device)
-        elif make is not None:
-            network = loading.ready(make(), self.device)
-        else:
-            raise loading.WeightsError("there are neither weights nor an init_function: nothing to serve")
-        model, dtype = network.call, network.dtype
-        if isinstance(model, nn.Module):
-            if self.options["precision"] != "float32":
-                precise = getattr(torch, self.options["precision"])
-                model.to(precise)
-                dtype = precise if dtype is not None else None
-            if self.options["channels_last"]:
-                model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks the keyword alone
-        return loading.Network(model, dtype)
 
     def _run_example(self) -> None:
         if self.steps.example is None:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torchrelay_handlers.tensors import own_dtype
 
 STATE_DICT, LEGACY, SAFETENSORS, TORCHSCRIPT, EXPORTED = "state_dict", "legacy state_dict", "safetensors", "TorchScript", ".pt2"
+COMPILED = "compiled .pt2"
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch/serialization.py MAGIC_NUMBER, as pickle's LONG1
 _OLDEST_TORCH = (2, 10)
 _NESTED = ("state_dict", "model_state_dict", "model", "weights", "net")
@@ -30,7 +31,7 @@ class WeightsError(RuntimeError):
 
 
 def kind_of(path: Path) -> str:
-    """Which of the five formats `path` is.
+    """Which of the six formats `path` is.
 
     Raises:
         WeightsError: it is none of them.
@@ -62,6 +63,8 @@ def _kind_of_zip(path: Path) -> str:
     except zipfile.BadZipFile as error:
         raise WeightsError(f"{path.name} is a damaged file, cut short perhaps: {error}") from None
     inner = {name.partition("/")[2] for name in names} | set(names)
+    if any(name.startswith("data/aotinductor/") for name in inner):
+        return COMPILED
     if "archive_format" in inner or "serialized_exported_program.json" in inner:
         return EXPORTED
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
@@ -77,6 +80,7 @@ class Network:
 
     call: Callable[..., Any]
     dtype: torch.dtype | None
+    compiled: bool = False  # its precision and memory format are what they are
 
 
 def load(path: Path, init_function: Callable[[], nn.Module] | None, device: torch.device) -> Network:
@@ -90,6 +94,9 @@ def load(path: Path, init_function: Callable[[], nn.Module] | None, device: torc
     kind = kind_of(path)
     if kind == TORCHSCRIPT:
         return ready(torch.jit.load(str(path), map_location=device), device)  # type: ignore[no-untyped-call] # torch's own
+    if kind == COMPILED:
+        compiled = torch._inductor.aoti_load_package(str(path), device_index=device.index if device.type == "cuda" else -1)
+        return Network(compiled, torch.float32, compiled=True)  # it does not say its inputs' dtype: `dtype` in handler_args wins
     if kind == EXPORTED:
         return _exported(path, device)
     if init_function is None:

@@ -3,11 +3,19 @@
 Source: https://www.rfc-editor.org/rfc/rfc9457 (application/problem+json; type, title, status, detail and extensions).
 """
 
+import difflib
+from collections.abc import Collection
 from http import HTTPStatus
 
 CONTENT_TYPE = "application/problem+json"
 MOST = 500  # characters of detail: an exception's text may quote the whole body
 _TYPE = "urn:torchrelay:problem:"
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """`did you mean size?`, or the known words when none is near."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else "known: " + ", ".join(known)
 
 
 class Refusal(Exception):

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
-from torchrelay_handlers import resolve, settings
+from torchrelay_handlers import device, resolve, settings, system
 from torchrelay_handlers.adapters.native import Native
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.messages import Answer, Request
@@ -70,6 +70,10 @@ class Service:
             found = settings.Settings("own", weights=weights, device="auto", batch_size=batch_size)
         else:
             found = settings.read(model_dir)
+        told = system.read(getattr(context, "model_yaml_config", None))
+        system.unpack(told.extra_files, model_dir)
+        if told.max_gpu_memory_mb is not None:
+            device.cap_memory(device.choose(found.device, gpu_id), told.max_gpu_memory_mb)
         if self.served is None:
             self.served = resolve.find(found, model_dir)
         if isinstance(self.served, resolve.TorchServeEntry):

@@ -50,3 +50,12 @@ def test_an_exported_program_of_free_batch(net: nn.Module, tmp_path: Path) -> No
 def test_an_exported_program_of_batch_one_is_run_one_by_one(net: nn.Module, tmp_path: Path) -> None:
     torch.export.save(torch.export.export(net, (torch.ones(1, 2),)), tmp_path / "weights.pt2")
     assert served(tmp_path / "weights.pt2", loading.EXPORTED, net)._batcher.limit == 1
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_package_compiled_ahead_of_time(net: nn.Module, tmp_path: Path) -> None:
+    program = torch.export.export(net, (torch.ones(2, 2),), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
+    torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "weights.pt2"))
+    served(tmp_path / "weights.pt2", loading.COMPILED, net)
+    with pytest.raises(RuntimeError, match=r"handler_args\.channels_last: the weights are a compiled package"):
+        shipped.make("tensor", options={"channels_last": True}).load(tmp_path / "weights.pt2")

@@ -181,7 +181,7 @@ def test_no_host_is_allowed_by_default() -> None:
         (b"HTTP/1.1 404 Not Found\r\n\r\n", 424),
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", 400),
         (b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Encoding: gzip\r\n\r\nx", 400),
-        (b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n" + b"x" * 99, 413),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n", 413),
         (b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n" + b"x" * 99, 413),
         (
             b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n"

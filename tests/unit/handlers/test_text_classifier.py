@@ -129,6 +129,12 @@ def test_a_vocabulary_splits_and_looks_up(told: dict[str, Any], text: str, ids: 
     assert Vocabulary({token: place for place, token in enumerate(TOKENS)}, **told)(text) == ids
 
 
+def test_a_word_of_many_pieces_is_unknown() -> None:
+    tokens = Vocabulary({"x": 0, "##x": 1, "[UNK]": 2}, split="wordpiece")
+    assert tokens("x" * 100) == [0] + [1] * 99
+    assert tokens("x" * 101) == [2]
+
+
 @given(st.text(max_size=60), st.sampled_from(["words", "wordpiece", "characters"]))
 def test_any_text_becomes_known_ids(text: str, split: str) -> None:
     ids = Vocabulary({token: place for place, token in enumerate(TOKENS)}, split=split)(text)
