@@ -27,11 +27,13 @@ log = logging.getLogger(__name__)
 JRE_REQUIREMENTS = layout.ROOT / "requirements" / "jre.txt"
 LEAST_JAVA = 11
 COMPLETE = "complete"
+PROXY = re.compile(r"(HTTPS?|NO|ALL|FTP)_PROXY", re.IGNORECASE)
 PASSED_ON = re.compile(
-    r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|REQUESTS_CA_BUNDLE|(HTTPS?|NO|ALL)_PROXY|PIP_.*|LD_LIBRARY_PATH|CUDA_.*",
-    re.IGNORECASE,
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|REQUESTS_CA_BUNDLE|LD_LIBRARY_PATH|CUDA_.*", re.IGNORECASE
 )
-"""Variables of this shell that the server and pip get: no credentials, no PYTHONPATH."""
+"""Variables of this shell that the server and pip get, beside the proxies: no credentials, no PYTHONPATH."""
+FOR_PIP = re.compile(r"PIP_.*", re.IGNORECASE)
+"""What pip gets beside them: an index's address may hold a token, which the model's code has no business with."""
 PROGRESS = ("--progress-bar", "raw")
 """For the pip of requirements/runtime.txt: the one that a new environment begins with may be too old for it (24.1)."""
 TELLING = ("Downloading ", "Installing ", "Processing ", "Building ")
@@ -116,20 +118,32 @@ def parse_java_version(text: str) -> int:
     return int(found.group(1)) if found else 0
 
 
-def passed_on(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of an environment that other people's code may see."""
-    return {name: value for name, value in env.items() if PASSED_ON.fullmatch(name)}
+def for_server(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of an environment that other people's code may see; a proxy's user and password are cut out."""
+    proxies = {name: without_credentials(value) for name, value in env.items() if PROXY.fullmatch(name)}
+    return {name: value for name, value in env.items() if PASSED_ON.fullmatch(name)} | proxies
 
 
-def pip_install(python: Path, arguments: list[str], progress: Progress, doing: str) -> None:
-    """Run pip, showing what it does.
+def for_pip(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of an environment that pip gets: the server's, its own variables, and the proxies whole."""
+    own = {name: value for name, value in env.items() if PROXY.fullmatch(name) or FOR_PIP.fullmatch(name)}
+    return for_server(env) | own
+
+
+def without_credentials(address: str) -> str:
+    """Cut `user:password@` out of an address, which may lack its scheme."""
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)?.*@", r"\1", address, flags=re.IGNORECASE)
+
+
+def pip_install(python: Path, arguments: list[str], progress: Progress, doing: str, index: str = "") -> None:
+    """Run pip, showing what it does; `index` goes by its environment, as others may read arguments and the log.
 
     Raises DependenciesUnresolved with its reason.
     """
     argv = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
     log.debug("+ %s", " ".join(argv))
     log.info("%s", doing)
-    env = passed_on(os.environ)
+    env = for_pip(os.environ) | ({"PIP_INDEX_URL": index} if index else {})
     last: deque[str] = deque(maxlen=400)
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as running:
         try:
@@ -185,9 +199,7 @@ def _make(folder: Path, python: Path, settings: ServerSettings, progress: Progre
     torch = [*PROGRESS, f"torch=={settings.torch_version}"]
     if settings.wheels is not None:
         torch += ["--find-links", str(settings.wheels)]
-    if settings.index:
-        torch += ["--index-url", settings.index]
-    pip_install(python, torch, progress, f"installing torch {settings.torch_version}")
+    pip_install(python, torch, progress, f"installing torch {settings.torch_version}", settings.index)
 
 
 def _jre(python: Path, progress: Progress) -> Path:

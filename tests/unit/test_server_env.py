@@ -1,10 +1,14 @@
 """The pure parts of the local target's server environment."""
 
+import logging
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from torchrelay.server_env import ServerSettings, inputs_digest, parse_java_version, passed_on
+from torchrelay import server_env
+from torchrelay.report import Quiet
+from torchrelay.server_env import ServerSettings, for_pip, for_server, inputs_digest, parse_java_version
 
 
 @pytest.mark.parametrize(
@@ -21,21 +25,70 @@ def test_javas_version_is_read(text: str, version: int) -> None:
     assert parse_java_version(text) == version
 
 
+SHELL = {
+    "PATH": "/opt/python@3.11/bin:/bin",
+    "HOME": "/home/me",
+    "LC_ALL": "C",
+    "https_proxy": "http://me:se@cret@proxy:3128/",
+    "HTTP_PROXY": "me:secret@proxy:3128",
+    "NO_PROXY": "localhost,127.0.0.1",
+    "PIP_INDEX_URL": "https://me:secret@index/simple",
+    "PIP_EXTRA_INDEX_URL": "https://secret@index/simple",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "HF_TOKEN": "secret",
+    "GITHUB_TOKEN": "secret",
+    "PYTHONPATH": "/elsewhere",
+    "TORCHRELAY_STATE": "/elsewhere",
+    "XPATH": "x",
+}
+
+
 def test_credentials_and_pythons_own_paths_do_not_reach_the_servers_code() -> None:
-    shell = {
-        "PATH": "/bin",
+    assert for_server(SHELL) == {
+        "PATH": "/opt/python@3.11/bin:/bin",
         "HOME": "/home/me",
         "LC_ALL": "C",
-        "https_proxy": "http://proxy",
-        "PIP_INDEX_URL": "https://index",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "HF_TOKEN": "secret",
-        "GITHUB_TOKEN": "secret",
-        "PYTHONPATH": "/elsewhere",
-        "TORCHRELAY_STATE": "/elsewhere",
-        "XPATH": "x",
+        "https_proxy": "http://proxy:3128/",
+        "HTTP_PROXY": "proxy:3128",
+        "NO_PROXY": "localhost,127.0.0.1",
     }
-    assert set(passed_on(shell)) == {"PATH", "HOME", "LC_ALL", "https_proxy", "PIP_INDEX_URL"}
+
+
+def test_pip_gets_its_own_variables_and_whole_proxies() -> None:
+    own = {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"}
+    shared = {"PATH", "HOME", "LC_ALL", "https_proxy", "HTTP_PROXY", "NO_PROXY"}
+    assert for_pip(SHELL) == {name: SHELL[name] for name in own | shared}
+
+
+def test_the_index_of_torch_is_in_no_argument_and_no_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    class Pip:
+        stdout = ("Downloading torch",)
+
+        def __init__(self, argv: list[str], *, env: dict[str, str], **_: object) -> None:
+            started.append((argv, env))
+
+        def __enter__(self) -> "Pip":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Pip)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    server_env._make(tmp_path, Path("python"), ServerSettings("2.13.0", None, "https://me:secret@index"), Quiet())
+    (server, server_s_env), (torch, torch_s_env) = started
+    assert torch_s_env["PIP_INDEX_URL"] == "https://me:secret@index"
+    assert server_s_env.get("PIP_INDEX_URL") != "https://me:secret@index"
+    assert "secret" not in " ".join([*server, *torch]) + caplog.text
+    assert "torch==2.13.0" in caplog.text
 
 
 def test_the_environment_is_kept_under_what_it_is_made_of(tmp_path: Path) -> None:

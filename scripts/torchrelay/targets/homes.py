@@ -67,7 +67,7 @@ class Homes:
         state = self.state_root() / f"{home.name[:8]}-{port}"
         state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(state, ignore_errors=True)  # a killed supervisor's says "ready" still
-        env = server_env.passed_on(os.environ) | {
+        env = server_env.for_server(os.environ) | {
             "TORCHRELAY_SERVING": str((home / "serving.json").resolve()),
             "TORCHRELAY_PORT": str(port),
             "TORCHRELAY_FRONT": "none",
