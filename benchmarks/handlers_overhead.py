@@ -2,8 +2,8 @@
 
     python benchmarks/handlers_overhead.py [--seconds 1] [--json FILE]
 
-Beside each batch size, in microseconds per sample: `total` (bytes in, bytes out), `parse` (the JSON parser and the conversion of its
-lists to an array), `torch` (stacking, the network, splitting), `encode` (the answer as JSON), and `overhead`, which is what remains.
+Beside each batch size, in microseconds per sample: `total` (bytes in, bytes out), `parse` (the JSON parser and the conversion
+of its lists to an array), `torch` (stacking, the network, splitting), `encode` (the answer as JSON); `overhead` is what remains.
 The lower quartile of many rounds counts: the machine may be busy with other things.
 """
 

@@ -23,7 +23,7 @@ _PORTS = {"http": 80, "https": 443}
 _MOST_REDIRECTS = 3
 _LONGEST_URL = 2048
 _TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
-_AT_ONCE = 16
+_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +44,27 @@ class Fetcher:
         self._context: ssl.SSLContext | None = None
 
     def fetch_all(self, urls: Sequence[object]) -> list[bytes | BadSample]:
-        """The bodies, or why not, in order; at the same time, so that a batch waits for its slowest URL alone."""
+        """The bodies, or why not, in order; at the same time, and within one time-out together: others wait for them."""
+        deadline = time.monotonic() + self.rules.timeout_s
+
+        def kept(url: object) -> bytes | BadSample:
+            try:
+                return self.fetch(url, deadline)
+            except BadSample as refusal:
+                return refusal
+
         if len(urls) == 1:
-            return [self._kept(urls[0])]
+            return [kept(urls[0])]
         with ThreadPoolExecutor(min(_AT_ONCE, len(urls))) as pool:
-            return list(pool.map(self._kept, urls))
+            return list(pool.map(kept, urls))
 
-    def _kept(self, url: object) -> bytes | BadSample:
-        try:
-            return self.fetch(url)
-        except BadSample as refusal:
-            return refusal
-
-    def fetch(self, url: object) -> bytes:
+    def fetch(self, url: object, deadline: float | None = None) -> bytes:
         """The body behind `url`.
 
         Raises:
             BadSample: the URL is refused (400), its answer is too large (413), or it cannot be fetched (424).
         """
-        deadline = time.monotonic() + self.rules.timeout_s
+        deadline = time.monotonic() + self.rules.timeout_s if deadline is None else deadline
         try:
             for _ in range(_MOST_REDIRECTS + 1):
                 parts = self._checked(url)

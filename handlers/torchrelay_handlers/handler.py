@@ -174,10 +174,13 @@ class Handler:
         for request in requests:
             try:
                 decoded.append(self._samples_of(request))
-            except Refusal as refusal:
-                decoded.append(([refusal], None))
-        flat = iter(self.steps.gather([value for values, _ in decoded for value in values]))
-        return [([next(flat) for _ in values], wrap) for values, wrap in decoded]
+            except Exception as error:
+                decoded.append(([error if isinstance(error, Refusal) else _unforeseen(request, error)], None))
+        try:
+            gathered = self.steps.gather([values for values, _ in decoded])
+        except Exception as error:
+            gathered = [[_unforeseen(request, error)] for request in requests]
+        return [(values, wrap) for values, (_, wrap) in zip(gathered, decoded, strict=True)]
 
     def _samples_of(self, request: Request) -> tuple[list[object], Callable[[list[object]], object] | None]:
         value = inputs.decode(request)
@@ -291,6 +294,10 @@ def _problem(refusal: Refusal, headers: dict[str, str] | None = None) -> Answer:
 
 
 def _bug(request: Request, error: Exception) -> Answer:
+    return _problem(_unforeseen(request, error))
+
+
+def _unforeseen(request: Request, error: Exception) -> Refusal:
     """What was not foreseen stays with the request that it happened to."""
     logger.error("request %s failed", request.id, exc_info=error)
-    return _problem(Refusal(500, "internal", "the server failed on this request; its log says why"))
+    return Refusal(500, "internal", "the server failed on this request; its log says why")

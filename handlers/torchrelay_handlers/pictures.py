@@ -8,8 +8,10 @@ from torch import Tensor
 
 from torchrelay_handlers import images
 from torchrelay_handlers.fetch import Fetcher, Rules
+from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.tensors import NetworkInput
 
+MOST_URLS = 8  # per request: one that lists a thousand must not keep its batch waiting
 CHANNELS = {"RGB": 3, "L": 1}
 
 
@@ -49,15 +51,21 @@ class Pictures:
         return images.as_tensor(images.fit(image, self.height, self.width, stretch=self.stretch, shorter=self.shorter))
 
     @property
-    def gather(self) -> Callable[[list[object]], list[object]] | None:
+    def gather(self) -> Callable[[list[list[object]]], list[list[object]]] | None:
         """Fetches every `{"url": ...}` of a batch at the same time; None when no URLs are taken."""
         return self._gather if self._fetcher is not None else None
 
-    def _gather(self, values: list[object]) -> list[object]:
-        places = [place for place, value in enumerate(values) if isinstance(value, dict) and value.keys() == {"url"}]
+    def _gather(self, requests: list[list[object]]) -> list[list[object]]:
+        requests = [list(values) for values in requests]
+        places: list[tuple[list[object], int, object]] = []
+        for values in requests:
+            urls = [
+                (values, at, value["url"]) for at, value in enumerate(values) if isinstance(value, dict) and value.keys() == {"url"}
+            ]
+            places += urls[:MOST_URLS]
+            for _, at, _ in urls[MOST_URLS:]:
+                values[at] = BadSample(f"more than {MOST_URLS} URLs in one request", status=413, kind="too-many-urls")
         if places and self._fetcher is not None:
-            bodies = self._fetcher.fetch_all([values[place]["url"] for place in places])  # type: ignore[index] # dicts, as chosen
-            values = list(values)
-            for place, body in zip(places, bodies, strict=True):
-                values[place] = body
-        return values
+            for (values, at, _), body in zip(places, self._fetcher.fetch_all([url for _, _, url in places]), strict=True):
+                values[at] = body
+        return requests

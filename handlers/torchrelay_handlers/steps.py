@@ -16,7 +16,8 @@ class Steps:
 
     `prepare` works on the stacked batch on the device, before the network; `conclude` on the network's output, there.
     `expand` finds several samples in one body ([N, ...] where [...] is one), and is None for a handler that has no such bodies.
-    `gather` sees the decoded samples of all requests at once, before `preprocess`; a refusal takes the place of a sample.
+    `gather` sees the decoded samples of all requests at once, before `preprocess`, a list per request; a refusal in what it
+    returns stands for a sample that is not to be had.
     `render` sees what postprocess returned and the request's `Accept` header ("" for one sample of several).
     `example` is a sample that the network must be able to take, run once when the model is loaded.
     """
@@ -27,7 +28,7 @@ class Steps:
     prepare: Callable[[Any], Any] | None = None
     conclude: Callable[[Any], Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
-    gather: Callable[[list[object]], list[object]] | None = None
+    gather: Callable[[list[list[object]]], list[list[object]]] | None = None
     render: Callable[[Any, str], object] | None = None
     expand: Callable[[object], list[object] | None] | None = None
     example: Any = None

@@ -1,18 +1,22 @@
 """URLs from strangers: which are refused before anything is connected to, and which address is connected to. No network."""
 
+import dataclasses
 import io
 import socket
 import ssl
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from torchrelay_handlers import catalogue, shipped
 from torchrelay_handlers.addresses import is_public
 from torchrelay_handlers.fetch import Fetcher, Rules
+from torchrelay_handlers.pictures import MOST_URLS, Pictures
 from torchrelay_handlers.problems import BadSample
 
 PUBLIC = "93.184.216.34"
@@ -231,3 +235,43 @@ def test_numbers_in_disguise_are_resolved_like_names() -> None:
 def test_any_text_is_fetched_or_refused(url: str) -> None:
     with pytest.raises(BadSample):
         Fetcher(Rules(("a.example",))).fetch(url)
+
+
+def test_a_batch_has_one_time_out_together_whatever_its_urls_do() -> None:
+    class Timed(Fetcher):
+        deadlines: ClassVar[set[float | None]] = set()
+
+        def fetch(self, url: object, deadline: float | None = None) -> bytes:
+            self.deadlines.add(deadline)
+            if url == "bad":
+                raise BadSample("bad")
+            return str(url).encode()
+
+    got = Timed(Rules(("*",))).fetch_all(["a", "bad", "b"])
+    assert [body if isinstance(body, bytes) else body.detail for body in got] == [b"a", "bad", b"b"]
+    assert len(Timed.deadlines) == 1
+    assert None not in Timed.deadlines
+
+
+def test_a_request_of_many_urls_is_refused_those_beyond_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetched(_: Fetcher, urls: Sequence[object]) -> list[bytes | BadSample]:
+        return [str(url).encode() for url in urls]
+
+    monkeypatch.setattr(Fetcher, "fetch_all", fetched)
+    options = catalogue.with_defaults("image-classifier", {"url_hosts": ["*"]})
+    gather = Pictures(options, None).gather
+    assert gather is not None
+    many, other, neither = gather([[{"url": n} for n in range(MOST_URLS + 2)], [{"url": "x"}], [b"bytes", {"image": "YQ=="}]])
+    assert many[:MOST_URLS] == [str(n).encode() for n in range(MOST_URLS)]
+    assert [item.status for item in many[MOST_URLS:] if isinstance(item, BadSample)] == [413, 413]
+    assert (other, neither) == ([b"x"], [b"bytes", {"image": "YQ=="}])
+
+
+def test_what_goes_wrong_in_gathering_is_each_requests_own_500() -> None:
+    handler = shipped.make("image-classifier", nn.Flatten, {"size": 1, "mode": "L"}).load(None)
+
+    def fail(_: object) -> list[list[object]]:
+        raise RuntimeError("no more threads")
+
+    handler.steps = dataclasses.replace(handler.steps, gather=fail)
+    assert [answer.status for answer in handler.predict([b"a", b"b"])] == [500, 500]

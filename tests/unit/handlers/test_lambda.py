@@ -131,6 +131,9 @@ def test_torchserve_and_sagemaker_handlers_serve_too(tmp_path: Path) -> None:
     answer = Function(tmp_path)(first("[1]"))
     assert json.loads(answer["body"]) == {"name": "m", "body": [1]}
     assert answer["headers"] == {"content-type": JSON, "x-kind": JSON}
+    (tmp_path / "their_other.py").write_text("def handle(data, context): return [object()] if data else None\n")
+    (tmp_path / "torchrelay.json").write_text('{"handler": "their_other.py"}')
+    assert Function(tmp_path)(first("[1]"))["statusCode"] == 500
 
 
 _KEYS = st.sampled_from(["requestContext", "httpMethod", "rawPath", "headers", "multiValueHeaders", "body", "isBase64Encoded", "x"])
