@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torchrelay import layout
 from torchrelay.errors import DependenciesUnresolved, DeployFailed
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 JRE_REQUIREMENTS = layout.ROOT / "requirements" / "jre.txt"
 LEAST_JAVA = 11
 COMPLETE = "complete"
+PINNED = ("torch", "torchserve")
 PROXY = re.compile(r"(HTTPS?|NO|ALL|FTP)_PROXY", re.IGNORECASE)
 PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|REQUESTS_CA_BUNDLE|LD_LIBRARY_PATH|CUDA_.*", re.IGNORECASE
@@ -163,6 +165,54 @@ def pip_install(python: Path, arguments: list[str], progress: Progress, doing: s
         raise DependenciesUnresolved(
             f"{doing} failed: {pip_reason(''.join(last))}", "see pip's output with --verbose, then run it again"
         )
+
+
+def install_beside(python: Path, requirements: Path, folder: Path, progress: Progress) -> Path | None:
+    """Install into `folder` what a requirements file needs beyond what an environment has; the environment stays as it is.
+
+    pip first says what it would install, with torch and torchserve held; then exactly that is installed, as `pip install --prefix`
+    would take other versions of it out of the environment, under the models that run from it. Returns the folder to import from,
+    None when the environment has everything. Raises DependenciesUnresolved.
+    """
+    folder.mkdir(parents=True)
+    constraints, report, resolved = folder / "constraints.txt", folder / "report.json", folder / "resolved.txt"
+    constraints.write_text("".join(f"{one}\n" for one in _pinned(python)))
+    asked = ["--dry-run", "--report", str(report), "--constraint", str(constraints), "--requirement", str(requirements)]
+    pip_install(python, asked, progress, f"resolving {requirements.name}")
+    found = json.loads(report.read_text(encoding="utf-8"))["install"]
+    if not found:
+        return None
+    lines = [*_options(requirements.read_text(encoding="utf-8")), *_exactly(found)]
+    resolved.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    site = folder / "site"
+    exactly = ["--no-deps", "--ignore-installed", "--target", str(site), "--requirement", str(resolved)]
+    pip_install(python, exactly, progress, f"installing {requirements.name}")
+    return site
+
+
+def _pinned(python: Path) -> list[str]:
+    sites = (python.parent.parent / "lib").glob("python3*/site-packages")
+    found = [next(site.glob(f"{name}-*.dist-info"), None) for site in sites for name in PINNED]
+    return [one.stem.replace("-", "==", 1) for one in found if one]
+
+
+def _options(requirements: str) -> list[str]:
+    """Return the lines that say where packages come from, as pip joins them."""
+    text = re.sub(r"^\s*#.*$", "", requirements, flags=re.MULTILINE)
+    return [line for line in re.sub(r"\\\r?\n", " ", text).splitlines() if line.startswith("-")]
+
+
+def _exactly(found: list[dict[str, Any]]) -> list[str]:
+    """Write pip's report as requirements, by hash when it has every hash."""
+    lines, hashes = [], []
+    for one in found:
+        name, version, source = one["metadata"]["name"], one["metadata"]["version"], one["download_info"]
+        vcs = source.get("vcs_info")
+        url = f"{vcs['vcs']}+{source['url']}@{vcs['commit_id']}" if vcs else source["url"]
+        subdirectory = f"#subdirectory={source['subdirectory']}" if source.get("subdirectory") else ""
+        lines.append(f"{name} @ {url}{subdirectory}" if one["is_direct"] else f"{name}=={version}")
+        hashes.append(source.get("archive_info", {}).get("hashes", {}).get("sha256"))
+    return [f"{line} --hash=sha256:{digest}" for line, digest in zip(lines, hashes, strict=True)] if all(hashes) else lines
 
 
 class _Meter(ExitStack):

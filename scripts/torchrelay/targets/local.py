@@ -161,20 +161,9 @@ class LocalTarget:
         """Install the model's requirements beside it, not into the shared environment; what that has is counted, and kept."""
         if not self.model.requirements:
             return None
-        settings = server_env.ServerSettings.from_environment()
-        (home / "constraints.txt").write_text(f"torch=={settings.torch_version}\n")
         requirements = self.context.model_dir / self.model.requirements
-        options = [
-            "--prefix",
-            str(home / "deps"),
-            "--constraint",
-            str(home / "constraints.txt"),
-            "--requirement",
-            str(requirements),
-        ]
-        server_env.pip_install(server.python, options, self.context.progress, f"installing {self.model.requirements}")
-        sites = sorted((home / "deps" / "lib").glob("python3*/site-packages"))
-        return str(sites[0].resolve()) if sites else None
+        site = server_env.install_beside(server.python, requirements, home / "deps", self.context.progress)
+        return str(site.resolve()) if site else None
 
     def _prove(self, home: Path, server: server_env.Server, port: int, samples: Sequence[Sample]) -> None:
         """Start a version on a port and hold it against samples; one that fails is stopped.
