@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -92,3 +93,35 @@ def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
     done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in (0, 141)  # the reader may still be there when it writes
     assert done.stderr == ""
+
+
+STUCK = """
+import signal, sys, time
+from torchrelay import cli
+
+def stuck(arguments, standalone_mode):
+    while True:
+        try:
+            print("here", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass  # as a lock that the first one left held would
+
+signal.signal(signal.SIGINT, cli._on_signal)
+sys.exit(cli.run([], application=stuck))
+"""
+
+
+def test_a_second_ctrl_c_ends_what_the_first_one_does_not() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    process = subprocess.Popen([sys.executable, "-c", STUCK], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        for _ in range(2):
+            assert process.stdout.readline() == "here\n"
+            process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert told.count("torchrelay: interrupted") == 1
