@@ -7,6 +7,7 @@ entrypoint.py front --upstream HOST:PORT     the front alone, before another con
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,35 +26,42 @@ from nginx import Front, front_of
 from processes import Child, Children
 from readiness import Readiness
 from settings import Settings, SettingsError, own_bind, own_port, read_settings, state_dir
-from state import STATUS, Status, start_draining, write_status
+from state import OWN_TEMPORARY, READY, STATUS, Status, prepare_draining, start_draining, write_status
 
 REFUSED = 2  # the container was told something that makes no sense
 SERVER_STOP_S = 5.0  # kept of the drain time for the server's own end
 
 
 def log(message: str) -> None:
-    """Say something to whoever reads the container's log."""
-    print(f"torchrelay: {message}", file=sys.stderr, flush=True)
+    """Say something to whoever reads the container's log, which may be a file on a full disk."""
+    with contextlib.suppress(OSError):
+        print(f"torchrelay: {message}", file=sys.stderr, flush=True)
 
 
 def make_state(state: Path) -> None:
     """Make the state folder, or empty it: what an earlier start left says nothing about this one.
+
+    status.json marks the folder as ours: it is written first and replaced last, so a start that was cut short locks none out.
 
     Raises: SettingsError when it cannot be written, or holds what is not ours.
     """
     try:
         state.mkdir(parents=True, mode=0o700, exist_ok=True)
         left = list(state.iterdir())
-        if left and not (state / STATUS).exists():
+        foreign = [path.name for path in left if not OWN_TEMPORARY.fullmatch(path.name)]
+        if foreign and STATUS not in foreign:
             raise SettingsError(
-                f"TORCHRELAY_STATE is {state}, which holds other files, such as {left[0].name}: name a folder of its own"
+                f"TORCHRELAY_STATE is {state}, which holds other files, such as {foreign[0]}: name a folder of its own"
             )
         for path in left:
+            if path.name == STATUS:
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
         write_status(state, Status(ready=False, reason="the server is starting"))
+        prepare_draining(state)
     except OSError as error:
         raise SettingsError(f"{state} cannot be written ({error.strerror}): give the container a writable /tmp") from error
 
@@ -74,31 +83,47 @@ def headline(status: Status, seconds: float) -> str:
     return f"{'failed' if status.failed else 'not ready'}: {status.reason}"
 
 
-def watch(server: Server, settings: Settings, stop: threading.Event) -> None:
-    """Publish readiness until `stop`; a mistake of ours must not leave "ready" standing."""
+def watch(server: Server, settings: Settings, stop: threading.Event, note_broken: Callable[[], None]) -> None:
+    """Publish readiness until `stop`; a mistake of ours must not leave "ready" standing, and ends the container."""
     try:
         publish(server, settings, stop)
     except Exception as error:
-        write_status(settings.state, Status(ready=False, reason=f"the watch over the server broke: {error!r}", failed=True))
+        reason = f"the watch over the server broke: {error!r}"
+        log(reason)
+        with contextlib.suppress(OSError):
+            write_status(settings.state, Status(ready=False, reason=reason, failed=True))
         raise
+    finally:
+        if not stop.is_set():
+            note_broken()
 
 
 def publish(server: Server, settings: Settings, stop: threading.Event) -> None:
-    """Look at the workers again and again, and write down every change."""
+    """Look at the workers again and again, and write down every change; what cannot be written is tried again at the next look."""
     started = time.monotonic()
     machine = Readiness(needs_answer=settings.serving.warmup is not None, started=started)
     published: Status | None = None
+    complained = False
     while not stop.is_set():
-        machine.saw_workers(time.monotonic(), server.workers(settings))
-        if machine.wants_answer(time.monotonic()):
-            answer = server.predict(settings)
-            machine.saw_answer(time.monotonic(), answer)
-        status = machine.status
-        if status != published:
-            write_status(settings.state, status)
-            if published is None or status.ready != published.ready or status.failed:
-                log(headline(status, time.monotonic() - started))
-            published = status
+        try:
+            machine.saw_workers(time.monotonic(), server.workers(settings))
+            if machine.wants_answer(time.monotonic()):
+                answer = server.predict(settings)
+                machine.saw_answer(time.monotonic(), answer)
+            status = machine.status
+            if status != published:
+                write_status(settings.state, status)
+                if published is None or status.ready != published.ready or status.failed:
+                    log(headline(status, time.monotonic() - started))
+                published = status
+            complained = False
+        except OSError as error:  # such as a full disk
+            published = None  # whatever was written of it, all of it is to be written again
+            with contextlib.suppress(OSError):
+                (settings.state / READY).unlink(missing_ok=True)
+            if not complained:
+                log(f"not ready until it can be written down: {error}")
+            complained = True
         stop.wait(machine.poll_s)
 
 
@@ -121,9 +146,9 @@ def shut_down(children: Children, server: Child | None, proxy: Child | None, dra
 def supervise(
     children: Children, server: Child | None, proxy: Child | None, state: Path, drain_s: float, stop: threading.Event
 ) -> int:
-    """Wait for TERM or for a child's end, set `stop`; returns the exit code."""
+    """Wait for TERM, for a child's end or for the watch's, set `stop`; returns the exit code."""
     running = [child for child in (server, proxy) if child is not None]
-    children.wait_until(lambda: children.stops > 0 or any(child.code is not None for child in running))
+    children.wait_until(lambda: children.stops > 0 or children.broken or any(child.code is not None for child in running))
     stop.set()
     start_draining(state)
     dead = next((child for child in running if child.code is not None), None)
@@ -133,8 +158,9 @@ def supervise(
             child.kill_group()
         return exit_code(dead.code or 0)
     log("stopping: requests in flight are finished first")
+    asked = children.stops > 0
     shut_down(children, server, proxy, drain_s)
-    return 0
+    return 0 if asked else exit_code(0)
 
 
 def serve(children: Children) -> int:
@@ -152,7 +178,7 @@ def serve(children: Children) -> int:
         proxy = children.start("the front proxy", front.command(settings.state))
     server = children.start(f"the server ({settings.server})", launch.argv, launch.env, launch.cwd)
     stop = threading.Event()
-    watcher = threading.Thread(target=watch, args=(adapter, settings, stop), daemon=True)
+    watcher = threading.Thread(target=watch, args=(adapter, settings, stop, children.note_broken), daemon=True)
     watcher.start()
     return supervise(children, server, proxy, settings.state, float(settings.serving.drain_timeout_s), stop)
 

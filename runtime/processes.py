@@ -46,12 +46,18 @@ class Children:
         self._children: dict[int, Child] = {}
         self._wake = threading.Event()
         self.stops = 0
+        self.broken = False
         signal.signal(signal.SIGCHLD, lambda *_: self._wake.set())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
     def _stop(self, *_: object) -> None:
         self.stops += 1
+        self._wake.set()
+
+    def note_broken(self) -> None:
+        """Tell the main thread that another one ended unasked."""
+        self.broken = True
         self._wake.set()
 
     def start(self, name: str, argv: list[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> Child:

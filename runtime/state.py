@@ -3,18 +3,23 @@
 status.json   {"ready", "reason", "failed"}, written by the entrypoint; the front sends it as the body of a 503 on /ping
 ready         exists while the container is ready; the front looks at it for every /ping
 draining.json exists once draining began; it wins over `ready` at once, whoever writes what
+.draining.json is written at the start and renamed to draining.json then, so that draining needs no space on the disk
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 STATUS = "status.json"
 READY = "ready"
 DRAINING = "draining.json"
+RESERVE = ".draining.json"
+OWN_TEMPORARY = re.compile(r"\.(status|\.?draining)\.json\.[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,13 @@ class Status:
 def replace(path: Path, text: str) -> None:
     """Write `text` so that a reader sees the old content or the new, never a part."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
 
 
 def write_status(state: Path, status: Status) -> None:
@@ -42,17 +52,36 @@ def write_status(state: Path, status: Status) -> None:
         (state / READY).touch()
 
 
+def write_draining(path: Path) -> None:
+    """Write what draining.json says."""
+    replace(path, json.dumps(asdict(Status(ready=False, reason="draining"))) + "\n")
+
+
+def prepare_draining(state: Path) -> None:
+    """Keep what `start_draining` needs."""
+    write_draining(state / RESERVE)
+
+
 def start_draining(state: Path) -> None:
-    """Make the container not ready from now on."""
-    replace(state / DRAINING, json.dumps(asdict(Status(ready=False, reason="draining"))) + "\n")
+    """Make the container not ready from now on; never raises, as nothing may keep a container from ending."""
+    with contextlib.suppress(OSError):
+        try:
+            (state / RESERVE).replace(state / DRAINING)
+        except OSError:
+            if not (state / DRAINING).exists():  # preStop may have been here before TERM
+                write_draining(state / DRAINING)
+    with contextlib.suppress(OSError):
+        (state / READY).unlink(missing_ok=True)
 
 
 def read_status(state: Path) -> Status:
-    """Return what was published last."""
+    """Return what was published last; without `ready`, which goes first, a "ready" is one that could not be overwritten."""
     for name in (DRAINING, STATUS):
         try:
             raw = json.loads((state / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
+        if raw["ready"] and not (state / READY).exists():
+            return Status(ready=False, reason="the status could not be written; the container's log says why")
         return Status(ready=raw["ready"], reason=raw["reason"], failed=raw["failed"])
     return Status(ready=False, reason=f"nothing is running here: {state} holds no status")
