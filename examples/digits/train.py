@@ -74,9 +74,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
 
     images, labels = load()
-    seen, unseen, seen_labels, unseen_labels = train_test_split(
-        images, labels, test_size=0.2, random_state=SEED, stratify=labels
-    )
+    seen, unseen, seen_labels, unseen_labels = train_test_split(images, labels, test_size=0.2, random_state=SEED, stratify=labels)
     model = train(as_batch(seen), torch.from_numpy(seen_labels), options.epochs)
     with torch.inference_mode():
         right = model(as_batch(unseen)).argmax(1) == torch.from_numpy(unseen_labels)

@@ -25,8 +25,7 @@ def main() -> None:
 
     flowers, species = load_iris(return_X_y=True)
     seen, unseen, seen_species, unseen_species = (
-        torch.from_numpy(part)
-        for part in train_test_split(flowers, species, test_size=0.2, random_state=SEED, stratify=species)
+        torch.from_numpy(part) for part in train_test_split(flowers, species, test_size=0.2, random_state=SEED, stratify=species)
     )
     model = init_function()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
