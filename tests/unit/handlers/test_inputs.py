@@ -187,6 +187,7 @@ def test_wrong_npy_bodies_are_refused_before_anything_is_allocated(body: bytes) 
     assert refused.value.kind == "bad-npy"
 
 
+@pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
 @given(st.binary(max_size=60), st.integers(0, 140))
 def test_any_bytes_are_npy_or_a_refusal(noise: bytes, at: int) -> None:
     whole = npy(np.arange(3.0))
