@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.wheels import wheel
 from torchrelay import deploy, layout
 from torchrelay.archive import archive
 from torchrelay.check import check, resolved_version
@@ -20,6 +21,7 @@ from torchrelay.errors import DeployFailed, GateFailed, PortTaken, RolledBack
 from torchrelay.fetch import fetch
 from torchrelay.probe import ProbeRequest
 from torchrelay.report import Quiet
+from torchrelay.server_env import ServerSettings, ensure_server
 from torchrelay.targets import Context, Endpoint, Release, processes
 from torchrelay.targets.local import LocalTarget
 
@@ -219,3 +221,19 @@ def test_a_plan_starts_nothing(digits: Digits) -> None:
     assert not plan.unchanged
     assert plan.steps[-1].startswith(f"start {digits.release().digest[:19]} on port {digits.port} and send ")
     assert not (digits.dir / ".torchrelay/local").exists()
+
+
+def test_a_model_sees_its_own_requirements_and_the_shared_environment_keeps_its_own(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(tmp_path, "wheel", "0.1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    server = ensure_server(CACHE, ServerSettings.from_environment(), Quiet())
+    before = sorted(server.python.parent.parent.glob("lib/python3*/site-packages/wheel-*"))
+    assert before
+    (digits.dir / "requirements.txt").write_text("wheel==0.1\n")
+    model = digits.dir / "model.py"
+    model.write_text(model.read_text() + "\n\nimport wheel\n\nassert wheel.VERSION == '0.1', wheel\n")
+    assert (digits.apply().state, digits.answer()) == ("ready", "9")
+    assert sorted(server.python.parent.parent.glob("lib/python3*/site-packages/wheel-*")) == before
