@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from tests.container.harness import Factory
-from torchrelay.errors import DeployFailed, GateFailed, PortTaken, RolledBack
+from torchrelay.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
 from torchrelay.model import Model
 from torchrelay.probe import ExecProber, ProbeRequest
 from torchrelay.report import Quiet
@@ -262,6 +262,23 @@ def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:
     watcher.join(10)
     assert deployment.containers() == before
     assert deployment.target().status() == first
+
+
+def test_another_copy_of_the_directory_waits_its_turn(deployment: Deployment, tmp_path: Path) -> None:
+    one, two, target = deployment.release("one"), deployment.release("two"), deployment.target()
+    copy = DockerTarget(replace(target.context, model_dir=tmp_path / "copy"))
+    prove = target._wait_ready
+
+    def prove_while_the_copy_tries(containers: Containers, container: Any) -> None:
+        for attempt in (lambda: copy.apply(two), copy.rollback, copy.delete):
+            with pytest.raises(Busy, match=str(os.getpid())) as caught:
+                attempt()
+            assert caught.value.exit_code == 40
+        prove(containers, container)
+
+    target._wait_ready = prove_while_the_copy_tries  # type: ignore[method-assign]
+    assert target.apply(one).state == "ready"
+    assert deployment.answer() == "one"
 
 
 def test_a_restarted_front_finds_the_live_version(deployment: Deployment, client: docker.DockerClient) -> None:

@@ -17,13 +17,14 @@ from tests.integration.wheels import wheel
 from torchrelay import deploy, layout
 from torchrelay.archive import archive
 from torchrelay.check import check, resolved_version
-from torchrelay.errors import DeployFailed, GateFailed, PortTaken, RolledBack
+from torchrelay.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
 from torchrelay.fetch import fetch
 from torchrelay.probe import ProbeRequest
 from torchrelay.report import Quiet
 from torchrelay.server_env import ServerSettings, ensure_server
 from torchrelay.targets import Context, Endpoint, Release, processes
 from torchrelay.targets.local import LocalTarget
+from torchrelay.targets.turn import turn
 
 DIGITS = layout.ROOT / "examples" / "digits"
 CACHE = layout.cache_dir()  # read before the tests get a cache of their own: the server environment is 1 GB
@@ -209,6 +210,15 @@ def test_a_taken_port_is_named_before_anything_is_started(digits: Digits) -> Non
     with socket.create_server(("127.0.0.1", digits.port)), pytest.raises(PortTaken, match=f"port {digits.port} of 127.0.0.1"):
         digits.apply()
     assert list(digits.dir.glob(".torchrelay/local/*/run.json")) == []
+
+
+def test_a_port_that_another_relay_works_on_is_left_alone(digits: Digits) -> None:
+    with turn(CACHE, f"local-{digits.port}"):
+        with pytest.raises(Busy, match=str(os.getpid())):
+            digits.apply()
+        with pytest.raises(Busy):
+            digits.target.rollback()
+    assert not (digits.dir / ".torchrelay/local").exists()
 
 
 def test_without_a_previous_version_there_is_nothing_to_go_back_to(digits: Digits) -> None:

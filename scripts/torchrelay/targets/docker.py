@@ -12,7 +12,7 @@ What runs is read from the daemon each time: a run that was killed half-way leav
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from torchrelay.targets import contract
 from torchrelay.targets.containers import Containers
 from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release, State
 from torchrelay.targets.front import Front, Version
+from torchrelay.targets.turn import turn
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -63,7 +64,7 @@ class DockerTarget:
 
     def apply(self, release: Release) -> Endpoint:
         """See `contract.Target`."""
-        with self._containers() as containers:
+        with self._turn(), self._containers() as containers:
             image = containers.image_id(release, self.context.progress)
             live, record = self._live(containers), contract.read_record(self.context, NAME)
             previous = self._previous(containers, live, record)
@@ -103,7 +104,7 @@ class DockerTarget:
 
     def rollback(self) -> Endpoint:
         """See `contract.Target`."""
-        with self._containers() as containers:
+        with self._turn(), self._containers() as containers:
             live = self._live(containers)
             previous = self._previous(containers, live, contract.read_record(self.context, NAME))
             if previous is None:
@@ -123,10 +124,14 @@ class DockerTarget:
 
     def delete(self) -> bool:
         """See `contract.Target`."""
-        with self._containers() as containers:
+        with self._turn(), self._containers() as containers:
             found = containers.remove_all(self.model.timeouts.drain_s)
         contract.forget_record(self.context, NAME)
         return found
+
+    def _turn(self) -> AbstractContextManager[None]:
+        """Keep another copy of the model directory away: containers and network carry the model's name alone."""
+        return turn(self.context.cache, f"{NAME}-{self.model.name}")
 
     @contextmanager
     def _containers(self) -> Iterator[Containers]:

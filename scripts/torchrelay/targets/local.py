@@ -10,6 +10,7 @@ import logging
 import shutil
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torchrelay.samples import Sample
 from torchrelay.targets import contract
 from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release
 from torchrelay.targets.homes import Homes
+from torchrelay.targets.turn import turn
 from torchrelay.workspace import Workspace, write_json
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,48 @@ class LocalTarget:
 
     def apply(self, release: Release) -> Endpoint:
         """See `contract.Target`."""
+        with self._turn():
+            return self._applied(release)
+
+    def status(self) -> Endpoint:
+        """See `contract.Target`."""
+        live, previous = self._live(), contract.read_record(self.context, NAME).previous
+        before = previous.digest if previous and (self.homes.folder / previous.handle / "serving.json").exists() else ""
+        running = self.homes.running(live.handle) if live else None
+        url = f"http://{HOST}:{running.port if running else self.port}{contract.predict_path(self.model)}"
+        if live is None:
+            return Endpoint(NAME, url, "", "", "absent", previous=before)
+        state, detail = self.homes.status(running)
+        return Endpoint(NAME, url, live.digest, live.version, state, detail, before)
+
+    def verify(self, samples: Sequence[Sample]) -> None:
+        """See `contract.Target`."""
+        contract.prove(self._prober(), self.model, samples, lambda: self.logs(10_000))
+
+    def invoke(self, request: ProbeRequest, timeout_s: float = 60.0) -> ProbeAnswer:
+        """See `contract.Target`."""
+        return self._prober().send([request], 1, timeout_s)[0]
+
+    def logs(self, lines: int = 200) -> str:
+        """See `contract.Target`."""
+        live = self._live()
+        return "" if live is None else "\n".join(self.homes.log_of(live.handle).splitlines()[-lines:])
+
+    def rollback(self) -> Endpoint:
+        """See `contract.Target`."""
+        with self._turn():
+            return self._rolled_back()
+
+    def delete(self) -> bool:
+        """See `contract.Target`."""
+        found = self.homes.folder.exists()
+        self.homes.end_strays(None)
+        shutil.rmtree(self.homes.folder, ignore_errors=True)
+        shutil.rmtree(self.homes.state_root(), ignore_errors=True)
+        contract.forget_record(self.context, NAME)
+        return found
+
+    def _applied(self, release: Release) -> Endpoint:
         server = server_env.ensure_server(self.context.cache, server_env.ServerSettings.from_environment(), self.context.progress)
         record = contract.read_record(self.context, NAME)
         live = self._live()
@@ -79,32 +123,7 @@ class LocalTarget:
         self._commit(new, kept)
         return self.status()
 
-    def status(self) -> Endpoint:
-        """See `contract.Target`."""
-        live, previous = self._live(), contract.read_record(self.context, NAME).previous
-        before = previous.digest if previous and (self.homes.folder / previous.handle / "serving.json").exists() else ""
-        running = self.homes.running(live.handle) if live else None
-        url = f"http://{HOST}:{running.port if running else self.port}{contract.predict_path(self.model)}"
-        if live is None:
-            return Endpoint(NAME, url, "", "", "absent", previous=before)
-        state, detail = self.homes.status(running)
-        return Endpoint(NAME, url, live.digest, live.version, state, detail, before)
-
-    def verify(self, samples: Sequence[Sample]) -> None:
-        """See `contract.Target`."""
-        contract.prove(self._prober(), self.model, samples, lambda: self.logs(10_000))
-
-    def invoke(self, request: ProbeRequest, timeout_s: float = 60.0) -> ProbeAnswer:
-        """See `contract.Target`."""
-        return self._prober().send([request], 1, timeout_s)[0]
-
-    def logs(self, lines: int = 200) -> str:
-        """See `contract.Target`."""
-        live = self._live()
-        return "" if live is None else "\n".join(self.homes.log_of(live.handle).splitlines()[-lines:])
-
-    def rollback(self) -> Endpoint:
-        """See `contract.Target`."""
+    def _rolled_back(self) -> Endpoint:
         record = contract.read_record(self.context, NAME)
         live, previous = self._live(), record.previous
         if previous is None or not (self.homes.folder / previous.handle / "serving.json").exists():
@@ -120,14 +139,9 @@ class LocalTarget:
         self._commit(previous, live)
         return self.status()
 
-    def delete(self) -> bool:
-        """See `contract.Target`."""
-        found = self.homes.folder.exists()
-        self.homes.end_strays(None)
-        shutil.rmtree(self.homes.folder, ignore_errors=True)
-        shutil.rmtree(self.homes.state_root(), ignore_errors=True)
-        contract.forget_record(self.context, NAME)
-        return found
+    def _turn(self) -> AbstractContextManager[None]:
+        """Keep other models away from the port between the end of the old version and the start of the new one."""
+        return turn(self.context.cache, f"{NAME}-{self.port}")
 
     def _live(self) -> Deployed | None:
         """Return the version that serves, or should: what was written down, as a process is what it was started as."""
