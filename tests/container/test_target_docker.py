@@ -69,8 +69,8 @@ class Deployment:
         found = self.factory.client.containers.list(all=True, filters={"label": f"org.torchrelay.name={NAME}"})
         return {str(one.name): str(one.status) for one in found}
 
-    def name(self, release: Release) -> str:
-        return f"torchrelay-{NAME}-{release.digest[7:19]}"
+    def name(self, release: Release, **changes: Any) -> str:
+        return Containers(self.factory.client, self.target(**changes).model).version_name(release.digest)
 
 
 def free_port() -> int:
@@ -262,6 +262,25 @@ def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:
     watcher.join(10)
     assert deployment.containers() == before
     assert deployment.target().status() == first
+
+
+def test_changed_limits_are_a_version_of_their_own(deployment: Deployment, client: docker.DockerClient) -> None:
+    one, less = deployment.release("one"), {"resources": {"cpu": 0.5, "memory": "1Gi"}}
+    deployment.target().apply(one)
+    assert not deployment.target(**less).plan(one).unchanged
+    with visitors(deployment.port) as seen:
+        changed = deployment.target(**less).apply(one)
+    assert (changed.state, changed.skipped, changed.previous) == ("ready", False, one.digest)
+    assert set(seen) == {"one"}
+    settings = client.containers.get(deployment.name(one, **less)).attrs["HostConfig"]
+    assert (settings["Memory"], settings["NanoCpus"]) == (1 << 30, 5 * 10**8)
+    assert deployment.containers() == {
+        f"torchrelay-{NAME}-front": "running",
+        deployment.name(one): "exited",
+        deployment.name(one, **less): "running",
+    }
+    assert deployment.target(**less).plan(one).unchanged
+    assert deployment.target(**less).apply(one).skipped
 
 
 def test_another_copy_of_the_directory_waits_its_turn(deployment: Deployment, tmp_path: Path) -> None:

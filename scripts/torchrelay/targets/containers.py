@@ -1,6 +1,7 @@
 """The docker target's containers: found by their labels, made, switched between, drained and removed."""
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -57,9 +58,15 @@ class Containers:
         except (requests.ConnectionError, requests.Timeout) as error:
             raise DockerUnavailable(f"the Docker daemon stopped answering: {error}", "run it again: it goes on") from error
 
+    @property
+    def settings(self) -> str:
+        """Digest (hex) of what a container of this model may use."""
+        given = json.dumps(verify.hardened(self.model, "", {}), sort_keys=True, default=str)
+        return hashlib.sha256(given.encode()).hexdigest()[:12]
+
     def version_name(self, digest: str) -> str:
-        """Return the name of the container that serves a digest."""
-        return f"torchrelay-{self.model.name}-{digest.removeprefix('sha256:')[:12]}"
+        """Return the name of the container that serves a digest under the declared limits."""
+        return f"torchrelay-{self.model.name}-{digest.removeprefix('sha256:')[:12]}-{self.settings[:6]}"
 
     def versions(self) -> list[Version]:
         """Return the containers of all versions, newest first."""
@@ -110,7 +117,7 @@ class Containers:
     def create_version(self, release: Release, image: str) -> Version:
         """Make, not start, the container of a version; it is on the network, and nothing points at it.
 
-        One of the same digest makes way: a stopped one is removed, a live one that no longer answers gets another name.
+        One of the same digest and limits makes way: a stopped one is removed, a live one that no longer answers gets another name.
         """
         name = self.version_name(release.digest)
         for existing in self.versions():
@@ -120,7 +127,7 @@ class Containers:
                 else:
                     existing.container.remove(force=True, v=True)
         alias = f"m-{secrets.token_hex(6)}"
-        labels = self._labels("model", digest=release.digest, version=release.version, alias=alias)
+        labels = self._labels("model", digest=release.digest, settings=self.settings, version=release.version, alias=alias)
         settings = verify.hardened(self.model, name, labels)
         del settings["network_mode"], settings["healthcheck"]
         container = self.client.containers.create(
@@ -250,6 +257,7 @@ class Containers:
             container,
             str(container.name),
             labels.get(f"{LABEL}.digest", ""),
+            labels.get(f"{LABEL}.settings", ""),
             labels.get(f"{LABEL}.version", ""),
             labels.get(f"{LABEL}.alias", ""),
             LIVE in _aliases(container, self.network_name),

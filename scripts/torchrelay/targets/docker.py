@@ -4,7 +4,7 @@ Each version is a container of its own on a private network; one small front con
 A new version starts beside the old one, answers the samples from inside, then the front is pointed at it and the samples are sent
 through the published port; then the old one drains and is kept, stopped, for a rollback.
 
-    client -> 127.0.0.1:PORT -> torchrelay-NAME-front -> torchrelay-NAME-<digest>     (network torchrelay-NAME)
+    client -> 127.0.0.1:PORT -> torchrelay-NAME-front -> torchrelay-NAME-<digest>-<limits>     (network torchrelay-NAME)
 
 What runs is read from the daemon each time: a run that was killed half-way leaves nothing that the next one would mistake.
 """
@@ -50,8 +50,8 @@ class DockerTarget:
     def plan(self, release: Release) -> Plan:
         """See `contract.Target`."""
         with self._containers() as containers:
-            live = self._live(containers)
-        if live is not None and live.digest == release.digest and live.container.status == "running":
+            live, wanted = self._live(containers), (release.digest, containers.settings)
+        if live is not None and live.serves == wanted and live.container.status == "running":
             return Plan(unchanged=True, steps=(f"keep {live.name}, which serves {release.digest}",))
         steps = [
             f"start {containers.version_name(release.digest)} and prove it with {len(release.samples)} samples",
@@ -69,14 +69,18 @@ class DockerTarget:
             live, record = self._live(containers), contract.read_record(self.context, NAME)
             previous = self._previous(containers, live, record)
             containers.sweep({one.name for one in (live, previous) if one})
-            if live is not None and live.digest == release.digest and self._still_serves(containers, live, release):
+            if (
+                live is not None
+                and live.serves == (release.digest, containers.settings)
+                and self._still_serves(containers, live, release)
+            ):
                 contract.write_record(self.context, NAME, self._record(live, previous))
                 return replace(self._endpoint(containers, live, previous), skipped=True)
             if containers.front_on(self.context.bind, self.port) is None:
                 containers.require_port(self.context.bind, self.port)
             candidate = self._candidate(containers, release, image)
             self._put_live(containers, candidate, live, release.samples)
-            kept = live if live is not None and live.digest != candidate.digest else previous
+            kept = live if live is not None and live.serves != candidate.serves else previous
             self._retire(containers, candidate, live, kept)
             return self._endpoint(containers, candidate, kept)
 

@@ -20,14 +20,20 @@ START_S = 20.0
 
 @dataclass(frozen=True)
 class Version:
-    """A container that serves one version. `alias` is its host name on the network."""
+    """A container that serves one version. `alias` is its host name on the network, `settings` the digest of its limits."""
 
     container: "Container"
     name: str
     digest: str
+    settings: str
     version: str
     alias: str
     marked_live: bool
+
+    @property
+    def serves(self) -> tuple[str, str]:
+        """What runs and under which limits: a change of either makes another version."""
+        return self.digest, self.settings
 
 
 @dataclass(frozen=True)
