@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import requests
 
-from torchrelay import engine, layout, verify
+from torchrelay import layout, verify
 from torchrelay.errors import DeployFailed, DockerUnavailable, GateFailed, PortTaken
 from torchrelay.model import Model
 from torchrelay.probe import exec_in
-from torchrelay.report import Progress
 from torchrelay.targets.contract import Release
 from torchrelay.targets.front import PORT, STATE, Front, Version
 
@@ -92,27 +91,6 @@ class Containers:
             return str(json.loads(output)["inference"]).rpartition(":")[0] if code == 0 else ""
         except (GateFailed, ValueError, KeyError, TypeError):
             return ""
-
-    def image_id(self, release: Release, progress: Progress) -> str:
-        """Return the daemon's id of the release's image, which is loaded or pulled when it is not there.
-
-        Raises DeployFailed when it cannot be had or is another one than was proved.
-        """
-        if engine.has_image(self.client, release.digest):
-            return release.digest
-        if release.image is not None:
-            engine.load(self.client, release.image, verify.local_tag(self.model.name, release.image), progress)
-            return release.digest
-        if not release.reference:
-            raise DeployFailed(f"the daemon has no image {release.digest}", "run `torchrelay build` and `verify` first")
-        try:
-            pulled = self.client.images.pull(release.reference, auth_config=release.auth(release.reference))
-        except requests.HTTPError as error:
-            said = getattr(error, "explanation", None) or error
-            raise DeployFailed(f"{release.reference} cannot be pulled: {said}", "push it first, or log in") from error
-        if pulled.id != release.digest:
-            raise DeployFailed(f"{release.reference} is image {pulled.id}, proved was {release.digest}", "push it again")
-        return release.digest
 
     def create_version(self, release: Release, image: str) -> Version:
         """Make, not start, the container of a version; it is on the network, and nothing points at it.

@@ -24,6 +24,7 @@ from torchrelay.targets import contract
 from torchrelay.targets.containers import Containers
 from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release, State
 from torchrelay.targets.front import Front, Version
+from torchrelay.targets.images import image_id
 from torchrelay.targets.turn import turn
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class DockerTarget:
     def apply(self, release: Release) -> Endpoint:
         """See `contract.Target`."""
         with self._turn(), self._containers() as containers:
-            image = containers.image_id(release, self.context.progress)
+            image = image_id(containers.client, self.model, release, self.context.progress)
             live, record = self._live(containers), contract.read_record(self.context, NAME)
             previous = self._previous(containers, live, record)
             containers.sweep({one.name for one in (live, previous) if one})

@@ -1,0 +1,50 @@
+"""The image of a release in the daemon: there already, loaded or pulled, and always the one that was proved."""
+
+from typing import TYPE_CHECKING
+
+import requests
+
+from torchrelay import engine, verify
+from torchrelay.errors import DeployFailed, DockerUnavailable
+from torchrelay.model import Model
+from torchrelay.report import Progress
+from torchrelay.targets.contract import Release
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+
+def image_id(client: "DockerClient", model: Model, release: Release, progress: Progress) -> str:
+    """Return the daemon's id of the release's image, which is loaded or pulled when it is not there.
+
+    Raises DeployFailed when it cannot be had or is another one than was proved, DockerUnavailable for a daemon of other ids.
+    """
+    if engine.has_image(client, release.digest):
+        return release.digest
+    require_config_ids(client)
+    if release.image is not None:
+        engine.load(client, release.image, verify.local_tag(model.name, release.image), progress)
+        return release.digest
+    if not release.reference:
+        raise DeployFailed(f"the daemon has no image {release.digest}", "run `torchrelay build` and `verify` first")
+    try:
+        pulled = client.images.pull(release.reference, auth_config=release.auth(release.reference))
+    except requests.HTTPError as error:
+        said = getattr(error, "explanation", None) or error
+        raise DeployFailed(f"{release.reference} cannot be pulled: {said}", "push it first, or log in") from error
+    if pulled.id != release.digest:
+        raise DeployFailed(f"{release.reference} is image {pulled.id}, proved was {release.digest}", "push it again")
+    return release.digest
+
+
+def require_config_ids(client: "DockerClient") -> None:
+    """Refuse a daemon whose image ids are manifest digests: the digest that was proved is the config's.
+
+    Raises DockerUnavailable.
+    """
+    told = client.info().get("DriverStatus") or []
+    if any("io.containerd.snapshotter" in str(part) for row in told for part in row):
+        raise DockerUnavailable(
+            "this Docker daemon keeps images in the containerd image store, which names them by another digest than was proved",
+            'set `"features": {"containerd-snapshotter": false}` in its daemon.json and restart it: the classic store is supported',
+        )
