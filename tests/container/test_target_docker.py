@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -27,6 +29,7 @@ from torchrelay.samples import Expect, Sample
 from torchrelay.targets import Context, Endpoint, Release, contract
 from torchrelay.targets.containers import Containers
 from torchrelay.targets.docker import DockerTarget
+from torchrelay.targets.front import RUNTIME, Front
 
 NAME = "model"
 
@@ -55,6 +58,20 @@ class Deployment:
         tag = self.factory.image(case, {"version": version, "environment": {"DECLARED": version}}, "", "")
         digest = str(self.factory.client.images.get(tag).id)
         return Release(version, digest, (sample(version=expected or version),))
+
+    def release_of_runtime(self, version: str, runtime: str) -> Release:
+        """A version whose image was made of another runtime image."""
+        tag = self.factory.image("answers_as_told", {"version": version, "environment": {"DECLARED": version}}, "", "")
+        made = f"{tag}-{runtime}"
+        self.factory.images.add(made)
+        described = io.BytesIO(f"FROM {tag}\nLABEL {RUNTIME}={runtime}\n".encode())
+        self.factory.client.images.build(fileobj=described, tag=made, rm=True)
+        return Release(version, str(self.factory.client.images.get(made).id), (sample(version=version),))
+
+    def front_runtime(self) -> str:
+        """What the one front was made of."""
+        (front,) = [name for name in self.containers() if "front" in name]
+        return str(self.factory.client.containers.get(front).labels[RUNTIME])
 
     def apply(self, version: str, case: str = "answers_as_told", expected: str = "") -> Endpoint:
         return self.target().apply(self.release(version, case, expected))
@@ -281,6 +298,40 @@ def test_changed_limits_are_a_version_of_their_own(deployment: Deployment, clien
     }
     assert deployment.target(**less).plan(one).unchanged
     assert deployment.target(**less).apply(one).skipped
+
+
+def test_the_front_is_renewed_with_the_runtime(deployment: Deployment, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    deployment.apply("one")
+    before = deployment.front_runtime()
+    deployment.apply("two")
+    assert deployment.front_runtime() == before
+    assert "interrupted" not in caplog.text
+    with visitors(deployment.port) as seen:
+        third = deployment.target().apply(deployment.release_of_runtime("three", "newer"))
+    assert (third.state, deployment.front_runtime(), deployment.answer()) == ("ready", "newer", "three")
+    assert "connections are interrupted for a moment" in caplog.text
+    assert {"two", "three"} <= set(seen)
+    assert deployment.containers()[f"torchrelay-{NAME}-front"] == "running"
+    assert (deployment.target().rollback().version, deployment.answer()) == ("two", "two")
+    assert deployment.front_runtime() == "newer"
+
+
+def test_a_front_that_does_not_start_leaves_the_old_one(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment.apply("one")
+    before, runtime = deployment.containers(), deployment.front_runtime()
+    wait_up = Front.wait_up
+
+    def refuse(front: Front) -> None:
+        if front.runtime == "newer":
+            raise DeployFailed("the front did not start")
+        wait_up(front)
+
+    monkeypatch.setattr(Front, "wait_up", refuse)
+    with pytest.raises(DeployFailed, match="did not start"):
+        deployment.target().apply(deployment.release_of_runtime("two", "newer"))
+    assert (deployment.containers(), deployment.front_runtime()) == (before, runtime)
+    assert (deployment.target().status().version, deployment.answer()) == ("one", "one")
 
 
 def test_another_copy_of_the_directory_waits_its_turn(deployment: Deployment, tmp_path: Path) -> None:

@@ -73,13 +73,12 @@ class Containers:
 
     def front(self) -> Front | None:
         """Return the front, running or not."""
-        found = [self._front(container) for container in self._list("front")]
-        return next((one for one in found if one.container.status == "running"), found[0] if found else None)
+        return _running_first([self._front(container) for container in self._list("front")])
 
     def front_on(self, bind: str, port: int) -> Front | None:
         """Return the front that publishes this address."""
         found = [self._front(container) for container in self._list("front")]
-        return next((one for one in found if (one.bind, one.port) == (bind, port)), None)
+        return _running_first([one for one in found if (one.bind, one.port) == (bind, port)])
 
     def upstream(self) -> str:
         """Return the host name that the running front sends to, "" when there is no such front."""
@@ -126,13 +125,13 @@ class Containers:
         network.disconnect(version.container)
         network.connect(version.container, aliases=[version.alias, LIVE])
 
-    def create_front(self, version: Version, bind: str, port: int) -> Front:
+    def create_front(self, version: Version, bind: str, port: int, instead_of: Front | None = None) -> Front:
         """Make and start the front on an address; one on another address goes on until it is removed.
 
-        Raises PortTaken.
+        The one that it replaces on that address is stopped first, and started again when the new one fails. Raises PortTaken.
         """
         taken_names = {container.name for container in self._list("front")}
-        name = self.front_name if self.front_name not in taken_names else f"{self.front_name}-{port}"
+        name = self.front_name if self.front_name not in taken_names else f"{self.front_name}-{secrets.token_hex(3)}"
         container = self.client.containers.create(
             str(version.container.attrs["Image"]),
             command=["front", "--upstream", f"{LIVE}:{PORT}"],
@@ -151,11 +150,18 @@ class Containers:
         )
         front = self._front(container)
         try:
+            if instead_of is not None:
+                instead_of.container.stop(timeout=30)
             front.ensure_running()
             front.wait_up()
         except BaseException:
             container.remove(force=True, v=True)
+            if instead_of is not None:
+                instead_of.ensure_running()
+                instead_of.wait_up()
             raise
+        if instead_of is not None:
+            instead_of.container.remove(force=True, v=True)
         return front
 
     def require_port(self, bind: str, port: int) -> None:
@@ -194,13 +200,12 @@ class Containers:
             front.container.remove(force=True, v=True)
 
     def remove_fronts_but(self, bind: str, port: int) -> None:
-        """Remove fronts on other addresses, and give the one that stays its name."""
+        """Remove fronts on other addresses and replaced ones, and give the one that stays its name."""
+        stays = self.front_on(bind, port)
         for container in self._list("front"):
-            front = self._front(container)
-            if (front.bind, front.port) != (bind, port):
+            if stays is None or container.id != stays.container.id:
                 container.stop(timeout=30)
                 container.remove(force=True, v=True)
-        stays = self.front_on(bind, port)
         if stays is not None and stays.container.name != self.front_name:
             stays.container.rename(self.front_name)
 
@@ -253,6 +258,10 @@ class Containers:
 
     def _endpoint_config(self, alias: str) -> dict[str, Any]:
         return {self.network_name: self.client.api.create_endpoint_config(aliases=[alias])}
+
+
+def _running_first(fronts: list[Front]) -> Front | None:
+    return next((one for one in fronts if one.container.status == "running"), fronts[0] if fronts else None)
 
 
 def _aliases(container: "Container", network: str) -> list[str]:

@@ -22,7 +22,7 @@ from torchrelay.probe import ExecProber, HttpProber, ProbeAnswer, Prober, ProbeR
 from torchrelay.samples import Sample
 from torchrelay.targets import contract
 from torchrelay.targets.containers import Containers
-from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release, State
+from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release
 from torchrelay.targets.front import Front, Version
 from torchrelay.targets.images import image_id
 from torchrelay.targets.turn import turn
@@ -199,10 +199,14 @@ class DockerTarget:
         """
         before = containers.front_on(self.context.bind, self.port)
         try:
+            if before is not None and before.runtime != new.runtime:
+                log.info("renewing %s, as the runtime has changed: connections are interrupted for a moment", containers.front_name)
+                containers.mark_live(new)
+                containers.create_front(new, self.context.bind, self.port, instead_of=before)
             self._front_to(containers, new)
             contract.prove(self._outside(containers), self.model, samples, lambda: containers.log(new.container))
         except BaseException as error:
-            switched = before is not None and containers.upstream() == new.alias
+            switched = before is not None and (old is None or containers.upstream() != old.alias)
             if before is None:
                 containers.remove_front(self.context.bind, self.port)
             elif switched and old is not None:
@@ -289,18 +293,7 @@ class DockerTarget:
         if live is None:
             return Endpoint(NAME, url, "", "", "absent", previous=before)
         front: Front | None = containers.front_on(self.context.bind, self.port)
-        state, detail = self._state(live)
+        state, detail = live.state()
         if state == "ready" and (front is None or front.container.status != "running"):
             state, detail = "not_ready", "the front does not run: deploy again"
         return Endpoint(NAME, url, live.digest, live.version, state, detail, before)
-
-    def _state(self, live: Version) -> tuple[State, str]:
-        live.container.reload()
-        if live.container.status != "running":
-            code = live.container.attrs["State"].get("ExitCode")
-            return "stopped", f"{live.name} is {live.container.status}, exit code {code}"
-        try:
-            seen = ExecProber(live.container).ready()
-        except GateFailed as failure:
-            return "not_ready", failure.message
-        return ("ready", "") if seen.ready else ("failed" if seen.failed else "not_ready", seen.reason)

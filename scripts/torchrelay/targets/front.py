@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torchrelay import layout
 from torchrelay.errors import DeployFailed, GateFailed
-from torchrelay.probe import exec_in
+from torchrelay.probe import ExecProber, exec_in
+from torchrelay.targets.contract import State
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -16,6 +17,7 @@ PORT = 8080
 """The port of the image, of a version's own front and of the front before it alike."""
 STATE = "/tmp/torchrelay/front.json"  # noqa: S108 -- inside the container
 START_S = 20.0
+RUNTIME = "org.torchrelay.runtime"
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,26 @@ class Version:
     marked_live: bool
 
     @property
+    def runtime(self) -> str:
+        """Digest of what the runtime image of its image was made of; a label of the image."""
+        return str(self.container.labels.get(RUNTIME, ""))
+
+    @property
     def serves(self) -> tuple[str, str]:
         """What runs and under which limits: a change of either makes another version."""
         return self.digest, self.settings
+
+    def state(self) -> tuple[State, str]:
+        """Ask it what it is, and why."""
+        self.container.reload()
+        if self.container.status != "running":
+            code = self.container.attrs["State"].get("ExitCode")
+            return "stopped", f"{self.name} is {self.container.status}, exit code {code}"
+        try:
+            seen = ExecProber(self.container).ready()
+        except GateFailed as failure:
+            return "not_ready", failure.message
+        return ("ready", "") if seen.ready else ("failed" if seen.failed else "not_ready", seen.reason)
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,11 @@ class Front:
     container: "Container"
     bind: str
     port: int
+
+    @property
+    def runtime(self) -> str:
+        """See `Version.runtime`: a front is made of a version's image."""
+        return str(self.container.labels.get(RUNTIME, ""))
 
     def ensure_running(self) -> None:
         """Start it when it is stopped."""
