@@ -119,6 +119,19 @@ def _member(name: str, size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield bytes(-size % 512)
 
 
+def require_config_ids(client: "DockerClient") -> None:
+    """Refuse a daemon whose image ids are manifest digests: the digest that was proved is the config's.
+
+    Raises DockerUnavailable.
+    """
+    told = client.info().get("DriverStatus") or []
+    if any("io.containerd.snapshotter" in str(part) for row in told for part in row):
+        raise DockerUnavailable(
+            "this Docker daemon keeps images in the containerd image store, which names them by another digest than was proved",
+            'set `"features": {"containerd-snapshotter": false}` in its daemon.json and restart it: the classic store is supported',
+        )
+
+
 def load(client: "DockerClient", image: "Image", tag: str, progress: Progress) -> bool:
     """Put an image into the daemon under a tag; layers that it has are not sent. Returns False when there was nothing to do.
 
@@ -127,6 +140,7 @@ def load(client: "DockerClient", image: "Image", tag: str, progress: Progress) -
     if has_image(client, image.config_digest):
         client.images.get(image.config_digest).tag(tag)
         return False
+    require_config_ids(client)
     failure = ""
     for skip in dict.fromkeys([_known_layers(client, image), 0]):
         failure = _load(client, image, tag, skip, progress)

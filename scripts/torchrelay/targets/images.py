@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import requests
 
 from torchrelay import engine, verify
-from torchrelay.errors import DeployFailed, DockerUnavailable
+from torchrelay.errors import DeployFailed
 from torchrelay.model import Model
 from torchrelay.report import Progress
 from torchrelay.targets.contract import Release
@@ -21,7 +21,7 @@ def image_id(client: "DockerClient", model: Model, release: Release, progress: P
     """
     if engine.has_image(client, release.digest):
         return release.digest
-    require_config_ids(client)
+    engine.require_config_ids(client)
     if release.image is not None:
         engine.load(client, release.image, verify.local_tag(model.name, release.image), progress)
         return release.digest
@@ -35,16 +35,3 @@ def image_id(client: "DockerClient", model: Model, release: Release, progress: P
     if pulled.id != release.digest:
         raise DeployFailed(f"{release.reference} is image {pulled.id}, proved was {release.digest}", "push it again")
     return release.digest
-
-
-def require_config_ids(client: "DockerClient") -> None:
-    """Refuse a daemon whose image ids are manifest digests: the digest that was proved is the config's.
-
-    Raises DockerUnavailable.
-    """
-    told = client.info().get("DriverStatus") or []
-    if any("io.containerd.snapshotter" in str(part) for row in told for part in row):
-        raise DockerUnavailable(
-            "this Docker daemon keeps images in the containerd image store, which names them by another digest than was proved",
-            'set `"features": {"containerd-snapshotter": false}` in its daemon.json and restart it: the classic store is supported',
-        )
