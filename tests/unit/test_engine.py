@@ -1,29 +1,31 @@
-"""What the engine refuses before a byte is sent, and how it tells."""
+"""What the engine refuses before a byte is sent."""
 
 from typing import Any
 
+import docker
 import pytest
 
-from torchrelay.engine import require_config_ids
+from torchrelay.engine import load
 from torchrelay.errors import DockerUnavailable
+from torchrelay.image import Image
+from torchrelay.report import Quiet
 
 
 class Daemon:
-    """As much of a Docker client as is asked here."""
+    """A daemon with the containerd image store, which has no image and must not be sent any."""
 
-    def __init__(self, status: Any) -> None:
-        self.status = status
+    def __init__(self) -> None:
+        self.images = self
 
     def info(self) -> dict[str, Any]:
-        return {"DriverStatus": self.status}
+        return {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
+
+    def get(self, name: str) -> None:
+        raise docker.errors.ImageNotFound(name)
 
 
-def test_the_containerd_image_store_is_refused_with_the_mend() -> None:
+def test_a_store_that_names_images_by_another_digest_is_sent_nothing() -> None:
+    daemon: Any = Daemon()
     with pytest.raises(DockerUnavailable) as caught:
-        require_config_ids(Daemon([["driver-type", "io.containerd.snapshotter.v1"]]))  # type: ignore[arg-type]
+        load(daemon, Image({"rootfs": {"diff_ids": []}}, (), {}), "torchrelay/m:1", Quiet())
     assert "containerd-snapshotter" in caught.value.fix
-
-
-@pytest.mark.parametrize("status", [None, [], [["Backing Filesystem", "extfs"], ["Supports d_type", "true"]]])
-def test_the_classic_store_is_taken(status: Any) -> None:
-    require_config_ids(Daemon(status))  # type: ignore[arg-type]
