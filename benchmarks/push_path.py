@@ -247,7 +247,7 @@ def unchanged(model_dir: Path, host: str) -> dict[str, Any]:
 
 
 def archive_alone(folder: Path, gib: float) -> dict[str, float]:
-    """`torchrelay archive` beside a stored zip by the standard library, of the same new weights, in turn; whole processes."""
+    """`torchrelay archive`, after fetch, beside a stored zip by the standard library, in turn; whole processes, their start included."""
     model_dir = make_model(folder / f"alone-{gib}", gib)
     weights, zipped = model_dir / "model.pt", folder / "stored.zip"
     script = "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',zipfile.ZIP_STORED);z.write(sys.argv[1],'model.pt');z.close()"
@@ -258,6 +258,7 @@ def archive_alone(folder: Path, gib: float) -> dict[str, float]:
         os.sync()
         zips.append(timed(lambda: run([sys.executable, "-c", script, str(weights), str(zipped)]))[0])
         zipped.unlink()
+        cli("fetch", str(model_dir))
         os.sync()
         seconds, peak = peak_mib([sys.executable, "-m", "torchrelay", "archive", str(model_dir)])
         ours_.append(seconds)
