@@ -247,7 +247,7 @@ def unchanged(model_dir: Path, host: str) -> dict[str, Any]:
 
 
 def archive_alone(folder: Path, gib: float) -> dict[str, float]:
-    """`torchrelay archive`, after fetch, beside a stored zip by the standard library, in turn; whole processes, their start included."""
+    """`torchrelay archive`, after fetch, beside a stored zip by the standard library, in turn; whole processes with their start."""
     model_dir = make_model(folder / f"alone-{gib}", gib)
     weights, zipped = model_dir / "model.pt", folder / "stored.zip"
     script = "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',zipfile.ZIP_STORED);z.write(sys.argv[1],'model.pt');z.close()"

@@ -42,3 +42,10 @@ def test_links_lead_somewhere(link: str) -> None:
 def test_every_verb_has_a_docstring_of_one_sentence() -> None:
     for name, command in get_command(console.app).commands.items():  # type: ignore[attr-defined] # a group has them
         assert (command.help or "").strip(), name
+
+
+def test_figures_are_there_with_what_made_them() -> None:
+    block = re.search(r"<!-- figures -->(.*?)<!-- /figures -->", README, re.S)
+    assert block is not None
+    assert "benchmarks/push_path.py" in block[1]
+    assert re.search(r"\d+ times faster than the recipe|\d+\.\d times faster than the recipe", block[1])
