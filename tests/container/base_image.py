@@ -16,8 +16,6 @@ import tempfile
 from pathlib import Path
 
 SUITE = "bookworm"
-MIRROR = os.environ.get("TORCHRELAY_DEBIAN_MIRROR", "http://deb.debian.org/debian")
-SECURITY = os.environ.get("TORCHRELAY_DEBIAN_SECURITY", "http://deb.debian.org/debian-security")
 TAG = f"torchrelay-test/base:{SUITE}"
 BUNDLE = "etc/host-ca-bundle.pem"
 CERT_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -49,18 +47,29 @@ def host_bundle() -> Path | None:
     return Path(found) if found and Path(found).is_file() else None
 
 
+def apt_sources() -> list[tuple[str, str]]:
+    """Return the (address, suite) pairs that this machine's own apt takes Debian's packages from, the suite itself first."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")
+    pairs = sorted({(address, suite) for address, _, suite in (line.partition(" ") for line in listed) if suite.startswith(SUITE)})
+    found = sorted(pairs, key=lambda pair: pair[1] != SUITE)
+    if not found or found[0][1] != SUITE:
+        raise SystemExit(f"the container tests take Debian {SUITE} from where this machine's apt does, and it names no such source")
+    return found
+
+
 def build_tree(target: Path) -> None:
     """Fill `target` with a minimal Debian as slim as the official image."""
     if shutil.which("debootstrap") is None:
         raise SystemExit("the container tests need debootstrap to make their base image: apt-get install debootstrap")
-    subprocess.run(["debootstrap", "--variant=minbase", SUITE, str(target), MIRROR], check=True, stdout=sys.stderr)
+    sources = apt_sources()
+    subprocess.run(["debootstrap", "--variant=minbase", SUITE, str(target), sources[0][0]], check=True, stdout=sys.stderr)
     for name in DROP:
         shutil.rmtree(target / name, ignore_errors=True)
         (target / name).mkdir(parents=True)
     (target / "var/cache/apt/archives/partial").mkdir()
-    (target / "etc/apt/sources.list").write_text(
-        f"deb {MIRROR} {SUITE} main\ndeb {MIRROR} {SUITE}-updates main\ndeb {SECURITY} {SUITE}-security main\n", encoding="ascii"
-    )
+    lines = "".join(f"deb {address} {suite} main\n" for address, suite in sources)
+    (target / "etc/apt/sources.list").write_text(lines, encoding="ascii")
 
 
 def import_tree(tree: Path, tag: str) -> None:
