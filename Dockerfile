@@ -5,6 +5,7 @@
 ARG BASE_IMAGE=debian:bookworm-slim@sha256:96e378d7e6531ac9a15ad505478fcc2e69f371b10f5cdf87857c4b8188404716
 
 
+# DL3006 wants a tag on each FROM: BASE_IMAGE carries it, or a digest.
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE} AS jre
 # Debian keeps only the newest build of a package, so a pinned version would stop resolving at the next security fix.
