@@ -13,7 +13,7 @@ from torchrelay.layout import cache_dir
 from torchrelay.model import Model
 from torchrelay.registry import docker_credentials, parse_reference
 from torchrelay.report import Progress, Quiet
-from torchrelay.targets import Context, Endpoint, Plan, Release, Target, target_of
+from torchrelay.targets import Context, Endpoint, Release, Target, target_of
 from torchrelay.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -41,19 +41,6 @@ def deploy_stage(
     return target_at(model_dir, checked.model, target, progress).apply(
         release_of(model_dir, checked, target, archived, built, pushed)
     )
-
-
-def plan_stage(
-    model_dir: Path,
-    checked: "Checked",
-    target: str,
-    archived: "Archived",
-    built: "Built | None",
-    pushed: "Pushed | None",
-) -> Plan:
-    """Say what `deploy_stage` would do."""
-    release = release_of(model_dir, checked, target, archived, built, pushed)
-    return target_at(model_dir, checked.model, target, Quiet()).plan(release)
 
 
 def release_of(

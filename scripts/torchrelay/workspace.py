@@ -17,6 +17,25 @@ STATE_DIR = ".torchrelay"
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what atomic_write calls its files: tempfile's eight characters
 
 
+@contextmanager
+def exclusive(path: Path, busy: str) -> Iterator[None]:
+    """Hold a file for this process; the kernel frees it when the process ends, however that is.
+
+    Raises Busy when another process holds it: `busy` says so, with {} for that process.
+    """
+    with path.open("a+") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            held.seek(0)
+            holder = held.read().strip() or "unknown"
+            raise Busy(busy.replace("{}", holder), "wait for it to end, or end it; nothing needs cleaning up") from error
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
+        yield
+
+
 class Workspace:
     """Paths of what the stages leave for each other; the folder ignores itself in git."""
 
@@ -43,19 +62,7 @@ class Workspace:
         Raises Busy when another process holds it.
         """
         self.ensure()
-        with (self.root / "lock").open("a+") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                held.seek(0)
-                holder = held.read().strip() or "unknown"
-                raise Busy(
-                    f"{self.model_dir}: another relay (process {holder}) works on this directory",
-                    "wait for it to end, or end it; nothing needs cleaning up",
-                ) from error
-            held.truncate(0)
-            held.write(str(os.getpid()))
-            held.flush()
+        with exclusive(self.root / "lock", f"{self.model_dir}: another relay (process {{}}) works on this directory"):
             self._sweep()
             yield
 
