@@ -29,7 +29,7 @@ class LocalContext:
         """Header names are in lower case."""
         return self.headers
 
-    def get_request_header(self, idx: int, key: str) -> str | None:  # noqa: ARG002
+    def get_request_header(self, idx: int, key: str) -> str | None:  # noqa: ARG002 - TorchServe's signature
         """One header of the request."""
         value = self.headers.get(key.lower())
         return value if isinstance(value, str) else None
@@ -38,15 +38,15 @@ class LocalContext:
         """The request's id, as it stands in logs."""
         return self.request_ids.get(idx)
 
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:  # noqa: ARG002
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:  # noqa: ARG002 - TorchServe's signature
         """The status of the answer."""
         self.status = code
 
-    def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:  # noqa: ARG002
+    def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:  # noqa: ARG002 - TorchServe's signature
         """The status of the answer."""
         self.status = code
 
-    def set_response_header(self, idx: int, key: str, value: str) -> None:  # noqa: ARG002
+    def set_response_header(self, idx: int, key: str, value: str) -> None:  # noqa: ARG002 - TorchServe's signature
         """A header of the answer."""
         self.answered[key.lower()] = value
 
