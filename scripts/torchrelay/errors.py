@@ -126,6 +126,20 @@ class NotProved(TorchrelayError):
     kind = "not_proved"
 
 
+class BundleInvalid(TorchrelayError):
+    """What the build job handed over is damaged, incomplete or not what was announced."""
+
+    exit_code = 24
+    kind = "bundle_invalid"
+
+
+class NotAttested(TorchrelayError):
+    """The registry holds no valid signed statement that this very digest was proved."""
+
+    exit_code = 25
+    kind = "not_attested"
+
+
 class RegistryError(TorchrelayError):
     """The registry refused, or could not be reached after retries."""
 
@@ -145,6 +159,34 @@ class PortTaken(TorchrelayError):
 
     exit_code = 32
     kind = "port_taken"
+
+
+class Outdated(TorchrelayError):
+    """A newer commit is live already; nothing was changed."""
+
+    exit_code = 33
+    kind = "outdated"
+
+
+class ClusterRefused(TorchrelayError):
+    """The Kubernetes API cannot be reached, or refuses what the deployment needs; what ran before still runs."""
+
+    exit_code = 34
+    kind = "cluster_refused"
+
+
+class LoginFailed(TorchrelayError):
+    """No short-lived credentials could be had."""
+
+    exit_code = 35
+    kind = "login_failed"
+
+
+class DoctorFailed(TorchrelayError):
+    """Something that the relay needs is missing or not allowed; carries how to mend each."""
+
+    exit_code = 36
+    kind = "doctor_failed"
 
 
 class Busy(TorchrelayError):
@@ -173,6 +215,20 @@ class SystemRefused(TorchrelayError):
 
     exit_code = 43
     kind = "system_refused"
+
+
+class InputsInvalid(TorchrelayError):
+    """The workflow was called with an unknown or malformed input, or for an event it refuses."""
+
+    exit_code = 44
+    kind = "inputs_invalid"
+
+
+class GitHubRefused(TorchrelayError):
+    """GitHub's API refused what the workflow asked of it."""
+
+    exit_code = 45
+    kind = "github_refused"
 
 
 class Interrupted(TorchrelayError):

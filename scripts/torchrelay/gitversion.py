@@ -16,14 +16,15 @@ OUTSIDE_GIT = "1.0"
 Git = Callable[[list[str], Path], "subprocess.CompletedProcess[str]"]
 
 
-def _git(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+def run_git(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run git in a folder; a git that is not there is one that fails."""
     try:
         return shell.run(["git", "-C", str(folder), *arguments], timeout=60, check=False)
     except shell.CommandFailed as error:  # git is not installed, or hangs on a broken file system
         return subprocess.CompletedProcess(arguments, error.code, "", error.stderr)
 
 
-def resolved_version(model: Model, model_dir: Path, git: Git = _git) -> str:
+def resolved_version(model: Model, model_dir: Path, git: Git = run_git) -> str:
     """The declared version; else the commit, 12 hexadecimal digits, with `-dirty` when the directory differs from it.
 
     Outside of a git repository, or in one without a commit, `1.0`.

@@ -14,6 +14,7 @@ from torchrelay.model import Model
 from torchrelay.probe import ProbeAnswer, Prober, ProbeRequest
 from torchrelay.report import Progress
 from torchrelay.samples import Sample
+from torchrelay.source import Source
 from torchrelay.workspace import Workspace, read_json, write_json
 
 State = Literal["ready", "not_ready", "failed", "stopped", "absent"]
@@ -52,6 +53,8 @@ class Release:
     """`repository@sha256:...` to pull where the image is not at hand."""
     auth: Callable[[str], dict[str, str] | None] = no_auth
     """Gives `username` and `password` for `reference`, asked only when it is pulled."""
+    source: Source = field(default_factory=Source)
+    """Where it comes from; a target refuses one that is older than what it serves (`require_newer`)."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""Where a version comes from: the commit it was made of and the run that made it; annotated on what is live."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchrelay.gitversion import Git, run_git
+
+
+@dataclass(frozen=True)
+class Source:
+    """`sequence` counts the commits that lead to `commit`: of two on one branch the larger is the newer; 0 when it is unknown."""
+
+    repository: str = ""
+    commit: str = ""
+    ref: str = ""
+    sequence: int = 0
+    run: str = ""
+    actor: str = ""
+
+
+def source_of(model_dir: Path, environment: Mapping[str, str] = os.environ, git: Git = run_git) -> Source:
+    """Read git and, in a workflow, what GitHub says of the run.
+
+    A shallow clone has no count worth comparing: its sequence is 0.
+    """
+    commit = git(["rev-parse", "--verify", "HEAD"], model_dir)
+    if commit.returncode != 0:
+        return Source()
+    shallow = git(["rev-parse", "--is-shallow-repository"], model_dir).stdout.strip() == "true"
+    count = git(["rev-list", "--count", "HEAD"], model_dir).stdout.strip()
+    repository, run = environment.get("GITHUB_REPOSITORY", ""), environment.get("GITHUB_RUN_ID", "")
+    server = environment.get("GITHUB_SERVER_URL", "")
+    return Source(
+        repository=repository,
+        commit=commit.stdout.strip(),
+        ref=environment.get("GITHUB_REF", ""),
+        sequence=int(count) if count.isdigit() and not shallow else 0,
+        run=f"{server}/{repository}/actions/runs/{run}" if run else "",
+        actor=environment.get("GITHUB_ACTOR", ""),
+    )

@@ -1,0 +1,222 @@
+"""The stages as verbs, in the order in which relay runs them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from torchrelay import report
+from torchrelay.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, Target, app, begin, done, option, planned
+from torchrelay.layout import cache_dir
+from torchrelay.workspace import Workspace
+
+Repository = Annotated[
+    str | None, option("repository", "host/repository[:tag] to push to; one that ends in / gets the model's name.")
+]
+CreateRepository = Annotated[
+    bool, option("create-repository", "Create the ECR repository, with immutable tags and scan on push, when it is missing.")
+]
+UpdateLock = Annotated[bool, option("update-lock", "Accept weights that differ from weights.lock, and lock these.")]
+
+
+@app.command()
+def check(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+    """Find every mistake, with file and line.
+
+    Reads model.yaml, its samples and every file they name; runs no code of the model.
+    """
+    from torchrelay.check import check as run_check  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+
+    begin(as_json=as_json)
+    if dry_run:
+        return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
+    found = run_check(model_dir)
+    for warning in found.warnings:
+        report.log.warning("%s", warning)
+    result = {
+        "model": found.model.name,
+        "samples": len(found.samples),
+        "warnings": [str(warning) for warning in found.warnings],
+        "result": "passed",
+    }
+    return done(result, f"{found.model.name}: no mistakes; {len(found.samples)} samples")
+
+
+@app.command()
+def fetch(
+    model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False, update_lock: UpdateLock = False
+) -> None:
+    """Bring the weights here, checksummed.
+
+    Resumes what was cut off, caches by digest, and locks the digest in weights.lock.
+    """
+    from torchrelay import fetch as fetching  # noqa: PLC0415 -- as in check
+    from torchrelay.model import load_model  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    model = load_model(model_dir)
+    if dry_run:
+        return planned("fetch", [fetching.planned(model_dir, model, cache=cache_dir())])
+    with Workspace(model_dir).lock():
+        got = fetching.fetch(model_dir, model, cache=cache_dir(), progress=report.progress(), update_lock=update_lock)
+    result = {"path": str(got.path), "size": got.size, "sha256": got.sha256, "source": got.source, "skipped": got.cached}
+    return done(result, f"{got.path}  {got.size} bytes  sha256:{got.sha256}")
+
+
+@app.command()
+def archive(
+    model_dir: ModelDir = DEFAULT_DIR,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    output: Annotated[Path | None, option("output", "File (or folder, for no-archive) to write. Default: in .torchrelay/.")] = None,
+    format_: Annotated[str, option("format", "mar, tgz or no-archive.")] = "mar",
+) -> None:
+    """Write the model archive (.mar).
+
+    Stock TorchServe loads it; the same inputs give the same bytes.
+    """
+    from torchrelay import archive as archiving  # noqa: PLC0415 -- as in check
+    from torchrelay.check import check as run_check  # noqa: PLC0415
+    from torchrelay.check import resolved_version  # noqa: PLC0415
+    from torchrelay.fetch import fetch as run_fetch  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    if format_ not in archiving.SUFFIX:
+        raise typer.BadParameter(f"{format_!r} is none of {', '.join(archiving.SUFFIX)}", param_hint="--format")
+    checked = run_check(model_dir)
+    version = resolved_version(checked.model, model_dir)
+    default = Workspace(model_dir).root / f"{checked.model.name}{archiving.SUFFIX[format_]}"
+    if dry_run:
+        return planned("archive", [f"write {output or default} of version {version}"])
+    progress = report.progress()
+    with Workspace(model_dir).lock():
+        fetched = run_fetch(model_dir, checked.model, cache=cache_dir(), progress=progress)
+        if format_ == "mar":
+            made = archiving.archive(model_dir, checked.model, fetched, version, progress, output=output)
+            return done(made.summary(), f"{made.path}{'  (already there)' if made.skipped else ''}")
+        path = output or default
+        archiving.export(model_dir, checked.model, fetched, version, progress, format_, path)
+    return done({"path": str(path), "format": format_, "version": version}, str(path))
+
+
+def _staged(model_dir: Path, last: str, *, dry: list[str] | None, as_json: bool) -> Any:
+    """Run check, fetch, archive and then `last` under the directory's lock; returns the runner and what `last` gave."""
+    from torchrelay.relay import Relay  # noqa: PLC0415 -- as in check
+
+    begin(as_json=as_json)
+    runner = Relay(model_dir, report.progress())
+    checked = runner.check()
+    if dry is not None:
+        return planned(last, dry)
+    with Workspace(model_dir).lock():
+        archived = runner.archive(checked, runner.fetch(checked))
+        built = runner.build(checked, archived)
+        return runner.verify(checked) if last == "verify" else built
+
+
+@app.command()
+def build(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+    """Compose the image.
+
+    Runtime, dependencies, weights and handler are separate layers: an edit moves its own alone.
+    """
+    steps = ["compose runtime, dependencies, weights and handler layers into .torchrelay/image.json"] if dry_run else None
+    built = _staged(model_dir, "build", dry=steps, as_json=as_json)
+    if built is not None:
+        done(built.summary(), f"{built.image.digest}{'  (already built)' if built.skipped else ''}")
+
+
+@app.command()
+def verify(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+    """Prove the image on its samples.
+
+    Starts it without a network, sends every sample alone and among others, and writes verdict.json.
+    """
+    from torchrelay.verify import summary  # noqa: PLC0415 -- as in check
+
+    steps = ["start the image with no network and a read-only root, and replay every sample"] if dry_run else None
+    verdict = _staged(model_dir, "verify", dry=steps, as_json=as_json)
+    if verdict is not None:
+        done(summary(verdict), f"{verdict.model} {verdict.version}: {verdict.result}, {len(verdict.samples)} samples")
+
+
+@app.command()
+def push(
+    repository: Annotated[str, option("repository", "host/repository[:tag]; one that ends in / gets the model's name.")],
+    model_dir: ModelDir = DEFAULT_DIR,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    create_repository: CreateRepository = False,
+) -> None:
+    """Push exactly the verified image.
+
+    Only the blobs that the registry lacks travel.
+    """
+    from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
+    from torchrelay.push import push as run_push  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    destination = _destination(repository, load_model(model_dir).name)
+    if dry_run:
+        return planned("push", [f"push the verified image to {destination}"])
+    with Workspace(model_dir).lock():
+        pushed = run_push(model_dir, destination, report.progress(), create=create_repository)
+    return done(pushed.summary(), f"{pushed.reference}  {pushed.bytes} bytes sent")
+
+
+def _destination(repository: str, name: str) -> str:
+    return repository + name if repository.endswith("/") else repository
+
+
+@app.command()
+def deploy(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+    """Put the proved image into service.
+
+    A version that fails its samples never answers a user.
+    """
+    from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
+    from torchrelay.relay import deploy_only, deploy_plan  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    steps = deploy_plan(load_model(model_dir), target)
+    if dry_run:
+        return planned("deploy", steps)
+    with Workspace(model_dir).lock():
+        result = deploy_only(model_dir, report.progress(), target=target)
+    return done(result, result["endpoint"]["url"])
+
+
+@app.command()
+def relay(
+    model_dir: ModelDir = DEFAULT_DIR,
+    target: Target = None,
+    repository: Repository = None,
+    create_repository: CreateRepository = False,
+    update_lock: UpdateLock = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run every stage, in this order.
+
+    What is done already, by digest, is skipped. Without --repository nothing is pushed.
+    """
+    from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
+    from torchrelay.relay import relay as run_relay  # noqa: PLC0415
+    from torchrelay.relay import relay_plan  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    model = load_model(model_dir)
+    destination = _destination(repository, model.name) if repository else None
+    steps = relay_plan(model, target, destination)
+    if dry_run:
+        return planned("relay", steps)
+    with Workspace(model_dir).lock():
+        result = run_relay(
+            model_dir,
+            report.progress(),
+            target=target,
+            repository=destination,
+            create_repository=create_repository,
+            update_lock=update_lock,
+        )
+    return done(result, result["endpoint"]["url"])
