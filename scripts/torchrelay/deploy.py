@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from torchrelay.layout import cache_dir
 from torchrelay.model import Model
 from torchrelay.registry import docker_credentials, parse_reference
 from torchrelay.report import Progress, Quiet
+from torchrelay.source import source_of
 from torchrelay.targets import Context, Endpoint, Release, Target, target_of
 from torchrelay.workspace import Workspace
 
@@ -55,20 +57,21 @@ def release_of(
 
     Raises NotProved for an image without a passing verdict.
     """
-    samples = tuple(checked.samples)
+    samples, source = tuple(checked.samples), source_of(model_dir)
     if target == "local":
         serving = serving_config(checked.model, archived.version, checked.samples, None, "")
         digest = hashlib.sha256(json.dumps([archived.inputs, serving], sort_keys=True).encode()).hexdigest()
-        return Release(archived.version, f"sha256:{digest}", samples, archive=archived.path, serving=serving)
+        return Release(archived.version, f"sha256:{digest}", samples, archive=archived.path, serving=serving, source=source)
     if built is None:
         raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     config = built.image.config_digest
     verdict.demand(Workspace(model_dir), config)
+    made = Release(archived.version, config, samples, image=built.image, source=source)
     if pushed is None:
-        return Release(archived.version, config, samples, image=built.image)
+        return made
     if pushed.config_digest != config:
         raise NotProved(f"pushed was {pushed.config_digest}, built is {config}", "run `torchrelay push` again")
-    return Release(archived.version, config, samples, image=built.image, reference=pushed.reference, auth=auth_for)
+    return replace(made, reference=pushed.reference, auth=auth_for)
 
 
 def target_at(model_dir: Path, model: Model, target: str, progress: Progress) -> Target:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torchrelay import deploy as deploying
+from torchrelay import stages
 from torchrelay import verify as verifying
 from torchrelay.archive import Archived, archive
 from torchrelay.build import Built, build
@@ -35,10 +36,11 @@ class Relay:
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def _run(self, name: str, work: Callable[[], T], told: Callable[[T], dict[str, Any]]) -> T:
-        begin = time.monotonic()
+        began, begin = time.time(), time.monotonic()
         result = work()
-        row = {"stage": name, "seconds": round(time.monotonic() - begin, 3), **told(result)}
+        row = {"stage": name, "seconds": round(time.monotonic() - begin, 3), "began": round(began, 3), **told(result)}
         self.stages.append(row)
+        stages.record(Workspace(self.model_dir), {"skipped": False, **row})
         log.info("%-8s %6.1f s  %s", name, row["seconds"], "already done" if row.get("skipped") else row.get("said", "done"))
         return result
 
@@ -79,6 +81,7 @@ class Relay:
             lambda: verifying.verify(self.model_dir, checked.model, checked.samples, self.progress),
             lambda done: {
                 "result": done.result,
+                "config": done.config,
                 "load_s": done.load_s,
                 "skipped": verifying.is_older(self.model_dir, begin),
                 "said": done.result,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torchrelay.gitversion import Git, run_git
@@ -18,6 +18,17 @@ class Source:
     sequence: int = 0
     run: str = ""
     actor: str = ""
+
+    def facts(self) -> dict[str, str]:
+        """Return what is known, as text: for labels and annotations, under a prefix of the target's."""
+        return {key: str(value) for key, value in asdict(self).items() if value}
+
+    @staticmethod
+    def of_facts(facts: Mapping[str, str]) -> "Source":
+        """Read what `facts` gave, off a live object; what is missing or no number is unknown."""
+        count = facts.get("sequence", "")
+        texts = {key: facts.get(key, "") for key in ("repository", "commit", "ref", "run", "actor")}
+        return Source(**texts, sequence=int(count) if count.isdecimal() and count.isascii() and len(count) < 10 else 0)
 
 
 def source_of(model_dir: Path, environment: Mapping[str, str] = os.environ, git: Git = run_git) -> Source:

@@ -47,6 +47,10 @@ class Workspace:
         self.verdict = self.root / "verdict.json"
         self.push_record = self.root / "push.json"
         self.deployments = self.root / "deployments"
+        self.stages = self.root / "stages.json"
+        self.answers = self.root / "answers.json"
+        self.diff = self.root / "diff.json"
+        self.error = self.root / "error.json"
 
     def ensure(self) -> None:
         """Make the folder, with a .gitignore that hides all of it."""

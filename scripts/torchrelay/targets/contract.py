@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from torchrelay import diagnosis, verify
 from torchrelay.compare import compare
-from torchrelay.errors import GateFailed
+from torchrelay.errors import GateFailed, Outdated
 from torchrelay.image import Image
 from torchrelay.model import Model
 from torchrelay.probe import ProbeAnswer, Prober, ProbeRequest
@@ -174,6 +174,24 @@ def _record_path(context: Context, target: str) -> Path:
 def predict_path(model: Model) -> str:
     """Return the route of a model's predictions."""
     return f"/predictions/{model.name}"
+
+
+def require_newer(release: Source, live: Source, what: str) -> None:
+    """Refuse to put an older commit over a newer one; the same commit may come again. Called under the target's own lock.
+
+    Commits are compared by how many lead to each, which says nothing across repositories or branches, or when it is unknown.
+
+    Raises Outdated; `what` names what is live.
+    """
+    branches = [ref for ref in (release.ref, live.ref) if ref.startswith("refs/heads/")]
+    if release.repository != live.repository or len(set(branches)) > 1 or not release.sequence:
+        return
+    if release.sequence < live.sequence:
+        raise Outdated(
+            f"{what} serves commit {live.commit[:12]}, number {live.sequence}; this is {release.commit[:12]},"
+            f" number {release.sequence}: the older one is not put over it",
+            "to go back on purpose, run `torchrelay rollback`, or revert the commit and push",
+        )
 
 
 def prove(prober: Prober, model: Model, samples: Sequence[Sample], log: Callable[[], str] = str) -> None:

@@ -1,0 +1,54 @@
+"""What each stage did and how long it took: `.torchrelay/stages.json`, one row per stage, for summaries and for who reads them."""
+
+from contextlib import suppress
+from typing import Any
+
+from torchrelay.workspace import Workspace, read_json, write_json
+
+ORDER = ("check", "fetch", "archive", "build", "verify", "diff", "bundle", "login", "push", "attest", "deploy")
+BUILD_JOB = ORDER[: ORDER.index("login")]
+"""The stages that run the model's code, or before it does: what travels in a bundle."""
+_RESULT = ("sha256", "inputs", "digest", "config", "reference", "result", "target")
+
+Row = dict[str, Any]
+
+
+def merged(rows: list[Row], row: Row) -> list[Row]:
+    """Return the rows with one more, in the order of the relay.
+
+    A skipped run keeps the row of the run that made the same result. A result other than the one before it forgets the stages
+    after it: they worked on what is no longer there.
+    """
+    before = next((one for one in rows if one["stage"] == row["stage"]), None)
+    same = before is not None and _result(before) == _result(row)
+    if same and row.get("skipped"):
+        return rows
+    place = _place(row)
+    kept = [one for one in rows if _place(one) < place or (_place(one) > place and (same or before is None))]
+    return sorted([*kept, row], key=_place)
+
+
+def read(workspace: Workspace) -> list[Row]:
+    """Return the rows, none when there are none or they cannot be read."""
+    found = read_json(workspace.stages)
+    if not isinstance(found, list):
+        return []
+    return [row for row in found if isinstance(row, dict) and row.get("stage") in ORDER]
+
+
+def record(workspace: Workspace, row: Row) -> None:
+    """Add a row: `stage`, `seconds`, `began` (seconds since the epoch), `skipped`, and what the stage tells of itself.
+
+    A folder that cannot be written to is no reason to fail: only the summary loses a row.
+    """
+    with suppress(OSError):
+        workspace.ensure()
+        write_json(workspace.stages, merged(read(workspace), row))
+
+
+def _place(row: Row) -> int:
+    return ORDER.index(row["stage"])
+
+
+def _result(row: Row) -> Row:
+    return {key: row[key] for key in _RESULT if key in row}

@@ -1,0 +1,49 @@
+"""An older commit is never put over a newer one, where the two can be compared."""
+
+import pytest
+
+from torchrelay.errors import Outdated
+from torchrelay.source import Source
+from torchrelay.targets.contract import require_newer
+
+LIVE = Source("acme/models", "b" * 40, "refs/heads/main", 7, "https://example.org/runs/7", "ann")
+
+
+def of(sequence: int, repository: str = "acme/models", ref: str = "refs/heads/main") -> Source:
+    return Source(repository, "a" * 40, ref, sequence)
+
+
+@pytest.mark.parametrize("sequence", [1, 6])
+def test_an_older_commit_is_refused(sequence: int) -> None:
+    with pytest.raises(Outdated, match=f"commit b{{12}}, number 7; this is a{{12}}, number {sequence}:") as told:
+        require_newer(of(sequence), LIVE, "digits")
+    assert "torchrelay rollback" in told.value.fix
+
+
+@pytest.mark.parametrize(
+    "release",
+    [of(7), of(8), of(0), of(3, repository="acme/other"), of(3, ref="refs/heads/fix"), Source()],
+    ids=["same", "newer", "unknown", "another repository", "another branch", "nothing known"],
+)
+def test_all_else_may_go_live(release: Source) -> None:
+    require_newer(release, LIVE, "digits")
+
+
+def test_nothing_known_of_what_is_live_stops_nothing() -> None:
+    require_newer(of(1), Source(), "digits")
+
+
+@pytest.mark.parametrize("ref", ["", "refs/tags/v1"])
+def test_a_tag_is_compared_as_its_commit(ref: str) -> None:
+    with pytest.raises(Outdated):
+        require_newer(of(3, ref=ref), LIVE, "digits")
+
+
+def test_facts_come_back_from_labels() -> None:
+    assert Source.of_facts(LIVE.facts()) == LIVE
+    assert Source().facts() == {}
+
+
+@pytest.mark.parametrize("count", ["", "-3", "1e9", "\uff17", "9" * 5000, "x"])
+def test_a_count_that_is_none_is_unknown(count: str) -> None:
+    assert Source.of_facts({"sequence": count}).sequence == 0
