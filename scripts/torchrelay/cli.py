@@ -2,7 +2,6 @@
 
 import errno
 import importlib
-import json
 import logging
 import os
 import signal
@@ -14,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from torchrelay import __version__, report
+from torchrelay import __version__, failure, github, report
 from torchrelay.console import Output, app
 from torchrelay.errors import DiskFull, Interrupted, ModelInvalid, SystemRefused, TorchrelayError
 from torchrelay.layout import cache_dir
@@ -27,6 +26,7 @@ for _name in VERBS:
 
 @app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", envvar="TORCHRELAY_VERBOSE", help="Log every command and step.")
     ] = False,
@@ -34,6 +34,7 @@ def root(
 ) -> None:
     """A PyTorch model directory in, a proved and running endpoint out."""
     report.configure_logging(verbose=verbose)
+    Output.stage = context.invoked_subcommand or ""
     if version:
         sys.stdout.write(f"torchrelay {__version__}\n")
         raise typer.Exit
@@ -43,7 +44,7 @@ def _as_json(error: TorchrelayError) -> str:
     told: dict[str, Any] = {"kind": error.kind, "message": error.message, "fix": error.fix, "exit_code": error.exit_code}
     if isinstance(error, ModelInvalid):
         told["problems"] = [vars(problem) for problem in error.problems]
-    return json.dumps({"error": told}) + "\n"
+    return github.as_json({"error": told}) + "\n"
 
 
 def _fail(error: TorchrelayError) -> int:
@@ -51,6 +52,8 @@ def _fail(error: TorchrelayError) -> int:
     if Output.json:
         sys.stdout.write(_as_json(error))
     sys.stderr.write(f"torchrelay: {error}\n")
+    failure.keep(Output.folder, Output.stage, error)
+    github.failed(error, Output.folder)
     return error.exit_code
 
 
@@ -82,6 +85,7 @@ def _on_signal(_signal: int, _frame: FrameType | None) -> None:
         if Output.json:
             os.write(1, _as_json(error).encode())
         os.write(2, f"torchrelay: {error}\n".encode())
+        github.resume_at_once()
         os._exit(error.exit_code)
     Stop.asked = True
     raise KeyboardInterrupt
@@ -89,14 +93,22 @@ def _on_signal(_signal: int, _frame: FrameType | None) -> None:
 
 def run(arguments: list[str], application: Callable[..., Any] = app) -> int:
     """Run one command and return its exit code."""
-    Output.json = False
+    Output.json, Output.stage, Output.folder = False, "", None
     logging.raiseExceptions = False
+    try:
+        return _run(arguments, application)
+    finally:
+        github.resume()
+
+
+def _run(arguments: list[str], application: Callable[..., Any]) -> int:
     try:
         result = application(arguments, standalone_mode=False)
     except typer.Exit as error:
         return error.exit_code
     except typer.TyperException as error:
         sys.stderr.write(f"torchrelay: {error.format_message()} (see --help)\n")
+        github.send(github.annotation("error", error.format_message(), title="usage"))
         return error.exit_code
     except SystemExit:  # what typer makes of a reader of our output that went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,6 +124,7 @@ def main() -> NoReturn:
     """Entry point of the `torchrelay` command."""
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, _on_signal)
+    github.shield()
     code = run(sys.argv[1:])
     for late in (signal.SIGTERM, signal.SIGINT):
         signal.signal(late, signal.SIG_IGN)  # the interpreter's own end would let them kill it

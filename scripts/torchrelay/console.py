@@ -1,11 +1,12 @@
 """What every verb shares: the application, the options they have in common, and how a result is printed."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from torchrelay import failure, github
 
 app = typer.Typer(
     name="torchrelay",
@@ -22,7 +23,34 @@ def option(flag: str, help_text: str, **more: Any) -> Any:
     return typer.Option(f"--{flag}", envvar=f"TORCHRELAY_{flag.upper().replace('-', '_')}", help=help_text, **more)
 
 
-ModelDir = Annotated[Path, typer.Argument(envvar="TORCHRELAY_MODEL_DIR", help="Folder that holds model.yaml.", show_default=".")]
+class Output:
+    """How this run prints its result, and what it is about; set once, by the command line and by `begin`."""
+
+    json = False
+    stage = ""  # the verb
+    folder: Path | None = None  # the model directory or the bundle; None for a verb that has neither
+
+
+def _folder(given: Path | None) -> Path | None:
+    """Take note of the folder that a verb works on; a bundle comes before a model directory."""
+    if given is not None:
+        Output.folder = given
+    return given
+
+
+def _unless_bundle(given: Path) -> Path:
+    if Output.folder is None:
+        Output.folder = given
+    return given
+
+
+ModelDir = Annotated[
+    Path,
+    typer.Argument(envvar="TORCHRELAY_MODEL_DIR", help="Folder that holds model.yaml.", show_default=".", callback=_unless_bundle),
+]
+Bundle = Annotated[
+    Path | None, option("bundle", "Folder that `torchrelay bundle` wrote. No model directory is read then.", callback=_folder)
+]
 AsJson = Annotated[bool, option("json", "Print the result as one JSON object on stdout.")]
 DryRun = Annotated[bool, option("dry-run", "Say what would be done, and do nothing.")]
 Target = Annotated[
@@ -31,21 +59,19 @@ Target = Annotated[
 DEFAULT_DIR = Path()
 
 
-class Output:
-    """How this run prints its result; set once by `begin`."""
-
-    json = False
-
-
 def begin(*, as_json: bool) -> None:
-    """Take the choice of output; every verb calls it first."""
+    """Take the choice of output; every verb calls it first. From here on the runner takes no command that is not ours."""
     Output.json = as_json
+    github.Annotations.folder = Output.folder
+    github.stop()
+    failure.clear(Output.folder, Output.stage)
 
 
 def done(result: dict[str, Any], text: str) -> None:
-    """Print the result on stdout: as JSON, or as a line of text."""
-    sys.stdout.write((json.dumps(result) if Output.json else text) + "\n")
+    """Print the result on stdout, as JSON or as a line of text, and write it as outputs of the step."""
+    sys.stdout.write((github.as_json(result) if Output.json else text) + "\n")
     sys.stdout.flush()
+    github.outputs(result)
 
 
 def planned(stage: str, steps: list[str]) -> None:

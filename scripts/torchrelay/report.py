@@ -13,6 +13,8 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from torchrelay import github
+
 log = logging.getLogger("torchrelay")
 
 LINE_EVERY_S = 5.0
@@ -89,7 +91,7 @@ def progress() -> Progress:
 
 
 def configure_logging(*, verbose: bool) -> None:
-    """Send the log to stderr: coloured on a terminal, plain lines elsewhere."""
+    """Send the log to stderr: coloured on a terminal, plain lines elsewhere, annotations of what is wrong on GitHub."""
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
@@ -97,6 +99,9 @@ def configure_logging(*, verbose: bool) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers[:] = [handler]
+    if github.on_github():
+        handler.addFilter(lambda record: record.levelno < logging.WARNING)  # the runner shows annotations in the log as well
+        log.addHandler(github.Annotations(logging.WARNING))
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
 

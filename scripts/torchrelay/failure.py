@@ -1,0 +1,58 @@
+"""Why the last stage failed, kept beside what the stages leave: the job's summary and the pull request's comment tell it."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torchrelay.errors import ModelInvalid, TorchrelayError
+from torchrelay.workspace import Workspace, read_json, write_json
+
+NAME = "error.json"
+FOLDERS_OF_OURS = ("model.yaml", "release.json")  # a model directory, a bundle
+# A verb whose failure belongs to the relay, and the stages that its run goes through: their failures are mended when it begins.
+STAGES = ("check", "fetch", "archive", "build", "verify", "diff", "bundle", "login", "push", "attest", "deploy")
+COVERS = {
+    "check": {"check"},
+    "fetch": {"fetch"},
+    "archive": {"check", "fetch", "archive"},
+    "build": {"check", "fetch", "archive", "build"},
+    "verify": {"check", "fetch", "archive", "build", "verify"},
+    "diff": {"diff"},
+    "bundle": {"bundle"},
+    "login": {"login"},
+    "push": {"push"},
+    "attest": {"attest"},
+    "deploy": {"check", "fetch", "archive", "build", "deploy"},
+    "relay": {*STAGES, "relay"},
+    "rollback": {"rollback"},
+    "doctor": {"doctor"},
+}
+
+
+def _path(folder: Path) -> Path:
+    return Workspace(folder).root / NAME
+
+
+def keep(folder: Path | None, stage: str, error: TorchrelayError) -> None:
+    """Write error.json, if this is a folder of ours; whatever prevents it, the error itself is what the user is told."""
+    if folder is None or stage not in COVERS or not any((folder / name).is_file() for name in FOLDERS_OF_OURS):
+        return
+    problems = [vars(problem) for problem in error.problems] if isinstance(error, ModelInvalid) else []
+    with suppress(OSError, TorchrelayError):
+        Workspace(folder).ensure()
+        told = {"stage": stage, "kind": error.kind, "message": error.message, "fix": error.fix, "problems": problems}
+        write_json(_path(folder), told)
+
+
+def clear(folder: Path | None, stage: str) -> None:
+    """Remove error.json when `stage` begins anew, by itself or as part of a longer run."""
+    found = read(folder) if folder is not None else None
+    if folder is not None and found is not None and found.get("stage") in COVERS.get(stage, ()):
+        with suppress(OSError):
+            _path(folder).unlink(missing_ok=True)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return what error.json says; None when nothing failed, or the file is damaged."""
+    found = read_json(_path(folder))
+    return found if isinstance(found, dict) else None
