@@ -19,11 +19,12 @@ import sys
 import time
 from pathlib import Path
 
-from nginx import CONFIG, PID, SOCKET, Front, render
+from nginx import CLOSING, CONFIG, PID, SOCKET, Front, render
 from settings import SettingsError, state_dir
 from state import replace
 
 PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
+SETTLE_S = 1.0  # for clients in use to come once more and be told to close their connection
 ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][A-Za-z0-9_.-]*):(\d{1,5})")
 
 
@@ -46,6 +47,7 @@ def prepare(front: Front) -> None:
         raise SettingsError(f"TORCHRELAY_STATE is {front.state}, and nginx's configuration takes letters, digits and ._-/ only")
     (front.state / "nginx").mkdir(parents=True, exist_ok=True)
     (front.state / SOCKET).unlink(missing_ok=True)
+    (front.state / CLOSING).unlink(missing_ok=True)
     replace(front.state / CONFIG, render(front))
 
 
@@ -73,6 +75,14 @@ def ask(state: Path, path: str) -> str | None:
         return None
     finally:
         connection.close()
+
+
+def parse_connections(counters: str) -> int:
+    """Return the connections that are open, out of stub_status's text; the one that asks is not counted."""
+    found = re.search(r"Active connections:\s*(\d+)", counters)
+    if not found:
+        raise ValueError(f"not the text of stub_status: {counters!r}")
+    return max(0, int(found.group(1)) - 1)
 
 
 def parse_in_flight(counters: str) -> int:
@@ -114,8 +124,8 @@ def accepting(master: int) -> set[int]:
 def switch(state: Path, front: Front, deadline_s: float = 15.0) -> str | None:
     """Point the running front at `front.inference`; returns what went wrong, or None once every new request goes there.
 
-    Requests in flight finish where they are. nginx starts its new workers before it stops the old ones from accepting, so both are
-    waited for.
+    Requests in flight finish where they are; kept connections are told to close before nginx cuts them. It starts its new workers
+    before it stops the old ones from accepting, so both are waited for.
     """
     config = state / CONFIG
     before = config.read_text(encoding="utf-8")
@@ -124,6 +134,18 @@ def switch(state: Path, front: Front, deadline_s: float = 15.0) -> str | None:
     if checked.returncode != 0:
         replace(config, before)
         return checked.stderr.strip()
+    (state / CLOSING).touch()
+    try:
+        if parse_connections(ask(state, "/counters") or "Active connections: 2"):
+            time.sleep(SETTLE_S)
+        return reload(state, front, before, deadline_s)
+    finally:
+        (state / CLOSING).unlink(missing_ok=True)
+
+
+def reload(state: Path, front: Front, before: str, deadline_s: float) -> str | None:
+    """Let nginx take up the configuration that was written; `before` is put back when it does not."""
+    config = state / CONFIG
     master = int((state / PID).read_text(encoding="ascii"))
     old = accepting(master)
     os.kill(master, signal.SIGHUP)

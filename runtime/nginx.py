@@ -12,6 +12,7 @@ from state import DRAINING, READY, STATUS
 
 CONFIG = "nginx.conf"
 PID = "nginx.pid"
+CLOSING = "closing"  # exists while a switch is under way
 SOCKET = "front.sock"  # counters and the configuration's generation; never on a port
 HEADER_TIMEOUT_S = 10  # for all headers together: a client that drips them is cut off (slow loris)
 # Between two reads of a body. A client that drips its body holds one of our connections and nothing of the server, as bodies are
@@ -95,16 +96,33 @@ def error_pages(front: Front) -> str:
     return "\n".join(lines)
 
 
+def closing(front: Front, path: str) -> str:
+    """Return the rule that sends a request to its twin location, which closes the connection after the answer.
+
+    nginx closes idle connections at once when it reloads or quits, and a client that has just sent a request on one sees it fail.
+    So before that every answer says `Connection: close`; what is idle for longer than that time was seen by no client in use.
+    (nginx 1.27.4 has keepalive_min_timeout for it; Debian 12 ships 1.22.)
+    """
+    flag = DRAINING if front.routes else CLOSING
+    return f"if (-f {front.state}/{flag}) {{ rewrite ^ /.closing{path} last; }}"
+
+
 def routes(front: Front) -> str:
     """Return the locations that reach the server."""
     if not front.routes:
-        return "    location / { proxy_pass http://server; proxy_set_header Host $http_host; proxy_request_buffering off; }"
+        forward = "proxy_set_header Host $http_host; proxy_request_buffering off;"
+        return (
+            f"    location / {{ {closing(front, '$uri')} proxy_pass http://server; {forward} }}\n"
+            f"    location /.closing/ {{ internal; keepalive_timeout 0; proxy_pass http://server/; {forward} }}"
+        )
     lines = []
     for path, target in front.routes:
         lines.append(f"    location = {path} {{")
         lines.append("      if ($request_method !~ ^(GET|POST|PUT)$) { return 405; }")  # OPTIONS would describe the API
+        lines.append(f"      {closing(front, path)}")
         lines.append(f"      proxy_pass http://server{target};")
         lines.append("    }")
+        lines.append(f"    location = /.closing{path} {{ internal; keepalive_timeout 0; proxy_pass http://server{target}; }}")
     for path in front.health:
         lines.append(f"    location = {path} {{")
         lines.append("      if ($request_method !~ ^(GET|HEAD)$) { return 405; }")

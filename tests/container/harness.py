@@ -9,8 +9,10 @@ import http.client
 import io
 import json
 import tarfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -205,6 +207,37 @@ class Container:
         )
         (pid,) = self.python(program)
         return int(pid)
+
+
+@contextmanager
+def kept_connections(container: Container, count: int = 4) -> Iterator[list[str]]:
+    """Clients in use that keep their connection as long as no answer tells them to close it; gives each way a request failed."""
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection(container.address, 8080, timeout=30)
+        while not stop.is_set():
+            try:
+                connection.request("POST", PREDICT, b"{}", {"Content-Type": JSON})
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 200:
+                    failures.append(str(answer.status))
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(repr(error))
+                connection.close()
+        connection.close()
+
+    clients = [threading.Thread(target=ask) for _ in range(count)]
+    for client in clients:
+        client.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        for client in clients:
+            client.join(30)
 
 
 class Factory:

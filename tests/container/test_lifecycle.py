@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.container.harness import HOME, PYTHON, Answer, Container, Factory, poll
+from tests.container.harness import HOME, PYTHON, Answer, Container, Factory, kept_connections, poll
 
 BATCH = 8
 SLEEP_S = 1.5
@@ -85,6 +85,17 @@ def test_drain_answers_requests_while_it_waits_and_returns_when_none_is_left(con
         assert statuses(futures) == [200] * BATCH
     assert one.ready()["reason"] == "draining"
     assert one.running()
+
+
+def test_connections_in_use_are_told_to_close_before_the_end(container: Factory) -> None:
+    one = container().wait_ready()
+    assert one.predict().headers["connection"] == "keep-alive"
+    command = ["docker", "exec", "-e", "TORCHRELAY_PROPAGATION_S=2", one.id, PYTHON, f"{HOME}/runtime/drain.py"]
+    with kept_connections(one) as failures, subprocess.Popen(command) as drain:
+        poll("the word to close", lambda: one.predict().headers["connection"] == "close" or None, 10)
+        assert drain.poll() is None
+    assert drain.returncode in (0, 1), "clients that go on for the whole drain time are not its failure"
+    assert failures == []
 
 
 def test_control_drain_does_not_wait_when_nothing_is_in_flight(container: Factory) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from tests.container.harness import HOME, PYTHON, Container, Factory, poll
+from tests.container.harness import HOME, PYTHON, Container, Factory, kept_connections, poll
+
+STATE = "/tmp/torchrelay"  # noqa: S108 -- inside the container
 
 
 @pytest.fixture
@@ -68,3 +70,18 @@ def test_switching_loses_no_request(container: Factory, network: str) -> None:
     assert version(front) == "new", "a switch that cannot be is not made"
     front.raw.kill("SIGTERM")
     assert front.wait_exit(20) == 0
+
+
+def test_no_connection_in_use_is_cut_without_a_word(container: Factory, network: str) -> None:
+    old = container(network=network, name="torchrelay-test-old", serving={"environment": {"DECLARED": "old"}})
+    new = container(network=network, name="torchrelay-test-new", serving={"environment": {"DECLARED": "new"}})
+    front = container.start(container.runtime, ["front", "--upstream", "torchrelay-test-old:8080"], network=network)
+    old.wait_ready()
+    new.wait_ready()
+    poll("the front's start", lambda: version(front) == "old" or None, 20)
+    with kept_connections(front) as failures:
+        for upstream in ("new", "old", "new"):
+            assert switch(front, f"torchrelay-test-{upstream}:8080") == (0, "")
+    assert failures == []
+    assert version(front) == "new"
+    assert front.exec("test", "-e", f"{STATE}/closing")[0] == 1, "connections are kept again"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract import Upstream
-from front import parse_address, parse_in_flight
+from front import parse_address, parse_connections, parse_in_flight
 from nginx import Front, front_of, render
 from settings import Serving, Settings
 
@@ -87,7 +87,7 @@ def test_errors_have_the_shape_of_the_servers_own() -> None:
 
 def test_the_front_alone_passes_everything_and_limits_no_body() -> None:
     text = render(Front(Path("/s"), "0.0.0.0", 8080, "model-a:8080", generation="g1"))
-    assert "location / { proxy_pass http://server;" in text
+    assert "proxy_pass http://server; proxy_set_header Host $http_host; proxy_request_buffering off; }" in text
     assert "server model-a:8080 max_fails=0;" in text
     assert "client_max_body_size 0;" in text
     assert "/ping" not in text
@@ -116,3 +116,19 @@ def test_addresses(good: str) -> None:
 def test_what_is_no_address_is_refused(bad: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse_address(bad)
+
+
+def test_every_route_has_a_twin_that_closes_the_connection() -> None:
+    text = render(FRONT)
+    for path, target in FRONT.routes:
+        assert f"if (-f /state/draining.json) {{ rewrite ^ /.closing{path} last; }}" in text
+        assert f"location = /.closing{path} {{ internal; keepalive_timeout 0; proxy_pass http://server{target}; }}" in text
+    alone = render(Front(Path("/s"), "0.0.0.0", 8080, "model-a:8080"))
+    assert "if (-f /s/closing) { rewrite ^ /.closing$uri last; }" in alone
+
+
+def test_connections_are_counted_without_the_one_that_asks() -> None:
+    counters = "Active connections: 3 \nserver accepts handled requests\n 8 8 9 \nReading: 0 Writing: 1 Waiting: 2 \n"
+    assert parse_connections(counters) == 2
+    with pytest.raises(ValueError, match="stub_status"):
+        parse_connections("")
