@@ -11,6 +11,7 @@ class TorchrelayError(Exception):
 
     exit_code = 1
     kind = "error"
+    stage = ""  # of the relay, when it was raised in one
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)

@@ -34,13 +34,13 @@ def _path(folder: Path) -> Path:
 
 
 def keep(folder: Path | None, stage: str, error: TorchrelayError) -> None:
-    """Write error.json, if this is a folder of ours; whatever prevents it, the error itself is what the user is told."""
+    """Write error.json: the stage that failed, or the verb; if this is a folder of ours; whatever prevents it, the error itself is what the user is told."""
     if folder is None or stage not in COVERS or not any((folder / name).is_file() for name in FOLDERS_OF_OURS):
         return
     problems = [vars(problem) for problem in error.problems] if isinstance(error, ModelInvalid) else []
     with suppress(OSError, TorchrelayError):
         Workspace(folder).ensure()
-        told = {"stage": stage, "kind": error.kind, "message": error.message, "fix": error.fix, "problems": problems}
+        told = {"stage": error.stage or stage, "kind": error.kind, "message": error.message, "fix": error.fix, "problems": problems}
         write_json(_path(folder), told)
 
 

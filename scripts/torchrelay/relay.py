@@ -12,7 +12,7 @@ from torchrelay import verify as verifying
 from torchrelay.archive import Archived, archive
 from torchrelay.build import Built, build
 from torchrelay.check import Checked, check, resolved_version
-from torchrelay.errors import DeployFailed
+from torchrelay.errors import DeployFailed, TorchrelayError
 from torchrelay.fetch import Fetched, fetch
 from torchrelay.layout import cache_dir
 from torchrelay.model import Model
@@ -37,7 +37,11 @@ class Relay:
 
     def _run(self, name: str, work: Callable[[], T], told: Callable[[T], dict[str, Any]]) -> T:
         began, begin = time.time(), time.monotonic()
-        result = work()
+        try:
+            result = work()
+        except TorchrelayError as error:
+            error.stage = error.stage or name
+            raise
         row = {"stage": name, "seconds": round(time.monotonic() - begin, 3), "began": round(began, 3), **told(result)}
         self.stages.append(row)
         stages.record(Workspace(self.model_dir), {"skipped": False, **row})
