@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-KINDS = ("unit", "integration", "container", "gpu_image")
+KINDS = ("unit", "integration", "container", "workflow", "cluster", "gpu_image")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

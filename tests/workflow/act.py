@@ -1,0 +1,306 @@
+"""Real act, started as the README tells, and what its --json lines say.
+
+act answers 0 when a job was skipped for want of a platform, and interprets what steps print; so tests look at jobs, outputs,
+annotations and summaries here, never at the exit code alone. Each run has its own action cache, artifacts and environment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import gotools
+
+COMMAND = "act push -P ubuntu-latest=-self-hosted --artifact-server-path /tmp/act-artifacts"
+"""The README's command for users; what else a test needs is in the .actrc of its home folder."""
+TIMEOUT_S = 200.0
+_NOISE = r"LocalRepositoryCache|⭐ Run (Pre|Post)|  ✅  Success - (Pre|Post)"
+MARK = "TORCHRELAY_TEST_ACT_RUN"
+_numbers = itertools.count(int(time.time()) * 1000)
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, as often as its matrix has it. Seconds are from its first to its last line."""
+
+    id: str
+    matrix: Mapping[str, Any]
+    result: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """An `::error::` and the like, as act read it."""
+
+    level: str
+    message: str
+    file: str
+    line: str
+    title: str
+    job: str
+
+
+@dataclass
+class Run:
+    """A run that has ended, or what of it was seen when it was killed."""
+
+    code: int
+    events: list[Event]
+    err: str
+    seconds: float
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs with a result, in the order of their ends."""
+        first: dict[str, float] = {}
+        for event in self.events:
+            first.setdefault(event.get("job", ""), event["at"])
+        ended = [event for event in self.events if "jobResult" in event and event["jobID"] != "told"]
+        return [
+            Job(one["jobID"], one.get("matrix") or {}, one["jobResult"], one["at"] - first[one["job"]])
+            for one in ended
+            if not _calls(one, self.events)
+        ]
+
+    @property
+    def results(self) -> dict[str, str]:
+        """Job and, where it has one, model -> result."""
+        return {"/".join(filter(None, (job.id, str(job.matrix.get("model", ""))))): job.result for job in self.jobs}
+
+    def ran(self, **expected: str) -> None:
+        """Assert that exactly these jobs ran, with these results; of several of a matrix each."""
+        found: dict[str, str] = {}
+        for job in self.jobs:
+            found[job.id] = job.result if found.get(job.id, "success") == "success" else found[job.id]
+        assert found == expected, self.told
+
+    def outputs(self, job: str) -> dict[str, str]:
+        """What the steps of a job set."""
+        return {one["name"]: one["arg"] for one in self.events if one.get("command") == "set-output" and one["jobID"] == job}
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What the caller's next job got of serve.yml's outputs."""
+        return self.outputs("told")
+
+    @property
+    def annotations(self) -> list[Annotation]:
+        """Errors, warnings and notices."""
+        found = []
+        for event in self.events:
+            if event.get("command") in ("error", "warning", "notice"):
+                given = {key: str((event.get("kvPairs") or {}).get(key, "")) for key in ("file", "line", "title")}
+                found.append(Annotation(event["command"], event["arg"], job=event["jobID"], **given))
+        return found
+
+    def summary(self, job: str) -> str:
+        """The job's summary; act tells it once per nested action, so the same text of one step counts once."""
+        seen: dict[tuple[str, str], None] = {}
+        for event in self.events:
+            if event.get("command") == "summary" and event["jobID"] == job:
+                seen.setdefault((event["stepID"][0], event["content"]))
+        return "\n".join(content for _, content in seen)
+
+    def steps(self, job: str) -> dict[str, str]:
+        """Step -> result of a job's own steps."""
+        ended = [event for event in self.events if "stepResult" in event and _own_step(event, job)]
+        return {event["step"]: event["stepResult"] for event in ended}
+
+    @property
+    def raw(self) -> str:
+        """All that the steps printed."""
+        return "".join(event["msg"] for event in self.events if event.get("raw_output"))
+
+    @property
+    def commands(self) -> list[Event]:
+        """Every workflow command that act obeyed."""
+        return [event for event in self.events if "command" in event]
+
+    @property
+    def told(self) -> str:
+        """All that a person would want to see of a failed test."""
+        shown = [one for one in self.events if one.get("msg") and not re.match(_NOISE, one["msg"]) and "stage" in one]
+        lines = [f"[{one.get('jobID', '')}] {one['msg'].rstrip()}" for one in shown]
+        return f"act ended with {self.code} after {self.seconds:.1f} s, {self.results}\n" + "\n".join(lines[-400:]) + self.err
+
+
+def _own_step(event: Event, job: str) -> bool:
+    """Tell whether a line is of a step of the job itself, not of one inside of an action."""
+    return event.get("jobID") == job and event.get("stage") == "Main" and len(event.get("stepID", ())) == 1
+
+
+def _calls(event: Event, events: list[Event]) -> bool:
+    """Tell whether a job is one that calls another workflow: the names of that one's jobs begin with its own."""
+    own = event["job"].rpartition("/")[2].strip()
+    return any(other.get("job", "").startswith(f"{own}/") for other in events)
+
+
+class Running:
+    """An act process, read as it speaks."""
+
+    def __init__(self, process: subprocess.Popen[str], mark: str) -> None:
+        self.process, self.mark = process, mark
+        self.began = time.monotonic()
+        self.events: list[Event] = []
+        self.more = threading.Condition()
+        self.ended = False
+        self.err: list[str] = []
+        self.threads = [threading.Thread(target=self._read), threading.Thread(target=self._read_err)]
+        for thread in self.threads:
+            thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {"msg": line, "job": ""}
+            event["at"] = time.monotonic() - self.began
+            with self.more:
+                self.events.append(event)
+                self.more.notify_all()
+        with self.more:
+            self.ended = True
+            self.more.notify_all()
+
+    def _read_err(self) -> None:
+        assert self.process.stderr is not None
+        self.err.extend(self.process.stderr)
+
+    def wait_for(self, what: str, seen: Callable[[Event], bool], seconds: float = TIMEOUT_S) -> Event:
+        """Return the first line that is `seen`; the run's end before that fails the test."""
+        deadline, looked = time.monotonic() + seconds, 0
+        with self.more:
+            while True:
+                for event in self.events[looked:]:
+                    if seen(event):
+                        return event
+                looked = len(self.events)
+                if self.ended or time.monotonic() > deadline:
+                    raise AssertionError(f"{what} was not seen\n{self.seen(-1).told}")
+                self.more.wait(0.5)
+
+    def step_begins(self, job: str, step: str) -> Event:
+        """Wait for the start of one of a job's own steps, by a part of what it uses or is named."""
+        return self.wait_for(
+            f"the start of {job}'s step {step}",
+            lambda event: _own_step(event, job) and step in event["step"] and "⭐" in event["msg"],
+        )
+
+    def seen(self, code: int) -> Run:
+        return Run(code, list(self.events), "".join(self.err), time.monotonic() - self.began)
+
+    def finish(self, timeout: float = TIMEOUT_S) -> Run:
+        """Wait for its end."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"act did not end within {timeout} s\n{self.seen(-1).told}") from None
+        for thread in self.threads:
+            thread.join(10)
+        return self.seen(code)
+
+    def kill(self) -> Run:
+        """SIGKILL act and every process of its steps, which have groups of their own, as the end of a machine would."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and (found := marked(self.mark)):
+            for pid in found:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        self.process.wait(10)
+        for thread in self.threads:
+            thread.join(10)
+        return self.seen(-signal.SIGKILL)
+
+
+def marked(mark: str) -> list[int]:
+    """Find the living processes that carry a run's mark in their environment."""
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0") and "\nState:\tZ" not in (folder / "status").read_text():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@dataclass
+class Act:
+    """Starts act over model repositories; `flags` and `env` are of all its runs."""
+
+    program: Path
+    folder: Path
+    flags: list[str]
+    env: dict[str, str]
+    started: list[Running] = field(default_factory=list)
+
+    def start(
+        self,
+        repository: Path,
+        event: str = "push",
+        payload: Mapping[str, Any] | None = None,
+        *,
+        arguments: tuple[str, ...] = (),
+        secrets: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        command: str = COMMAND,
+        run_id: str = "",
+    ) -> Running:
+        """Start the README's command, for this event, in a repository; an earlier run's `run_id` gives that one's artifacts."""
+        mark = str(next(_numbers))
+        home = self.folder / mark
+        home.mkdir(parents=True)
+        (home / "event.json").write_text(json.dumps(payload or {}))
+        values = {**self.env, "GITHUB_RUN_ID": run_id or mark, MARK: mark, **(env or {})}
+        flags = [*self.flags, "--json", "--rm", f"--action-cache-path {home}/actions", f"--eventpath {home}/event.json"]
+        flags += [f"--env {key}={value}" for key, value in values.items()]
+        (home / ".actrc").write_text("".join(f"{flag}\n" for flag in flags))
+        argv = [str(self.program) if word == "act" else event if word == "push" else word for word in shlex.split(command)]
+        argv += [word for key, value in (secrets or {}).items() for word in ("-s", f"{key}={value}")]
+        process = subprocess.Popen(
+            [*argv, *arguments],
+            cwd=repository,
+            env={"PATH": self.env["PATH"], "HOME": str(home), MARK: mark},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self.started.append(Running(process, mark))
+        return self.started[-1]
+
+    def __call__(self, repository: Path, event: str = "push", payload: Mapping[str, Any] | None = None, **more: Any) -> Run:
+        """Run it to its end."""
+        timeout = more.pop("timeout", TIMEOUT_S)
+        return self.start(repository, event, payload, **more).finish(timeout)
+
+    def end_all(self) -> None:
+        """Kill what still runs, steps that outlived their run included."""
+        for running in self.started:
+            running.kill()
+
+
+def installed() -> Path:
+    """Return act, built if need be."""
+    return gotools.ensure("act")

@@ -1,0 +1,93 @@
+"""What a workflow talks to on GitHub and cannot have here: stand-ins on loopback that write down what they are asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+TOKEN = "ghs_ofThisRunAlone"
+READ_ONLY = "ghs_ofAFork"
+BOT = {"login": "github-actions[bot]", "type": "Bot"}
+
+
+@dataclass
+class Comments:
+    """Stands in for GitHub's REST API, as far as comments of issues go: listed 30 a page, written with a token that may."""
+
+    url: str = ""
+    comments: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def on(self, number: int) -> list[str]:
+        """The comments of a pull request."""
+        return [one["body"] for one in self.comments if one["issue"] == number]
+
+    def add(self, number: int, body: str, user: dict[str, str] | None = None) -> None:
+        identity = 1000 + len(self.comments)
+        self.comments.append({"id": identity, "issue": number, "body": body, "user": user or {"login": "somebody", "type": "User"}})
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]], token: str, body: Any) -> tuple[int, Any]:
+        self.asked.append((method, path, token))
+        if token not in (TOKEN, READ_ONLY):
+            return 401, {"message": "Bad credentials"}
+        if method != "GET" and token == READ_ONLY:
+            return 403, {"message": "Resource not accessible by integration"}
+        if (one := re.fullmatch(r"/repos/acme/models/issues/comments/(\d+)", path)) and method == "PATCH":
+            found = [comment for comment in self.comments if comment["id"] == int(one[1])]
+            for comment in found:
+                comment["body"] = body["body"]
+            return (200, found[0]) if found else (404, {"message": "Not Found"})
+        if issue := re.fullmatch(r"/repos/acme/models/issues/(\d+)/comments", path):
+            return self._of_issue(method, int(issue[1]), query, body)
+        return 404, {"message": "Not Found"}
+
+    def _of_issue(self, method: str, number: int, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+        if method == "POST":
+            self.add(number, body["body"], BOT)
+            return 201, self.comments[-1]
+        size, page = int(query.get("per_page", ["30"])[0]), int(query.get("page", ["1"])[0])
+        mine = [one for one in self.comments if one["issue"] == number]
+        return 200, mine[(page - 1) * size : page * size]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def _handle(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        token = (self.headers.get("Authorization") or "").partition(" ")[2]
+        address = urlparse(self.path)
+        state: Any = self.server
+        status, told = state.comments.answer(self.command, address.path, parse_qs(address.query), token, body)
+        content = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PATCH = _handle  # noqa: N815 -- http.server's names
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def github_api() -> Iterator[Comments]:
+    """Serve comments on loopback."""
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.comments = Comments(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.comments
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
