@@ -1,1 +1,38 @@
-"""Verbs to come."""
+"""The verbs between the jobs of a workflow: what to build, what to hand over, and how its answers differ from what is live."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchrelay.console import AsJson, app, begin, done, option
+
+Root = Annotated[Path, typer.Argument(envvar="TORCHRELAY_ROOT", help="Top of the checked-out repository.", show_default=".")]
+Models = Annotated[
+    str | None, option("models", "Folders with a model.yaml, or globs of them, one a line. Default: every such folder.")
+]
+InputsJson = Annotated[str, option("inputs", "Inputs of serve.yml, as one JSON object.")]
+BaseRef = Annotated[str, option("base-ref", "Commit or branch to compare with. Default: what the event on GitHub says.")]
+DEFAULT_ROOT = Path()
+
+
+@app.command()
+def plan(
+    root: Root = DEFAULT_ROOT, models: Models = None, inputs: InputsJson = "", base_ref: BaseRef = "", as_json: AsJson = False
+) -> None:
+    """Say which models changed.
+
+    Reads git, the event and the inputs, refuses what is malformed, and gives the matrix of the jobs to come.
+    """
+    from dataclasses import replace  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+
+    from torchrelay import inputs as serve_inputs  # noqa: PLC0415
+    from torchrelay import plan as planning  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    given = serve_inputs.parse(inputs)
+    if models:
+        given = replace(given, models=serve_inputs.validated({"models": models}).models)
+    made = planning.plan(root, given, base_ref=base_ref)
+    rows = [f"{model.name}  {model.dir}" for model in made.models]
+    done(made.summary(), "\n".join([made.reason, *rows]))

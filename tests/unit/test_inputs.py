@@ -1,0 +1,129 @@
+"""The inputs of serve.yml: each rule, with what is taken, what is refused, and the input that the refusal names."""
+
+import json
+from typing import Any
+
+import pytest
+
+from torchrelay.errors import InputsInvalid
+from torchrelay.inputs import INPUTS, parse
+
+ROLE = "arn:aws:iam::123456789012:role/deploy"
+
+
+def read(**given: Any) -> Any:
+    return parse(json.dumps({key.replace("_", "-"): value for key, value in given.items()}))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", json.dumps(dict.fromkeys(INPUTS, "")), json.dumps(dict.fromkeys(INPUTS))])
+def test_nothing_given_is_every_default(text: str) -> None:
+    inputs = parse(text)
+    assert (inputs.models, inputs.environment, inputs.skip, inputs.dry_run) == ([], "production", [], False)
+    assert (inputs.target, inputs.repository, inputs.runner) == ("", "", "ubuntu-latest")
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"models": "models/*\n\n  digits \r\nmodels/*"}, ["models/*", "digits"]),
+        ({"skip": "diff, comment\nattest"}, ["diff", "comment", "attest"]),
+        ({"dry_run": "true"}, True),
+        ({"dry_run": True}, True),
+        ({"dry_run": "false"}, False),
+        ({"target": "docker"}, "docker"),
+        ({"repository": "127.0.0.1:5000/models/"}, "127.0.0.1:5000/models/"),
+        ({"repository": "ghcr.io/acme/digits:v1"}, "ghcr.io/acme/digits:v1"),
+        ({"aws_role": ROLE}, ROLE),
+        ({"weights_role": "arn:aws-us-gov:iam::123456789012:role/a/path/x@y"}, "arn:aws-us-gov:iam::123456789012:role/a/path/x@y"),
+        ({"aws_region": "us-gov-west-1"}, "us-gov-west-1"),
+        ({"live_url": "https://models.example.org:8443/predictions/digits"}, "https://models.example.org:8443/predictions/digits"),
+        ({"live_url": "http://127.0.0.1:8080"}, "http://127.0.0.1:8080"),
+        ({"environment": "Staging EU/1"}, "Staging EU/1"),
+        ({"runner": "gpu-large"}, "gpu-large"),
+    ],
+)
+def test_taken(given: dict[str, Any], made: Any) -> None:
+    (name,) = given
+    assert getattr(read(**given), name) == made
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"model": "x"}, 'input "model" is unknown; did you mean models?'),
+        ({"dry_runn": "true"}, 'input "dry-runn" is unknown; did you mean dry-run?'),
+        ({"zzzzzz": ""}, 'input "zzzzzz" is unknown; allowed: aws-region'),
+        ({"dry_run": "yes"}, 'input dry-run: "yes" is not a boolean; write true or false'),
+        ({"dry_run": "True"}, "input dry-run:"),
+        ({"dry_run": 1}, "input dry-run: 1 is not text"),
+        ({"models": ["a"]}, "input models:"),
+        ({"models": {"a": 1}}, "input models:"),
+        ({"target": "docer"}, 'input target: "docer" is no target; did you mean docker?'),
+        ({"target": "local"}, 'input target: "local" builds no image'),
+        ({"repository": "digits"}, "input repository: 'digits' is not an image repository"),
+        ({"repository": "127.0.0.1:5000/Models"}, "input repository:"),
+        ({"repository": "$(id).example.org/x"}, "input repository:"),
+        ({"repository": "ghcr.io/acme/x@sha256:00"}, "input repository:"),
+        ({"aws_role": "deploy"}, "input aws-role:"),
+        ({"aws_role": ROLE.replace("role", "user")}, "input aws-role:"),
+        ({"aws_role": ROLE + " "}, "input aws-role:"),
+        ({"aws_role": ROLE.replace("1234", "12345")}, "input aws-role:"),
+        ({"weights_role": "arn:aws:iam::12345678901\u0662:role/x"}, "input weights-role:"),
+        ({"aws_region": "Europe"}, "input aws-region:"),
+        ({"aws_region": "eu-central-1;id"}, "input aws-region:"),
+        ({"live_url": "models.example.org"}, "input live-url:"),
+        ({"live_url": "file:///etc/passwd"}, "input live-url:"),
+        ({"live_url": "https://user:secret@example.org"}, "input live-url:"),
+        ({"live_url": "https://example.org:0/"}, "input live-url:"),
+        ({"live_url": "https://example.org:99999/"}, "input live-url:"),
+        ({"live_url": "https://[::1"}, "input live-url:"),
+        ({"live_url": "https://example.org/?a=1"}, "input live-url:"),
+        ({"live_url": "https://"}, "input live-url:"),
+        ({"environment": "prod;id"}, "input environment:"),
+        ({"environment": "${{ secrets.X }}"}, "input environment:"),
+        ({"environment": " prod"}, "input environment:"),
+        ({"environment": "x" * 256}, "input environment:"),
+        ({"runner": "ubuntu latest"}, "input runner:"),
+        ({"runner": "-x"}, "input runner:"),
+        ({"skip": "verify"}, 'input skip: "verify" cannot be skipped; allowed: attest, comment, deploy, diff'),
+        ({"skip": "deplyo"}, "did you mean deploy?"),
+        ({"environment": "prod\nction"}, r"input environment: holds \n"),
+        ({"models": "a\x00b"}, r"input models: holds \x00"),
+        ({"models": "a\u202eb"}, r"input models: holds \u202e"),
+        ({"models": "a\ud800b"}, r"input models: holds \ud800"),
+        ({"repository": "ghcr.io/x\r\n::error::"}, r"input repository: holds \r"),
+        ({"models": "x" * 65_537}, "input models: is longer than 65536 characters"),
+        ({"live_url": "https://" + "x" * 2048}, "input live-url: is longer than 2048 characters"),
+    ],
+)
+def test_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputsInvalid) as caught:
+        read(**given)
+    assert told in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    with pytest.raises(InputsInvalid) as caught:
+        read(modles="x", dry_run="maybe", aws_region="mars")
+    assert [line.split(":")[0].split(" is")[0] for line in caught.value.message.split("\n")] == [
+        'input "modles"',
+        "input dry-run",
+        "input aws-region",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "[1]", '"x"', "1", '{"models": "a", "models": "b"}', "[" * 100_000, "1" * 5000, '{"a": NaN}'], ids=range(8)
+)
+def test_what_is_no_object_of_inputs(text: str) -> None:
+    with pytest.raises(InputsInvalid):
+        parse(text)
+
+
+def test_a_line_break_at_the_end_is_not_overlooked() -> None:
+    """`$` of a regular expression would take it: `fullmatch` and the look at every character do not."""
+    for name in ("environment", "runner", "aws_region", "aws_role"):
+        with pytest.raises(InputsInvalid):
+            read(**{name: {"aws_region": "eu-central-1", "aws_role": ROLE}.get(name, "x") + "\n"})

@@ -1,0 +1,284 @@
+"""Which models a change is a change of, which folders are named, and what an event allows: the plan without git."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torchrelay import inputs as serve_inputs
+from torchrelay.errors import InputsInvalid, ModelInvalid, Problem
+from torchrelay.event import Event
+from torchrelay.inputs import Inputs
+from torchrelay.plan import ModelFolder, Plan, changed_models, decided, normal, plan, require_plain, selected
+
+MAIN = Event("push", "refs/heads/main", payload={"repository": {"default_branch": "main"}})
+MODELS = [ModelFolder(f"m{number}", f"models/m{number}", f"models/m{number}") for number in range(50)]
+
+
+def inputs(**given: Any) -> Inputs:
+    return serve_inputs.validated({key.replace("_", "-"): value for key, value in given.items()})
+
+
+def folder(name: str, path: str, *elsewhere: str) -> ModelFolder:
+    return ModelFolder(name, path or ".", path, elsewhere)
+
+
+def names(models: list[ModelFolder]) -> list[str]:
+    return [model.name for model in models]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (["models/m7/handler.py"], ["m7"]),
+        (["models/m7/deep/er/x", "models/m12/model.yaml"], ["m7", "m12"]),
+        (["README.md", ".github/workflows/deploy.yml"], []),
+        (["models/m1x/handler.py", "models/m"], []),
+        (["xmodels/m1/handler.py", "m1"], []),
+        (["models/m3"], ["m3"]),
+        ([], []),
+        (["models/m4/a b\n\u00fc$(x)"], ["m4"]),
+    ],
+)
+def test_of_fifty_only_the_changed_ones(changed: list[str], expected: list[str]) -> None:
+    assert names(changed_models(MODELS, [], changed)) == expected
+
+
+def test_a_submodule_above_changes_all_that_it_holds() -> None:
+    assert changed_models(MODELS, [], ["models"]) == MODELS
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (["handler.py"], ["top"]),
+        (["sub/handler.py"], ["sub"]),
+        (["sub/er/handler.py"], ["sub"]),
+        (["sub/deep/handler.py"], ["deep"]),
+        (["other/x"], ["top"]),
+        (["sub/vocabulary.txt"], ["top", "sub"]),
+        (["not-chosen/x"], []),
+        (["elsewhere/shared.py"], ["sub"]),
+    ],
+)
+def test_a_path_belongs_to_the_innermost_model(changed: list[str], expected: list[str]) -> None:
+    every = ["", "sub", "sub/deep", "not-chosen", "elsewhere"]
+    models = [folder("top", "", "sub/vocabulary.txt"), folder("sub", "sub", "elsewhere/shared.py"), folder("deep", "sub/deep")]
+    assert names(changed_models(models, every, changed)) == expected
+
+
+FOUND = [".", "a", "models/digits", "models/tab ular", "models/old/digits", "models/[x]"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ([], FOUND),
+        (["a"], ["a"]),
+        (["./a/", "a", "a//"], ["a"]),
+        (["."], ["."]),
+        (["models/*"], ["models/digits", "models/tab ular", "models/[x]"]),
+        (["models/**"], FOUND[2:]),
+        (["**/digits"], ["models/digits", "models/old/digits"]),
+        (["models/old/*", "a"], ["models/old/digits", "a"]),
+        (["models/tab ular"], ["models/tab ular"]),
+        (["models/[x]"], ["models/[x]"]),
+    ],
+)
+def test_folders_and_globs(patterns: list[str], expected: list[str]) -> None:
+    assert selected(patterns, FOUND, dict.fromkeys(FOUND, True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("patterns", "told", "fix"),
+    [
+        (["modls/digits"], '"modls/digits" holds no model.yaml', "did you mean models/digits?"),
+        (["models/x*"], "no folder with a model.yaml matches", "correct"),
+        (["a", "zzz"], '"zzz" holds no model.yaml', "correct"),
+        (["../a"], "leaves the repository", "relative"),
+        (["/a"], "leaves the repository", "relative"),
+        (["~/a"], "leaves the repository", "relative"),
+        (["a\\b"], "leaves the repository", "relative"),
+        (["a/../.."], "leaves the repository", "relative"),
+    ],
+)
+def test_folders_that_are_not_there(patterns: list[str], told: str, fix: str) -> None:
+    with pytest.raises(InputsInvalid) as caught:
+        selected(patterns, FOUND)
+    assert told in caught.value.message
+    assert fix in caught.value.fix
+
+
+def test_no_model_at_all() -> None:
+    with pytest.raises(InputsInvalid, match="there is no model"):
+        selected([], [])
+
+
+def test_a_pattern_of_many_stars_is_no_burden() -> None:
+    with pytest.raises(InputsInvalid):
+        selected(["/".join(["**"] * 300 + ["x"]).lstrip("/")], ["/".join(["a"] * 200)])
+
+
+@pytest.mark.parametrize("name", [".", "digits", "a/b c/D.e_f+g@1-2", "modèles/数字", "v1..2"])
+def test_plain_folders(name: str) -> None:
+    require_plain(name)
+    assert normal(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["$(touch x)", "`id`", "a;b", "a|b", "a&b", "a>b", "a'b", 'a"b', "a*b", "a?", "[a]", "{a}", "${{ secrets.X }}", "a\nb", "a\rb",
+     "::error::x", "a%0Ab", "-rf", "a/-x", " a", "a ", "a\tb", "a\x1b[2J", "a\u202eb", "a\u2028b", "\udc80", "a\u00a0b", "a#b",
+     "a!b", "a~b", "a,b", "a=b", "a:b", "x" * 600],
+)  # fmt: skip
+def test_a_folder_that_is_not_plain_is_refused_and_shown_harmlessly(name: str) -> None:
+    with pytest.raises(InputsInvalid) as caught:
+        require_plain(name)
+    assert "the folder" in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+def made(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **given: Any) -> Plan:
+    return decided(event, inputs(**given), models, models, "why")
+
+
+@pytest.mark.parametrize(
+    ("event", "deploy"),
+    [
+        (MAIN, True),
+        (replace(MAIN, ref="refs/heads/fix"), False),
+        (replace(MAIN, ref="refs/tags/main"), False),
+        (Event("push", "refs/heads/trunk", payload={"repository": {"default_branch": "trunk"}}), True),
+        (Event("push", "refs/heads/main", payload={"repository": {"default_branch": "trunk"}}), False),
+        (Event("push", "refs/heads/master"), True),
+        (Event("push", "refs/heads/fix"), False),
+        (Event("workflow_dispatch", "refs/heads/fix"), True),
+        (Event("schedule", "refs/heads/main"), True),
+        (Event(), True),
+        (Event("pull_request", "refs/pull/1/merge"), False),
+        (Event("pull_request", "refs/heads/main"), False),
+        (Event("merge_group", "refs/heads/main"), False),
+        (Event("issue_comment", "refs/heads/main"), False),
+        (Event("workflow_run", "refs/heads/main"), False),
+        (Event("release", "refs/tags/v1"), False),
+    ],
+)
+def test_which_events_deploy(event: Event, deploy: bool) -> None:
+    planned = made(event)
+    assert planned.deploy is deploy
+    assert planned.summary()["build"] is True
+
+
+@pytest.mark.parametrize("given", [{"dry_run": True}, {"dry_run": "true"}, {"skip": "deploy"}])
+def test_what_holds_a_deploy_back(given: dict[str, Any]) -> None:
+    assert made(**given).deploy is False
+
+
+def test_flags_of_the_jobs() -> None:
+    pull = Event("pull_request", "refs/pull/1/merge")
+    all_in = {"live_url": "https://x.org", "weights_role": "arn:aws:iam::123456789012:role/x", "repository": "127.0.0.1:5000/x/"}
+    planned = made(pull, **all_in)
+    assert (planned.diff, planned.comment, planned.fetch, planned.attest) == (True, True, True, False)
+    planned = made(MAIN, **all_in)
+    assert (planned.diff, planned.comment, planned.fetch, planned.attest) == (True, False, True, True)
+    planned = made(MAIN, skip="diff attest comment", **all_in)
+    assert (planned.diff, planned.attest, planned.deploy) == (False, False, True)
+    assert made(pull, skip="comment").comment is False
+    assert made(MAIN).attest is False  # nothing is pushed, so there is nothing to attach statements to
+
+
+def pull_of(head: Any) -> Event:
+    base = {"repo": {"full_name": "acme/models"}}
+    return Event("pull_request", "refs/pull/1/merge", payload={"pull_request": {"base": base, "head": {"repo": head}}})
+
+
+def test_a_fork_asks_for_no_credentials() -> None:
+    role = "arn:aws:iam::123456789012:role/x"
+    assert made(pull_of({"full_name": "acme/models"}), weights_role=role).fetch is True
+    assert made(pull_of({"full_name": "mallory/models"}), weights_role=role).fetch is False
+    assert made(pull_of(None), weights_role=role).fetch is False  # the fork is gone
+
+
+def test_nothing_changed_is_nothing_to_do() -> None:
+    planned = decided(MAIN, inputs(), MODELS, [], "changed since 0123456789ab")
+    assert planned.summary() == {
+        "matrix": {"include": []},
+        "count": 0,
+        "build": False,
+        "deploy": False,
+        "fetch": False,
+        "diff": False,
+        "comment": False,
+        "attest": False,
+        "dry-run": False,
+        "reason": "0 of 50 models: changed since 0123456789ab",
+    }
+
+
+def test_the_matrix() -> None:
+    planned = decided(MAIN, inputs(), MODELS, MODELS[3:5], "changed since 0123456789ab")
+    assert planned.summary()["matrix"] == {"include": [{"model": "m3", "dir": "models/m3"}, {"model": "m4", "dir": "models/m4"}]}
+    assert planned.reason == "2 of 50 models: changed since 0123456789ab: m3, m4"
+
+
+def test_two_models_of_one_name() -> None:
+    twins = [folder("digits", "a"), folder("digits", "b")]
+    with pytest.raises(InputsInvalid, match='"a" and "b" are both called digits'):
+        decided(MAIN, inputs(), twins, [], "")
+
+
+def test_a_model_without_a_name_matters_when_it_changed() -> None:
+    nameless = replace(folder("", "b"), problems=(Problem("model.yaml", 3, "name", "is not a legal name"),))
+    two = [*MODELS[:1], nameless]
+    assert decided(MAIN, inputs(), two, MODELS[:1], "").models == MODELS[:1]
+    with pytest.raises(ModelInvalid, match=r"b/model\.yaml:3: name: is not a legal name"):
+        decided(MAIN, inputs(), two, two, "")
+
+
+def test_more_models_than_a_matrix_holds() -> None:
+    many = [folder(f"m{number}", f"m{number}") for number in range(257)]
+    assert len(decided(MAIN, inputs(), many, many[:256], "").models) == 256
+    with pytest.raises(InputsInvalid, match="256"):
+        decided(MAIN, inputs(), many, many, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "target", "told"),
+    [
+        ({"repository": "127.0.0.1:5000/x"}, "docker", "repository: one repository cannot hold 2 models"),
+        ({}, "local", "which is for laptops"),
+        ({}, "kubernetes", "repository: kubernetes pulls images"),
+    ],
+)
+def test_inputs_that_do_not_go_together(given: dict[str, Any], target: str, told: str) -> None:
+    two = [replace(model, target=target) for model in MODELS[:2]]
+    with pytest.raises(InputsInvalid, match=told):
+        decided(MAIN, inputs(**given), two, two, "")
+
+
+def test_an_input_wins_over_what_the_model_says() -> None:
+    assert made(models=[replace(MODELS[0], target="local")], target="docker").deploy is True
+
+
+def test_pull_request_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputsInvalid, match="pull_request_target") as caught:
+        plan(tmp_path, inputs(), {"GITHUB_EVENT_NAME": "pull_request_target"})
+    assert "on: pull_request" in caught.value.fix
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "3", '{"repository": 3}', '{"before": {"x": 1}}', "[" * 100_000])
+def test_an_event_that_cannot_be_read_tells_nothing(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "event.json"
+    if text is not None:
+        file.write_text(text)
+    event = Event.of({"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/main", "GITHUB_EVENT_PATH": str(file)})
+    assert (event.told("before"), event.told("repository", "default_branch"), event.on_default_branch) == ("", "", True)
+
+
+def test_the_workflow_that_calls() -> None:
+    ref = "acme/models/.github/workflows/deploy.yml@refs/heads/main"
+    assert Event.of({"GITHUB_WORKFLOW_REF": ref}).workflow == ".github/workflows/deploy.yml"
+    assert Event.of({"GITHUB_WORKFLOW_REF": ""}).workflow == ""
+    assert json.dumps(Event.of({}).told("x")) == '""'
