@@ -11,6 +11,7 @@ from torchrelay.wording import meant, shown
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+EKS_CLUSTER = re.compile(r"arn:aws[a-z-]*:eks:[a-z0-9-]+:[0-9]{12}:cluster/[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _OUR_ENV = ("TORCHRELAY_", "AIP_")
 _SERVER_ENV = {
@@ -37,6 +38,13 @@ def legal_name(value: str) -> str:
         slug = re.sub(r"[^a-z0-9]+", "-", value[:200].lower()).strip("-")[:63].strip("-")
         rule = "lower-case letters, digits and -, at most 63, a letter or digit at both ends"
         raise refuse(f"{shown(value)} is not a legal name ({rule})", f"did you mean {slug}?" if slug else "")
+    return value
+
+
+def eks_cluster(value: str) -> str:
+    """The ARN of an EKS cluster."""
+    if not EKS_CLUSTER.fullmatch(value):
+        raise refuse(f"{shown(value)} is not the ARN of an EKS cluster", "write arn:aws:eks:REGION:ACCOUNT:cluster/NAME")
     return value
 
 

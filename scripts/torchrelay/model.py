@@ -64,6 +64,24 @@ class Kubernetes(_Part):
     """The kubernetes target."""
 
     replicas: int = Field(1, ge=1, le=10_000, description="Number of pods.")
+    namespace: Annotated[str, AfterValidator(fields.legal_name)] = Field(
+        "default",
+        description="Namespace, which has to exist.",
+        json_schema_extra={"pattern": f"^{fields.NAME.pattern}$"},
+    )
+    context: str | None = Field(None, min_length=1, description="Context of the kubeconfig. Default: its current one.")
+    cluster: Annotated[str, AfterValidator(fields.eks_cluster)] | None = Field(
+        None,
+        description="ARN of an Amazon EKS cluster; its address and a short-lived token come from AWS, and no kubeconfig is read.",
+        examples=["arn:aws:eks:eu-west-1:123456789012:cluster/serving"],
+        json_schema_extra={"pattern": f"^{fields.EKS_CLUSTER.pattern}$"},
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.cluster and self.context:
+            raise fields.refuse("names both a cluster and a context", "a context is for kubeconfigs: remove it")
+        return self
 
 
 class PortTarget(_Part):
