@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-# program -> Debian package
+# program (or a file of its package) -> Debian package
 PROGRAMS = {
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
@@ -20,6 +20,13 @@ PROGRAMS = {
     "iptables": "iptables",
     "git": "git",
     "openssl": "openssl",
+    "curl": "curl",
+    "bc": "bc",
+    "jq": "jq",
+    "etcd": "etcd-server",
+    "containerd": "containerd",
+    "runc": "runc",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
 }
 START_S = 60
 
@@ -66,8 +73,12 @@ def start_docker() -> subprocess.Popen[bytes] | None:
     sys.exit(f"dockerd did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
+def is_there(program: str) -> bool:
+    return Path(program).exists() or shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None
+
+
 def main() -> int:
-    missing = [program for program in PROGRAMS if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+    missing = [program for program in PROGRAMS if not is_there(program)]
     if missing:
         install(missing)
     daemon = start_docker()
