@@ -143,7 +143,7 @@ def home(environment: Mapping[str, str]) -> Path:
     for name in ("RUNNER_TOOL_CACHE", "RUNNER_TEMP"):
         if not environment.get(name):
             continue
-        folder = Path(environment[name]) / "torchrelay"
+        folder = Path(environment[name]).resolve() / "torchrelay"  # one name for a folder that several links lead to
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
