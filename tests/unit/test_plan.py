@@ -178,7 +178,11 @@ def test_what_holds_a_deploy_back(given: dict[str, Any]) -> None:
 
 def test_flags_of_the_jobs() -> None:
     pull = Event("pull_request", "refs/pull/1/merge")
-    all_in = {"live_url": "https://x.org", "weights_role": "arn:aws:iam::123456789012:role/x", "repository": "127.0.0.1:5000/x/"}
+    all_in: dict[str, Any] = {
+        "live_url": "https://x.org",
+        "weights_role": "arn:aws:iam::123456789012:role/x",
+        "repository": "127.0.0.1:5000/x/",
+    }
     planned = made(pull, **all_in)
     assert (planned.diff, planned.comment, planned.fetch, planned.attest) == (True, True, True, False)
     planned = made(MAIN, **all_in)
