@@ -115,6 +115,20 @@ class Registry:
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when another thread has failed: uploads end at their next piece, and nothing is tried again."""
 
+    def answers(self) -> None:
+        """See that this is a registry and lets us in. Raises RegistryError."""
+        self._call("GET", "/v2/")
+
+    def try_upload(self, repository: str) -> None:
+        """Begin an upload and cancel it, once: whether a push would be let in. Raises RegistryError."""
+        try:
+            opened = self._once("POST", f"/v2/{repository}/blobs/uploads/", headers={"Content-Length": "0"})
+            if opened.status_code != 202:
+                raise RegistryError(f"{self.base}: {repository}: {_reason(opened)}", _fix(opened.status_code))
+            self._once("DELETE", self._location(opened))  # a registry that knows no cancelling forgets the upload by itself
+        except requests.RequestException as error:
+            raise RegistryError(f"{self.base}: {_short(error)}", "see that the registry is up") from error
+
     def has_blob(self, repository: str, digest: str) -> bool:
         """Tell whether the registry holds a blob in this repository."""
         return self._call("HEAD", f"/v2/{repository}/blobs/{digest}", accept=(200, 404)).status_code == 200
@@ -129,6 +143,26 @@ class Registry:
         """Return a manifest."""
         found = self._call("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": MANIFEST_TYPES})
         return dict(found.json())
+
+    def read(
+        self, path: str, limit: int, headers: dict[str, str] | None = None, accept: tuple[int, ...] = (200,)
+    ) -> tuple[requests.Response, bytes]:
+        """GET a document of at most `limit` bytes, whatever the registry says of its size. Raises RegistryError."""
+        content = bytearray()
+
+        def get() -> requests.Response:
+            content.clear()
+            answer = self._once("GET", path, headers=headers, stream=True)
+            if answer.status_code == 200:
+                for chunk in answer.iter_content(1 << 16):
+                    content.extend(chunk)
+                    if len(content) > limit:
+                        answer.close()
+                        raise RegistryError(f"{self.base}: {path}: is larger than {limit} bytes", "remove it from the registry")
+            return answer
+
+        answer = self._retried(f"GET {path}", get, accept)
+        return answer, bytes(content)
 
     def put_blob(self, repository: str, blob: Blob, task: Task) -> None:
         """Upload a blob: one stream, closed with its digest, which the registry checks. Begun again when it breaks."""
@@ -156,18 +190,18 @@ class Registry:
             raise RegistryError(f"{self.base}: answered {answer.status_code} without a Location", "this is no OCI registry")
         return urljoin(self.base, location)
 
-    def put_manifest(self, repository: str, reference: str, manifest: bytes) -> str:
-        """Store a manifest under a tag or its digest and return the digest the registry gave it."""
+    def put_manifest(self, repository: str, reference: str, manifest: bytes, media_type: str = MANIFEST_TYPE) -> str:
+        """Store a manifest or index under a tag or its digest and return the digest the registry gave it."""
         path = f"/v2/{repository}/manifests/{reference}"
         digest = sha256_digest(manifest)
 
         def there() -> requests.Response:
-            answer = self._once("HEAD", path, headers={"Accept": MANIFEST_TYPES})
+            answer = self._once("HEAD", path, headers={"Accept": f"{media_type}, {MANIFEST_TYPES}"})
             if answer.headers.get("Docker-Content-Digest") != digest:
                 answer.status_code = 404
             return answer
 
-        headers = {"Content-Type": MANIFEST_TYPE}
+        headers = {"Content-Type": media_type}
         answer = self._retried(
             f"PUT {path}", lambda: self._once("PUT", path, headers=headers, data=manifest), accept=(201,), done=there
         )
@@ -223,12 +257,15 @@ class Registry:
             "see that the registry is up, then push again",
         )
 
-    def _once(self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None) -> requests.Response:
+    def _once(
+        self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None, stream: bool = False
+    ) -> requests.Response:
         """One request; a 401 is answered once with the credentials that the challenge asks for."""
+        given: dict[str, Any] = {"headers": headers, "data": data, "stream": stream, "timeout": TIMEOUT_S}
         target = urljoin(self.base, url)
-        answer = self.session.request(method, target, headers=headers, data=data, auth=self.auth, timeout=TIMEOUT_S)
+        answer = self.session.request(method, target, auth=self.auth, **given)
         if answer.status_code == 401 and self._authenticate(answer):
-            return self.session.request(method, target, headers=headers, data=data, auth=self.auth, timeout=TIMEOUT_S)
+            return self.session.request(method, target, auth=self.auth, **given)
         return answer
 
     def _authenticate(self, answer: requests.Response) -> bool:
