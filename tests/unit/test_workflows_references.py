@@ -1,0 +1,121 @@
+"""scripts/references.py: one repository at one ref, moved as a whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from scripts import references
+
+SERVE = """jobs:
+  plan:
+    steps:
+      - uses: first/home/actions/setup@main
+      - uses: actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1
+"""
+TREE = {
+    references.SERVE: SERVE,
+    "README.md": "`uses: first/home/.github/workflows/serve.yml@main`; map first/home@main=DIR\n",
+    "words.md": "see github.com/first/home.git, or first/home.\n",
+    "model.py": 'URL = "https://raw.githubusercontent.com/first/home/main/schema/x.json"\n',
+    "other.md": "my-first/home, first/homestead, first/home-made, first/home.example and first/homes are others'\n",
+    "trust.yaml": "first/home/.github/workflows/serve.yml@refs/tags/v1\n",
+}
+
+
+def at(ref: str, home: str = "first/home") -> dict[str, str]:
+    tree = {name: text.replace("@main", f"@{ref}").replace("/main/", f"/{ref}/") for name, text in TREE.items()}
+    return {name: text if name == "other.md" else text.replace("first/home", home) for name, text in tree.items()}
+
+
+def test_a_release_sets_every_ref_and_nothing_else() -> None:
+    assert references.released(TREE, "v1.2.3") == at("v1.2.3")
+    assert references.released(at("v1.2.3"), "v1.2.3") == at("v1.2.3")
+
+
+def test_adopting_names_another_repository_everywhere_and_twice_is_once() -> None:
+    adopted = references.adopted(TREE, "somebody", "else.where")
+    assert adopted == at("main", "somebody/else.where")
+    assert references.adopted(adopted, "somebody", "else.where") == adopted
+    assert references.adopted(adopted, "first", "home") == TREE
+
+
+def test_a_name_that_holds_the_old_one_is_taken() -> None:
+    assert references.adopted(TREE, "my-first", "home")[references.SERVE].count("my-first/home/") == 1
+
+
+@pytest.mark.parametrize("owner", ["", "-a", "a-", "a--b", "a/b", "a b", "a\n", "a" * 40, "ä", "$(id)", "..", "a_b"])
+def test_a_malformed_owner_is_refused(owner: str) -> None:
+    with pytest.raises(references.Refused, match="is no owner"):
+        references.adopted(TREE, owner, "repo")
+
+
+@pytest.mark.parametrize("repo", ["", ".", "..", "a/b", "a b", "a\n", "a.git", "a" * 101, "ä", "$(id)", "a@b"])
+def test_a_malformed_repository_is_refused(repo: str) -> None:
+    with pytest.raises(references.Refused, match="is no repository"):
+        references.adopted(TREE, "owner", repo)
+
+
+@pytest.mark.parametrize("tag", ["", "1.2.3", "v1", "v1.2", "v1.2.3.4", "v01.2.3", "v1.2.3\n", "main", "v1.2.3-beta", "v1.2.3; id"])
+def test_only_an_exact_version_is_released(tag: str) -> None:
+    with pytest.raises(references.Refused, match="no exact version"):
+        references.released(TREE, tag)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("      - uses: first/home/actions/check@v1", "the ref is main"),
+        ("      - uses: first/home/actions/check", "no ref"),
+        ("      - uses: ./actions/check", "is the caller's workspace"),
+        ('        uses: "./.github/workflows/serve.yml"', "is the caller's workspace"),
+    ],
+)
+def test_a_stray_reference_is_found_and_is_not_rewritten_into_agreement(line: str, told: str) -> None:
+    tree = TREE | {"actions/x/action.yml": f"runs:\n  steps:\n{line}\n"}
+    assert [told in one and one.startswith("actions/x/action.yml:3: ") for one in references.problems(tree)] == [True]
+    with pytest.raises(references.Refused, match="would not agree"):
+        references.adopted(tree, "somebody", "elsewhere")
+
+
+def test_a_name_that_the_tree_uses_already_is_refused_for_its_other_ref() -> None:
+    with pytest.raises(references.Refused, match=r"actions/checkout@3d3c42e5aac5"):
+        references.adopted(TREE, "actions", "checkout")
+
+
+def test_files_are_rewritten_whole_and_what_is_not_text_stays(tmp_path: Path) -> None:
+    for name, text in TREE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    script = tmp_path / "run.sh"
+    script.write_bytes(b"#!/bin/sh\r\necho first/home@main\r\n")
+    script.chmod(0o755)
+    (tmp_path / "model.pt").write_bytes(b"\xff\xfefirst/home@main")
+    (tmp_path / "link.md").symlink_to("README.md")
+    assert references.main(["adopt", "--owner", "somebody", "--repo", "elsewhere"], tmp_path) == 0
+    assert script.read_bytes() == b"#!/bin/sh\r\necho somebody/elsewhere@main\r\n"
+    assert script.stat().st_mode & 0o111
+    assert (tmp_path / "model.pt").read_bytes() == b"\xff\xfefirst/home@main"
+    assert (tmp_path / "link.md").is_symlink()
+    assert references.main(["check"], tmp_path) == 0
+    assert not list(tmp_path.rglob("*.references"))
+
+
+def test_a_refusal_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in (TREE | {"stray.yml": "- uses: first/home/actions/x@v2\n"}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert references.main(["release", "v1.0.0"], tmp_path) == 0, "a stray ref is set by a release"
+    (tmp_path / "stray.yml").write_text("- uses: ./actions/x\n")
+    before = references.read(tmp_path)
+    assert references.main(["adopt", "--owner", "somebody", "--repo", "elsewhere"], tmp_path) == 1
+    assert references.read(tmp_path) == before
+    assert "./actions/x" in capsys.readouterr().err
+
+
+def test_this_repository_agrees_with_itself() -> None:
+    # git is not run here: all of the tree's files, less what no commit holds
+    root = references.ROOT
+    names = [name for top in ("actions", ".github", "examples", "scripts", "schema") for name in (root / top).rglob("*.*")]
+    tree = {str(path.relative_to(root)): path.read_text(errors="replace") for path in names if path.is_file()}
+    assert references.problems(tree) == []
+    assert len(references.references(tree, references.home_of(tree)[0])) > 20
