@@ -25,8 +25,9 @@ COVERS = {
     "deploy": {"check", "fetch", "archive", "build", "deploy"},
     "relay": {*STAGES, "relay"},
     "rollback": {"rollback"},
-    "doctor": {"doctor"},
+    "doctor": set(),
 }
+BEFORE_ALL = "doctor"  # whoever goes on after its complaints has read them
 
 
 def _path(folder: Path) -> Path:
@@ -34,7 +35,7 @@ def _path(folder: Path) -> Path:
 
 
 def keep(folder: Path | None, stage: str, error: TorchrelayError) -> None:
-    """Write error.json: the stage that failed, or the verb; if this is a folder of ours; whatever prevents it, the error itself is what the user is told."""
+    """Write error.json, in a folder of ours; whatever prevents that, the error itself is what the user is told."""
     if folder is None or stage not in COVERS or not any((folder / name).is_file() for name in FOLDERS_OF_OURS):
         return
     problems = [vars(problem) for problem in error.problems] if isinstance(error, ModelInvalid) else []
@@ -47,7 +48,9 @@ def keep(folder: Path | None, stage: str, error: TorchrelayError) -> None:
 def clear(folder: Path | None, stage: str) -> None:
     """Remove error.json when `stage` begins anew, by itself or as part of a longer run."""
     found = read(folder) if folder is not None else None
-    if folder is not None and found is not None and found.get("stage") in COVERS.get(stage, ()):
+    if folder is None or found is None or stage not in COVERS:
+        return
+    if found.get("stage") in {*COVERS[stage], BEFORE_ALL}:
         with suppress(OSError):
             _path(folder).unlink(missing_ok=True)
 

@@ -1,0 +1,218 @@
+"""What came of one model in one job: the result file that `summary` writes and `report` merges."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from torchrelay import failure, stages
+from torchrelay.workspace import Workspace, read_json, write_json
+
+Result = Literal["passed", "gate_failed", "failed", "rolled_back", "rollback_failed"]
+WORST: tuple[Result, ...] = get_args(Result)  # from best to worst
+SILENT = "the job ended without saying why: cancelled, out of time, or its machine was lost"
+
+Text = Field(default="", max_length=4096)
+Long = Field(default="", max_length=65536)
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class Mistake(_Facts):
+    """One problem in a file of the model."""
+
+    file: str = Text
+    line: int | None = None
+    field: str = Text
+    message: str = Long
+    fix: str = Long
+
+
+class Failed(_Facts):
+    """Why, as error.json tells it."""
+
+    stage: str = Text
+    kind: str = Text
+    message: str = Long
+    fix: str = Long
+    problems: list[Mistake] = Field(default_factory=list, max_length=1000)
+
+
+class Stage(_Facts):
+    """One stage's row: seconds, whether its result was there already, and what a push sent."""
+
+    stage: str = Text
+    seconds: float = 0.0
+    began: float = 0.0
+    skipped: bool = False
+    result: str = Text
+    blobs: int | None = None
+    bytes: int | None = None
+    sent: list[str] | None = None
+
+
+class SampleRow(_Facts):
+    """One sample of the verdict; milliseconds."""
+
+    name: str = Text
+    passed: bool = False
+    differences: list[str] = Field(default_factory=list, max_length=10000)
+    alone_ms: float | None = None
+    together_ms: list[float] = Field(default_factory=list, max_length=100000)
+
+
+class LayerRow(_Facts):
+    """One layer; bytes."""
+
+    digest: str = Text
+    size: int = 0
+    created_by: str = Text
+
+
+class DiffRow(_Facts):
+    """How one sample's answer differs from what is live."""
+
+    name: str = Text
+    same: bool = True
+    differences: list[str] = Field(default_factory=list, max_length=10000)
+    status_live: int | None = None
+    status_new: int | None = None
+
+
+class Diff(_Facts):
+    """What diff.json says."""
+
+    url: str = Text
+    version: str | None = Text
+    reachable: bool = False
+    reason: str | None = Long
+    samples: list[DiffRow] = Field(default_factory=list, max_length=10000)
+
+
+class Outcome(_Facts):
+    """One model's result; empty texts for what this run did not do."""
+
+    model: str = Text
+    version: str = Text
+    job: Literal["build", "deploy"] = "build"
+    result: Result = "failed"
+    image: str = Text
+    reference: str = Text
+    endpoint: str = Text
+    target: str = Text
+    previous: str = Text
+    stages: list[Stage] = Field(default_factory=list, max_length=100)
+    samples: list[SampleRow] = Field(default_factory=list, max_length=10000)
+    layers: list[LayerRow] = Field(default_factory=list, max_length=1000)
+    diff: Diff | None = None
+    error: Failed | None = None
+
+
+def text(value: Any) -> str:
+    """Return a text of bearable length, or an empty one for anything else."""
+    return value[:4096] if isinstance(value, str) else ""
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return a JSON object, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(kind: type[_Facts], found: Any) -> list[Any]:
+    """Return what of a list is as it should be."""
+    kept = []
+    for one in found if isinstance(found, list) else []:
+        try:
+            kept.append(kind.model_validate(one))
+        except ValidationError:
+            continue
+    return kept
+
+
+def _one(kind: type[_Facts], found: Any) -> Any:
+    return next(iter(_rows(kind, [found] if found is not None else [])), None)
+
+
+def result_of(error: Failed | None, gate: str, *, served: bool) -> Result:
+    """Return the result: the error's, else the verdict's; without a verdict it passed only if a target serves it."""
+    if error is not None:
+        return next((one for one in WORST[1:] if one == error.kind), "failed")
+    return next((one for one in WORST if one == gate), "passed" if served and not gate else "failed")
+
+
+def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
+    """Read what the stages left in a model directory, or in a bundle and in its own state; what is missing or damaged stays empty.
+
+    `job_status` is GitHub's: a job that did not succeed though no stage says why was killed.
+    """
+    workspace = Workspace(folder)
+    release = mapping(read_json(folder / "release.json")) if bundle else {}
+    gate = mapping(read_json(workspace.verdict)) or mapping(release.get("verdict"))
+    rows = {row["stage"]: row for row in [*_bundled_stages(folder, bundle=bundle), *stages.read(workspace)]}
+    deployed, pushed = rows.get("deploy", {}), mapping(read_json(workspace.push_record)) or rows.get("push", {})
+    error: Failed | None = _one(Failed, failure.read(folder))
+    if error is None and job_status in ("failure", "cancelled"):
+        error = Failed(kind="interrupted", message=SILENT, fix="look at the end of the job's log, then run it again")
+    layers = _bundled_layers(folder) if bundle else _built_layers(read_json(workspace.image_record))
+    return Outcome(
+        model=text(gate.get("model")) or text(mapping(release.get("model")).get("name")) or _name(folder, bundle=bundle),
+        version=text(gate.get("version")) or text(release.get("version")) or text(deployed.get("version")),
+        job="deploy" if bundle else "build",
+        result=result_of(error, text(gate.get("result")), served=bool(deployed)),
+        image=text(gate.get("image")),
+        reference=text(pushed.get("reference")),
+        endpoint=text(deployed.get("url")),
+        target=text(deployed.get("target")),
+        previous=text(deployed.get("previous")),
+        stages=_rows(Stage, list(rows.values())),
+        samples=_rows(SampleRow, gate.get("samples")),
+        layers=_rows(LayerRow, layers),
+        diff=_one(Diff, read_json(workspace.root / "diff.json")),
+        error=error,
+    )
+
+
+def _bundled_stages(folder: Path, *, bundle: bool) -> list[dict[str, Any]]:
+    found = read_json(folder / "stages.json") if bundle else None
+    known = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return [row for row in known if row.get("stage") in stages.ORDER]
+
+
+def _name(folder: Path, *, bundle: bool) -> str:
+    """Return the name in model.yaml, or the folder's when that cannot be read."""
+    from torchrelay.errors import TorchrelayError  # noqa: PLC0415 -- only for a model that failed before its verdict
+    from torchrelay.model import load_model  # noqa: PLC0415
+
+    try:
+        return folder.resolve().name if bundle else load_model(folder).name
+    except (TorchrelayError, OSError):
+        return folder.resolve().name
+
+
+def _built_layers(record: Any) -> list[dict[str, Any]]:
+    layers = mapping(record).get("layers")
+    return [one for one in layers if isinstance(one, dict)] if isinstance(layers, list) else []
+
+
+def _bundled_layers(folder: Path) -> list[dict[str, Any]]:
+    """Return the layers of an OCI layout's only image, with what each was made by."""
+    blobs = folder / "blobs" / "sha256"
+
+    def blob(descriptor: Any) -> dict[str, Any]:
+        algorithm, _, digest = text(mapping(descriptor).get("digest")).partition(":")
+        return mapping(read_json(blobs / digest)) if algorithm == "sha256" and digest.isalnum() else {}
+
+    manifests = mapping(read_json(folder / "index.json")).get("manifests")
+    manifest = blob(manifests[0]) if isinstance(manifests, list) and manifests else {}
+    history = blob(manifest.get("config")).get("history")
+    made = [text(mapping(one).get("created_by")) for one in history or [] if not mapping(one).get("empty_layer")]
+    layers = _built_layers(manifest)
+    made += [""] * (len(layers) - len(made))
+    return [{**layer, "created_by": by} for layer, by in zip(layers, made, strict=False)]
+
+
+def save(path: Path, outcome: Outcome) -> None:
+    """Write the result file."""
+    write_json(path, outcome.model_dump())
