@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import references
+import references
 
 SERVE = """jobs:
   plan:
