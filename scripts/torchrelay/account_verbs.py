@@ -4,19 +4,12 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, Target, app, begin, done, option
 
 AwsRole = Annotated[str, option("aws-role", "ARN of the role to take by the job's own identity (OIDC).")]
 AwsRegion = Annotated[str, option("aws-region", "Region of AWS, as eu-west-1. Default: AWS_REGION.")]
 RegistryHost = Annotated[
-    str,
-    typer.Option(
-        "--registry",
-        envvar=["TORCHRELAY_REGISTRY", "TORCHRELAY_REPOSITORY"],
-        help="Registry to log in to: its host, or a repository in it. ECR needs only the role.",
-    ),
+    str, option("registry", "Registry to log in to: host or host/repository. ECR needs only the role.")
 ]
 RegistryUsername = Annotated[str, option("registry-username", "User of the registry.")]
 RegistryPassword = Annotated[str, option("registry-password", "Its password. Give it by the variable: arguments are no secrets.")]
@@ -46,7 +39,7 @@ def login(
     password, kubeconfig = SecretStr(registry_password), SecretStr(kubeconfig_data)
     wanted = logins.Wanted(aws_role, aws_region, registry, registry_username, password, kubeconfig)
     result = logins.login(wanted, logins.this_job())
-    names = {"identity": "AWS as", "expires": "until", "registry": "registry", "kubeconfig": "kubeconfig in"}
+    names = {"aws": "AWS as", "expires": "until", "registry": "registry", "kubeconfig": "kubeconfig in"}
     said = [f"{names[key]} {value}" for key, value in result.items() if value]
     done(result, f"logged in: {'; '.join(said)}" if said else "nothing to log in to")
 

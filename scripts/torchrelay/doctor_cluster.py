@@ -1,11 +1,11 @@
 """What doctor asks of a Kubernetes cluster: that it answers, has the namespace, and gives each right that a deployment needs."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from torchrelay.doctor import Check, Subject, bad, good
 from torchrelay.kube_rules import RULES, Rule
+from torchrelay.model import Kubernetes
 from torchrelay.wording import printable
 
 TIMEOUT_S = (5.0, 10.0)
@@ -16,13 +16,16 @@ def cluster(subject: Subject) -> Iterator[Check]:
     """Ask the cluster that the kubernetes target would deploy to."""
     if subject.target != "kubernetes":
         return
-    options = subject.model.targets.kubernetes if subject.model else None
-    namespace = getattr(options, "namespace", None) or "default"
-    client, where = connect(getattr(options, "context", None), getattr(options, "cluster", None))
     from kubernetes.client import AuthorizationV1Api, CoreV1Api, VersionApi  # noqa: PLC0415 -- a second that only clusters need to pay
     from kubernetes.client.exceptions import ApiException  # noqa: PLC0415
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
+    from torchrelay.targets import kube_api  # noqa: PLC0415
+
+    settings = (subject.model.targets.kubernetes if subject.model else None) or Kubernetes()
+    api = kube_api.connect(settings)
+    namespace, where = settings.namespace, api.server
+    client: Any = api.client
     with client:
         try:
             version = VersionApi(client).get_code(_request_timeout=TIMEOUT_S).git_version
@@ -35,30 +38,6 @@ def cluster(subject: Subject) -> Iterator[Check]:
             return
         yield _namespace(CoreV1Api(client), namespace, ApiException)
         yield _rights(AuthorizationV1Api(client), namespace)
-
-
-def connect(context: str | None, arn: str | None) -> tuple[Any, str]:
-    """Return a client of the cluster, and how to call it in messages.
-
-    Raises ClusterRefused when there is no way to it.
-    """
-    from kubernetes import config  # noqa: PLC0415 -- as in cluster
-
-    from torchrelay.errors import ClusterRefused  # noqa: PLC0415
-
-    if arn:
-        from torchrelay import eks  # noqa: PLC0415 -- boto3
-
-        return config.new_client_from_config_dict(eks.kubeconfig(arn)), arn  # type: ignore[attr-defined] # the stubs leave it out
-    try:
-        client: Any = config.new_client_from_config(context=context)
-    except config.ConfigException as error:
-        named = os.environ.get("KUBECONFIG") or "~/.kube/config"
-        raise ClusterRefused(
-            f"{named}: {printable(str(error))}",
-            "set KUBECONFIG (the secret `kubeconfig` in a workflow), or `cluster` in model.yaml",
-        ) from error
-    return client, str(client.configuration.host)
 
 
 def _namespace(core: Any, namespace: str, refused: type[Exception]) -> Check:

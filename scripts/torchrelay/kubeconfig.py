@@ -17,8 +17,9 @@ from torchrelay.errors import LoginFailed, ModelInvalid
 from torchrelay.wording import printable
 
 NAME = "kubeconfig"
+_AWS = r"--(?:cluster-name|cluster-id|role-arn|region|profile|output) [\w:/+=,.@-]+"
 EXEC_ARGUMENTS = {
-    "aws": re.compile(r"(?:--(?:region|profile|output) [\w.-]+ )*eks get-token(?: --[a-z-]+ [\w:/+=,.@-]+)*"),
+    "aws": re.compile(rf"(?:{_AWS} )*eks get-token(?: {_AWS})*"),
     "aws-iam-authenticator": re.compile(r"token(?: (?:-i|-r|--cluster-id|--role) [\w:/+=,.@-]+)*"),
     "gke-gcloud-auth-plugin": re.compile(r""),
     "kubelogin": re.compile(r"get-token(?: --[a-z-]+ [\w:/+=,.@-]+)*"),

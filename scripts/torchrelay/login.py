@@ -78,15 +78,15 @@ def this_job() -> Job:
 def login(wanted: Wanted, job: Job) -> dict[str, Any]:
     """Log in to all that is given and say to what; each is empty when it was not asked for.
 
-    `identity` is who AWS takes the job for, `expires` (ISO 8601) when that ends, `registry` a host and `kubeconfig` a file.
+    `aws` is who AWS takes the job for, `expires` (ISO 8601) when that ends, `registry` a host and `kubeconfig` a file.
 
     Nothing is exported before all of it has worked. Raises LoginFailed.
     """
     host = _registry_host(wanted)
     config = _kubeconfig(wanted, job)
-    done, exports = dict.fromkeys(("identity", "expires", "registry", "kubeconfig"), ""), dict[str, str]()
+    done, exports = dict.fromkeys(("aws", "expires", "registry", "kubeconfig"), ""), dict[str, str]()
     if wanted.aws_role:
-        done["identity"], done["expires"], found = _aws(wanted, job)
+        done["aws"], done["expires"], found = _aws(wanted, job)
         exports |= found
     if host:
         exports["DOCKER_CONFIG"] = _docker(host, wanted, job)

