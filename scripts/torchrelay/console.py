@@ -18,11 +18,6 @@ app = typer.Typer(
 )
 
 
-def option(flag: str, help_text: str, **more: Any) -> Any:
-    """Return a flag that is also TORCHRELAY_<FLAG>; an empty variable counts as absent."""
-    return typer.Option(f"--{flag}", envvar=f"TORCHRELAY_{flag.upper().replace('-', '_')}", help=help_text, **more)
-
-
 class Output:
     """How this run prints its result, and what it is about; set once, by the command line and by `begin`."""
 
@@ -34,7 +29,7 @@ class Output:
 def _folder(given: Path | None) -> Path | None:
     """Take note of the folder that a verb works on; a bundle comes before a model directory."""
     if given is not None:
-        Output.folder = given
+        Output.folder = Path(given)
     return given
 
 
@@ -44,13 +39,18 @@ def _unless_bundle(given: Path) -> Path:
     return given
 
 
+def option(flag: str, help_text: str, **more: Any) -> Any:
+    """Return a flag that is also TORCHRELAY_<FLAG>; an empty variable counts as absent. --bundle is taken note of."""
+    if flag == "bundle":
+        more.setdefault("callback", _folder)
+    return typer.Option(f"--{flag}", envvar=f"TORCHRELAY_{flag.upper().replace('-', '_')}", help=help_text, **more)
+
+
 ModelDir = Annotated[
     Path,
     typer.Argument(envvar="TORCHRELAY_MODEL_DIR", help="Folder that holds model.yaml.", show_default=".", callback=_unless_bundle),
 ]
-Bundle = Annotated[
-    Path | None, option("bundle", "Folder that `torchrelay bundle` wrote. No model directory is read then.", callback=_folder)
-]
+Bundle = Annotated[Path | None, option("bundle", "Folder that `torchrelay bundle` wrote. No model directory is read then.")]
 AsJson = Annotated[bool, option("json", "Print the result as one JSON object on stdout.")]
 DryRun = Annotated[bool, option("dry-run", "Say what would be done, and do nothing.")]
 Target = Annotated[
