@@ -149,7 +149,7 @@ def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
     """
     workspace = Workspace(folder)
     release = mapping(read_json(folder / "release.json")) if bundle else {}
-    gate = mapping(read_json(workspace.verdict)) or mapping(release.get("verdict"))
+    gate = mapping(release.get("verdict") if bundle else read_json(workspace.verdict))
     rows = {row["stage"]: row for row in [*_bundled_stages(folder, bundle=bundle), *stages.read(workspace)]}
     deployed, pushed = rows.get("deploy", {}), mapping(read_json(workspace.push_record)) or rows.get("push", {})
     error: Failed | None = _one(Failed, failure.read(folder))
