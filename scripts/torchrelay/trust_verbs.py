@@ -1,1 +1,124 @@
-"""Verbs to come."""
+"""The verbs of trust: what an image holds, what was proved of it, signed, and whether the registry has it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchrelay import report
+from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, app, begin, done, option
+from torchrelay.workspace import Workspace
+
+BundleFolder = Annotated[
+    Path | None, option("bundle", "Folder that `torchrelay bundle` wrote: taken in place of a model directory.")
+]
+SigningKey = Annotated[
+    str | None,
+    option("signing-key", "@file with a private key, ECDSA P-256 or Ed25519, PEM; the variable may also hold the PEM itself."),
+]
+VerifyKey = Annotated[str | None, option("verify-key", "Public key, PEM or @file: what `attest --print-public-key` prints.")]
+
+
+@app.command()
+def sbom(
+    model_dir: ModelDir = DEFAULT_DIR,
+    bundle: BundleFolder = None,
+    output: Annotated[Path | None, option("output", "File to write. Default: stdout.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what the image holds.
+
+    CycloneDX 1.6 JSON, read from the image's layers: Debian and Python packages, Java, the model and its weights.
+    """
+    import json  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+
+    from torchrelay import image as images  # noqa: PLC0415
+    from torchrelay import sbom as materials  # noqa: PLC0415
+    from torchrelay.errors import NotProved  # noqa: PLC0415
+    from torchrelay.model import load_model  # noqa: PLC0415
+    from torchrelay.scan import contents  # noqa: PLC0415
+    from torchrelay.workspace import atomic_write  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    if bundle is not None:
+        from torchrelay import bundle as bundles  # noqa: PLC0415
+
+        read = bundles.read(bundle)
+        image, model = read.image, read.model
+    else:
+        model = load_model(model_dir)
+        loaded = images.load(Workspace(model_dir).image_record)
+        if loaded is None:
+            raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build` first")
+        image = loaded[0]
+    document = materials.sbom(image, contents(image, report.progress()), model)
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with atomic_write(output) as file:
+        file.write(text.encode())
+    result = {"path": str(output), "image": image.digest, "components": len(document["components"])}
+    done(result, f"{output}  {len(document['components'])} components")
+
+
+@app.command()
+def attest(
+    context: typer.Context,
+    bundle: BundleFolder = None,
+    repository: Annotated[
+        str | None,
+        option(
+            "repository", "host/repository the image is in; one that ends in / gets the model's name. Default: where push put it."
+        ),
+    ] = None,
+    signing_key: SigningKey = None,
+    verify_key: VerifyKey = None,
+    check: Annotated[str | None, option("check", "Image as host/repository@sha256:... whose statements to verify instead.")] = None,
+    print_public_key: Annotated[
+        bool, option("print-public-key", "Print the public key of the signing key, and do nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sign what was proved.
+
+    Stores bill of materials, provenance and verdict beside the pushed image in its registry, for deploy --verify-key to demand.
+    """
+    from pydantic import SecretStr  # noqa: PLC0415 -- as in sbom
+
+    from torchrelay import attest as attesting  # noqa: PLC0415
+    from torchrelay import dsse  # noqa: PLC0415
+
+    begin(as_json=as_json)
+    given = context.get_parameter_source("signing_key")
+    if given is not None and given.name == "COMMANDLINE" and not (signing_key or "@").startswith("@"):
+        raise typer.BadParameter(
+            "a key typed here is seen by every process: write @file, or set TORCHRELAY_SIGNING_KEY", param_hint="--signing-key"
+        )
+    if check is not None:
+        if not verify_key:
+            raise typer.BadParameter("--check needs it", param_hint="--verify-key")
+        held = attesting.demand(check, verify_key)
+        result = {**vars(held), "statements": [vars(one) for one in held.statements], "result": "passed"}
+        return done(result, f"{held.reference}: {held.model} {held.version} passed, {len(held.statements)} statements signed")
+    if not signing_key:
+        raise typer.BadParameter("set TORCHRELAY_SIGNING_KEY, or write @file", param_hint="--signing-key")
+    signer = dsse.signer(SecretStr(dsse.key_text(signing_key, dsse.SIGNING_KEY)))
+    if print_public_key:
+        return done({"public_key": signer.verifier.pem}, signer.verifier.pem.rstrip())
+    if bundle is None:
+        raise typer.BadParameter("name the folder that `torchrelay bundle` wrote", param_hint="--bundle")
+    from torchrelay import bundle as bundles  # noqa: PLC0415
+
+    read = bundles.read(bundle)
+    reference = attesting.pushed_reference(read, repository)
+    stored = attesting.attest(read, reference, signer, report.progress())
+    result = {
+        "reference": reference,
+        "public_key": signer.verifier.pem,
+        "statements": [vars(one) for one in stored],
+        "skipped": all(one.skipped for one in stored),
+    }
+    added = sum(not one.skipped for one in stored)
+    return done(result, f"{reference}  {added} of {len(stored)} statements added")

@@ -1,0 +1,486 @@
+"""Statements in a real registry: what deploy accepts, and the ways of passing off another image, key or verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import http.server
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import SecretStr
+
+from tests.proved import Bundle, image, model_layers, runtime, verdict
+from torchrelay import attest as attesting
+from torchrelay import dsse, provenance
+from torchrelay import referrers as referring
+from torchrelay.attest import attest, demand, pushed_reference
+from torchrelay.errors import BundleInvalid, NotAttested, RegistryError
+from torchrelay.image import MANIFEST_TYPE, Image
+from torchrelay.push import push_image
+from torchrelay.referrers import INDEX_TYPE, artifact, fallback_tag, put_referrer, referrers
+from torchrelay.registry import Reference, Registry, parse_reference
+from torchrelay.report import Quiet
+from torchrelay.store import from_bytes, sha256_digest
+from torchrelay.workspace import Workspace, write_json
+
+KINDS = [provenance.SBOM, provenance.PROVENANCE, provenance.VERDICT]
+
+
+def new_signer() -> dsse.Signer:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return dsse.signer(SecretStr(pem.decode()))
+
+
+SIGNER = new_signer()
+KEY = SIGNER.verifier.pem
+
+
+def client(reference: Reference) -> Registry:
+    return Registry(reference.base, credentials=lambda _host: None, sleep=lambda _seconds: None)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """An image in the registry that nothing is stated of yet."""
+
+    image: Image
+    target: Reference
+    folder: Path
+
+    @property
+    def reference(self) -> str:
+        return f"{self.target.name}@{self.image.digest}"
+
+    @property
+    def registry(self) -> Registry:
+        return client(self.target)
+
+    @property
+    def subject(self) -> dict[str, Any]:
+        return {"mediaType": MANIFEST_TYPE, "digest": self.image.digest, "size": len(self.image.manifest_bytes)}
+
+    @property
+    def bundle(self) -> Bundle:
+        return Bundle(self.folder, self.image, verdict(self.image))
+
+    def attest(self, signer: dsse.Signer = SIGNER, bundle: Bundle | None = None, **environment: str) -> list[attesting.Statement]:
+        return attest(bundle or self.bundle, self.reference, signer, Quiet(), environment=environment, registry_of=client)
+
+    def demand(self, key: str = KEY, **more: Any) -> attesting.Attested:
+        return demand(self.reference, key, registry_of=client, **more)
+
+    def put(self, sealed: bytes, kind: str = provenance.VERDICT, subject: dict[str, Any] | None = None) -> None:
+        """Store any bytes as a statement on this image."""
+        notes = {**attesting.CONTENT, attesting.PREDICATE: kind}
+        described = artifact(subject or self.subject, dsse.BUNDLE_TYPE, sealed, notes)
+        put_referrer(self.registry, self.target.repository, described, sealed)
+
+    def sealed(self, signer: dsse.Signer = SIGNER, *, name: str = "", digest: str = "", **changed: Any) -> bytes:
+        """A verdict statement as attest makes it, but for what is changed."""
+        predicate = verdict(self.image, **changed).model_dump(mode="json")
+        name, digest = name or self.target.name, digest or self.image.digest
+        return dsse.seal(provenance.statement(provenance.VERDICT, predicate, name, digest), signer)
+
+
+@pytest.fixture
+def pushed(registry_host: str, tmp_path: Path, request: pytest.FixtureRequest) -> Pushed:
+    return push_to(registry_host, request, tmp_path)
+
+
+def push_to(host: str, request: pytest.FixtureRequest, folder: Path, name: str = "") -> Pushed:
+    repository = name or "attest/" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
+    target = parse_reference(f"{host}/{repository}", "1.0")
+    made = image()
+    push_image(made, client(target), target, Quiet())
+    return Pushed(made, target, folder)
+
+
+def test_what_was_attested_is_accepted(pushed: Pushed) -> None:
+    with pytest.raises(NotAttested, match="there is none"):
+        pushed.demand()
+    stored = pushed.attest()
+    assert [one.type for one in stored] == KINDS
+    held = pushed.demand(config_digest=pushed.image.config_digest, model="digits")
+    assert (held.model, held.version, held.config_digest) == ("digits", "1.0", pushed.image.config_digest)
+    assert sorted(one.type for one in held.statements) == sorted(KINDS)
+    assert {one.digest for one in held.statements} == {one.digest for one in stored}
+
+
+def test_attesting_twice_adds_nothing(pushed: Pushed) -> None:
+    first = pushed.attest()
+    index = referrers(pushed.registry, pushed.target.repository, pushed.image.digest)
+    again = pushed.attest()
+    assert all(one.skipped for one in again)
+    assert [one.digest for one in again] == [one.digest for one in first]
+    assert referrers(pushed.registry, pushed.target.repository, pushed.image.digest) == index
+    assert len(index) == 3
+
+
+def test_what_the_registry_keeps_is_an_oci_artifact_with_the_image_as_its_subject(pushed: Pushed) -> None:
+    stored = pushed.attest()
+    found = pushed.registry.manifest(pushed.target.repository, stored[-1].digest)
+    assert found["artifactType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    assert found["subject"] == pushed.subject
+    assert found["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
+    assert found["annotations"]["dev.sigstore.bundle.predicateType"] == "https://torchrelay.org/verdict/v1"
+    _, index = pushed.registry.read(
+        f"/v2/{pushed.target.repository}/manifests/{fallback_tag(pushed.image.digest)}", 1 << 20, {"Accept": INDEX_TYPE}
+    )
+    assert {one["digest"] for one in json.loads(index)["manifests"]} == {one.digest for one in stored}
+
+
+def other_image() -> Image:
+    return image(runtime(), *model_layers(weights=b"others"))
+
+
+ATTACKS: dict[str, tuple[Callable[[Pushed], object], str]] = {
+    "signed by another key": (lambda at: at.put(at.sealed(new_signer())), "not of the verify key"),
+    "changed after it was signed": (
+        lambda at: at.put(at.sealed().replace(b'"payload":"ey', b'"payload":"eyA')),
+        "not base64|not of the verify key",
+    ),
+    "on another digest": (lambda at: at.put(at.sealed(digest=other_image().digest)), "on another digest"),
+    "on another repository": (lambda at: at.put(at.sealed(name="127.0.0.1:1/other")), "127.0.0.1:1/other, another repository"),
+    "a verdict that failed": (lambda at: at.put(at.sealed(result="gate_failed")), "its verdict is gate_failed"),
+    "a verdict on another manifest": (lambda at: at.put(at.sealed(image=other_image().digest)), "a verdict is on"),
+    "a verdict on another config": (lambda at: at.put(at.sealed(config=other_image().config_digest)), "a verdict is on"),
+    "provenance in place of a verdict": (
+        lambda at: at.put(dsse.seal(provenance.statement(provenance.PROVENANCE, {}, at.target.name, at.image.digest), SIGNER)),
+        "nothing that this key signed is a verdict",
+    ),
+    "two subjects": (
+        lambda at: at.put(
+            dsse.seal(
+                json.dumps(
+                    {
+                        "_type": provenance.STATEMENT,
+                        "subject": [{"name": at.target.name, "digest": {"sha256": at.image.digest[7:]}}] * 2,
+                        "predicateType": provenance.VERDICT,
+                        "predicate": verdict(at.image).model_dump(),
+                    }
+                ).encode(),
+                SIGNER,
+            )
+        ),
+        "no in-toto statement on one image",
+    ),
+    "no JSON": (lambda at: at.put(b"\x00" * 100), "the bundle is not JSON"),
+    "an empty object": (lambda at: at.put(b"{}"), "no Sigstore bundle"),
+    "a verdict that is none": (
+        lambda at: at.put(dsse.seal(provenance.statement(provenance.VERDICT, [], at.target.name, at.image.digest), SIGNER)),
+        "cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_statement_that_does_not_hold_is_refused(pushed: Pushed, attack: str) -> None:
+    put, told = ATTACKS[attack]
+    put(pushed)
+    with pytest.raises(NotAttested, match=told):
+        pushed.demand()
+    pushed.put(pushed.sealed())  # the control: what was refused does not stand in the way of what holds
+    assert pushed.demand().model == "digits"
+
+
+def test_what_is_to_be_deployed_is_what_was_proved(pushed: Pushed) -> None:
+    pushed.attest()
+    with pytest.raises(NotAttested, match="what is to be deployed"):
+        pushed.demand(config_digest=other_image().config_digest)
+    with pytest.raises(NotAttested, match="on the model 'digits', not on 'letters'"):
+        pushed.demand(model="letters")
+    assert pushed.demand(config_digest=pushed.image.config_digest, model="digits")
+
+
+def test_another_key_accepts_nothing(pushed: Pushed) -> None:
+    pushed.attest()
+    with pytest.raises(NotAttested, match="not of the verify key"):
+        pushed.demand(new_signer().verifier.pem)
+
+
+def test_a_statement_is_not_carried_over_to_another_repository(pushed: Pushed, registry_host: str) -> None:
+    """All of one repository copied to another, statements and all, as skopeo or a registry's replication would."""
+    pushed.attest()
+    copy = replace(pushed, target=parse_reference(f"{registry_host}/copied", "1.0"))
+    push_image(copy.image, copy.registry, copy.target, Quiet())
+    copy.put(pushed.sealed())
+    with pytest.raises(NotAttested, match="another repository"):
+        copy.demand()
+    copy.attest()
+    assert copy.demand()
+
+
+def test_an_artifact_listed_under_an_image_that_it_does_not_name_is_refused(pushed: Pushed) -> None:
+    """The index is rewritten by hand: it lists an artifact whose subject is another image."""
+    sealed = pushed.sealed()
+    elsewhere = {**pushed.subject, "digest": other_image().digest}
+    described = artifact(elsewhere, dsse.BUNDLE_TYPE, sealed, {})
+    put_referrer(pushed.registry, pushed.target.repository, described, sealed)
+    entry = {
+        "mediaType": MANIFEST_TYPE,
+        "digest": sha256_digest(described),
+        "size": len(described),
+        "artifactType": dsse.BUNDLE_TYPE,
+    }
+    listed(pushed, [entry])
+    with pytest.raises(NotAttested, match="subject is another image"):
+        pushed.demand()
+    pushed.put(sealed)
+    assert pushed.demand()
+
+
+def listed(at: Pushed, entries: list[Any]) -> None:
+    """Write the fallback index as it is given."""
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}).encode()
+    at.registry.put_manifest(at.target.repository, fallback_tag(at.image.digest), index, INDEX_TYPE)
+
+
+def test_a_blob_larger_than_any_statement_is_not_read_to_its_end(pushed: Pushed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attesting, "STATEMENT_LIMIT", 100_000)
+    pushed.put(b" " * 100_001)
+    with pytest.raises(NotAttested, match="larger than 100000 bytes"):
+        pushed.demand()
+    pushed.put(pushed.sealed())
+    assert pushed.demand()
+
+
+def test_other_artifacts_are_not_looked_at_however_many(pushed: Pushed) -> None:
+    pushed.attest()
+    _, content = pushed.registry.read(
+        f"/v2/{pushed.target.repository}/manifests/{fallback_tag(pushed.image.digest)}", 1 << 20, {"Accept": INDEX_TYPE}
+    )
+    mine = json.loads(content)["manifests"]
+    noise = [{**mine[0], "artifactType": "application/x", "annotations": {"n": str(n)}} for n in range(3000)]
+    listed(pushed, [*noise, *mine])
+    assert pushed.demand()
+
+
+def test_more_bundles_than_are_read_end_in_a_refusal(pushed: Pushed, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed.attest()
+    for number in range(9):
+        pushed.put(b'{"n":%d}' % number, kind=provenance.SBOM)
+    monkeypatch.setattr(attesting, "MOST_TRIED", 3)
+    assert pushed.demand()  # what says that it is a verdict is read first
+    monkeypatch.setattr(attesting, "MOST_TRIED", 0)
+    with pytest.raises(NotAttested, match="12 bundles are listed, the first 0 were read"):
+        pushed.demand()
+
+
+def test_a_tag_is_not_accepted(pushed: Pushed) -> None:
+    pushed.attest()
+    for reference in (f"{pushed.target.name}:1.0", pushed.target.name, f"{pushed.target.name}@sha256:abc"):
+        with pytest.raises(NotAttested, match="names no digest"):
+            demand(reference, KEY, registry_of=client)
+
+
+def test_nothing_is_attested_of_an_image_that_was_not_pushed(pushed: Pushed, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="was not pushed"):
+        pushed_reference(pushed.bundle, None)
+    write_json(Workspace(tmp_path).push_record, {"reference": f"{pushed.target.name}@{other_image().digest}"})
+    with pytest.raises(RegistryError, match="the bundle holds"):
+        pushed_reference(pushed.bundle, None)
+    write_json(Workspace(tmp_path).push_record, {"reference": pushed.reference})
+    assert pushed_reference(pushed.bundle, None) == pushed.reference
+    assert (
+        pushed_reference(pushed.bundle, f"{pushed.target.host}/models/")
+        == f"{pushed.target.host}/models/digits@{pushed.image.digest}"
+    )
+    absent = f"{pushed.target.name}@{other_image().digest}"
+    with pytest.raises(RegistryError, match="404"):
+        attest(pushed.bundle, absent, SIGNER, Quiet(), environment={}, registry_of=client)
+
+
+def test_a_bundle_of_another_commit_than_the_runs_is_not_signed(pushed: Pushed) -> None:
+    with pytest.raises(BundleInvalid, match=f"of commit {'c' * 40}, this run of {'d' * 40}"):
+        pushed.attest(GITHUB_SHA="d" * 40)
+    assert referrers(pushed.registry, pushed.target.repository, pushed.image.digest) == []
+    assert pushed.attest(GITHUB_SHA="c" * 40)
+
+
+def test_two_that_attest_at_once_are_both_listed(pushed: Pushed) -> None:
+    signers = [new_signer() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: until_listed(pushed, one), signers))
+    for signer in signers:
+        assert pushed.demand(signer.verifier.pem)
+
+
+def until_listed(at: Pushed, signer: dsse.Signer) -> None:
+    """Attest as a person would: again when told that another run came between."""
+    for _ in range(20):
+        try:
+            at.attest(signer)
+            at.demand(signer.verifier.pem)
+        except (NotAttested, RegistryError):
+            continue
+        return
+    pytest.fail("never listed")
+
+
+class Between(Registry):
+    """A client that is overtaken: right after its first write of the index another writer puts back what was there before."""
+
+    overtaken = 0
+
+    def put_manifest(self, repository: str, reference: str, manifest: bytes, media_type: str = MANIFEST_TYPE) -> str:
+        before = None
+        if media_type == INDEX_TYPE and not self.overtaken:
+            _, before = self.read(f"/v2/{repository}/manifests/{reference}", 1 << 20, {"Accept": INDEX_TYPE})
+        digest = super().put_manifest(repository, reference, manifest, media_type)
+        if before is not None:
+            self.overtaken += 1
+            super().put_manifest(repository, reference, before, INDEX_TYPE)
+        return digest
+
+
+def test_an_entry_that_another_writer_dropped_is_written_again(pushed: Pushed) -> None:
+    pushed.put(pushed.sealed(new_signer()))
+    registry = Between(pushed.target.base, credentials=lambda _host: None, sleep=lambda _seconds: None)
+    sealed = pushed.sealed()
+    assert put_referrer(registry, pushed.target.repository, artifact(pushed.subject, dsse.BUNDLE_TYPE, sealed, {}), sealed)
+    assert registry.overtaken == 1
+    assert pushed.demand()
+    assert len(referrers(pushed.registry, pushed.target.repository, pushed.image.digest)) == 2
+
+
+class WithApi(http.server.BaseHTTPRequestHandler):
+    """Stands in for a registry with the referrers API (zot, ECR): docker-registry behind it, and a list of what was put."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _handle(self) -> None:
+        state: Any = self.server
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if found := re.fullmatch(r"/v2/(.+)/referrers/(sha256:[0-9a-f]{64})(?:\?from=(\d+))?", self.path):
+            return self._list(found[1], found[2], int(found[3] or 0))
+        if self.command == "PUT" and "/manifests/" in self.path and not state.deaf:
+            state.manifests[self.path] = body
+        upstream = http.client.HTTPConnection(state.upstream)
+        upstream.request(self.command, self.path, body=body, headers=dict(self.headers))
+        answer = upstream.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        for key, value in answer.getheaders():
+            if key.lower() not in ("transfer-encoding", "content-length", "connection"):
+                self.send_header(key, value)
+        self.send_header("Content-Length", answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        return None
+
+    def _list(self, repository: str, digest: str, begin: int) -> None:
+        state: Any = self.server
+        found = list(state.extra)
+        for path, body in state.manifests.items():
+            described = json.loads(body)
+            if f"/v2/{repository}/" in path and described.get("subject", {}).get("digest") == digest:
+                kept = {key: described[key] for key in ("artifactType", "annotations")}
+                found.append({"mediaType": MANIFEST_TYPE, "digest": sha256_digest(body), "size": len(body), **kept})
+        page = state.page
+        content = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": found[begin : begin + page]}).encode()
+        self.send_response(200)
+        if begin + page < len(found) or state.endless:
+            number = begin if state.endless == "same" else begin + page
+            self.send_header("Link", f'<{state.elsewhere}/v2/{repository}/referrers/{digest}?from={number}>; rel="next"')
+        self.send_header("Content-Type", INDEX_TYPE)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _handle  # noqa: N815 -- http.server's names
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def with_api(registry_host: str) -> Iterator[Any]:
+    server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), WithApi)
+    server.upstream, server.manifests, server.page, server.endless, server.elsewhere = registry_host, {}, 2, "", ""
+    server.extra, server.deaf = [], False
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def at_api(with_api: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Pushed:
+    return push_to(f"127.0.0.1:{with_api.server_address[1]}", request, tmp_path)
+
+
+def test_a_registry_with_the_referrers_api_is_asked_page_by_page_and_gets_no_tag(at_api: Pushed) -> None:
+    stored = at_api.attest()
+    assert len(at_api.demand().statements) == 3  # two pages
+    assert all(one.skipped for one in at_api.attest())
+    assert at_api.registry.manifest_digest(at_api.target.repository, fallback_tag(at_api.image.digest)) is None
+    assert {one.digest for one in referrers(at_api.registry, at_api.target.repository, at_api.image.digest)} == {
+        one.digest for one in stored
+    }
+
+
+@pytest.mark.parametrize("endless", ["same", "always another"])
+def test_a_list_without_end_is_given_up(at_api: Pushed, with_api: Any, endless: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_api.attest()
+    with_api.endless = endless
+    monkeypatch.setattr(referring, "MOST", 2)
+    with pytest.raises(RegistryError, match=r"has no end|more than 2"):
+        at_api.demand()
+
+
+def test_a_list_that_goes_on_at_another_host_is_not_followed(at_api: Pushed, with_api: Any) -> None:
+    at_api.attest()
+    with_api.elsewhere = "http://127.0.0.1:9"
+    with pytest.raises(RegistryError, match=r"sends the list of referrers on to 127\.0\.0\.1:9"):
+        at_api.demand()
+
+
+def test_a_registry_that_lists_nothing_of_what_it_took_is_told_of(at_api: Pushed, with_api: Any) -> None:
+    with_api.deaf = True
+    with pytest.raises(RegistryError, match="does not list it"):
+        at_api.attest()
+
+
+def test_entries_that_are_malformed_are_passed_over(at_api: Pushed, with_api: Any) -> None:
+    at_api.attest()
+    nowhere = {"digest": f"sha256:{'0' * 64}", "annotations": ["x"], "artifactType": dsse.BUNDLE_TYPE}
+    with_api.extra = [{"digest": "sha256:../../x"}, {"digest": 7}, "text", None, [], nowhere]
+    assert len(at_api.demand().statements) == 3
+
+
+@pytest.mark.parametrize("way", ["genpkey", "ecparam", "ed25519"])
+def test_keys_as_openssl_makes_them(pushed: Pushed, tmp_path: Path, way: str) -> None:
+    file = tmp_path / "signing.pem"
+    command = {
+        "genpkey": ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+        "ecparam": ["ecparam", "-genkey", "-name", "prime256v1"],
+        "ed25519": ["genpkey", "-algorithm", "ed25519"],
+    }[way]
+    subprocess.run(["openssl", *command, "-out", str(file)], check=True, capture_output=True)
+    public = subprocess.run(["openssl", "pkey", "-in", str(file), "-pubout"], check=True, capture_output=True, text=True).stdout
+    signer = dsse.signer(SecretStr(dsse.key_text(f"@{file}", dsse.SIGNING_KEY)))
+    assert signer.verifier.pem == public
+    pushed.attest(signer)
+    (tmp_path / "verify.pem").write_text(public)
+    assert pushed.demand(f"@{tmp_path / 'verify.pem'}")
+
+
+def test_the_limit_counts_what_arrives_not_what_was_announced(pushed: Pushed) -> None:
+    content = b" " * 300_000
+    with Quiet().task("", None) as task:
+        pushed.registry.put_blob(pushed.target.repository, from_bytes(content), task)
+    with pytest.raises(RegistryError, match="larger than 1000 bytes"):
+        pushed.registry.read(f"/v2/{pushed.target.repository}/blobs/{sha256_digest(content)}", 1000)
