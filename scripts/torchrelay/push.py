@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchrelay import ecr, verdict
 from torchrelay import image as images
@@ -13,7 +13,10 @@ from torchrelay.errors import NotProved, RegistryError
 from torchrelay.image import Image
 from torchrelay.registry import Reference, Registry, docker_credentials, parse_reference
 from torchrelay.report import Progress
-from torchrelay.workspace import Workspace, write_json
+from torchrelay.workspace import Workspace, read_json, write_json
+
+if TYPE_CHECKING:
+    from torchrelay.bundle import Bundle
 
 UPLOADS_AT_ONCE = 3
 
@@ -31,7 +34,7 @@ class Pushed:
 
     def summary(self) -> dict[str, Any]:
         """Return what the CLI prints."""
-        return {**asdict(self), "skipped": self.bytes == 0}
+        return {**asdict(self), "repository": self.reference.partition("@")[0], "skipped": self.bytes == 0}
 
 
 def registry_for(reference: Reference, *, create: bool = False) -> Registry:
@@ -87,7 +90,26 @@ def push(model_dir: Path, destination: str, progress: Progress, *, create: bool 
         raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
     proved = verdict.demand(workspace, image.config_digest)
-    target = parse_reference(destination, proved.version)
+    return _pushed(workspace, image, destination, proved.version, progress, create=create)
+
+
+def push_bundle(bundle: "Bundle", destination: str, progress: Progress, *, create: bool = False) -> Pushed:
+    """Push the image of a bundle, each blob held against its digest on the way. Raises BundleInvalid, RegistryError."""
+    return _pushed(Workspace(bundle.folder), bundle.image, destination, bundle.version, progress, create=create)
+
+
+def _pushed(workspace: Workspace, image: Image, destination: str, version: str, progress: Progress, *, create: bool) -> Pushed:
+    target = parse_reference(destination, version)
     pushed = push_image(image, registry_for(target, create=create), target, progress)
+    workspace.ensure()
     write_json(workspace.push_record, asdict(pushed))
     return pushed
+
+
+def last_push(workspace: Workspace, config_digest: str | None) -> Pushed | None:
+    """Return what was pushed last, when it was this image."""
+    try:
+        pushed = Pushed(**read_json(workspace.push_record))
+    except TypeError:
+        return None
+    return pushed if config_digest and pushed.config_digest == config_digest else None
