@@ -25,7 +25,7 @@ from tests import gotools
 COMMAND = "act push -P ubuntu-latest=-self-hosted --artifact-server-path /tmp/act-artifacts"
 """The README's command for users; what else a test needs is in the .actrc of its home folder."""
 TIMEOUT_S = 200.0
-_NOISE = r"LocalRepositoryCache|⭐ Run (Pre|Post)|  ✅  Success - (Pre|Post)"
+_NOISE = r"LocalRepositoryCache|⭐ Run (Pre|Post)|  ✅  Success - (Pre|Post)|  ⚙  ::set-output"
 MARK = "TORCHRELAY_TEST_ACT_RUN"
 _numbers = itertools.count(int(time.time()) * 1000)
 
@@ -245,12 +245,13 @@ def marked(mark: str) -> list[int]:
 
 @dataclass
 class Act:
-    """Starts act over model repositories; `flags` and `env` are of all its runs."""
+    """Starts act over model repositories; `flags`, `env` and the runner's tool cache are of all its runs."""
 
     program: Path
     folder: Path
     flags: list[str]
     env: dict[str, str]
+    tools: Path
     started: list[Running] = field(default_factory=list)
 
     def start(
@@ -268,7 +269,8 @@ class Act:
         """Start the README's command, for this event, in a repository; an earlier run's `run_id` gives that one's artifacts."""
         mark = str(next(_numbers))
         home = self.folder / mark
-        home.mkdir(parents=True)
+        (home / "actions").mkdir(parents=True)
+        (home / "actions/tool_cache").symlink_to(self.tools)  # act says where it is, and heeds no variable
         (home / "event.json").write_text(json.dumps(payload or {}))
         values = {**self.env, "GITHUB_RUN_ID": run_id or mark, MARK: mark, **(env or {})}
         flags = [*self.flags, "--json", "--rm", f"--action-cache-path {home}/actions", f"--eventpath {home}/event.json"]

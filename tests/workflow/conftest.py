@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,9 +20,9 @@ from tests.container.base_image import ensure_base_image
 from tests.container.conftest import client, runtime
 from tests.container.relay.runs import removed_afterwards
 from tests.integration.conftest import free_port, registry_host
-from tests.workflow.act import Act, installed
+from tests.workflow.act import Act, Run, installed
 from tests.workflow.repositories import OWN, ModelRepository, export, local_repositories
-from tests.workflow.services import TOKEN, Comments, github_api
+from tests.workflow.services import Comments, github_api
 from torchrelay.layout import cache_dir
 
 __all__ = ["client", "registry_host", "runtime"]
@@ -85,6 +83,9 @@ class Live:
             pass
 
 
+Scene = tuple[ModelRepository, Live]
+
+
 @pytest.fixture(scope="session")
 def deploy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This repository as act gets it under the name org/deploy."""
@@ -107,7 +108,6 @@ def environment(runtime: str, tmp_path_factory: pytest.TempPathFactory, comments
         "TORCHRELAY_BASE_IMAGE": os.environ.get("TORCHRELAY_BASE_IMAGE") or ensure_base_image(),
         "TORCHRELAY_WHEELS": os.environ.get("TORCHRELAY_WHEELS", ""),
         "TORCHRELAY_CACHE": str(cache_dir()),
-        "RUNNER_TOOL_CACHE": str(test_cache() / "tool_cache"),
         "ACT_ARTIFACTS": str(folder / "artifacts"),
         "ACT_CACHE": str(folder / "cache"),
         "GITHUB_API_URL": comments.url,
@@ -124,7 +124,9 @@ def start_act(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
         def start(deploy: Path, *more: Path, own: str = OWN) -> Act:
             flags = local_repositories([deploy, *more], {own: deploy})
             flags += [f"--local-repository {own}@main={deploy}"]
-            made = Act(installed(), tmp_path_factory.mktemp("act"), sorted(set(flags)), environment)
+            tools = test_cache() / "tool_cache"
+            tools.mkdir(parents=True, exist_ok=True)
+            made = Act(installed(), tmp_path_factory.mktemp("act"), sorted(set(flags)), environment, tools)
             stack.callback(made.end_all)
             return made
 
@@ -136,14 +138,14 @@ def act(start_act: Callable[..., Act], deploy: Path) -> Act:
     return start_act(deploy)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def scene(
     client: docker.DockerClient, registry_host: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., tuple[ModelRepository, Live]]]:
+) -> Iterator[Callable[..., Scene]]:
     """Make a model repository with one model, of a name and a port of its own, and take away what becomes of it."""
     with ExitStack() as stack:
 
-        def make(own: str = OWN, **given: Any) -> tuple[ModelRepository, Live]:
+        def make(own: str = OWN, **given: Any) -> Scene:
             live = Live(f"wf-{secrets.token_hex(3)}", free_port(), registry_host, client)
             stack.enter_context(removed_afterwards(client, live.name))
             repository = ModelRepository(
@@ -158,24 +160,16 @@ def scene(
         yield make
 
 
-@pytest.fixture
-def token() -> dict[str, str]:
-    """The run's own token, as `act -s GITHUB_TOKEN=` gives it."""
-    return {"GITHUB_TOKEN": TOKEN}
+@dataclass(frozen=True)
+class Deployed:
+    """A model that was pushed and is live, and the run that did it; tests leave it as it is."""
+
+    repository: ModelRepository
+    live: Live
+    run: Run
 
 
-def eventually(what: str, look: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Return the first truthy result of `look`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if seen := look():
-            return seen
-        time.sleep(0.1)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Iterator[Path]:
-    """A folder outside of any repository, removed afterwards."""
-    yield tmp_path
-    shutil.rmtree(tmp_path, ignore_errors=True)
+@pytest.fixture(scope="session")
+def deployed(act: Act, scene: Callable[..., Scene]) -> Deployed:
+    repository, live = scene()
+    return Deployed(repository, live, act(repository.folder, "push", repository.pushed()))

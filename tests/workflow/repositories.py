@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -113,10 +114,9 @@ class ModelRepository:
         git(folder, "remote", "add", "origin", "https://github.com/acme/models.git")
         self.call()
 
-    def call(self, secrets: Mapping[str, str] | None = None, **given: Any) -> None:
-        """Write the workflow with these inputs over the repository's own."""
-        inputs = {key.replace("_", "-"): value for key, value in (self.given | given).items()}
-        self.write(".github/workflows/deploy.yml", caller(inputs, self.own, secrets))
+    def call(self, given: Mapping[str, Any] | None = None, secrets: Mapping[str, str] | None = None) -> None:
+        """Write the workflow, with these inputs over the repository's own."""
+        self.write(".github/workflows/deploy.yml", caller(self.given | dict(given or {}), self.own, secrets))
 
     def write(self, name: str, text: str) -> Path:
         file = self.folder / name
@@ -189,6 +189,17 @@ class ModelRepository:
     def dispatched(self, **inputs: str) -> dict[str, Any]:
         """GitHub's payload of a run by hand on main."""
         return {"ref": "refs/heads/main", "inputs": inputs, "repository": _REPOSITORY, "sender": {"login": "somebody"}}
+
+
+def branched(repository: ModelRepository, branch: str, name: str = "branched") -> ModelRepository:
+    """Clone a model repository beside itself, onto a branch of its head: what is done there is not done in the first."""
+    folder = repository.folder.parent / f"{name}-{len(list(repository.folder.parent.iterdir()))}"
+    git(repository.folder, "clone", "--quiet", ".", str(folder))
+    git(folder, "remote", "set-url", "origin", "https://github.com/acme/models.git")
+    git(folder, "checkout", "--quiet", "-B", branch)
+    clone = copy.copy(repository)
+    clone.folder, clone.given = folder, dict(repository.given)
+    return clone
 
 
 _REPOSITORY = {"full_name": "acme/models", "name": "models", "default_branch": "main", "fork": False, "owner": {"login": "acme"}}

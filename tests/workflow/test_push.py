@@ -1,49 +1,88 @@
-"""A push of a model repository becomes an endpoint; a second one with nothing new moves nothing."""
+"""A push of a model repository becomes an endpoint; with nothing new, nothing moves; a bad version leaves what is live."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 import requests
 
-from tests.workflow.act import Act, Run
-from tests.workflow.conftest import Live
-from tests.workflow.repositories import ModelRepository
+from tests.workflow.act import Act
+from tests.workflow.conftest import Deployed
+from tests.workflow.repositories import branched
 
-Scene = tuple[ModelRepository, Live]
-
-
-@pytest.fixture(scope="module")
-def pushed(act: Act, scene: Callable[..., Scene]) -> tuple[ModelRepository, Live, Run]:
-    repository, live = scene()
-    return repository, live, act(repository.folder, "push", repository.pushed())
+SETOSA = pytest.approx([0.9944, 0.0056, 0.0], abs=1e-3)
 
 
-def test_every_job_ran(pushed: tuple[ModelRepository, Live, Run]) -> None:
-    _, _, run = pushed
-    assert run.code == 0, run.told
-    run.ran(plan="success", build="success", deploy="success", report="success")
+def test_every_job_ran(deployed: Deployed) -> None:
+    assert deployed.run.code == 0, deployed.run.told
+    deployed.run.ran(plan="success", build="success", deploy="success", report="success")
 
 
-def test_the_endpoint_answers(pushed: tuple[ModelRepository, Live, Run]) -> None:
-    repository, live, run = pushed
-    assert live.ask() == pytest.approx([0.9944, 0.0056, 0.0], abs=1e-3), run.told
-    assert live.serving["org.torchrelay.commit"] == repository.head
+def test_the_endpoint_answers(deployed: Deployed) -> None:
+    assert deployed.live.ask() == SETOSA
+    labels = deployed.live.serving
+    assert labels["org.torchrelay.commit"] == deployed.repository.head
+    assert labels["org.torchrelay.sequence"] == "1"
+    assert labels["org.torchrelay.repository"] == "acme/models"
 
 
-def test_the_image_is_in_the_registry(pushed: tuple[ModelRepository, Live, Run]) -> None:
-    _, live, run = pushed
-    name, _, digest = run.given["image"].partition("@")
-    assert name == f"{live.registry}/models/{live.name}", run.told
+def test_the_image_is_in_the_registry(deployed: Deployed) -> None:
+    live = deployed.live
+    name, _, digest = deployed.run.given["image"].partition("@")
+    assert name == f"{live.registry}/models/{live.name}", deployed.run.told
     found = requests.get(f"http://{live.registry}/v2/models/{live.name}/manifests/{digest}", timeout=5)
     assert found.headers["Docker-Content-Digest"] == digest
-    assert found.json()["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
 
 
-def test_what_the_caller_is_given(pushed: tuple[ModelRepository, Live, Run]) -> None:
-    _, live, run = pushed
-    assert run.given["endpoint"] == live.url
-    assert run.given["verdict"] == "passed"
-    assert json.loads(run.given["results"])[live.name]["result"] == "passed"
+def test_what_the_caller_is_given(deployed: Deployed) -> None:
+    given = deployed.run.given
+    assert given["endpoint"] == deployed.live.url
+    assert given["verdict"] == "passed"
+    assert json.loads(given["results"])[deployed.live.name]["result"] == "passed"
+
+
+def test_the_summaries(deployed: Deployed) -> None:
+    build, deploy = deployed.run.summary("build"), deployed.run.summary("deploy")
+    assert "```mermaid" in build
+    for sample in ("setosa", "text_is_refused"):
+        assert f"`{sample}`" in build, build
+    image = deployed.run.given["image"]
+    assert deployed.live.url in deploy
+    assert image.partition("@")[2] in deploy
+    assert deployed.live.name in deployed.run.summary("report")
+
+
+def test_nothing_moves_when_nothing_changed(deployed: Deployed, act: Act) -> None:
+    """The same commit once more, as by "Re-run all jobs": everything is found done."""
+    before = deployed.live.world
+    run = act(deployed.repository.folder, "push", deployed.repository.pushed())
+    run.ran(plan="success", build="success", deploy="success", report="success")
+    assert run.given["verdict"] == "passed", run.told
+    assert run.given["image"] == deployed.run.given["image"]
+    assert run.outputs("deploy")["bytes"] == "0"
+    assert deployed.live.world == before
+
+
+def test_a_failing_sample_changes_nothing_live(deployed: Deployed, act: Act) -> None:
+    live, before = deployed.live, deployed.live.world
+    repository = branched(deployed.repository, "main")
+    text = (repository.folder / "samples/setosa.json").read_text()
+    repository.write("samples/setosa.json", text.replace("0.9944", "0.5"))
+    line = next(n for n, one in enumerate(text.splitlines(), 1) if '"expect"' in one)
+    since = deployed.repository.head
+    repository.commit("a wrong expectation")
+    run = act(repository.folder, "push", repository.pushed(since))
+    assert run.code == 1
+    assert run.results == {
+        "plan": "success",
+        f"build/{live.name}": "failure",
+        f"deploy/{live.name}": "failure",
+        "report": "failure",
+    }, run.told
+    assert run.given["verdict"] == "gate_failed", run.told
+    found = [(one.file, one.line) for one in run.annotations if one.level == "error" and one.file]
+    assert found == [("samples/setosa.json", str(line))], run.told
+    assert "setosa" in run.summary("build")
+    assert live.ask() == SETOSA
+    assert live.world == before

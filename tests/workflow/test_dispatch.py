@@ -1,0 +1,74 @@
+"""Runs by hand: what is asked for is left out, and a wrong input is our error, as act checks none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.workflow.act import Act, Run
+from tests.workflow.conftest import Deployed, Scene
+from tests.workflow.repositories import branched
+
+# what is given, and what the error says
+BAD: dict[str, tuple[dict[str, object], str]] = {
+    "unknown_models": ({"models": "nowhere"}, "holds no model.yaml"),
+    "models_outside": ({"models": "../../etc"}, "leaves the repository"),
+    "skip_of_a_gate": ({"skip": "verify"}, "cannot be skipped"),
+    "dry_run_is_maybe": ({"dry-run": "maybe"}, "dry-run"),
+    "target": ({"target": "kubernets"}, "kubernetes"),
+    "role": ({"aws-role": "arn:aws:iam::1:user/me", "aws-region": "eu-west-1"}, "aws-role"),
+    "url": ({"live-url": "file:///etc/passwd"}, "live-url"),
+    "repository": ({"repository": "no_host"}, "repository"),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(act: Act, scene: Callable[..., Scene]) -> dict[str, Run]:
+    repository, _ = scene()
+
+    def one(name: str) -> Run:
+        mine = branched(repository, "main", name)
+        mine.call(BAD[name][0])
+        mine.commit(name)
+        return act(mine.folder, "workflow_dispatch", mine.dispatched())
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(BAD, pool.map(one, BAD), strict=True))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_wrong_input_is_one_clear_error(refused: dict[str, Run], name: str) -> None:
+    run, told = refused[name], BAD[name][1]
+    assert run.code == 1
+    assert run.results["plan"] == "failure", run.told
+    assert [job.id for job in run.jobs if job.id in ("build", "deploy") and job.result != "skipped"] == [], run.told
+    (error,) = [one for one in run.annotations if one.level == "error"]
+    assert told in error.message, run.told
+    assert "fix:" in error.message
+    assert "Traceback" not in run.raw
+
+
+def test_a_dry_run_proves_and_touches_nothing(deployed: Deployed, act: Act) -> None:
+    before = deployed.live.world
+    repository = branched(deployed.repository, "main")
+    repository.edit("model.py", '"""One linear', '"""No more than one linear')
+    repository.call({"dry-run": True})
+    repository.commit("to be tried")
+    run = act(repository.folder, "workflow_dispatch", repository.dispatched(**{"dry-run": "true"}))
+    assert run.code == 0, run.told
+    run.ran(plan="success", build="success", report="success")
+    assert run.given["verdict"] == "passed"
+    assert deployed.live.world == before
+
+
+def test_deploy_is_skipped(deployed: Deployed, act: Act) -> None:
+    before = deployed.live.world
+    repository = branched(deployed.repository, "main")
+    repository.call({"skip": "deploy\ndiff"})
+    repository.commit("without deploy")
+    run = act(repository.folder, "push", repository.pushed(deployed.repository.head))
+    assert run.code == 0, run.told
+    run.ran(plan="success", build="success", report="success")
+    assert deployed.live.world == before

@@ -1,0 +1,52 @@
+"""Fifty models of which one changed: only that one is built, and the plan takes seconds."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.act import Act
+from tests.workflow.repositories import ModelRepository
+
+MODELS = 50
+PLAN_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def monorepo(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRepository, str]:
+    return fifty(tmp_path_factory.mktemp("monorepo") / "models")
+
+
+def fifty(folder: Path) -> tuple[ModelRepository, str]:
+    """A repository of many models with some history, and the prefix of their names."""
+    prefix = f"wf-{secrets.token_hex(3)}"
+    repository = ModelRepository(folder, {"models": "models/*", "skip": "deploy"})
+    for number in range(MODELS):
+        repository.add_model(f"{prefix}-{number}", 8080, f"models/m{number}")
+        repository.commit(f"model {number}")
+    return repository, prefix
+
+
+def test_one_of_fifty(monorepo: tuple[ModelRepository, str], act: Act) -> None:
+    repository, prefix = monorepo
+    before = repository.head
+    repository.edit("models/m17/model.py", '"""One linear', '"""Still one linear')
+    repository.commit("change one")
+    run = act(repository.folder, "push", repository.pushed(before))
+    assert run.code == 0, run.told
+    assert run.results == {"plan": "success", f"build/{prefix}-17": "success", "report": "success"}, run.told
+    (plan,) = [job for job in run.jobs if job.id == "plan"]
+    assert plan.seconds < PLAN_S
+
+
+def test_none_of_fifty(monorepo: tuple[ModelRepository, str], act: Act) -> None:
+    repository, _ = monorepo
+    before = repository.head
+    repository.write("notes.txt", "no file of any model")
+    repository.commit("change none")
+    run = act(repository.folder, "push", repository.pushed(before))
+    assert run.code == 0, run.told
+    run.ran(plan="success")
+    assert run.outputs("plan")["count"] == "0"

@@ -1,0 +1,88 @@
+"""A pull request is built and proved, compared with what is live, commented on, and touches nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.workflow.act import Act, Run
+from tests.workflow.conftest import Deployed
+from tests.workflow.repositories import ModelRepository, branched
+from tests.workflow.services import READ_ONLY, TOKEN, Comments
+
+MARKER = "<!-- torchrelay -->"
+NUMBER = 41
+
+
+@pytest.fixture(scope="module")
+def proposal(deployed: Deployed) -> ModelRepository:
+    """A branch whose model answers a little differently, within what its samples allow."""
+    repository = branched(deployed.repository, "warmer")
+    repository.edit("model.py", "self.fc(x), dim=-1", "self.fc(x) * 1.01, dim=-1")
+    repository.call({"live-url": f"http://127.0.0.1:{deployed.live.port}"})
+    repository.commit("a little warmer")
+    return repository
+
+
+@pytest.fixture(scope="module")
+def proposed(deployed: Deployed, proposal: ModelRepository, act: Act, comments: Comments) -> tuple[Run, dict[str, object]]:
+    """The run, and what was live before it; 35 people have said something already, one of them our own marker."""
+    for number in range(34):
+        comments.add(NUMBER, f"opinion {number}")
+    comments.add(NUMBER, f"I write {MARKER} myself")
+    before = deployed.live.world
+    payload = proposal.proposed(deployed.repository.head, NUMBER, "warmer")
+    return act(proposal.folder, "pull_request", payload, secrets={"GITHUB_TOKEN": TOKEN}), before
+
+
+def test_it_is_built_and_touches_nothing(deployed: Deployed, proposed: tuple[Run, dict[str, object]]) -> None:
+    run, before = proposed
+    assert run.code == 0, run.told
+    run.ran(plan="success", build="success", report="success")
+    assert run.given["verdict"] == "passed", run.told
+    assert run.given["endpoint"] == run.given["image"] == ""
+    assert deployed.live.world == before
+
+
+def test_it_says_how_answers_differ(deployed: Deployed, proposed: tuple[Run, dict[str, object]], comments: Comments) -> None:
+    run, _ = proposed
+    (ours,) = [body for body in comments.on(NUMBER) if body.startswith(MARKER) or body.rstrip().endswith(MARKER)]
+    assert deployed.live.name in ours, ours
+    assert "setosa" in ours, ours
+    assert "0.99" in ours, ours
+    assert "setosa" in run.summary("build")
+
+
+def test_the_comment_is_updated_in_place(
+    deployed: Deployed, proposal: ModelRepository, proposed: tuple[Run, dict[str, object]], act: Act, comments: Comments
+) -> None:
+    before = comments.on(NUMBER)
+    assert proposed[0].code == 0
+    proposal.edit("model.py", "* 1.01", "* 1.0")
+    proposal.commit("as it was")
+    payload = proposal.proposed(deployed.repository.head, NUMBER, "warmer")
+    run = act(proposal.folder, "pull_request", payload, secrets={"GITHUB_TOKEN": TOKEN})
+    assert run.code == 0, run.told
+    after = comments.on(NUMBER)
+    assert len(after) == len(before)
+    assert [n for n, (old, new) in enumerate(zip(before, after, strict=True)) if old != new] == [35]
+
+
+def test_a_fork_gets_a_notice_instead(deployed: Deployed, proposal: ModelRepository, act: Act, comments: Comments) -> None:
+    """GitHub gives a fork's run a token that only reads: it is no reason to fail, and nobody is touched."""
+    before, said = deployed.live.world, list(comments.comments)
+    payload = proposal.proposed(deployed.repository.head, NUMBER, "warmer", fork="stranger/models")
+    run = act(proposal.folder, "pull_request", payload, secrets={"GITHUB_TOKEN": READ_ONLY})
+    assert run.code == 0, run.told
+    run.ran(plan="success", build="success", report="success")
+    assert [one for one in run.annotations if one.level == "notice" and one.job == "report"], run.told
+    assert comments.comments == said
+    assert deployed.live.world == before
+
+
+def test_pull_request_target_is_refused(deployed: Deployed, proposal: ModelRepository, act: Act) -> None:
+    payload = proposal.proposed(deployed.repository.head, NUMBER, "warmer", fork="stranger/models")
+    run = act(proposal.folder, "pull_request_target", payload, secrets={"GITHUB_TOKEN": TOKEN})
+    assert run.code == 1
+    assert run.results["plan"] == "failure"
+    assert "build" not in {job.id for job in run.jobs if job.result != "skipped"}, run.told
+    assert any("pull_request_target" in one.message for one in run.annotations), run.told
