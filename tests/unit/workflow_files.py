@@ -1,0 +1,122 @@
+"""The repository's workflows and actions, read once, and what can be asked of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import references
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+Node = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class File:
+    """One workflow or action."""
+
+    name: str
+    text: str
+
+    @cached_property
+    def data(self) -> Node:
+        # BaseLoader: `on` stays a word and every value is text, as GitHub hands it on; it makes nothing but text, lists and maps
+        return dict(yaml.load(self.text, Loader=yaml.BaseLoader))  # noqa: S506
+
+    @property
+    def is_action(self) -> bool:
+        return self.name.startswith("actions/")
+
+    @property
+    def action(self) -> str:
+        """The action's own name, e.g. push."""
+        return self.name.split("/")[1]
+
+    @property
+    def internal(self) -> bool:
+        return Path(self.name).name.startswith("__") or (self.is_action and self.action.startswith("__"))
+
+    @property
+    def jobs(self) -> dict[str, Node]:
+        return dict(self.data.get("jobs", {}))
+
+    def steps(self) -> Iterator[tuple[str, Node]]:
+        """Every step with the job it is in, "" in an action."""
+        if self.is_action:
+            yield from (("", step) for step in self.data["runs"]["steps"])
+        for job, body in self.jobs.items():
+            yield from ((job, step) for step in body.get("steps", []))
+
+
+class Tree:
+    """All of them, by name."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.files = {name: File(name, text) for name, text in texts.items()}
+        self.home = references.home_of(texts)[0]
+
+    @classmethod
+    def of(cls, root: Path = ROOT) -> Tree:
+        found = [*root.glob(".github/workflows/*.yml"), *root.glob("actions/*/action.yml")]
+        return cls({str(path.relative_to(root)): path.read_text() for path in sorted(found)})
+
+    def but(self, name: str, old: str, new: str) -> Tree:
+        """Return the tree with one thing changed, for a control."""
+        texts = {file.name: file.text for file in self.files.values()}
+        assert old in texts[name], f"{name} has no {old!r}"
+        return Tree(texts | {name: texts[name].replace(old, new)})
+
+    def also(self, name: str, text: str) -> Tree:
+        return Tree({file.name: file.text for file in self.files.values()} | {name: text})
+
+    @property
+    def serve(self) -> File:
+        return self.files[references.SERVE]
+
+    @property
+    def actions(self) -> dict[str, File]:
+        return {file.action: file for file in self.files.values() if file.is_action}
+
+    @property
+    def workflows(self) -> list[File]:
+        return [file for file in self.files.values() if not file.is_action]
+
+    def own(self, uses: str) -> str:
+        """Return the name of our action that a `uses:` is, "" when it is another's."""
+        path, _, _ = uses.partition("@")
+        return path.removeprefix(f"{self.home}/actions/") if path.startswith(f"{self.home}/actions/") else ""
+
+    def reached(self, steps: list[Node]) -> Iterator[tuple[str, Node]]:
+        """Every `uses:` of some steps and of our actions within them, with the inputs it gets."""
+        for step in steps:
+            if not (uses := step.get("uses")):
+                continue
+            yield uses, step.get("with", {})
+            own = self.own(uses)
+            if own and own in self.actions and not self._left_out(own, step):
+                yield from self.reached(self.actions[own].data["runs"]["steps"])
+
+    def _left_out(self, own: str, step: Node) -> bool:
+        """Tell whether an action does nothing but run: `setup` without `cache` names actions/cache and never comes to it."""
+        return own == "setup" and step.get("with", {}).get("cache", "false") != "true"
+
+
+def expressions(node: Any) -> Iterator[str]:
+    """Yield every `${{ }}` below a node, and the `if:`s that go without."""
+    if isinstance(node, str):
+        yield from (found.strip() for found in EXPRESSION.findall(node))
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key == "if" and isinstance(value, str) and "${{" not in value:
+                yield value
+            yield from expressions(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from expressions(value)
