@@ -27,8 +27,8 @@ class File:
 
     @cached_property
     def data(self) -> Node:
-        # BaseLoader: `on` stays a word and every value is text, as GitHub hands it on; it makes nothing but text, lists and maps
-        return dict(yaml.load(self.text, Loader=yaml.BaseLoader))  # noqa: S506
+        # CBaseLoader: `on` stays a word and every value is text, as GitHub hands it on; it makes nothing but text, lists and maps
+        return dict(yaml.load(self.text, Loader=yaml.CBaseLoader))  # noqa: S506
 
     @property
     def is_action(self) -> bool:
@@ -60,7 +60,7 @@ class Tree:
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.files = {name: File(name, text) for name, text in texts.items()}
-        self.home = references.home_of(texts)[0]
+        self.home, self.ref = references.home_of(texts)
 
     @classmethod
     def of(cls, root: Path = ROOT) -> Tree:

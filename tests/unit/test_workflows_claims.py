@@ -1,0 +1,200 @@
+"""The claim table of serve.yml: what each job may do and what it may run, read out of the YAML.
+
+Two columns never meet: a job that runs what a model's author wrote holds no credentials; one that holds them runs none of it, has
+no checkout of it beyond the weights' address, and takes nothing out of a cache.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import pytest
+
+import references
+from tests.unit.workflow_files import Tree, expressions
+
+TREE = Tree.of()
+SERVE = references.SERVE
+# Verbs that run what the model's author wrote: its requirements are installed, its handler answers samples.
+RUNS_MODEL_CODE = {"build", "verify"}
+CHECKOUT, CACHE = "actions/checkout", "actions/cache"
+UPLOAD, DOWNLOAD, PROVENANCE = "actions/upload-artifact", "actions/download-artifact", "actions/attest-build-provenance"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one job holds and runs; `actions` are third parties', those within ours included."""
+
+    permissions: dict[str, str]
+    verbs: set[str]
+    actions: set[str]
+    secrets: set[str] = field(default_factory=set)
+    environment: bool = False
+    runs_when: str = ""
+
+    @property
+    def credentials(self) -> bool:
+        """Whether it can become somebody: an identity to exchange, or a secret."""
+        return "id-token" in self.permissions or bool(self.secrets)
+
+    @property
+    def model_code(self) -> bool:
+        return bool(self.verbs & RUNS_MODEL_CODE)
+
+
+CLAIMS = {
+    "plan": Claim({"contents": "read"}, {"setup", "plan"}, {CHECKOUT, CACHE}),
+    "fetch": Claim(
+        {"contents": "read", "id-token": "write"},
+        {"setup", "login", "fetch"},
+        {CHECKOUT, UPLOAD},
+        runs_when="needs.plan.outputs.fetch == 'true'",
+    ),
+    "build": Claim(
+        {"contents": "read"},
+        {"setup", "check", "archive", "build", "verify", "diff", "bundle", "summary"},
+        {CHECKOUT, CACHE, UPLOAD, DOWNLOAD},
+        runs_when="needs.plan.outputs.build == 'true'",
+    ),
+    "deploy": Claim(
+        {"id-token": "write", "attestations": "write"},
+        {"setup", "login", "push", "attest", "deploy", "summary"},
+        {DOWNLOAD, UPLOAD, PROVENANCE},
+        {
+            "kubeconfig",
+            "signing-key",
+            "signing_key",
+            "registry-username",
+            "registry_username",
+            "registry-password",
+            "registry_password",
+        },
+        environment=True,
+        runs_when="needs.plan.outputs.deploy == 'true'",
+    ),
+    "report": Claim({"pull-requests": "write"}, {"setup", "report"}, {DOWNLOAD}, runs_when="needs.plan.outputs.build == 'true'"),
+}
+
+
+def claim(tree: Tree, job: str) -> Claim:
+    """Read a job's claim out of the YAML, through every action that it comes to."""
+    body = tree.serve.jobs[job]
+    reached = [uses.partition("@")[0] for uses, _ in tree.reached(body["steps"])]
+    told = " ".join(expressions(body)).lower()
+    return Claim(
+        permissions=body["permissions"],
+        verbs={own for uses in reached if (own := tree.own(uses)) and not own.startswith("__")},
+        actions={uses for uses in reached if not uses.startswith(f"{tree.home}/")},
+        secrets=set(re.findall(r"\bsecrets\.([\w-]+)", told)),
+        environment="environment" in body,
+        runs_when=next(iter(re.findall(r"needs\.plan\.outputs\.[\w-]+ == 'true'", body.get("if", ""))), ""),
+    )
+
+
+def broken_promises(tree: Tree) -> list[str]:
+    """Say where the two columns meet."""
+    wrong = []
+    for job, body in tree.serve.jobs.items():
+        found = claim(tree, job)
+        if found.model_code and found.credentials:
+            wrong.append(f"{job} runs the model's code and holds credentials")
+        if found.model_code and set(found.permissions.values()) - {"read"}:
+            wrong.append(f"{job} runs the model's code and may write")
+        if found.credentials and CACHE in found.actions:
+            wrong.append(f"{job} holds credentials and takes from a cache")
+        if found.credentials and CHECKOUT in found.actions and found.secrets:
+            wrong.append(f"{job} holds secrets and has a checkout")
+        if found.credentials and (loose := [uses for uses in found.actions if not uses.startswith("actions/")]):
+            wrong.append(f"{job} holds credentials and runs {loose}")
+        if found.credentials and (loose := [step["run"] for step in body["steps"] if "run" in step]):
+            wrong.append(f"{job} holds credentials and runs {loose}")
+        if found.credentials and "toJSON(secrets)" in str(body):
+            wrong.append(f"{job} takes all secrets")
+        if found.secrets and not found.environment:
+            wrong.append(f"{job} has secrets and no environment to guard them")
+        told = [text for step in body["steps"] for text in expressions({key: step[key] for key in step if key != "with"})]
+        if any("secrets." in text for text in told) or "secrets." in str(body.get("env", "")):
+            wrong.append(f"{job} has a secret in reach of a whole job or a condition")
+    return wrong
+
+
+def test_the_table_is_whole() -> None:
+    assert list(TREE.serve.jobs) == list(CLAIMS)
+
+
+@pytest.mark.parametrize("job", CLAIMS)
+def test_a_job_does_what_the_table_says(job: str) -> None:
+    assert claim(TREE, job) == CLAIMS[job]
+
+
+def test_the_columns_never_meet() -> None:
+    assert broken_promises(TREE) == []
+
+
+STEP = "      - id: push\n"
+OURS, AT = f"{TREE.home}/actions", f"@{TREE.ref}"
+ENVIRONMENT = "    environment: ${{ inputs.environment }}\n"
+READS = "      contents: read # reads the model; "
+SETUP = f"        uses: {OURS}/setup{AT}\n      - uses: {OURS}/login{AT}\n"
+CONTROLS = {
+    "a model is built where credentials are": TREE.but(SERVE, STEP, f"      - uses: {OURS}/build{AT}\n{STEP}"),
+    "the build job may become somebody": TREE.but(SERVE, READS, f"      id-token: write # x\n{READS}"),
+    "the build job may write": TREE.but(SERVE, READS, READS.replace("read", "write", 1)),
+    "the deploy job takes from a cache": TREE.but(
+        SERVE, SETUP, SETUP.replace("\n", '\n        with:\n          cache: "true"\n', 1)
+    ),
+    "the deploy job has a checkout": TREE.but(SERVE, STEP, f"      - uses: actions/checkout@v7\n{STEP}"),
+    "the deploy job runs somebody's action": TREE.but(SERVE, STEP, f"      - uses: docker/login-action@v3\n{STEP}"),
+    "the deploy job runs a command": TREE.but(SERVE, STEP, f"      - run: python deploy.py\n{STEP}"),
+    "secrets outside of an environment": TREE.but(SERVE, ENVIRONMENT, ""),
+    "a secret for the whole job": TREE.but(
+        SERVE, ENVIRONMENT, f"{ENVIRONMENT}    env: {{KEY: '${{{{ secrets.signing-key }}}}'}}\n"
+    ),
+    "our own action nests somebody's": TREE.but(
+        "actions/push/action.yml", "    - id: push\n", "    - uses: docker/login-action@v3\n    - id: push\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTROLS)
+def test_a_job_where_they_meet_is_found(case: str) -> None:
+    assert broken_promises(CONTROLS[case]) != []
+    assert {job: claim(CONTROLS[case], job) for job in CLAIMS} != CLAIMS or case in (
+        "the deploy job runs a command",
+        "a secret for the whole job",
+    )
+
+
+def test_callers_grant_what_the_jobs_ask_for_and_no_more() -> None:
+    """GitHub refuses to start a called workflow whose jobs ask for more than the caller has."""
+    asked = {name: access for one in CLAIMS.values() for name, access in one.permissions.items()}
+    callers = {str(path): path.read_text() for path in references.ROOT.glob("examples/*/deploy.yml")}
+    tree = TREE
+    for name, text in callers.items():
+        tree = tree.also(name, text)
+    callers[".github/workflows/__ci.yml"] = ""
+    for name in callers:
+        granted = [body["permissions"] for body in tree.files[name].jobs.values() if SERVE in body.get("uses", "")]
+        assert granted == [asked], name
+    assert len(callers) == 3
+
+
+def test_a_fork_gets_nothing() -> None:
+    """What runs for a pull request of a fork: GitHub gives it no secret and no id-token; plan refuses the one event that would."""
+    fork = {job for job, one in CLAIMS.items() if one.runs_when in ("", "needs.plan.outputs.build == 'true'")}
+    assert fork == {"plan", "build", "report"}
+    assert not any(CLAIMS[job].credentials for job in fork)
+    assert "pull_request_target" not in TREE.serve.text
+
+
+def test_deployments_of_one_model_wait_for_each_other() -> None:
+    concurrency = TREE.serve.jobs["deploy"]["concurrency"]
+    assert concurrency["cancel-in-progress"] == "false", "a rollout is never cut off in the middle"
+    for part in ("github.repository", "inputs.environment", "matrix.model"):
+        assert f"${{{{ {part} }}}}" in concurrency["group"]
+
+
+def test_the_example_of_each_model_is_the_same_caller() -> None:
+    texts = {path.read_text() for path in references.ROOT.glob("examples/*/deploy.yml")}
+    assert len(texts) == 1
