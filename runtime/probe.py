@@ -1,8 +1,9 @@
 """Ask the container from inside, where no network reaches it.
 
 probe.py           reads {"concurrency", "timeout_s", "requests": [{"id", "method", "path", "content_type", "body" (base64)}]} on
-                   stdin, sends them through the front, prints
-                   [{"id", "status", "content_type", "body" (base64), "latency_ms", "error"}] in the same order
+                   one line of stdin, sends them through the front, prints
+                   [{"id", "status", "content_type", "body" (base64), "latency_ms", "error"}] in the same order;
+                   "host" and "port" send them elsewhere: to the Service before several pods
 probe.py --ready   prints {"ready", "reason", "failed"}; exit code 0 when ready
 probe.py --live    the same, exit code 1 only when the server gave up for good: liveness is not to be stricter than readiness
 """
@@ -55,7 +56,8 @@ def send_all(batch: dict[str, Any], port: int) -> list[dict[str, Any]]:
     lock = threading.Lock()
 
     def lane() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=float(batch.get("timeout_s", 60)))
+        host, timeout_s = str(batch.get("host", "127.0.0.1")), float(batch.get("timeout_s", 60))
+        connection = http.client.HTTPConnection(host, int(batch.get("port", port)), timeout=timeout_s)
         while True:
             with lock:
                 index, request = next(queue, (-1, {}))
@@ -87,7 +89,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     port = own_port(os.environ)
     if not arguments.ready and not arguments.live:
-        json.dump(send_all(json.load(sys.stdin), port), sys.stdout)
+        # A line, as not everything that runs a program in a container can close its stdin: Kubernetes before 1.30 cannot.
+        json.dump(send_all(json.loads(sys.stdin.readline()), port), sys.stdout)
         print()
         return 0
     status = read_status(state_dir(os.environ))

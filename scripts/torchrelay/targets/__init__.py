@@ -5,11 +5,12 @@ from collections.abc import Callable
 from torchrelay.errors import DeployFailed
 from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release, Target
 from torchrelay.targets.docker import DockerTarget
+from torchrelay.targets.kubernetes import KubernetesTarget
 from torchrelay.targets.local import LocalTarget
 
 __all__ = ["TARGETS", "Context", "Deployed", "Endpoint", "Plan", "Record", "Release", "Target", "target_of"]
 
-TARGETS: dict[str, Callable[[Context], Target]] = {"docker": DockerTarget, "local": LocalTarget}
+TARGETS: dict[str, Callable[[Context], Target]] = {"docker": DockerTarget, "kubernetes": KubernetesTarget, "local": LocalTarget}
 
 
 def target_of(name: str, context: Context) -> Target:

@@ -17,13 +17,12 @@ from torchrelay.errors import DeployFailed, DockerUnavailable, GateFailed, PortT
 from torchrelay.model import Model
 from torchrelay.probe import exec_in
 from torchrelay.targets.contract import Release
-from torchrelay.targets.front import PORT, STATE, Front, Version
+from torchrelay.targets.front import LABEL, PORT, STATE, Front, Version
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
-LABEL = "org.torchrelay"
 LIVE = "live"
 """Network alias of the version that serves: what a front points at when it starts, so a restarted one finds it."""
 PROPAGATION_S = 1
@@ -104,7 +103,8 @@ class Containers:
                 else:
                     existing.container.remove(force=True, v=True)
         alias = f"m-{secrets.token_hex(6)}"
-        labels = self._labels("model", digest=release.digest, settings=self.settings, version=release.version, alias=alias)
+        told = {"digest": release.digest, "settings": self.settings, "version": release.version, "alias": alias}
+        labels = self._labels("model", **release.source.facts(), **told)
         settings = verify.hardened(self.model, name, labels)
         del settings["network_mode"], settings["healthcheck"]
         container = self.client.containers.create(

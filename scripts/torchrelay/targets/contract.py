@@ -48,7 +48,7 @@ class Release:
     serving: Mapping[str, Any] = field(default_factory=dict)
     """serving.json for those targets; they fill in where the model and its dependencies lie."""
     image: Image | None = None
-    """The composed image, when this machine made it."""
+    """The composed image, when this machine made it or a bundle holds it."""
     reference: str = ""
     """`repository@sha256:...` to pull where the image is not at hand."""
     auth: Callable[[str], dict[str, str] | None] = no_auth
@@ -96,6 +96,7 @@ class Target(Protocol):
             GateFailed: it failed its samples before it got any traffic; what ran before still runs.
             RolledBack: it failed after that, and what ran before runs again.
             RollbackFailed: neither answers.
+            Outdated: a newer commit is live; nothing was changed.
             PortTaken, DeployFailed: it could not be started; what ran before still runs.
         """
 

@@ -51,8 +51,8 @@ class DockerTarget:
     def plan(self, release: Release) -> Plan:
         """See `contract.Target`."""
         with self._containers() as containers:
-            live, wanted = self._live(containers), (release.digest, containers.settings)
-        if live is not None and live.serves == wanted and live.container.status == "running":
+            live = self._live(containers)
+        if live is not None and live.stands_for(release, containers.settings) and live.container.status == "running":
             return Plan(unchanged=True, steps=(f"keep {live.name}, which serves {release.digest}",))
         steps = [
             f"start {containers.version_name(release.digest)} and prove it with {len(release.samples)} samples",
@@ -66,15 +66,13 @@ class DockerTarget:
     def apply(self, release: Release) -> Endpoint:
         """See `contract.Target`."""
         with self._turn(), self._containers() as containers:
-            image = image_id(containers.client, self.model, release, self.context.progress)
             live, record = self._live(containers), contract.read_record(self.context, NAME)
+            if live is not None:
+                contract.require_newer(release.source, live.source, live.name)
+            image = image_id(containers.client, self.model, release, self.context.progress)
             previous = self._previous(containers, live, record)
             containers.sweep({one.name for one in (live, previous) if one})
-            if (
-                live is not None
-                and live.serves == (release.digest, containers.settings)
-                and self._still_serves(containers, live, release)
-            ):
+            if live is not None and live.stands_for(release, containers.settings) and self._still_serves(containers, live, release):
                 contract.write_record(self.context, NAME, self._record(live, previous))
                 return replace(self._endpoint(containers, live, previous), skipped=True)
             if containers.front_on(self.context.bind, self.port) is None:

@@ -2,13 +2,14 @@
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from torchrelay import layout
 from torchrelay.errors import DeployFailed, GateFailed
 from torchrelay.probe import ExecProber, exec_in
-from torchrelay.targets.contract import State
+from torchrelay.source import Source
+from torchrelay.targets.contract import Release, State
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -17,7 +18,8 @@ PORT = 8080
 """The port of the image, of a version's own front and of the front before it alike."""
 STATE = "/tmp/torchrelay/front.json"  # noqa: S108 -- inside the container
 START_S = 20.0
-RUNTIME = "org.torchrelay.runtime"
+LABEL = "org.torchrelay"
+RUNTIME = f"{LABEL}.runtime"
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,19 @@ class Version:
         return str(self.container.labels.get(RUNTIME, ""))
 
     @property
+    def source(self) -> Source:
+        """Where it comes from."""
+        labels = self.container.labels
+        return Source.of_facts({key: labels.get(f"{LABEL}.{key}", "") for key in asdict(Source())})
+
+    @property
     def serves(self) -> tuple[str, str]:
         """What runs and under which limits: a change of either makes another version."""
         return self.digest, self.settings
+
+    def stands_for(self, release: Release, settings: str) -> bool:
+        """Tell whether it is this release already; a newer commit of the same image is another, as no label can be added."""
+        return self.serves == (release.digest, settings) and self.source.sequence >= release.source.sequence
 
     def state(self) -> tuple[State, str]:
         """Ask it what it is, and why."""

@@ -1,0 +1,347 @@
+"""The kubernetes target: a proved version rolls out without losing a request, and goes back by itself when it fails.
+
+A candidate pod, which no Service selects, answers the samples first; then the Deployment rolls with `maxUnavailable: 0`; then the
+samples go through the Service, from a pod to its cluster address. Whatever fails after the first change, the version that was
+proved last is applied again. What is live is annotated on the Deployment and read from there each time, so a run that was killed
+half-way leaves nothing that the next one would mistake.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torchrelay.errors import DeployFailed, GateFailed, RollbackFailed, RolledBack, TorchrelayError
+from torchrelay.probe import ProbeAnswer, ProbeRequest
+from torchrelay.samples import Sample
+from torchrelay.targets import contract, kube_state
+from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release, State
+from torchrelay.targets.kube_api import Api, connect
+from torchrelay.targets.kube_exec import PodProber
+from torchrelay.targets.kube_lease import Turn, turn
+from torchrelay.targets.kube_manifests import (
+    CONTAINER,
+    MANAGED_LABEL,
+    MANAGER,
+    PLACE_S,
+    PROPAGATION_S,
+    Document,
+    of_kind,
+    render,
+    selector,
+    settings_of,
+    startup_s,
+)
+from torchrelay.targets.kube_reasons import is_ready, state_of
+from torchrelay.targets.kube_refusals import FORCE
+from torchrelay.targets.kube_rollout import (
+    is_complete,
+    running_candidate,
+    sweep_candidates,
+    wait_gone,
+    wait_removed,
+    wait_rolled,
+)
+from torchrelay.targets.kube_service import (
+    address_of,
+    answered_right,
+    prove_service,
+    through_service,
+    wait_service,
+)
+from torchrelay.targets.kube_state import Live, Version
+
+log = logging.getLogger(__name__)
+NAME = "kubernetes"
+OURS = ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a release amounts to: its manifests, and the version that they serve."""
+
+    documents: list[Document]
+    version: Version
+
+    @property
+    def deployment(self) -> Document:
+        """The Deployment as rendered."""
+        return of_kind(self.documents, "Deployment")
+
+
+class KubernetesTarget:
+    """See `contract.Target`. `place_s`: how long a pod may take to get a node and its image."""
+
+    def __init__(self, context: Context, place_s: float = PLACE_S) -> None:
+        self.context = context
+        self.model = context.model
+        self.name = context.model.name
+        self.settings = settings_of(context.model)
+        self.place_s = place_s
+
+    @property
+    def url(self) -> str:
+        """Where pods of the cluster find it."""
+        return f"http://{self.name}.{self.settings.namespace}.svc{contract.predict_path(self.model)}"
+
+    def plan(self, release: Release) -> Plan:
+        """See `contract.Target`."""
+        api = connect(self.settings)
+        live = self._live(api)
+        wanted = self._wanted(release, live)
+        if live is not None and self._is_unchanged(api, live, wanted):
+            return Plan(unchanged=True, steps=(f"keep {self.name}, which serves {release.digest}",))
+        for document in wanted.documents:
+            api.apply(document, dry_run=True, force=_forced())
+        where = f"in namespace {self.settings.namespace} of {api.server}"
+        steps = [
+            f"start a pod of {release.reference} {where}, without traffic, and prove it with {len(release.samples)} samples",
+            *(f"apply {document['kind']} {document['metadata']['name']}" for document in wanted.documents),
+            "wait until it has rolled out, and send the samples through the Service",
+        ]
+        if live is not None and live.good is not None:
+            steps.append(f"go back to {live.good.digest}, should that fail")
+        return Plan(unchanged=False, steps=tuple(steps))
+
+    def apply(self, release: Release) -> Endpoint:
+        """See `contract.Target`."""
+        with self._turn() as (api, held):
+            live = self._live(api)
+            wanted = self._wanted(release, live)
+            sweep_candidates(api, self.name)
+            if live is not None:
+                contract.require_newer(release.source, live.version.source, f"{self.settings.namespace}/{self.name}")
+                if self._is_unchanged(api, live, wanted) and self._still_serves(api, release):
+                    return self._keep(api, live, wanted)
+            right = self._prove_candidate(api, held, live, wanted, release.samples)
+            return self._put_live(api, held, live, wanted, release.samples, right)
+
+    def status(self) -> Endpoint:
+        """See `contract.Target`."""
+        api = connect(self.settings)
+        return self._endpoint(api, self._live(api))
+
+    def verify(self, samples: Sequence[Sample]) -> None:
+        """See `contract.Target`."""
+        api = connect(self.settings)
+        prove_service(api, self.model, samples)
+
+    def invoke(self, request: ProbeRequest, timeout_s: float = 60.0) -> ProbeAnswer:
+        """See `contract.Target`."""
+        return through_service(connect(self.settings), self.name).send([request], 1, timeout_s)[0]
+
+    def logs(self, lines: int = 200) -> str:
+        """See `contract.Target`."""
+        api = connect(self.settings)
+        pods = [str(pod["metadata"]["name"]) for pod in api.list("Pod", selector(self.name))]
+        if len(pods) == 1:
+            return api.log(pods[0], CONTAINER, lines)
+        return "\n".join(f"==> {pod} <==\n{api.log(pod, CONTAINER, lines)}" for pod in sorted(pods))
+
+    def rollback(self) -> Endpoint:
+        """See `contract.Target`."""
+        with self._turn() as (api, held):
+            live = self._live(api)
+            if live is None or live.previous is None:
+                raise DeployFailed(f"{self.name}: there is no previous version", "deploy the version you want")
+            present, back = live.version, live.previous
+            log.info("going back to %s", back.digest)
+            held.require()
+            try:
+                self._roll(api, live.document, back, present)
+            except TorchrelayError as failure:
+                self._apply_version(api, live.document, present, proved=live.proved, previous=back)
+                raise RollbackFailed(
+                    f"{back.version} does not come up: {failure.message}; what ran before still runs", failure.fix
+                ) from failure
+            return self._settle(api, live.document, back, present)
+
+    def delete(self) -> bool:
+        """See `contract.Target`."""
+        with self._turn() as (api, _):
+            found = sweep_candidates(api, self.name) | self._remove_ours(api)
+            wait_removed(api, self.model, self.name)
+        contract.forget_record(self.context, NAME)
+        return found
+
+    @contextmanager
+    def _turn(self) -> Iterator[tuple[Api, Turn]]:
+        api = connect(self.settings)
+        with turn(api, self.name, 2 * (self.place_s + startup_s(self.model))) as held:
+            yield api, held
+
+    def _live(self, api: Api) -> Live | None:
+        return kube_state.read(api.get("Deployment", self.name))
+
+    def _wanted(self, release: Release, live: Live | None) -> Wanted:
+        documents = render(self.model, release)
+        if live is not None and kube_state.is_scaled_by_cluster(live.document):
+            deployment = of_kind(documents, "Deployment")
+            deployment["spec"] = kube_state.without_replicas(deployment["spec"])
+        return Wanted(documents, kube_state.version_of(release, documents))
+
+    def _is_unchanged(self, api: Api, live: Live, wanted: Wanted) -> bool:
+        """Tell whether applying would change nothing that runs: the API says so, as somebody may have changed it by hand."""
+        if not (live.proved and live.version.serves(wanted.version) and is_complete(live.document)):
+            return False
+        document = kube_state.deployment(wanted.deployment, wanted.version, proved=True, previous=live.previous)
+        applied = api.apply(document, dry_run=True, force=True)
+        return bool(applied["metadata"]["generation"] == live.document["metadata"]["generation"])
+
+    def _still_serves(self, api: Api, release: Release) -> bool:
+        try:
+            return contract.still_right(through_service(api, self.name), self.model, release.samples)
+        except (GateFailed, DeployFailed) as failure:
+            log.warning("%s does not answer any more: %s", self.name, failure.message)
+            return False
+
+    def _keep(self, api: Api, live: Live, wanted: Wanted) -> Endpoint:
+        """Leave what runs as it is; where it comes from may be a newer commit."""
+        if live.version.source != wanted.version.source:
+            version = replace(live.version, source=wanted.version.source)
+            self._apply_version(api, wanted.deployment, version, proved=True, previous=live.previous)
+        self._write_down(live.version, live.previous)
+        return replace(self._endpoint(api, live), skipped=True)
+
+    def _prove_candidate(self, api: Api, held: Turn, live: Live | None, wanted: Wanted, samples: Sequence[Sample]) -> list[Sample]:
+        """Prove the version in a pod without traffic; returns the samples that what is live answers right.
+
+        Raises GateFailed, DeployFailed; all is then as it was.
+        """
+        self._apply(api, wanted, "ServiceAccount")  # no pod is taken before its account is there
+        try:
+            with running_candidate(api, self.model, wanted.deployment, self.place_s) as pod:
+                contract.prove(PodProber(api, pod), self.model, samples, lambda: api.log(pod, CONTAINER))
+                if live is None:
+                    return []
+                return answered_right(PodProber(api, pod, address_of(api, self.name)), self.model, samples)
+        except BaseException:
+            if live is None:
+                self._remove_ours(api)
+            raise
+        finally:
+            held.require()
+
+    def _put_live(
+        self, api: Api, held: Turn, live: Live | None, wanted: Wanted, samples: Sequence[Sample], right: Sequence[Sample]
+    ) -> Endpoint:
+        """Roll a proved version out and send the samples through the Service; whatever goes wrong, what ran before is restored.
+
+        Raises RolledBack, RollbackFailed; GateFailed, DeployFailed when nothing ran before, and nothing does now.
+        """
+        back = live.good if live else None
+        earlier = live.previous if live and live.proved else None
+        kept = back if back is not None and not back.serves(wanted.version) else earlier
+        try:
+            self._apply(api, wanted, "Service", "PodDisruptionBudget")
+            self._roll(api, wanted.deployment, wanted.version, kept, force=_forced())
+            prove_service(api, self.model, samples)
+            held.require()
+            return self._settle(api, wanted.deployment, wanted.version, kept)
+        except TorchrelayError as error:
+            held.require()
+            if back is None or live is None:
+                self._remove_ours(api)  # nothing answers, rather than something wrong
+                wait_removed(api, self.model, self.name)
+                raise
+            self._restore(api, live, back, earlier, right, error)
+            what = f"{wanted.version.version} failed behind the Service: {error.message}; {back.version} answers again"
+            raise RolledBack(what, error.fix) from error
+        except BaseException:  # Ctrl-C: there may be no time to look whether it comes up
+            if back is not None and live is not None:
+                self._apply_version(api, live.document, back, proved=True, previous=earlier)
+            raise
+
+    def _roll(self, api: Api, rendered: Document, version: Version, previous: Version | None, *, force: bool = True) -> None:
+        """Apply a version and wait until all pods are of it and nothing is sent to others any more."""
+        self._apply_version(api, rendered, version, proved=False, previous=previous, force=force)
+        log.info("rolling out %s", version.version)
+        wait_rolled(api, self.model, self.name, self.place_s)
+        wait_gone(api, self.name, PROPAGATION_S)
+        wait_service(api, self.name)
+
+    def _settle(self, api: Api, rendered: Document, version: Version, previous: Version | None) -> Endpoint:
+        """Write down that a version was proved."""
+        self._apply_version(api, rendered, version, proved=True, previous=previous)
+        self._write_down(version, previous)
+        return self._endpoint(api, self._live(api))
+
+    def _restore(
+        self, api: Api, live: Live, back: Version, earlier: Version | None, right: Sequence[Sample], error: TorchrelayError
+    ) -> None:
+        """Roll back to what was proved last, and prove it again with the samples that it answered before."""
+        log.warning("%s; going back to %s", error.message, back.version)
+        try:
+            self._roll(api, live.document, back, earlier)
+            if right:
+                prove_service(api, self.model, right)
+            self._settle(api, live.document, back, earlier)
+        except TorchrelayError as failure:
+            what = f"{error.message}; and {back.version} could not be restored: {failure.message}"
+            look = f"`kubectl -n {self.settings.namespace} describe deployment {self.name}`, then deploy again"
+            raise RollbackFailed(what, look) from error
+
+    def _apply_version(
+        self, api: Api, rendered: Document, version: Version, *, proved: bool, previous: Version | None, force: bool = True
+    ) -> None:
+        described = {key: rendered["metadata"][key] for key in ("name", "namespace", "labels")}
+        document = kube_state.deployment({"metadata": described}, version, proved=proved, previous=previous)
+        api.apply(document, force=force)
+
+    def _apply(self, api: Api, wanted: Wanted, *kinds: str) -> None:
+        """Apply the manifests of some kinds; an account that somebody else made, to give it rights, is left as it is.
+
+        Raises DeployFailed for anything else of that name that is not ours.
+        """
+        for kind in kinds:
+            found = api.get(kind, self.name)
+            if found is None or _is_ours(found):
+                api.apply(of_kind(wanted.documents, kind), force=_forced())
+            elif kind != "ServiceAccount":
+                raise DeployFailed(
+                    f"{kind} {self.settings.namespace}/{self.name} is there already and not of Torchrelay's making",
+                    "choose another name or namespace in model.yaml, or delete it",
+                )
+
+    def _remove_ours(self, api: Api) -> bool:
+        """Remove what `apply` made; says whether there was anything."""
+        found = False
+        for kind in OURS:
+            document = api.get(kind, self.name)
+            if document is not None and _is_ours(document):
+                found = api.delete(kind, self.name) or found
+        return found
+
+    def _write_down(self, version: Version, previous: Version | None) -> None:
+        def of(one: Version | None) -> Deployed | None:
+            return Deployed(one.digest, one.version, one.image, one.since) if one else None
+
+        contract.write_record(self.context, NAME, Record(of(version), of(previous)))
+
+    def _endpoint(self, api: Api, live: Live | None) -> Endpoint:
+        if live is None:
+            return Endpoint(NAME, self.url, "", "", "absent")
+        state, detail = self._state(api, live)
+        before = live.previous.digest if live.previous else ""
+        return Endpoint(NAME, self.url, live.version.digest, live.version.version, state, detail, before)
+
+    def _state(self, api: Api, live: Live) -> tuple[State, str]:
+        """Say how what is live is doing, by its pods."""
+        pods = api.list("Pod", selector(self.name))
+        if not any(is_ready(pod) for pod in pods):
+            return "not_ready", state_of(pods)
+        if not is_complete(live.document):
+            return "not_ready", f"a rollout is under way: {state_of(pods)}"
+        image = live.document["spec"]["template"]["spec"]["containers"][0]["image"]
+        if image != live.version.image:
+            return "ready", f"changed by hand: {image} runs"
+        return "ready", "" if live.proved else "a deploy was cut short: deploy again"
+
+
+def _is_ours(document: Document) -> bool:
+    return bool((document["metadata"].get("labels") or {}).get(MANAGED_LABEL) == MANAGER)
+
+
+def _forced() -> bool:
+    return os.environ.get(FORCE, "") == "1"

@@ -1,0 +1,69 @@
+"""One cluster for all tests, a namespace under restricted Pod Security for each. Nothing is skipped: without root they fail."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster, running
+from tests.cluster.harness import Deployment, Images
+from tests.container.conftest import cpu_settings
+from torchrelay.report import Quiet
+from torchrelay.runtime_image import ensure_runtime
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with running() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def images(cluster: Cluster) -> Images:
+    return Images(cluster.registry, ensure_runtime(cpu_settings(), Quiet()))
+
+
+@pytest.fixture(autouse=True)
+def kubeconfig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "cluster" in request.fixturenames:
+        monkeypatch.setenv("KUBECONFIG", str(request.getfixturevalue("cluster").kubeconfig))
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
+    """Makes namespaces that take none but restricted pods."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"test-{secrets.token_hex(3)}"
+        cluster.run("create", "namespace", name)
+        made.append(name)
+        cluster.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+        return name
+
+    yield make
+    for name in made:
+        cluster.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def deployment(
+    cluster: Cluster, images: Images, namespace: Callable[[], str], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Deployment]:
+    made = Deployment(cluster, images, tmp_path, namespace())
+    yield made
+    if request.node.stash.get(FAILED, False):
+        made.show()
