@@ -18,6 +18,8 @@ VERDICT = "https://torchrelay.org/verdict/v1"
 BUILD_TYPE = "https://torchrelay.org/relay/v1"
 BY_HAND = "https://torchrelay.org/builder/by-hand"  # a laptop: nobody but the key's owner vouches for the run
 RUNTIME_LABEL = "org.torchrelay.runtime"
+DEPENDENCIES = "torchrelay dependencies"
+ADDED = (DEPENDENCIES, "torchrelay weights", "torchrelay handler")  # the layers above the runtime image, as build calls them
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ def _weights(model: Model, contents: Contents) -> list[dict[str, Any]]:
 def _runtime(image: Image) -> list[dict[str, Any]]:
     """The runtime image by the digest of its build context and arguments, with its layers as pushed."""
     inputs = (image.config.get("config", {}).get("Labels") or {}).get(RUNTIME_LABEL)
-    layers = [layer.blob.digest for layer in image.layers if layer.created_by == "torchrelay runtime"]
     if not inputs:
         return []
+    below = next((number for number, layer in enumerate(image.layers) if layer.created_by in ADDED), 0)
+    layers = [layer.blob.digest for layer in image.layers[:below]]
     return [{"name": "runtime", "digest": {"sha256": inputs}, "annotations": {"of": "build inputs", "layers": layers}}]
 
 
@@ -96,6 +99,6 @@ def _requirements(image: Image, model: Model, contents: Contents) -> list[dict[s
     if not model.requirements:
         return []
     file = contents.model_file(model.requirements.rpartition("/")[2])
-    layers = [layer.blob.digest for layer in image.layers if layer.created_by == "torchrelay dependencies"]
+    layers = [layer.blob.digest for layer in image.layers if layer.created_by == DEPENDENCIES]
     known = {"digest": {"sha256": file.sha256}} if file else {}
     return [{"name": "requirements", "uri": public_uri(model.requirements), **known, "annotations": {"layers": layers}}]

@@ -126,7 +126,7 @@ def _scanned(layer: Layer, diff_id: str, progress: Progress) -> Contents:
         return Contents.from_json(known)
     except (TypeError, KeyError, AttributeError):
         pass  # not scanned yet, or cut short
-    with progress.task(f"list what {layer.created_by} holds", layer.blob.size) as task:
+    with progress.task(f"list layer {diff_id[7:19]}", layer.blob.size) as task:
         found = scan(layer, diff_id, task)
     write_json(record, found.to_json())
     return found

@@ -1,18 +1,20 @@
 """The verbs of trust: what an image holds, what was proved of it, signed, and whether the registry has it."""
 
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from torchrelay import report
-from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, app, begin, done, option
+from torchrelay.console import DEFAULT_DIR, AsJson, Bundle, DryRun, ModelDir, app, begin, done, option, planned
 from torchrelay.workspace import Workspace
 
-BundleFolder = Annotated[
-    Path | None, option("bundle", "Folder that `torchrelay bundle` wrote: taken in place of a model directory.")
-]
+if TYPE_CHECKING:
+    from torchrelay.dsse import Signer
+
+ExpectDigest = Annotated[str | None, option("expect-digest", "Digest that the bundle must have: sha256:..., as bundle told it.")]
 SigningKey = Annotated[
     str | None,
     option("signing-key", "@file with a private key, ECDSA P-256 or Ed25519, PEM; the variable may also hold the PEM itself."),
@@ -23,7 +25,7 @@ VerifyKey = Annotated[str | None, option("verify-key", "Public key, PEM or @file
 @app.command()
 def sbom(
     model_dir: ModelDir = DEFAULT_DIR,
-    bundle: BundleFolder = None,
+    bundle: Bundle = None,
     output: Annotated[Path | None, option("output", "File to write. Default: stdout.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,7 +68,8 @@ def sbom(
 @app.command()
 def attest(
     context: typer.Context,
-    bundle: BundleFolder = None,
+    bundle: Bundle = None,
+    expect_digest: ExpectDigest = None,
     repository: Annotated[
         str | None,
         option(
@@ -80,6 +83,7 @@ def attest(
         bool, option("print-public-key", "Print the public key of the signing key, and do nothing.")
     ] = False,
     as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Sign what was proved.
 
@@ -109,16 +113,26 @@ def attest(
         return done({"public_key": signer.verifier.pem}, signer.verifier.pem.rstrip())
     if bundle is None:
         raise typer.BadParameter("name the folder that `torchrelay bundle` wrote", param_hint="--bundle")
-    from torchrelay import bundle as bundles  # noqa: PLC0415
+    if dry_run:
+        steps = [f"sign bill of materials, provenance and verdict of {bundle}, and store them beside its image in the registry"]
+        return planned("attest", steps)
+    result = _attest(bundle, expect_digest, repository, signer)
+    added = sum(not one["skipped"] for one in result["statements"])
+    return done(result, f"{result['reference']}  {added} of {len(result['statements'])} statements added")
 
-    read = bundles.read(bundle)
+
+def _attest(bundle: Path, expect_digest: str | None, repository: str | None, signer: "Signer") -> dict[str, Any]:
+    """Attest a bundle's image, and write down the stage."""
+    from torchrelay import attest as attesting  # noqa: PLC0415 -- as in sbom
+    from torchrelay import bundle as bundles  # noqa: PLC0415
+    from torchrelay import stages  # noqa: PLC0415
+
+    began, begin = time.time(), time.monotonic()
+    read = bundles.read(bundle, expect_digest)
     reference = attesting.pushed_reference(read, repository)
-    stored = attesting.attest(read, reference, signer, report.progress())
-    result = {
-        "reference": reference,
-        "public_key": signer.verifier.pem,
-        "statements": [vars(one) for one in stored],
-        "skipped": all(one.skipped for one in stored),
-    }
-    added = sum(not one.skipped for one in stored)
-    return done(result, f"{reference}  {added} of {len(stored)} statements added")
+    with Workspace(bundle).lock():
+        stored = attesting.attest(read, reference, signer, report.progress())
+    told = {"reference": reference, "skipped": all(one.skipped for one in stored)}
+    row = {"stage": "attest", "seconds": round(time.monotonic() - begin, 3), "began": round(began, 3), **told}
+    stages.record(Workspace(bundle), row)
+    return {**told, "public_key": signer.verifier.pem, "statements": [vars(one) for one in stored]}

@@ -1,0 +1,86 @@
+"""Statements: in-toto's form, SLSA's fields, and nothing in them that the build job could have made up about the run."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.proved import WEIGHTS, image, layer, model, model_layers, runtime
+from torchrelay.provenance import BY_HAND, PROVENANCE, Builder, builder_of, provenance, statement
+from torchrelay.report import Quiet
+from torchrelay.scan import contents
+from torchrelay.source import Source
+
+GITHUB = {
+    "GITHUB_SERVER_URL": "https://github.com",
+    "GITHUB_REPOSITORY": "acme/digits",
+    "GITHUB_RUN_ID": "77",
+    "GITHUB_WORKFLOW_REF": "acme/digits/.github/workflows/deploy.yml@refs/heads/main",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHRELAY_CACHE", str(tmp_path / "cache"))
+
+
+def predicate(source: Source, environment: dict[str, str], **changed: Any) -> dict[str, Any]:
+    below = replace(runtime(), created_by="/bin/sh -c #(nop) COPY dir:0123 in /opt")  # as the bundle reads it of the config
+    made = image(below, layer("torchrelay dependencies", {"opt/torchrelay/deps/x": b""}), *model_layers())
+    return provenance(made, model(**changed), "1.0", source, contents(made, Quiet()), builder_of(environment, source))
+
+
+def test_a_statement_is_in_totos() -> None:
+    made = json.loads(statement(PROVENANCE, {"a": 1}, "ghcr.io/acme/digits", f"sha256:{'a' * 64}"))
+    assert made == {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": "ghcr.io/acme/digits", "digest": {"sha256": "a" * 64}}],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {"a": 1},
+    }
+
+
+def test_provenance_names_what_went_in_and_who_ran_it() -> None:
+    source = Source("acme/digits", "c" * 40, "refs/heads/main", 7, "https://elsewhere/run", "ada")
+    made = predicate(source, GITHUB, requirements="deps/requirements.txt")
+    definition = made["buildDefinition"]
+    assert definition["buildType"] == "https://torchrelay.org/relay/v1"
+    assert definition["externalParameters"]["ref"] == "refs/heads/main"
+    assert definition["externalParameters"]["model"] == {
+        "name": "digits",
+        "version": "1.0",
+        "handler": "image-classifier",
+        "weights": "s3://bucket/digits/model.pt?versionId=7",
+        "requirements": "deps/requirements.txt",
+    }
+    of = {one["name"]: one for one in definition["resolvedDependencies"]}
+    assert of["source"] == {"name": "source", "uri": "git+https://github.com/acme/digits", "digest": {"gitCommit": "c" * 40}}
+    assert of["weights"]["digest"] == {"sha256": hashlib.sha256(WEIGHTS).hexdigest()}
+    assert of["requirements"]["digest"] == {"sha256": hashlib.sha256(b"lightgbm==4.5.0\n").hexdigest()}
+    assert len(of["requirements"]["annotations"]["layers"]) == 1
+    assert of["runtime"]["digest"] == {"sha256": "a" * 64}
+    assert of["runtime"]["annotations"]["layers"] == [runtime().blob.digest]
+    run = made["runDetails"]
+    assert run["builder"]["id"] == "https://github.com/acme/digits/.github/workflows/deploy.yml@refs/heads/main"
+    assert run["metadata"] == {"invocationId": "https://github.com/acme/digits/actions/runs/77"}
+
+
+def test_the_run_is_the_signers_own_not_what_the_build_wrote() -> None:
+    forged = Source("acme/digits", "c" * 40, run="https://github.com/acme/digits/actions/runs/1")
+    assert builder_of(GITHUB, forged).run.endswith("/runs/77")
+
+
+def test_by_hand_it_says_so_and_invents_nothing() -> None:
+    made = predicate(Source(), {})
+    assert made["runDetails"]["builder"]["id"] == BY_HAND
+    assert "metadata" not in made["runDetails"]
+    assert [one["name"] for one in made["buildDefinition"]["resolvedDependencies"]] == ["weights", "runtime"]
+    assert builder_of({}, Source(run="https://x/1")) == Builder(BY_HAND, "https://x/1")
+
+
+def test_what_signs_an_address_is_not_published() -> None:
+    made = predicate(Source(), {}, weights="https://host/model.pt?X-Amz-Signature=secret")
+    assert "secret" not in json.dumps(made)
