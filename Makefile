@@ -11,7 +11,7 @@ FIND_LINKS := $(if $(TORCHRELAY_WHEELS),--find-links $(TORCHRELAY_WHEELS))
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/python tests/machine.py $(BIN)/pytest
 
-.PHONY: help setup demo test test-unit test-integration test-container test-gpu-image lint format schema lock bench clean
+.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image lint format schema lock bench adopt clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -50,11 +50,21 @@ test-container: $(VENV)/.dev ## The tests against the real image.
 test-gpu-image: $(VENV)/.dev ## Build the CUDA image for real (5 GB of wheels) and see what it says without a GPU.
 	$(PYTEST) --run-gpu-image -s tests/gpu_image
 
-lint: $(VENV)/.dev ## ruff, mypy, hadolint, and what is generated is up to date.
+test-act: $(VENV)/.dev ## The workflows and actions under real act, with Docker and a registry.
+	$(PYTEST) tests/workflow
+
+test-cluster: $(VENV)/.dev ## The kubernetes target on a real one-node cluster, started here (the first time it is built: minutes).
+	$(PYTEST) tests/cluster
+
+lint: $(VENV)/.dev ## ruff, mypy, actionlint, zizmor, hadolint, cfn-lint, and what is generated is up to date.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$$($(BIN)/python tests/gotools.py actionlint)
+	$(BIN)/zizmor --quiet --offline --persona auditor .github actions
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/cfn-lint infra/aws/*.yaml
+	$(BIN)/python scripts/references.py check
 	$(MAKE) --no-print-directory schema
 	git diff --exit-code -- schema
 
@@ -70,6 +80,10 @@ lock: ## Lock the requirements again, with hashes and without an index's address
 
 bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe.
 	$(PYTEST:pytest=python) benchmarks/push_path.py
+
+adopt: ## Re-home the repository: make adopt OWNER=acme REPO=serving
+	@test -n "$(OWNER)" -a -n "$(REPO)" || { echo "name both: make adopt OWNER=acme REPO=serving"; exit 2; }
+	$(PYTHON) scripts/references.py adopt --owner "$(OWNER)" --repo "$(REPO)"
 
 clean: ## Remove what the targets made here; the cache and the daemon's images stay.
 	-@for example in examples/*/; do $(BIN)/torchrelay delete $$example --target local; done
