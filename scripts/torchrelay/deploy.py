@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchrelay import verdict
 from torchrelay.build import serving_config
-from torchrelay.errors import DeployFailed, NotProved
+from torchrelay.errors import DeployFailed, NotAttested, NotProved
 from torchrelay.layout import cache_dir
 from torchrelay.model import Model
 from torchrelay.registry import docker_credentials, parse_reference
@@ -21,28 +21,30 @@ from torchrelay.workspace import Workspace
 if TYPE_CHECKING:
     from torchrelay.archive import Archived
     from torchrelay.build import Built
+    from torchrelay.bundle import Bundle
     from torchrelay.check import Checked
     from torchrelay.push import Pushed
 
 
-def deploy_stage(
-    model_dir: Path,
-    checked: "Checked",
-    target: str,
-    archived: "Archived",
-    built: "Built | None",
-    pushed: "Pushed | None",
-    progress: Progress,
-) -> Endpoint:
-    """Put a version into service and prove it there.
+def deploy_stage(model_dir: Path, model: Model, target: str, release: Release, progress: Progress) -> Endpoint:
+    """Put a version into service and prove it there; `model_dir`, or a bundle's folder, keeps what is written down of it.
 
-    Raises:
-        NotProved: the image has no passing verdict.
-        GateFailed, RolledBack, RollbackFailed, PortTaken, DeployFailed, DockerUnavailable: see `targets.contract.Target.apply`.
+    Raises GateFailed, RolledBack, RollbackFailed, Outdated, PortTaken, DeployFailed, DockerUnavailable: see
+    `targets.contract.Target.apply`.
     """
-    return target_at(model_dir, checked.model, target, progress).apply(
-        release_of(model_dir, checked, target, archived, built, pushed)
-    )
+    return target_at(model_dir, model, target, progress).apply(release)
+
+
+def demand_attested(model: Model, release: Release, verify_key: str) -> None:
+    """Ask the registry for a signed statement that this very image passed its gate; `verify_key` is PEM or @file.
+
+    Raises NotAttested.
+    """
+    from torchrelay import attest  # noqa: PLC0415 -- cryptography is slow to import, and needed with a key alone
+
+    if not release.reference:
+        raise NotAttested(f"{model.name}: the image was not pushed, so nothing is attested of it", "run `torchrelay push` first")
+    attest.demand(release.reference, verify_key, config_digest=release.digest, model=model.name)
 
 
 def release_of(
@@ -72,6 +74,12 @@ def release_of(
     if pushed.config_digest != config:
         raise NotProved(f"pushed was {pushed.config_digest}, built is {config}", "run `torchrelay push` again")
     return replace(made, reference=pushed.reference, auth=auth_for)
+
+
+def release_of_bundle(bundle: "Bundle", pushed: "Pushed | None") -> Release:
+    """Name the version of a bundle, by the config digest that its verdict is on."""
+    made = Release(bundle.version, bundle.image.config_digest, bundle.samples, image=bundle.image, source=bundle.source)
+    return made if pushed is None else replace(made, reference=pushed.reference, auth=auth_for)
 
 
 def target_at(model_dir: Path, model: Model, target: str, progress: Progress) -> Target:

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from torchrelay.console import AsJson, app, begin, done, option
+from torchrelay import report
+from torchrelay.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, app, begin, done, option, planned
+from torchrelay.workspace import Workspace
 
 Root = Annotated[Path, typer.Argument(envvar="TORCHRELAY_ROOT", help="Top of the checked-out repository.", show_default=".")]
 Models = Annotated[
@@ -36,3 +38,24 @@ def plan(
     made = planning.plan(root, given, base_ref=base_ref)
     rows = [f"{model.name}  {model.dir}" for model in made.models]
     done(made.summary(), "\n".join([made.reason, *rows]))
+
+
+@app.command()
+def bundle(
+    output: Annotated[Path, option("output", "Folder to write; empty, missing, or a bundle.")],
+    model_dir: ModelDir = DEFAULT_DIR,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Pack what was proved.
+
+    Image, verdict, samples and source in one folder, for push and deploy in another job, which needs nothing else of the model.
+    """
+    from torchrelay.relay import bundle_only  # noqa: PLC0415 -- as in plan
+
+    begin(as_json=as_json)
+    if dry_run:
+        return planned("bundle", [f"write the proved image and its verdict into {output}"])
+    with Workspace(model_dir).lock():
+        written = bundle_only(model_dir, output, report.progress())
+    return done(written.summary(), f"{written.folder}  {written.digest}")

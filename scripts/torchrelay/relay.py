@@ -6,22 +6,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torchrelay import bundle as bundles
 from torchrelay import deploy as deploying
 from torchrelay import stages
 from torchrelay import verify as verifying
 from torchrelay.archive import Archived, archive
 from torchrelay.build import Built, build
+from torchrelay.bundle import Bundle
 from torchrelay.check import Checked, check, resolved_version
 from torchrelay.errors import DeployFailed, TorchrelayError
 from torchrelay.fetch import Fetched, fetch
 from torchrelay.layout import cache_dir
 from torchrelay.model import Model
-from torchrelay.push import Pushed, push
+from torchrelay.push import Pushed, last_push, push, push_bundle
 from torchrelay.report import Progress, log, table
-from torchrelay.targets import TARGETS
+from torchrelay.targets import TARGETS, Endpoint, Release
 from torchrelay.verdict import Verdict
 from torchrelay.wording import printable
-from torchrelay.workspace import Workspace, read_json
+from torchrelay.workspace import Workspace
 
 T = TypeVar("T")
 
@@ -52,20 +54,20 @@ class Relay:
         """See torchrelay.check."""
         return self._run("check", lambda: check(self.model_dir), lambda done: {"warnings": [str(w) for w in done.warnings]})
 
-    def fetch(self, checked: Checked) -> Fetched:
+    def fetch(self, model: Model) -> Fetched:
         """See torchrelay.fetch."""
         return self._run(
             "fetch",
-            lambda: fetch(self.model_dir, checked.model, cache=cache_dir(), progress=self.progress, update_lock=self.update_lock),
+            lambda: fetch(self.model_dir, model, cache=cache_dir(), progress=self.progress, update_lock=self.update_lock),
             lambda done: {"sha256": done.sha256, "size": done.size, "skipped": done.cached},
         )
 
-    def archive(self, checked: Checked, fetched: Fetched) -> Archived:
+    def archive(self, checked: Checked, fetched: Fetched, output: Path | None = None) -> Archived:
         """See torchrelay.archive."""
         version = resolved_version(checked.model, self.model_dir)
         return self._run(
             "archive",
-            lambda: archive(self.model_dir, checked.model, fetched, version, self.progress),
+            lambda: archive(self.model_dir, checked.model, fetched, version, self.progress, output=output),
             lambda done: done.summary(),
         )
 
@@ -95,25 +97,39 @@ class Relay:
         verifying.require_passed(verdict)
         return verdict
 
-    def push(self, repository: str, *, create: bool) -> Pushed:
+    def push(self, repository: str, *, create: bool, bundle: Bundle | None = None) -> Pushed:
         """See torchrelay.push."""
-        return self._run(
-            "push", lambda: push(self.model_dir, repository, self.progress, create=create), lambda done: done.summary()
-        )
 
-    def deploy(self, checked: Checked, target: str, archived: Archived, built: Built | None, pushed: Pushed | None) -> Any:
+        def work() -> Pushed:
+            if bundle is not None:
+                return push_bundle(bundle, repository, self.progress, create=create)
+            return push(self.model_dir, repository, self.progress, create=create)
+
+        return self._run("push", work, lambda done: done.summary())
+
+    def deploy(self, model: Model, target: str, release: Release, verify_key: str | None = None) -> Endpoint:
         """See torchrelay.deploy."""
+
+        def work() -> Endpoint:
+            if verify_key:
+                deploying.demand_attested(model, release, verify_key)
+            return deploying.deploy_stage(self.model_dir, model, target, release, self.progress)
+
+        return self._run("deploy", work, lambda done: {"said": done.url, "result": "passed", **done.summary()})
+
+    def bundle(self, folder: Path) -> Bundle:
+        """See torchrelay.bundle."""
         return self._run(
-            "deploy",
-            lambda: deploying.deploy_stage(self.model_dir, checked, target, archived, built, pushed, self.progress),
-            lambda done: {"said": done.url, **done.summary()},
+            "bundle",
+            lambda: bundles.write(self.model_dir, folder, self.progress),
+            lambda done: {"said": done.digest, **done.summary()},
         )
 
 
-def chosen_target(model: Model, target: str | None, repository: str | None = None) -> str:
+def chosen_target(model: Model, target: str | None, repository: str | None = None, *, bundled: bool = False) -> str:
     """Return where a model goes: the named target, else the first that model.yaml names.
 
-    Raises DeployFailed for a target that is not there (yet), and for a push with the local one, which builds nothing.
+    Raises DeployFailed for a target that is not there (yet), and for a push or a bundle with the local one, which has no image.
     """
     chosen = target or model.first_target
     if chosen not in TARGETS:
@@ -124,12 +140,14 @@ def chosen_target(model: Model, target: str | None, repository: str | None = Non
         raise DeployFailed(
             "the local target builds no image, so there is nothing to push", "leave --repository out, or use --target docker"
         )
+    if chosen == "local" and bundled:
+        raise DeployFailed("the local target serves archives, and a bundle holds an image", "use --target docker or kubernetes")
     return chosen
 
 
-def deploy_plan(model: Model, target: str | None) -> list[str]:
+def deploy_plan(model: Model, target: str | None, *, bundled: bool = False) -> list[str]:
     """Say what deploy would do, for --dry-run."""
-    chosen = chosen_target(model, target)
+    chosen = chosen_target(model, target, bundled=bundled)
     return [f"start {model.name} on {chosen}, replay its samples there, switch to it, and stop what ran before"]
 
 
@@ -167,7 +185,7 @@ def relay(
     run = Relay(model_dir, progress, update_lock)
     checked = run.check()
     chosen = chosen_target(checked.model, target, repository)
-    fetched = run.fetch(checked)
+    fetched = run.fetch(checked.model)
     archived = run.archive(checked, fetched)
     built = pushed = None
     if chosen != "local":
@@ -175,7 +193,8 @@ def relay(
         run.verify(checked)
         if repository:
             pushed = run.push(repository, create=create_repository)
-    endpoint = run.deploy(checked, chosen, archived, built, pushed)
+    release = deploying.release_of(model_dir, checked, chosen, archived, built, pushed)
+    endpoint = run.deploy(checked.model, chosen, release)
     return {
         "model": checked.model.name,
         "version": archived.version,
@@ -194,22 +213,40 @@ def relay_plan(model: Model, target: str | None, repository: str | None) -> list
     return ["check", "fetch", "archive", *image, *deploy_plan(model, target)]
 
 
-def deploy_only(model_dir: Path, progress: Progress, *, target: str | None) -> dict[str, Any]:
+def deploy_only(model_dir: Path, progress: Progress, *, target: str | None, verify_key: str | None = None) -> dict[str, Any]:
     """Deploy what was proved (and pushed, if it was), making again only what is missing."""
     run = Relay(model_dir, progress)
     checked = run.check()
     chosen = chosen_target(checked.model, target)
-    archived = run.archive(checked, run.fetch(checked))
+    archived = run.archive(checked, run.fetch(checked.model))
     built = run.build(checked, archived) if chosen != "local" else None
-    endpoint = run.deploy(checked, chosen, archived, built, _pushed(model_dir, built))
-    return {"target": chosen, "endpoint": endpoint.summary(), "stages": run.stages}
+    pushed = last_push(Workspace(model_dir), built.image.config_digest if built else None)
+    release = deploying.release_of(model_dir, checked, chosen, archived, built, pushed)
+    endpoint = run.deploy(checked.model, chosen, release, verify_key)
+    return {"target": chosen, "endpoint": endpoint.summary(), "result": "passed", "stages": run.stages}
 
 
-def _pushed(model_dir: Path, built: Built | None) -> Pushed | None:
-    """Return the last push, when it was of this image."""
-    record = read_json(Workspace(model_dir).push_record)
-    try:
-        pushed = Pushed(**record)
-    except TypeError:
-        return None
-    return pushed if built and pushed.config_digest == built.image.config_digest else None
+def push_only(folder: Path, repository: str, progress: Progress, *, create: bool, bundle: Bundle | None = None) -> Pushed:
+    """Push what was proved: out of a model directory, or the image of a bundle."""
+    run = Relay(folder, progress)
+    return run.push(repository, create=create, bundle=bundle)
+
+
+def bundle_only(model_dir: Path, folder: Path, progress: Progress) -> Bundle:
+    """Write what was proved as a bundle."""
+    run = Relay(model_dir, progress)
+    written = run.bundle(folder)
+    stages.hand_over(Workspace(model_dir), folder / bundles.STAGES)  # with the row of the bundle itself
+    return written
+
+
+def deploy_bundle(bundle: Bundle, progress: Progress, *, target: str | None, verify_key: str | None = None) -> dict[str, Any]:
+    """Deploy the image of a bundle; nothing else of the model is read, and none of its code is run.
+
+    Raises DeployFailed for the local target, which serves archives, NotAttested, and what `deploy_stage` raises.
+    """
+    chosen = chosen_target(bundle.model, target, bundled=True)
+    run = Relay(bundle.folder, progress)
+    pushed = last_push(Workspace(bundle.folder), bundle.image.config_digest)
+    endpoint = run.deploy(bundle.model, chosen, deploying.release_of_bundle(bundle, pushed), verify_key)
+    return {"target": chosen, "endpoint": endpoint.summary(), "result": "passed", "stages": run.stages}

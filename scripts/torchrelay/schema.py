@@ -4,11 +4,12 @@ import json
 import sys
 from pathlib import Path
 
-from torchrelay import model, samplefile, verdict
+from torchrelay import model, releasefile, samplefile, verdict
 
 SCHEMAS = {
     "model.schema.json": model.schema,
     "sample.schema.json": samplefile.schema,
+    "release.schema.json": releasefile.schema,
     "verdict.schema.json": verdict.schema,
 }
 

@@ -1,7 +1,7 @@
 """The stages as verbs, in the order in which relay runs them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,11 +10,22 @@ from torchrelay.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, Target, ap
 from torchrelay.layout import cache_dir
 from torchrelay.workspace import Workspace
 
+if TYPE_CHECKING:
+    from torchrelay.bundle import Bundle
+
 Repository = Annotated[
     str | None, option("repository", "host/repository[:tag] to push to; one that ends in / gets the model's name.")
 ]
 CreateRepository = Annotated[
     bool, option("create-repository", "Create the ECR repository, with immutable tags and scan on push, when it is missing.")
+]
+BundleFolder = Annotated[
+    Path | None, option("bundle", "Folder that `torchrelay bundle` wrote: taken in place of a model directory.")
+]
+ExpectDigest = Annotated[str | None, option("expect-digest", "Digest that the bundle must have: sha256:..., as bundle told it.")]
+VerifyKey = Annotated[
+    str | None,
+    option("verify-key", "Public key, PEM or @file: deploy only what it signed to have passed."),
 ]
 UpdateLock = Annotated[bool, option("update-lock", "Accept weights that differ from weights.lock, and lock these.")]
 
@@ -25,12 +36,12 @@ def check(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: D
 
     Reads model.yaml, its samples and every file they name; runs no code of the model.
     """
-    from torchrelay.check import check as run_check  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+    from torchrelay.relay import Relay  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
 
     begin(as_json=as_json)
     if dry_run:
         return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
-    found = run_check(model_dir)
+    found = Relay(model_dir, report.progress()).check()
     for warning in found.warnings:
         report.log.warning("%s", warning)
     result = {
@@ -52,13 +63,14 @@ def fetch(
     """
     from torchrelay import fetch as fetching  # noqa: PLC0415 -- as in check
     from torchrelay.model import load_model  # noqa: PLC0415
+    from torchrelay.relay import Relay  # noqa: PLC0415
 
     begin(as_json=as_json)
     model = load_model(model_dir)
     if dry_run:
         return planned("fetch", [fetching.planned(model_dir, model, cache=cache_dir())])
     with Workspace(model_dir).lock():
-        got = fetching.fetch(model_dir, model, cache=cache_dir(), progress=report.progress(), update_lock=update_lock)
+        got = Relay(model_dir, report.progress(), update_lock).fetch(model)
     result = {"path": str(got.path), "size": got.size, "sha256": got.sha256, "source": got.source, "skipped": got.cached}
     return done(result, f"{got.path}  {got.size} bytes  sha256:{got.sha256}")
 
@@ -76,26 +88,25 @@ def archive(
     Stock TorchServe loads it; the same inputs give the same bytes.
     """
     from torchrelay import archive as archiving  # noqa: PLC0415 -- as in check
-    from torchrelay.check import check as run_check  # noqa: PLC0415
     from torchrelay.check import resolved_version  # noqa: PLC0415
-    from torchrelay.fetch import fetch as run_fetch  # noqa: PLC0415
+    from torchrelay.relay import Relay  # noqa: PLC0415
 
     begin(as_json=as_json)
     if format_ not in archiving.SUFFIX:
         raise typer.BadParameter(f"{format_!r} is none of {', '.join(archiving.SUFFIX)}", param_hint="--format")
-    checked = run_check(model_dir)
+    runner = Relay(model_dir, report.progress())
+    checked = runner.check()
     version = resolved_version(checked.model, model_dir)
     default = Workspace(model_dir).root / f"{checked.model.name}{archiving.SUFFIX[format_]}"
     if dry_run:
         return planned("archive", [f"write {output or default} of version {version}"])
-    progress = report.progress()
     with Workspace(model_dir).lock():
-        fetched = run_fetch(model_dir, checked.model, cache=cache_dir(), progress=progress)
+        fetched = runner.fetch(checked.model)
         if format_ == "mar":
-            made = archiving.archive(model_dir, checked.model, fetched, version, progress, output=output)
+            made = runner.archive(checked, fetched, output)
             return done(made.summary(), f"{made.path}{'  (already there)' if made.skipped else ''}")
         path = output or default
-        archiving.export(model_dir, checked.model, fetched, version, progress, format_, path)
+        archiving.export(model_dir, checked.model, fetched, version, runner.progress, format_, path)
     return done({"path": str(path), "format": format_, "version": version}, str(path))
 
 
@@ -109,7 +120,7 @@ def _staged(model_dir: Path, last: str, *, dry: list[str] | None, as_json: bool)
     if dry is not None:
         return planned(last, dry)
     with Workspace(model_dir).lock():
-        archived = runner.archive(checked, runner.fetch(checked))
+        archived = runner.archive(checked, runner.fetch(checked.model))
         built = runner.build(checked, archived)
         return runner.verify(checked) if last == "verify" else built
 
@@ -144,6 +155,8 @@ def verify(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: 
 def push(
     repository: Annotated[str, option("repository", "host/repository[:tag]; one that ends in / gets the model's name.")],
     model_dir: ModelDir = DEFAULT_DIR,
+    bundle: BundleFolder = None,
+    expect_digest: ExpectDigest = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
     create_repository: CreateRepository = False,
@@ -153,14 +166,16 @@ def push(
     Only the blobs that the registry lacks travel.
     """
     from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
-    from torchrelay.push import push as run_push  # noqa: PLC0415
+    from torchrelay.relay import push_only  # noqa: PLC0415
 
     begin(as_json=as_json)
-    destination = _destination(repository, load_model(model_dir).name)
+    read = _read(bundle, expect_digest)
+    destination = _destination(repository, (read.model if read else load_model(model_dir)).name)
     if dry_run:
         return planned("push", [f"push the verified image to {destination}"])
-    with Workspace(model_dir).lock():
-        pushed = run_push(model_dir, destination, report.progress(), create=create_repository)
+    folder = bundle or model_dir
+    with Workspace(folder).lock():
+        pushed = push_only(folder, destination, report.progress(), create=create_repository, bundle=read)
     return done(pushed.summary(), f"{pushed.reference}  {pushed.bytes} bytes sent")
 
 
@@ -168,21 +183,44 @@ def _destination(repository: str, name: str) -> str:
     return repository + name if repository.endswith("/") else repository
 
 
+def _read(bundle: Path | None, expect_digest: str | None) -> "Bundle | None":
+    """Return the bundle to work on, None for a model directory."""
+    if bundle is None:
+        if expect_digest:
+            raise typer.BadParameter("is the digest of a bundle: name it with --bundle", param_hint="--expect-digest")
+        return None
+    from torchrelay import bundle as bundles  # noqa: PLC0415 -- as in check
+
+    return bundles.read(bundle, expect_digest)
+
+
 @app.command()
-def deploy(model_dir: ModelDir = DEFAULT_DIR, target: Target = None, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+def deploy(
+    model_dir: ModelDir = DEFAULT_DIR,
+    target: Target = None,
+    bundle: BundleFolder = None,
+    expect_digest: ExpectDigest = None,
+    verify_key: VerifyKey = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
     """Put the proved image into service.
 
     A version that fails its samples never answers a user.
     """
     from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
-    from torchrelay.relay import deploy_only, deploy_plan  # noqa: PLC0415
+    from torchrelay.relay import deploy_bundle, deploy_only, deploy_plan  # noqa: PLC0415
 
     begin(as_json=as_json)
-    steps = deploy_plan(load_model(model_dir), target)
+    read = _read(bundle, expect_digest)
+    steps = deploy_plan(read.model if read else load_model(model_dir), target, bundled=read is not None)
     if dry_run:
         return planned("deploy", steps)
-    with Workspace(model_dir).lock():
-        result = deploy_only(model_dir, report.progress(), target=target)
+    with Workspace(bundle or model_dir).lock():
+        if read is not None:
+            result = deploy_bundle(read, report.progress(), target=target, verify_key=verify_key)
+        else:
+            result = deploy_only(model_dir, report.progress(), target=target, verify_key=verify_key)
     return done(result, result["endpoint"]["url"])
 
 

@@ -1,6 +1,7 @@
 """What each stage did and how long it took: `.torchrelay/stages.json`, one row per stage, for summaries and for who reads them."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from torchrelay.workspace import Workspace, read_json, write_json
@@ -30,7 +31,12 @@ def merged(rows: list[Row], row: Row) -> list[Row]:
 
 def read(workspace: Workspace) -> list[Row]:
     """Return the rows, none when there are none or they cannot be read."""
-    found = read_json(workspace.stages)
+    return read_file(workspace.stages)
+
+
+def read_file(path: Path) -> list[Row]:
+    """Return the rows of any such file."""
+    found = read_json(path)
     if not isinstance(found, list):
         return []
     return [row for row in found if isinstance(row, dict) and row.get("stage") in ORDER]
@@ -44,6 +50,11 @@ def record(workspace: Workspace, row: Row) -> None:
     with suppress(OSError):
         workspace.ensure()
         write_json(workspace.stages, merged(read(workspace), row))
+
+
+def hand_over(workspace: Workspace, path: Path) -> None:
+    """Write the rows of the build job into a file."""
+    write_json(path, [row for row in read(workspace) if row["stage"] in BUILD_JOB])
 
 
 def _place(row: Row) -> int:

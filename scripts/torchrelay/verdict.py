@@ -13,7 +13,7 @@ Result = Literal["passed", "gate_failed", "rolled_back", "rollback_failed"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SampleResult(_Record):

@@ -1,0 +1,181 @@
+"""Bundle: what travels from the job that proves an image to the job that deploys it, which runs no code of the model.
+
+    oci-layout index.json blobs/sha256/    OCI image layout 1.0 of the image, and the samples' bodies and answers
+    release.json                           what it is and what was proved; names every blob by digest
+    stages.json                            what was done so far, for the summary alone
+    .torchrelay/                           what the deploy job leaves here: push.json, deployments/, stages.json
+
+Nothing in it is believed: digests are recomputed, the verdict must be on this image under these conditions, and the digest of
+release.json, which is told from job to job, is that of all the rest.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from torchrelay import image as images
+from torchrelay import ocilayout, stages, verdict, verify
+from torchrelay.check import check
+from torchrelay.errors import BundleInvalid, NotProved, TorchrelayError
+from torchrelay.image import Image
+from torchrelay.model import Model
+from torchrelay.ocilayout import content, document, json_object, mapping
+from torchrelay.releasefile import AGAIN, ReleaseFile, portable, sample_of, sample_row, source_row
+from torchrelay.report import Progress
+from torchrelay.samples import Sample
+from torchrelay.source import Source, source_of
+from torchrelay.store import from_bytes, sha256_digest
+from torchrelay.verdict import Verdict
+from torchrelay.wording import printable, shown
+from torchrelay.workspace import STATE_DIR, Workspace
+
+STAGES = "stages.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read: what it holds, `digest` being that of release.json and so of all of it."""
+
+    folder: Path
+    model: Model
+    version: str
+    source: Source
+    verdict: Verdict
+    samples: tuple[Sample, ...]
+    image: Image
+    stages: list[stages.Row]
+    digest: str
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the CLI prints."""
+        return {
+            "bundle": str(self.folder),
+            "digest": self.digest,
+            "image": self.image.digest,
+            "model": self.model.name,
+            "version": self.version,
+        }
+
+
+def write(model_dir: Path, folder: Path, progress: Progress) -> Bundle:
+    """Write the proved image of a model directory as a bundle; the same image again writes only what is not there.
+
+    Raises:
+        NotProved: the image has no passing verdict on these samples under these conditions.
+        BundleInvalid: the folder holds something else, or a layer's file changed since it was built.
+        ModelInvalid, DiskFull.
+    """
+    checked, workspace = check(model_dir), Workspace(model_dir)
+    loaded = images.load(workspace.image_record)
+    if loaded is None:
+        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
+    image, _ = loaded
+    proved = verdict.demand(workspace, image.config_digest)
+    if told := _other(proved, checked.model, checked.samples, image):
+        raise NotProved(f"{model_dir}: the verdict is on {told}", "run `torchrelay verify` again")
+    rows, blobs = [], {blob.digest: blob for blob in [*image.blobs(), from_bytes(image.manifest_bytes)]}
+    for sample in checked.samples:
+        row, more = sample_row(sample)
+        rows.append(row)
+        blobs |= {blob.digest: blob for blob in more}
+    release = {
+        "schema": 1,
+        "model": portable(checked.model),
+        "version": proved.version,
+        "source": source_row(source_of(model_dir)),
+        "image": {"manifest": image.digest, "config": image.config_digest},
+        "verdict": proved.model_dump(mode="json"),
+        "samples": rows,
+    }
+    _prepare(folder, set(blobs))
+    with progress.task(f"bundle {checked.model.name}", sum(blob.size for blob in blobs.values())) as task:
+        for blob in blobs.values():
+            ocilayout.store(folder, blob, task)
+    ocilayout.write_index(folder, image, proved.version)
+    stages.hand_over(workspace, folder / STAGES)
+    ocilayout.write_file(folder / "release.json", json.dumps(release, indent=2).encode() + b"\n")
+    return read(folder)
+
+
+def _other(proved: Verdict, model: Model, samples: list[Sample], image: Image) -> str:
+    """Say what a verdict is on that is not this; "" when it is on this very image, these samples and these conditions."""
+    labels = mapping(mapping(image.config.get("config")).get("Labels"))
+    version = labels.get("org.opencontainers.image.version")
+    for what, told, wanted in (
+        ("image", proved.image, image.digest),
+        ("config", proved.config, image.config_digest),
+        ("model", proved.model, model.name),
+        ("version", proved.version, version),
+        ("samples", proved.samples_digest, verify.samples_digest(samples)),
+        ("conditions", proved.conditions, verify.conditions(model, verify.at_once(model))),
+    ):
+        if told != wanted:
+            return f"{what} {shown(told, 80)}, not {shown(wanted, 80)}"
+    return ""
+
+
+def _prepare(folder: Path, wanted: set[str]) -> None:
+    """Make the folder, or take away what another bundle left in it. Raises BundleInvalid when it is something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / ocilayout.MARKER).is_file():
+        raise BundleInvalid(f"{printable(str(folder))} is not empty, and no bundle", "name another folder")
+    (folder / "release.json").unlink(missing_ok=True)  # until it is written again there is no bundle here
+    shutil.rmtree(folder / STATE_DIR, ignore_errors=True)
+    ocilayout.mark(folder)
+    blobs = ocilayout.blobs_of(folder)
+    blobs.mkdir(parents=True, exist_ok=True)
+    for left in blobs.iterdir():
+        if f"sha256:{left.name}" not in wanted:
+            left.unlink()
+
+
+def read(folder: Path, expect_digest: str | None = None) -> Bundle:
+    """Read a bundle and hold everything in it against everything else; layers are held against their digests as they are used.
+
+    `expect_digest` is what the job that wrote it told. Raises BundleInvalid.
+    """
+    told = document(folder, "release.json")
+    if expect_digest and expect_digest != sha256_digest(told):
+        raise BundleInvalid(f"release.json is {sha256_digest(told)}, announced was {shown(expect_digest, 80)}", AGAIN)
+    try:
+        release = ReleaseFile.model_validate(json_object(told, "release.json"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(printable(str(part), 40) for part in first["loc"])
+        raise BundleInvalid(f"release.json: {where}: {printable(first['msg'])}", AGAIN) from error
+    except TorchrelayError as error:
+        raise BundleInvalid(f"release.json: {error.message}", AGAIN) from error
+    image = ocilayout.image_at(folder, release.image.manifest, release.image.config)
+    samples = [
+        sample_of(row, content(folder, row.body), None if row.expect.value is None else content(folder, row.expect.value))
+        for row in release.samples
+    ]
+    if release.verdict.result != "passed":
+        raise BundleInvalid(f"the verdict is {release.verdict.result}", "mend the model, and verify it again")
+    if other := _other(release.verdict, release.model, samples, image):
+        raise BundleInvalid(f"the verdict is on {other}", AGAIN)
+    if release.version != release.verdict.version:
+        raise BundleInvalid(f"release.json is of version {release.version}, the verdict of {release.verdict.version}", AGAIN)
+    return Bundle(
+        folder=folder,
+        model=release.model,
+        version=release.version,
+        source=Source(**release.source.model_dump()),
+        verdict=release.verdict,
+        samples=tuple(samples),
+        image=image,
+        stages=_stages(folder),
+        digest=sha256_digest(told),
+    )
+
+
+def _stages(folder: Path) -> list[stages.Row]:
+    """Return the rows of the build job and of this one."""
+    rows = stages.read_file(folder / STAGES)
+    for row in stages.read(Workspace(folder)):
+        rows = stages.merged(rows, row)
+    return rows

@@ -1,0 +1,424 @@
+"""The bundle: what goes in comes out, whatever is changed on the way is refused, and it is pushed without the model."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.integration import bundles
+from torchrelay import bundle, stages
+from torchrelay.check import check
+from torchrelay.errors import BundleInvalid, DeployFailed, NotAttested, NotProved
+from torchrelay.image import CONFIG_TYPE, MANIFEST_TYPE
+from torchrelay.push import last_push, push_bundle
+from torchrelay.relay import deploy_bundle
+from torchrelay.report import Quiet
+from torchrelay.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    bundles.proved(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def made(model: Path, tmp_path: Path) -> Path:
+    bundle.write(model, tmp_path / "bundle", Quiet())
+    return tmp_path / "bundle"
+
+
+def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GITHUB_", "TORCHRELAY_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "torchrelay", *map(str, arguments)],
+        env={**kept, "PYTHONPATH": str(ROOT / "scripts"), "DOCKER_HOST": "unix:///nonexistent.sock", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_what_goes_in_comes_out(model: Path, made: Path) -> None:
+    checked, read = check(model), bundle.read(made)
+    assert read.model == checked.model
+    assert read.model.targets.declared == ("kubernetes", "docker")
+    assert read.model.first_target == "kubernetes"
+    assert repr(read.samples) == repr(tuple(checked.samples))  # repr: NaN is not equal to itself
+    assert (read.version, read.verdict.result, read.digest[:7]) == ("7", "passed", "sha256:")
+    image = bundles.proved(model)
+    assert (read.image.digest, read.image.config_digest) == (image.digest, image.config_digest)
+    assert [layer.created_by for layer in read.image.layers] == ["torchrelay", "torchrelay weights", "torchrelay handler"]
+    assert [b"".join(blob.chunks()) for blob in read.image.blobs()] == [b"".join(blob.chunks()) for blob in image.blobs()]
+
+
+def test_it_is_an_oci_layout(made: Path) -> None:
+    """Every descriptor, followed from index.json on, leads to a file of that size and digest."""
+    assert json.loads((made / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+    (described,) = json.loads((made / "index.json").read_bytes())["manifests"]
+
+    def follow(one: dict[str, Any]) -> bytes:
+        data: bytes = (made / "blobs" / str(one["digest"]).replace(":", "/")).read_bytes()
+        assert (len(data), "sha256:" + hashlib.sha256(data).hexdigest()) == (one["size"], one["digest"])
+        return data
+
+    manifest = json.loads(follow(described))
+    assert (described["mediaType"], manifest["config"]["mediaType"]) == (MANIFEST_TYPE, CONFIG_TYPE)
+    for one in [manifest["config"], *manifest["layers"]]:
+        follow(one)
+
+
+def test_the_same_again_is_the_same_and_writes_little(model: Path, made: Path) -> None:
+    first = bundle.read(made)
+    times = {path: path.stat().st_mtime_ns for path in (made / "blobs").rglob("*")}
+    (made / ".torchrelay").mkdir()
+    (made / ".torchrelay/push.json").write_text("{}")
+    (made / "blobs/sha256/left").write_text("over")
+    assert bundle.write(model, made, Quiet()).digest == first.digest
+    assert {path: path.stat().st_mtime_ns for path in (made / "blobs").rglob("*") if path.is_file()}.items() <= times.items()
+    assert not (made / ".torchrelay").exists()
+    assert not (made / "blobs/sha256/left").exists()
+
+
+def test_a_half_written_blob_is_written_again(model: Path, made: Path) -> None:
+    blob = max((made / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(bytes(blob.stat().st_size))
+    bundle.write(model, made, Quiet())
+    assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
+
+
+def test_weights_are_streamed(tmp_path: Path) -> None:
+    size = 200 << 20
+    bundles.proved(tmp_path / "model", weights=os.urandom(1 << 20) * (size >> 20))
+    tracemalloc.start()
+    bundle.write(tmp_path / "model", tmp_path / "bundle", Quiet())
+    bundle.read(tmp_path / "bundle")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 << 20  # the samples' reader keeps 64 MiB ready
+    assert sum(path.stat().st_size for path in (tmp_path / "bundle").rglob("*") if path.is_file()) < size + (1 << 20)
+
+
+def test_only_what_is_proved_is_bundled(model: Path, tmp_path: Path) -> None:
+    workspace = Workspace(model)
+    told = json.loads(workspace.verdict.read_text())
+
+    def refused(match: str) -> None:
+        with pytest.raises(NotProved, match=match):
+            bundle.write(model, tmp_path / "out", Quiet())
+        assert not (tmp_path / "out").exists()
+
+    workspace.verdict.write_text(json.dumps({**told, "result": "gate_failed"}))
+    refused("gate_failed")
+    workspace.verdict.write_text(json.dumps({**told, "config": "sha256:" + "0" * 64}))
+    refused("the verdict is on sha256:0")
+    workspace.verdict.write_text(json.dumps(told))
+    (model / "samples/json.json").write_text(bundles.SAMPLES["json.json"].replace("0.5", "0.25"))
+    refused("samples")
+    bundles.proved(model)
+    (model / "model.yaml").write_text(bundles.YAML.replace("1Gi", "8Gi"))
+    refused("conditions")
+    bundles.proved(model)
+    workspace.image_record.unlink()
+    refused("no built image")
+
+
+def test_weights_that_changed_since_the_build_end_in_no_bundle(model: Path, tmp_path: Path) -> None:
+    size = (model / "model.pt").stat().st_size
+    (model / "model.pt").write_bytes(b"x" * size)
+    with pytest.raises(BundleInvalid, match="holds other bytes"):
+        bundle.write(model, tmp_path / "out", Quiet())
+    assert not (tmp_path / "out/release.json").exists()
+    with pytest.raises(BundleInvalid, match=r"release\.json is not there"):
+        bundle.read(tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_left_alone(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    with pytest.raises(BundleInvalid, match="is not empty, and no bundle"):
+        bundle.write(model, tmp_path / "mine", Quiet())
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def release(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "release.json").read_text()))
+
+
+def change(folder: Path, *path: str | int, to: Any) -> None:
+    """Put a value at a path of release.json."""
+    told = release(folder)
+    inner: Any = told
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = to
+    (folder / "release.json").write_text(json.dumps(told))
+
+
+def blob(folder: Path, digest: str) -> Path:
+    return folder / "blobs" / digest.replace(":", "/")
+
+
+def put(folder: Path, value: Any) -> dict[str, Any]:
+    """Store a document as a blob of its own, and return its digest and size."""
+    data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    blob(folder, digest).write_bytes(data)
+    return {"digest": digest, "size": len(data)}
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads(blob(folder, release(folder)["image"]["manifest"]).read_text()))
+
+
+def repoint(folder: Path, manifest: Any, *, tell: bool) -> None:
+    """Let index.json name another manifest; `tell`: release.json and the verdict too."""
+    described = put(folder, manifest)
+    index = json.loads((folder / "index.json").read_text())
+    index["manifests"][0] |= described
+    (folder / "index.json").write_text(json.dumps(index))
+    if tell:
+        change(folder, "image", "manifest", to=described["digest"])
+        change(folder, "verdict", "image", to=described["digest"])
+
+
+def other_image(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    repoint(folder, {**manifest, "annotations": {"other": "image"}}, tell=False)
+
+
+def other_config(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    config = json.loads(blob(folder, manifest["config"]["digest"]).read_text())
+    config["config"]["Cmd"] = ["evil"]
+    repoint(folder, {**manifest, "config": {**manifest["config"], **put(folder, config)}}, tell=True)
+    change(folder, "image", "config", to=put(folder, config)["digest"])
+
+
+def other_layer(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    manifest["layers"][2] |= put(folder, b"another layer")
+    repoint(folder, manifest, tell=True)
+
+
+def layer_left_out(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    repoint(folder, {**manifest, "layers": manifest["layers"][:2]}, tell=True)
+
+
+def flip(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def first(folder: Path, what: str) -> Path:
+    told = release(folder)
+    if what == "layer":
+        return blob(folder, manifest_of(folder)["layers"][0]["digest"])
+    if what == "body":
+        return blob(folder, told["samples"][0]["body"]["digest"])
+    if what == "answer":
+        return blob(folder, next(row["expect"]["value"]["digest"] for row in told["samples"] if row["expect"]["value"]))
+    return blob(folder, told["image"][what])
+
+
+def linked(path: Path) -> None:
+    """A link to the very bytes, outside of the bundle."""
+    outside = path.parents[len(path.parts) - path.parts.index("bundle") - 1] / "outside"
+    path.replace(outside)
+    path.symlink_to(outside)
+
+
+def odd_rootfs(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    config = {"rootfs": "x", "config": 3, "history": {}}
+    described = put(folder, config)
+    repoint(folder, {**manifest, "config": {**manifest["config"], **described}}, tell=True)
+    change(folder, "image", "config", to=described["digest"])
+
+
+ESCAPE = "sha256:../../../../../../etc/passwd"
+HUGE = 10**30
+TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no release.json": (lambda folder: (folder / "release.json").unlink(), "release.json is not there"),
+    "no index.json": (lambda folder: (folder / "index.json").unlink(), "index.json is not there"),
+    "no oci-layout": (lambda folder: (folder / "oci-layout").unlink(), "oci-layout is not there"),
+    "no layer": (lambda folder: first(folder, "layer").unlink(), "is not there"),
+    "no manifest": (lambda folder: first(folder, "manifest").unlink(), "is not there"),
+    "no config": (lambda folder: first(folder, "config").unlink(), "is not there"),
+    "no body": (lambda folder: first(folder, "body").unlink(), "is not there"),
+    "a longer layer": (lambda folder: first(folder, "layer").open("ab").write(b"x"), "bytes, not"),
+    "a changed manifest": (lambda folder: flip(first(folder, "manifest")), "holds other bytes"),
+    "a changed config": (lambda folder: flip(first(folder, "config")), "holds other bytes"),
+    "a changed body": (lambda folder: flip(first(folder, "body")), "holds other bytes"),
+    "a changed answer": (lambda folder: flip(first(folder, "answer")), "holds other bytes"),
+    "a linked layer": (lambda folder: linked(first(folder, "layer")), "is not there"),
+    "a linked release.json": (lambda folder: linked(folder / "release.json"), "release.json is not there"),
+    "another image": (other_image, "the layout holds image"),
+    "another config": (other_config, "the verdict is on config"),
+    "another layer": (other_layer, "layer 2 is sha256:"),
+    "a layer left out": (layer_left_out, "the manifest's layers are not those of the config"),
+    "two images": (lambda folder: (folder / "index.json").write_text('{"manifests": [{}, {}]}'), "of one image"),
+    "another layout": (lambda folder: (folder / "oci-layout").write_text('{"imageLayoutVersion": "2"}'), "is no OCI image layout"),
+    "a failed verdict": (lambda folder: change(folder, "verdict", "result", to="gate_failed"), "the verdict is gate_failed"),
+    "a swapped verdict": (lambda folder: change(folder, "verdict", "config", to="sha256:" + "0" * 64), "the verdict is on config"),
+    "a verdict on another image": (lambda folder: change(folder, "verdict", "image", to="x"), "the verdict is on image"),
+    "a verdict on another model": (lambda folder: change(folder, "verdict", "model", to="x"), "the verdict is on model"),
+    "a verdict on another version": (lambda folder: change(folder, "verdict", "version", to="8"), "the verdict is on version"),
+    "another version": (lambda folder: change(folder, "version", to="8"), "is of version 8"),
+    "another name": (lambda folder: change(folder, "model", "name", to="other"), "the verdict is on model"),
+    "other limits": (lambda folder: change(folder, "model", "resources", "memory", to="8Gi"), "the verdict is on conditions"),
+    "a sample less": (lambda folder: change(folder, "samples", to=release(folder)["samples"][1:]), "the verdict is on samples"),
+    "no sample": (lambda folder: change(folder, "samples", to=[]), "the verdict is on samples"),
+    "a wider tolerance": (lambda folder: change(folder, "samples", 1, "expect", "atol", to=9.0), "the verdict is on samples"),
+    "another status": (lambda folder: change(folder, "samples", 0, "expect", "status", to=500), "the verdict is on samples"),
+    "an answer taken away": (lambda folder: change(folder, "samples", 0, "expect", "value", to=None), "its value says otherwise"),
+    "an answer that is none": (
+        lambda folder: change(folder, "samples", 1, "expect", "value", to=put(folder, b"{")), "is no json"),
+    "an extra key": (lambda folder: change(folder, "extra", to=1), "extra: Extra inputs are not permitted"),
+    "an extra key within": (lambda folder: change(folder, "image", "extra", to=1), "image.extra"),
+    "an extra key of the model": (lambda folder: change(folder, "model", "extra", to=1), "model.extra"),
+    "an extra key of the verdict": (lambda folder: change(folder, "verdict", "extra", to=1), "verdict.extra"),
+    "a form to come": (lambda folder: change(folder, "schema", to=2), "schema:"),
+    "a path as the image": (lambda folder: change(folder, "image", "manifest", to=ESCAPE), "image.manifest"),
+    "a path as a body": (lambda folder: change(folder, "samples", 0, "body", "digest", to=ESCAPE), "samples.0.body.digest"),
+    "a path in the index": (
+        lambda folder: repoint(folder, {**manifest_of(folder), "config": {"mediaType": CONFIG_TYPE, "digest": ESCAPE, "size": 1}},
+                               tell=True), "the manifest's config has no digest"),
+    "a path in the manifest": (
+        lambda folder: repoint(folder, {**manifest_of(folder), "layers": [
+            {**one, "digest": ESCAPE} for one in manifest_of(folder)["layers"]]}, tell=True), "layer 0 has no digest"),
+    "a digest with a line break": (
+        lambda folder: change(folder, "image", "config", to="sha256:" + "0" * 64 + "\n"), "image.config"),
+    "a digest of another kind": (lambda folder: change(folder, "image", "config", to="md5:" + "0" * 64), "image.config"),
+    "a huge size": (lambda folder: change(folder, "samples", 0, "body", "size", to=HUGE), "samples.0.body.size"),
+    "a negative size": (lambda folder: change(folder, "samples", 0, "body", "size", to=-1), "samples.0.body.size"),
+    "a size that is none": (lambda folder: change(folder, "samples", 0, "body", "size", to=True), "samples.0.body.size"),
+    "a huge layer": (
+        lambda folder: repoint(folder, {**manifest_of(folder), "layers": [
+            {**one, "size": HUGE} for one in manifest_of(folder)["layers"]]}, tell=True), "layer 0 has no digest and size"),
+    "a huge sequence": (lambda folder: change(folder, "source", "sequence", to=HUGE), "source.sequence"),
+    "an infinite tolerance": (
+        lambda folder: (folder / "release.json").write_text((folder / "release.json").read_text().replace("1e-05", "1e999")),
+        "samples.0.expect.atol"),
+    "an infinite time": (lambda folder: change(folder, "verdict", "load_s", to=float("inf")), "verdict.load_s"),
+    "a number of 5000 digits": (lambda folder: (folder / "release.json").write_text("1" * 5000), "is not JSON"),
+    "a commit of several lines": (lambda folder: change(folder, "source", "commit", to="a\n::error::"), "source.commit"),
+    "a name of several lines": (lambda folder: change(folder, "samples", 0, "name", to="a\nb"), "samples.0.name"),
+    "no JSON": (lambda folder: (folder / "release.json").write_text("{"), "is not JSON"),
+    "deep JSON": (lambda folder: (folder / "release.json").write_text("[" * 100_000), "is not JSON"),
+    "a list": (lambda folder: (folder / "release.json").write_text("[]"), "is not a JSON object"),
+    "not UTF-8": (lambda folder: (folder / "release.json").write_bytes(b"\xff\xfe{"), "is not JSON"),
+    "an odd rootfs": (odd_rootfs, "layers are not those"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_tampering(made: Path, how: str) -> None:
+    spoil, told = TAMPERED[how]
+    spoil(made)
+    with pytest.raises(BundleInvalid) as caught:
+        bundle.read(made)
+    assert told in caught.value.message
+    assert caught.value.message.isprintable()
+    assert caught.value.fix
+
+
+def test_no_folder_at_all(tmp_path: Path) -> None:
+    with pytest.raises(BundleInvalid, match="is not there"):
+        bundle.read(tmp_path / "nowhere")
+
+
+def test_a_bundle_that_was_replaced_whole(model: Path, made: Path, tmp_path: Path) -> None:
+    """Right in itself, but another than was announced: only the digest that travels apart from it tells."""
+    announced = bundle.read(made).digest
+    bundles.proved(model, handler=b"another handler")
+    other = bundle.write(model, tmp_path / "other", Quiet())
+    assert bundle.read(made, announced).digest == announced
+    with pytest.raises(BundleInvalid, match=f"announced was .{announced}"):
+        bundle.read(other.folder, announced)
+    with pytest.raises(BundleInvalid, match="announced was"):
+        bundle.read(made, "sha256:x")
+
+
+def test_where_it_comes_from(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"GITHUB_REPOSITORY": "acme/models", "GITHUB_ACTOR": "a\nb\u202e" + "x" * 2000}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "-q"], ["add", "model.yaml"], [*identity, "commit", "-qm", "one"]):
+        subprocess.run(["git", *arguments], cwd=model, check=True)
+    source = bundle.write(model, tmp_path / "bundle", Quiet()).source
+    assert (source.repository, source.sequence, len(source.commit)) == ("acme/models", 1, 40)
+    assert source.actor == "ab" + "x" * 1022
+
+
+def test_push_without_the_model(registry_host: str, model: Path, made: Path) -> None:
+    shutil.rmtree(model)
+    read = bundle.read(made)
+    pushed = push_bundle(read, f"{registry_host}/bundled/digits", Quiet())
+    assert pushed.reference == f"{registry_host}/bundled/digits@{read.image.digest}"
+    assert pushed.tag == "7"
+    served = requests.get(f"http://{registry_host}/v2/bundled/digits/manifests/7", headers={"Accept": MANIFEST_TYPE}, timeout=5)
+    assert served.content == read.image.manifest_bytes
+    assert push_bundle(read, f"{registry_host}/bundled/digits", Quiet()).bytes == 0
+    assert last_push(Workspace(made), read.image.config_digest) is not None
+    assert last_push(Workspace(made), "sha256:" + "0" * 64) is None
+
+
+def test_a_layer_that_changed_after_the_look_never_arrives(registry_host: str, made: Path) -> None:
+    read = bundle.read(made)
+    flip(first(made, "layer"))
+    with pytest.raises(BundleInvalid, match="holds other bytes"):
+        push_bundle(read, f"{registry_host}/bundled/changed", Quiet())
+    tags = requests.get(f"http://{registry_host}/v2/bundled/changed/tags/list", timeout=5)
+    assert tags.status_code == 404
+
+
+def test_the_local_target_takes_no_bundle(made: Path) -> None:
+    with pytest.raises(DeployFailed, match="serves archives"):
+        deploy_bundle(bundle.read(made), Quiet(), target="local")
+
+
+def test_a_key_demands_statements_before_anything_is_touched(made: Path) -> None:
+    """The daemon is not even asked: there is none."""
+    with pytest.raises(NotAttested, match="was not pushed"):
+        deploy_bundle(bundle.read(made), Quiet(), target="docker", verify_key="-----BEGIN PUBLIC KEY-----")
+
+
+def test_the_commands(registry_host: str, model: Path, tmp_path: Path) -> None:
+    stages.record(Workspace(model), {"stage": "build", "seconds": 1.0, "digest": "x", "skipped": False})
+    stages.record(Workspace(model), {"stage": "deploy", "seconds": 1.0, "digest": "x", "skipped": False})
+    folder = tmp_path / "out"
+    done = run("bundle", model, "--output", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told == {**bundle.read(folder).summary(), "bundle": str(folder)}
+    assert [row["stage"] for row in json.loads((folder / "stages.json").read_text())] == ["build", "bundle"]
+    shutil.rmtree(model)
+    where = ["--bundle", str(folder), "--expect-digest", told["digest"]]
+    pushed = run("push", "--repository", f"{registry_host}/bundled/", *where, "--json")
+    assert pushed.returncode == 0, pushed.stderr
+    result = json.loads(pushed.stdout)
+    assert (result["repository"], result["digest"]) == (f"{registry_host}/bundled/digits", told["image"])
+    assert [row["stage"] for row in bundle.read(folder).stages] == ["build", "bundle", "push"]
+    planned = run("deploy", "--target", "docker", *where, "--dry-run", "--json")
+    assert json.loads(planned.stdout)["dry_run"] is True, planned.stderr
+    assert run("deploy", "--target", "docker", *where).returncode == 16  # no daemon: it got as far as that
+    for verb in (["push", "--repository", f"{registry_host}/bundled/"], ["deploy"]):
+        wrong = run(*verb, "--json", TORCHRELAY_BUNDLE=str(folder), TORCHRELAY_EXPECT_DIGEST="sha256:" + "0" * 64)
+        assert (wrong.returncode, json.loads(wrong.stdout)["error"]["kind"]) == (24, "bundle_invalid")
+        assert "Traceback" not in wrong.stderr
+        assert run(*verb, tmp_path, "--expect-digest", told["digest"]).returncode == 2
