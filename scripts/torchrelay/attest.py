@@ -13,7 +13,7 @@ from torchrelay.errors import BundleInvalid, NotAttested, RegistryError
 from torchrelay.image import MANIFEST_TYPE, Image
 from torchrelay.model import Model
 from torchrelay.push import registry_for
-from torchrelay.referrers import DIGEST, DOCUMENT_LIMIT, Referrer, artifact, put_referrer, referrers
+from torchrelay.referrers import DIGEST, DOCUMENT_LIMIT, EMPTY_TYPE, Referrer, artifact, put_referrer, referrers
 from torchrelay.registry import MANIFEST_TYPES, Reference, Registry, parse_reference
 from torchrelay.report import Progress
 from torchrelay.sbom import sbom
@@ -26,6 +26,7 @@ from torchrelay.workspace import Workspace, read_json
 STATEMENT_LIMIT = 16 << 20  # bytes of one bundle; a bill of materials has some hundred KB
 MOST_TRIED = 200  # bundles of one image that are read before it counts as not attested
 CONTENT = {"dev.sigstore.bundle.content": "dsse-envelope"}
+LISTED_AS = (dsse.BUNDLE_TYPE, EMPTY_TYPE, "")  # some registries list the config's type, or none: go-containerregistry 0.21
 PREDICATE = "dev.sigstore.bundle.predicateType"  # cosign's annotation: says where to look first, and is believed nothing
 FIX = "deploy what `torchrelay attest` has signed, or correct the verify key"
 
@@ -225,7 +226,7 @@ def demand(
 
 def _signed(registry: Registry, repository: str, digest: str, key: dsse.Verifier) -> tuple[list[_Found], list[str]]:
     """Return the statements of bundles that the key signed, verdicts first, and why the others do not count."""
-    listed = [one for one in referrers(registry, repository, digest) if one.artifact_type == dsse.BUNDLE_TYPE]
+    listed = [one for one in referrers(registry, repository, digest) if one.artifact_type in LISTED_AS]
     listed.sort(key=lambda one: (one.annotations.get(PREDICATE) != provenance.VERDICT, one.digest))
     found, refused = [], []
     for one in listed[:MOST_TRIED]:

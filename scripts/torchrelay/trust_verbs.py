@@ -104,7 +104,8 @@ def attest(
         if not verify_key:
             raise typer.BadParameter("--check needs it", param_hint="--verify-key")
         held = attesting.demand(check, verify_key)
-        result = {**vars(held), "statements": [vars(one) for one in held.statements], "result": "passed"}
+        signed = [{"type": one.type, "digest": one.digest} for one in held.statements]
+        result = {**vars(held), "statements": signed, "result": "passed"}
         return done(result, f"{held.reference}: {held.model} {held.version} passed, {len(held.statements)} statements signed")
     if not signing_key:
         raise typer.BadParameter("set TORCHRELAY_SIGNING_KEY, or write @file", param_hint="--signing-key")
