@@ -14,7 +14,7 @@ from torchrelay.archive import Archived, archive
 from torchrelay.build import Built, build
 from torchrelay.bundle import Bundle
 from torchrelay.check import Checked, check, resolved_version
-from torchrelay.errors import DeployFailed, TorchrelayError
+from torchrelay.errors import DeployFailed
 from torchrelay.fetch import Fetched, fetch
 from torchrelay.layout import cache_dir
 from torchrelay.model import Model
@@ -35,18 +35,12 @@ class Relay:
     model_dir: Path
     progress: Progress
     update_lock: bool = False
+    dry: bool = False
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def _run(self, name: str, work: Callable[[], T], told: Callable[[T], dict[str, Any]]) -> T:
-        began, begin = time.time(), time.monotonic()
-        try:
-            result = work()
-        except TorchrelayError as error:
-            error.stage = error.stage or name
-            raise
-        row = {"stage": name, "seconds": round(time.monotonic() - begin, 3), "began": round(began, 3), **told(result)}
+        result, row = stages.timed(None if self.dry else Workspace(self.model_dir), name, work, told)
         self.stages.append(row)
-        stages.record(Workspace(self.model_dir), {"skipped": False, **row})
         log.info("%-8s %6.1f s  %s", name, row["seconds"], "already done" if row.get("skipped") else row.get("said", "done"))
         return result
 

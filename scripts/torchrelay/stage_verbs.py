@@ -36,12 +36,13 @@ def check(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: D
 
     Reads model.yaml, its samples and every file they name; runs no code of the model.
     """
-    from torchrelay.relay import Relay  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+    from torchrelay import stages  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+    from torchrelay.check import check as run_check  # noqa: PLC0415
 
     begin(as_json=as_json)
     if dry_run:
         return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
-    found = Relay(model_dir, report.progress()).check()
+    found, _ = stages.timed(Workspace(model_dir), "check", lambda: run_check(model_dir), lambda made: {"said": made.model.name})
     for warning in found.warnings:
         report.log.warning("%s", warning)
     result = {
@@ -94,7 +95,7 @@ def archive(
     begin(as_json=as_json)
     if format_ not in archiving.SUFFIX:
         raise typer.BadParameter(f"{format_!r} is none of {', '.join(archiving.SUFFIX)}", param_hint="--format")
-    runner = Relay(model_dir, report.progress())
+    runner = Relay(model_dir, report.progress(), dry=dry_run)
     checked = runner.check()
     version = resolved_version(checked.model, model_dir)
     default = Workspace(model_dir).root / f"{checked.model.name}{archiving.SUFFIX[format_]}"
@@ -115,7 +116,7 @@ def _staged(model_dir: Path, last: str, *, dry: list[str] | None, as_json: bool)
     from torchrelay.relay import Relay  # noqa: PLC0415 -- as in check
 
     begin(as_json=as_json)
-    runner = Relay(model_dir, report.progress())
+    runner = Relay(model_dir, report.progress(), dry=dry is not None)
     checked = runner.check()
     if dry is not None:
         return planned(last, dry)

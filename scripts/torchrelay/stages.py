@@ -1,9 +1,12 @@
 """What each stage did and how long it took: `.torchrelay/stages.json`, one row per stage, for summaries and for who reads them."""
 
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from torchrelay.errors import TorchrelayError
 from torchrelay.workspace import Workspace, read_json, write_json
 
 ORDER = ("check", "fetch", "archive", "build", "verify", "diff", "bundle", "login", "push", "attest", "deploy")
@@ -12,6 +15,7 @@ BUILD_JOB = ORDER[: ORDER.index("login")]
 _RESULT = ("sha256", "inputs", "digest", "config", "reference", "result", "target")
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 def merged(rows: list[Row], row: Row) -> list[Row]:
@@ -50,6 +54,23 @@ def record(workspace: Workspace, row: Row) -> None:
     with suppress(OSError):
         workspace.ensure()
         write_json(workspace.stages, merged(read(workspace), row))
+
+
+def timed(workspace: Workspace | None, stage: str, work: Callable[[], T], told: Callable[[T], Row]) -> tuple[T, Row]:
+    """Do a stage's work; return its result and its row, which is recorded unless there is no workspace, as in a dry run.
+
+    What it raises is told which stage it failed in.
+    """
+    began, begin = time.time(), time.monotonic()
+    try:
+        result = work()
+    except TorchrelayError as error:
+        error.stage = error.stage or stage
+        raise
+    row = {"stage": stage, "seconds": round(time.monotonic() - begin, 3), "began": round(began, 3), **told(result)}
+    if workspace is not None:
+        record(workspace, {"skipped": False, **row})
+    return result, row
 
 
 def hand_over(workspace: Workspace, path: Path) -> None:
