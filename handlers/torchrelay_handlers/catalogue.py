@@ -209,6 +209,15 @@ SHIPPED: dict[str, dict[str, Option]] = {
             "mask: base64_prediction, a byte a pixel; size; png: base64; classes: how much of each. "
             "Accept: image/png gets the PNG alone.",
         ),
+        "mask_size": _choice(
+            "network",
+            ("network", "input"),
+            "Height and width of the mask: the network's, or those of the picture as it was sent. "
+            "A request's own choice wins: Accept: application/json; size=input.",
+        ),
+        "max_mask_pixels": Option(
+            4_000_000, "a positive integer", _positive, "Largest mask that is scaled to the picture's size; base64 adds a third."
+        ),
     },
     "text-classifier": _COMMON
     | _CLASSES

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchrelay_handlers import images
 from torchrelay_handlers.fetch import Fetcher, Rules
 from torchrelay_handlers.problems import BadSample
+from torchrelay_handlers.steps import Noted
 from torchrelay_handlers.tensors import NetworkInput
 
 MOST_URLS = 8  # per request: one that lists a thousand must not keep its batch waiting
@@ -18,11 +19,14 @@ CHANNELS = {"RGB": 3, "L": 1}
 class Pictures:
     """Pictures by the options size, fit, resize, mode, mean, std, formats, max_pixels and url_*.
 
+    `noted`: the height and width of the picture as it was sent go along, as a note.
+
     Raises:
         ValueError: the options contradict each other.
     """
 
-    def __init__(self, options: Mapping[str, Any], dtype: torch.dtype | None) -> None:
+    def __init__(self, options: Mapping[str, Any], dtype: torch.dtype | None, *, noted: bool = False) -> None:
+        self.noted = noted
         size = options["size"]
         self.height: int = size if isinstance(size, int) else size[0]
         self.width: int = size if isinstance(size, int) else size[1]
@@ -45,10 +49,11 @@ class Pictures:
                 )
             )
 
-    def __call__(self, value: object) -> Tensor:
+    def __call__(self, value: object) -> Tensor | Noted:
         """uint8 [C, H, W] of a decoded body."""
         image = images.to_mode(images.decode(images.body_of(value), self.formats, self.max_pixels), self.mode)
-        return images.as_tensor(images.fit(image, self.height, self.width, stretch=self.stretch, shorter=self.shorter))
+        sample = images.as_tensor(images.fit(image, self.height, self.width, stretch=self.stretch, shorter=self.shorter))
+        return Noted(sample, (image.height, image.width)) if self.noted else sample
 
     @property
     def gather(self) -> Callable[[list[list[object]]], list[list[object]]] | None:

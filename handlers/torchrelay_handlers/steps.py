@@ -11,6 +11,23 @@ from torchrelay_handlers.tensors import NetworkInput
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """A preprocessed sample, and what has to be known of it once the network has answered."""
+
+    sample: object
+    note: object
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How an answer is wanted: the request's `Accept` header, whether it is the only one of its request, preprocess's note."""
+
+    accept: str
+    alone: bool = True
+    note: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class Steps:
     """`preprocess` and `postprocess` see one sample without a batch dimension; `prepare` and `conclude` see batches.
 
@@ -18,7 +35,8 @@ class Steps:
     `expand` finds several samples in one body ([N, ...] where [...] is one), and is None for a handler that has no such bodies.
     `gather` sees the decoded samples of all requests at once, before `preprocess`, a list per request; a refusal in what it
     returns stands for a sample that is not to be had.
-    `render` sees what postprocess returned and the request's `Accept` header ("" for one sample of several).
+    `preprocess` may return `Noted`: its note comes back in what `render` is told.
+    `render` sees what postprocess returned, and what is `Asked` of it.
     `example` is a sample that the network must be able to take, run once when the model is loaded.
     """
 
@@ -29,7 +47,7 @@ class Steps:
     conclude: Callable[[Any], Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
     gather: Callable[[list[list[object]]], list[list[object]]] | None = None
-    render: Callable[[Any, str], object] | None = None
+    render: Callable[[Any, Asked], object] | None = None
     expand: Callable[[object], list[object] | None] | None = None
     example: Any = None
     check_example: Callable[[Any], None] | None = None

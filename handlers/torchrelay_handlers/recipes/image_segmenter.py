@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from torchrelay_handlers.classes import read_classes
 from torchrelay_handlers.json_out import Raw
-from torchrelay_handlers.steps import Steps
+from torchrelay_handlers.problems import BadSample
+from torchrelay_handlers.steps import Asked, Steps
 
 PNG = "image/png"
 
@@ -26,8 +26,10 @@ class ImageSegmenterRecipe:
         """See Recipe."""
         from torchrelay_handlers.pictures import Pictures  # noqa: PLC0415 - Pillow is needed by handlers of images alone
 
-        pictures = Pictures(options, dtype)
-        masks = Masks(read_classes(options["classes"], model_dir), tuple(options["answer"]))
+        if options["mask_size"] == "input" and options["fit"] != "stretch":
+            raise ValueError("handler_args.mask_size: input needs fit: stretch; what a crop cuts off has no mask")
+        pictures = Pictures(options, dtype, noted=True)
+        masks = Masks(read_classes(options["classes"], model_dir), options)
         return Steps(
             pictures,
             masks,
@@ -35,30 +37,21 @@ class ImageSegmenterRecipe:
             prepare=pictures.normalize,
             conclude=masks.conclude,
             gather=pictures.gather,
-            render=Mask.render,
+            render=masks.render,
             example=pictures.example,
             check_example=masks.check,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """uint8 [H, W] of class indexes, and what is said of it; a client that accepts image/png alone gets the picture alone."""
-
-    classes: Tensor
-    answer: dict[str, object]
-
-    def render(self, accept: str) -> object:
-        """The answer for the `Accept` header of the request."""
-        return Raw(png(self.classes), PNG) if accept.partition(";")[0].strip().lower() == PNG else self.answer
-
-
 class Masks:
     """Makes the class of every pixel of a network's output: of one channel by its sign, of several the largest one's index."""
 
-    def __init__(self, names: list[str] | None, answer: tuple[str, ...]) -> None:
+    def __init__(self, names: list[str] | None, options: Mapping[str, Any]) -> None:
         self.names = names
-        self.answer = answer
+        self.answer: list[str] = options["answer"]
+        self.mask_size: str = options["mask_size"]
+        self.stretched: bool = options["fit"] == "stretch"
+        self.max_pixels: int = options["max_mask_pixels"]
         self.channels = 0
 
     def conclude(self, output: Any) -> Tensor:
@@ -78,9 +71,40 @@ class Masks:
         if self.names is not None and len(self.names) != count:
             raise RuntimeError(f"the network tells {count} classes apart, and `classes` names {len(self.names)}")
 
-    def __call__(self, output: Tensor) -> object:
-        """See the class."""
-        mask = output.contiguous()
+    def __call__(self, output: Tensor) -> Tensor:
+        """uint8 [H, W] of class indexes, in one piece."""
+        return output.contiguous()
+
+    def render(self, mask: Tensor, asked: Asked) -> object:
+        """What model.yaml's `answer` lists; the PNG alone for a client that accepts image/png alone.
+
+        A parameter of the `Accept` header sets the mask's size, `size=input` or `size=network`, for JSON as well:
+        `Accept: image/png; size=input`.
+        """
+        accept, *parameters = (part.strip().lower() for part in asked.accept.split(";"))
+        size = next((part[5:].strip('"') for part in parameters if part.startswith("size=")), self.mask_size)
+        if size not in ("input", "network"):
+            sizes = {"size": ["input", "network"]}
+            raise BadSample(f"masks of the size {size[:40]!r} are not made", expected=sizes, status=406, kind="not-acceptable")
+        if size == "input":
+            mask = self._scaled(mask, asked.note)
+        return Raw(png(mask), PNG) if asked.alone and accept == PNG else self._said(mask)
+
+    def _scaled(self, mask: Tensor, size: Any) -> Tensor:
+        """The mask at the height and width that the picture was sent with: every pixel takes the class of the nearest one."""
+        from PIL import Image  # noqa: PLC0415 - as above
+
+        if not self.stretched:
+            raise BadSample("this model crops pictures, so its masks have its own size alone", status=406, kind="not-acceptable")
+        height, width = size
+        if height * width > self.max_pixels:
+            wanted = {"max_mask_pixels": self.max_pixels}
+            raise BadSample(f"a mask of {width} x {height} pixels", expected=wanted, status=413, kind="mask-too-large")
+        image = Image.frombytes("L", (mask.shape[1], mask.shape[0]), mask.numpy().tobytes())
+        scaled = bytearray(image.resize((width, height), Image.Resampling.NEAREST).tobytes())
+        return torch.frombuffer(scaled, dtype=torch.uint8).view(height, width)
+
+    def _said(self, mask: Tensor) -> dict[str, object]:
         said: dict[str, object] = {}
         for part in self.answer:
             if part == "mask":  # row by row, one byte a pixel: seed 003's name and form
@@ -91,7 +115,7 @@ class Masks:
                 said["png"] = base64.b64encode(png(mask)).decode()
             else:
                 said["classes"] = self._present(mask)
-        return Mask(mask, said)
+        return said
 
     def _present(self, mask: Tensor) -> list[object]:
         """The classes that are there, the largest first."""

@@ -16,6 +16,7 @@ from torch import nn
 from torchrelay_handlers import catalogue, shipped
 from torchrelay_handlers.addresses import is_public
 from torchrelay_handlers.fetch import Fetcher, Rules
+from torchrelay_handlers.intake import Intake
 from torchrelay_handlers.pictures import MOST_URLS, Pictures
 from torchrelay_handlers.problems import BadSample
 
@@ -273,5 +274,5 @@ def test_what_goes_wrong_in_gathering_is_each_requests_own_500() -> None:
     def fail(_: object) -> list[list[object]]:
         raise RuntimeError("no more threads")
 
-    handler.steps = dataclasses.replace(handler.steps, gather=fail)
+    handler._intake = Intake(dataclasses.replace(handler.steps, gather=fail), handler.options)
     assert [answer.status for answer in handler.predict([b"a", b"b"])] == [500, 500]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.unit.handlers.support import JSON, differences
 from torchrelay_handlers import Handler, Request, shipped
+from torchrelay_handlers.steps import Noted
 
 
 class ByColour(nn.Module):
@@ -68,7 +69,10 @@ def test_its_defaults_are_those_of_seed_003() -> None:
     wanted = torch.from_numpy(np.asarray(picture.resize((128, 96), Image.Resampling.BILINEAR)).copy()).permute(2, 0, 1) / 255
     wanted = (wanted - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     assert handler.steps.prepare is not None
-    got = handler.steps.prepare(handler.steps.network_input.of(handler.steps.preprocess(scene(40, 30))).unsqueeze(0))[0]
+    noted = handler.steps.preprocess(scene(40, 30))
+    assert isinstance(noted, Noted)
+    assert noted.note == (40, 30)
+    got = handler.steps.prepare(handler.steps.network_input.of(noted.sample).unsqueeze(0))[0]
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
     mask = np.frombuffer(base64.b64decode(one(handler, scene(40, 30)).json()["base64_prediction"]), np.uint8)
     assert np.array_equal(mask.reshape(96, 128), wanted.argmax(0).numpy())
@@ -92,6 +96,46 @@ def test_who_accepts_a_png_gets_the_picture(accept: str) -> None:
     picture = Image.open(io.BytesIO(answer.body))
     assert np.array_equal(np.asarray(picture), MASK)
     assert len(set(picture.convert("RGB").getcolors() or ())) == 3
+
+
+def mask_of(answer: Any) -> Any:
+    told = answer.json()
+    return np.frombuffer(base64.b64decode(told["base64_prediction"]), np.uint8).reshape(told["size"])
+
+
+def test_a_mask_as_large_as_the_picture_is_had_on_request() -> None:
+    handler = segmenter(answer=["mask", "size"])
+    wanted = mask_of(one(handler, scene(8, 18))).repeat(2, 0).repeat(3, 1)
+    assert wanted.shape == (8, 18)
+    assert np.array_equal(mask_of(one(handler, scene(8, 18), "application/json; size=input")), wanted)
+    picture = Image.open(io.BytesIO(one(handler, scene(8, 18), 'image/png;size="input"').body))
+    assert np.array_equal(np.asarray(picture), wanted)
+
+
+def test_model_yaml_chooses_the_masks_size_and_a_request_wins() -> None:
+    handler = segmenter(answer=["mask", "size"], mask_size="input")
+    assert mask_of(one(handler, scene(8, 18))).shape == (8, 18)
+    assert mask_of(one(handler, scene(8, 18), "*/*;size=network")).shape == (4, 6)
+
+
+def test_each_of_several_pictures_gets_a_mask_of_its_own_size() -> None:
+    handler = segmenter(answer=["size"])
+    pictures = b", ".join(b'{"b64": "%s"}' % base64.b64encode(scene(*size)) for size in ((3, 5), (9, 2)))
+    (answer,) = handler.answer([Request(b'{"instances": [%s]}' % pictures, JSON, "*/*; size=input")])
+    assert answer.json() == {"predictions": [{"size": [3, 5]}, {"size": [9, 2]}]}
+
+
+@pytest.mark.parametrize(
+    ("options", "accept", "status"),
+    [
+        ({}, "*/*; size=huge", 406),
+        ({"fit": "crop"}, "*/*; size=input", 406),
+        ({"max_mask_pixels": 143}, "*/*; size=input", 413),
+    ],
+)
+def test_masks_that_are_not_made_are_refused(options: dict[str, Any], accept: str, status: int) -> None:
+    answers = segmenter(**options).answer([Request(scene(8, 18), "image/png", text) for text in (accept, "")])
+    assert [answer.status for answer in answers] == [status, 200]
 
 
 def test_several_pictures_in_one_body_are_answered_in_json_whatever_is_accepted() -> None:
@@ -128,7 +172,15 @@ def test_it_refuses_to_start_when_names_and_network_disagree() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"answer": []}, {"answer": ["jpeg"]}, {"mode": "L", "mean": [0.1, 0.2, 0.3]}, {"classes": "no.txt"}]
+    "options",
+    [
+        {"answer": []},
+        {"answer": ["jpeg"]},
+        {"mode": "L", "mean": [0.1, 0.2, 0.3]},
+        {"classes": "no.txt"},
+        {"mask_size": "input", "fit": "crop"},
+        {"mask_size": "both"},
+    ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="handler_args"):
