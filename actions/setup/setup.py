@@ -33,7 +33,7 @@ NAMES = ("python3.14", "python3.13", "python3.12", "python3.11", "python3", "pyt
 # What the command reads, and nothing that only tests and documents need.
 PACKAGE = (
     "scripts", "handlers", "runtime", "requirements", "schema", "k8s", "infra",
-    "Dockerfile", "LICENSE", "pyproject.toml",
+    "Dockerfile", "LICENSE", "pyproject.toml", ".github/workflows/serve.yml",
 )  # fmt: skip
 MARKER = "complete"
 WAIT_S = 900

@@ -1,0 +1,296 @@
+"""actions/setup for real: its script makes virtual environments with pip, as a runner would have it do.
+
+Most cases run it in a tree of the same shape with one locked package and a command that prints a version: an environment of ours
+takes half a minute, one of these a few seconds. One case makes ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CLI = """import sys
+import packaging
+def main():
+    import os
+    print("torchrelay", "9.8.7", packaging.__file__, sys.executable, os.environ.get("PYTHONPATH", ""))
+    sys.stdout.flush()
+"""
+VERSION_CLI = CLI.replace(
+    'print("torchrelay", "9.8.7",', 'print("torchrelay", "9.8.7") if sys.argv[1:] == ["--version"] else print('
+)
+DEADLINE_S = 120
+
+
+def locked(name: str) -> str:
+    """One package of the real lock, with its hashes."""
+    lock = (ROOT / "requirements/package.txt").read_text()
+    found = re.search(rf"^{name}==.*?(?=^\S|\Z)", lock, re.MULTILINE | re.DOTALL)
+    assert found, name
+    return found[0]
+
+
+def small_tree(folder: Path) -> Path:
+    """A tree of the repository's shape: the real action, one package in the lock, a command that says where it runs."""
+    shutil.copytree(ROOT / "actions/setup", folder / "actions/setup")
+    (folder / "requirements").mkdir()
+    (folder / "requirements/package.txt").write_text(locked("packaging"))
+    (folder / "scripts/torchrelay").mkdir(parents=True)
+    (folder / "scripts/torchrelay/__init__.py").touch()
+    (folder / "scripts/torchrelay/cli.py").write_text(VERSION_CLI)
+    return folder
+
+
+@dataclass
+class Runner:
+    """A runner with its tool cache; each call is one step of one job."""
+
+    folder: Path
+    tree: Path
+    jobs: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tools(self) -> Path:
+        return self.folder / "tools"
+
+    def start(self, step: str = "install", **more: str) -> Job:
+        self.jobs += 1
+        files = self.folder / f"job-{self.jobs}"
+        files.mkdir(parents=True)
+        self.tools.mkdir(exist_ok=True)
+        environment = {
+            **os.environ,
+            "RUNNER_TOOL_CACHE": str(self.tools),
+            "RUNNER_TEMP": str(files),
+            **{name: str(files / name) for name in ("GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_ENV")},
+            **self.environment,
+            **more,
+        }
+        command = [sys.executable, "-I", str(self.tree / "actions/setup/setup.py"), step]
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        return Job(process, files)
+
+    def __call__(self, step: str = "install", **more: str) -> Job:
+        return self.start(step, **more).ended()
+
+
+@dataclass
+class Job:
+    """One step's process, and the runner's files that it wrote."""
+
+    process: subprocess.Popen[str]
+    files: Path
+    told: str = ""
+
+    def ended(self) -> Job:
+        self.told, _ = self.process.communicate(timeout=DEADLINE_S)
+        return self
+
+    @property
+    def code(self) -> int:
+        return self.process.returncode
+
+    @property
+    def installed(self) -> bool:
+        return " -m pip install " in self.told
+
+    def wrote(self, name: str) -> list[str]:
+        file = self.files / name
+        return file.read_text().splitlines() if file.exists() else []
+
+    @property
+    def command(self) -> Path:
+        assert self.code == 0, self.told
+        return Path(self.wrote("GITHUB_PATH")[0]) / "torchrelay"
+
+
+def said(command: Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[str]:
+    done = subprocess.run([str(command)], env=environment, cwd=cwd, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """A runner on which the small tree is installed: tests that break it mend it."""
+    folder = tmp_path_factory.mktemp("small")
+    runner = Runner(folder, small_tree(folder / "deploy"))
+    first, second = runner.start(), runner.start()
+    for job in (first.ended(), second.ended()):
+        assert job.code == 0, job.told
+    assert [first.installed, second.installed].count(True) == 1, "two jobs at once: one installs and the other waits"
+    assert first.command == second.command
+    return runner
+
+
+def test_the_path_gets_one_command_and_nothing_else(small: Runner) -> None:
+    job = small()
+    assert not job.installed
+    assert [path.name for path in job.command.parent.iterdir()] == ["torchrelay"]
+    assert set(job.wrote("GITHUB_OUTPUT")) == {"version=9.8.7", f"path={job.command.parent}"}
+    assert job.wrote("GITHUB_ENV") == []
+    assert str(small.tools) in said(job.command)[1]
+
+
+def test_locate_names_the_environment_that_install_uses(small: Runner) -> None:
+    found = dict(line.split("=", 1) for line in small("locate").wrote("GITHUB_OUTPUT"))
+    assert found["environment"] == str(small.tools / "torchrelay/environments" / found["key"])
+    assert Path(found["environment"], "complete").is_file()
+    assert f"-py{found['python-version']}-" in found["key"]
+
+
+def test_a_folder_for_weights_is_told_to_later_steps(small: Runner) -> None:
+    assert small(TORCHRELAY_WEIGHTS_CACHE="/mnt/weights").wrote("GITHUB_ENV") == ["TORCHRELAY_CACHE=/mnt/weights"]
+    refused = small(TORCHRELAY_WEIGHTS_CACHE="/mnt/weights\nPATH=/evil")
+    assert refused.code == 1
+    assert refused.wrote("GITHUB_ENV") == [], "no second variable"
+
+
+def test_what_a_caller_set_up_for_its_own_python_is_neither_used_nor_changed(small: Runner, tmp_path: Path) -> None:
+    """Its packages on PYTHONPATH, in the folder that it works in and in a scripts/ of its own, and its settings of pip."""
+    own = tmp_path / "own"
+    for name in ("packaging", "torchrelay", "scripts/torchrelay"):
+        (own / name).mkdir(parents=True)
+        (own / name / "__init__.py").write_text("raise SystemExit('the caller\\'s')\n")
+    target, venv = tmp_path / "target", tmp_path / "venv"
+    theirs = {"PYTHONPATH": str(own), "PIP_TARGET": str(target), "VIRTUAL_ENV": str(venv), "PIP_USER": "1"}
+    shutil.rmtree(small.tools / "torchrelay/environments")
+    job = small(**theirs)
+    assert job.installed, job.told
+    assert not target.exists()
+    assert not venv.exists()
+    told = said(job.command, {**os.environ, **theirs}, own)
+    assert str(small.tools) in told[0], "our own packaging"
+    assert told[2] == str(own), "and what the command starts still gets the caller's environment"
+
+
+def test_the_actions_folder_may_go_away(small: Runner, tmp_path: Path) -> None:
+    tree = shutil.copytree(small.tree, tmp_path / "deploy")
+    command = Runner(small.folder, tree, 900)().command
+    shutil.rmtree(tree)
+    assert said(command)
+
+
+def test_other_code_with_the_same_lock_is_a_command_of_its_own(small: Runner, tmp_path: Path) -> None:
+    tree = shutil.copytree(small.tree, tmp_path / "deploy")
+    cli = tree / "scripts/torchrelay/cli.py"
+    cli.write_text(cli.read_text().replace("9.8.7", "9.9.0"))
+    job = Runner(small.folder, tree, 800)()
+    assert not job.installed
+    assert "version=9.9.0" in job.wrote("GITHUB_OUTPUT")
+    assert "version=9.8.7" in small().wrote("GITHUB_OUTPUT")
+
+
+@pytest.mark.parametrize("damage", ["package", "python"])
+def test_a_broken_environment_is_made_again(small: Runner, damage: str) -> None:
+    environment = next((small.tools / "torchrelay/environments").iterdir())
+    if damage == "package":
+        shutil.rmtree(next(environment.glob("venv/lib/python*/site-packages/packaging")))
+    else:
+        (environment / "venv/bin/python").unlink()
+    job = small()
+    assert job.installed, job.told
+    assert said(job.command)
+    assert not small().installed
+
+
+def test_a_job_killed_while_it_installs_holds_up_nobody(small: Runner) -> None:
+    environments = small.tools / "torchrelay/environments"
+    shutil.rmtree(environments)
+    job = small.start()
+    until(lambda: any(environments.glob("*/venv/bin/python")))
+    os.killpg(job.process.pid, signal.SIGKILL)
+    job.ended()
+    assert not list(environments.glob("*/complete"))
+    again = small()
+    assert again.installed, again.told
+    assert said(again.command)
+
+
+def test_a_package_with_another_hash_is_not_installed(tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "deploy")
+    lock = tree / "requirements/package.txt"
+    lock.write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", lock.read_text()))
+    job = Runner(tmp_path, tree)()
+    assert job.code == 1
+    assert "DO NOT MATCH THE HASHES" in job.told
+    assert job.wrote("GITHUB_PATH") == []
+    assert not list(tmp_path.rglob("environments/*/complete"))
+
+
+def old_python(folder: Path, version: str) -> str:
+    """A program that answers as a Python of another version: stands in for one, of which this machine may have none."""
+    program = folder / "python-other"
+    program.write_text(f"#!/bin/sh\necho '[[{version}], \"/usr/bin/python\"]'\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.parametrize(
+    ("version", "told"), [("3, 10, 4", "is 3.10.4"), ("2, 7, 18", "is 2.7.18"), ("", "does not run"), (None, "not found")]
+)
+def test_a_python_that_will_not_do_is_said_with_what_to_do(small: Runner, tmp_path: Path, version: str | None, told: str) -> None:
+    python = old_python(tmp_path, version) if version is not None else str(tmp_path / "nowhere")
+    if version == "":
+        Path(python).write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    job = small(TORCHRELAY_PYTHON=python)
+    assert job.code == 1
+    line = next(line for line in job.told.splitlines() if line.startswith("::error "))
+    assert told in line
+    assert "no Python 3.11 or later" in line
+    assert "actions/setup-python" in line
+    assert job.wrote("GITHUB_PATH") == []
+
+
+def test_without_a_tool_cache_the_jobs_own_folder_is_used(small: Runner) -> None:
+    job = small("locate", RUNNER_TOOL_CACHE="")
+    assert f"environment={job.files}/torchrelay/" in "\n".join(job.wrote("GITHUB_OUTPUT"))
+    nowhere = small("locate", RUNNER_TOOL_CACHE="", RUNNER_TEMP="")
+    assert nowhere.code == 1
+    assert "run this as a step of a workflow" in nowhere.told
+
+
+def test_our_own_package_is_complete(tmp_path: Path) -> None:
+    """Made of the real lock; the command then works on a model without this checkout: handlers, runtime and schemas came along."""
+    job = Runner(tmp_path, ROOT)()
+    environment = {**os.environ, "TORCHRELAY_CACHE": str(tmp_path / "cache")}
+    model = shutil.copytree(ROOT / "examples/tabular", tmp_path / "model", ignore=shutil.ignore_patterns(".torchrelay"))
+    for verb in ("check", "archive"):
+        done = subprocess.run(
+            [str(job.command), verb, str(model)], env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+    package = next((tmp_path / "tools/torchrelay/packages").iterdir())
+    used = {path for path in layout_paths() if path.exists()}
+    assert {path for path in used if not (package / path.relative_to(ROOT)).exists()} == set()
+
+
+def layout_paths() -> list[Path]:
+    """Every file or folder of the repository that the package's modules name."""
+    from torchrelay import layout
+
+    named = [path for path in vars(layout).values() if isinstance(path, Path) and path != layout.ROOT]
+    for module in (ROOT / "scripts/torchrelay").rglob("*.py"):
+        for parts in re.findall(r"\bROOT((?: / \"[\w.-]+\")+)", module.read_text()):
+            named.append(ROOT.joinpath(*re.findall(r'"([\w.-]+)"', parts)))
+    return named
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
