@@ -94,7 +94,7 @@ class Run:
 
     @property
     def given(self) -> dict[str, str]:
-        """What the caller's next job got of serve.yml's outputs."""
+        """What the caller's next job got of serve.yml's outputs; act runs none after a called workflow that failed."""
         return self.outputs("told")
 
     @property
@@ -152,8 +152,8 @@ def _calls(event: Event, events: list[Event]) -> bool:
 class Running:
     """An act process, read as it speaks."""
 
-    def __init__(self, process: subprocess.Popen[str], mark: str) -> None:
-        self.process, self.mark = process, mark
+    def __init__(self, process: subprocess.Popen[str], mark: str, log: Path) -> None:
+        self.process, self.mark, self.log = process, mark, log
         self.began = time.monotonic()
         self.events: list[Event] = []
         self.more = threading.Condition()
@@ -165,17 +165,22 @@ class Running:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = {"msg": line, "job": ""}
-            event["at"] = time.monotonic() - self.began
-            with self.more:
-                self.events.append(event)
-                self.more.notify_all()
+        with self.log.open("w") as log:
+            for line in self.process.stdout:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    event = {"msg": line, "job": ""}
+                event["at"] = time.monotonic() - self.began
+                log.write(json.dumps(event) + "\n")
+                self._add(event)
         with self.more:
             self.ended = True
+            self.more.notify_all()
+
+    def _add(self, event: Event) -> None:
+        with self.more:
+            self.events.append(event)
             self.more.notify_all()
 
     def _read_err(self) -> None:
@@ -265,14 +270,15 @@ class Act:
         env: Mapping[str, str] | None = None,
         command: str = COMMAND,
         run_id: str = "",
+        attempt: int = 1,
     ) -> Running:
-        """Start the README's command, for this event, in a repository; an earlier run's `run_id` gives that one's artifacts."""
+        """Start the README's command, for this event, in a repository; a later `attempt` of a run has that one's artifacts."""
         mark = str(next(_numbers))
         home = self.folder / mark
         (home / "actions").mkdir(parents=True)
         (home / "actions/tool_cache").symlink_to(self.tools)  # act says where it is, and heeds no variable
         (home / "event.json").write_text(json.dumps(payload or {}))
-        values = {**self.env, "GITHUB_RUN_ID": run_id or mark, MARK: mark, **(env or {})}
+        values = {**self.env, "GITHUB_RUN_ID": run_id or mark, "GITHUB_RUN_ATTEMPT": str(attempt), MARK: mark, **(env or {})}
         flags = [*self.flags, "--json", "--rm", f"--action-cache-path {home}/actions", f"--eventpath {home}/event.json"]
         flags += [f"--env {key}={value}" for key, value in values.items()]
         (home / ".actrc").write_text("".join(f"{flag}\n" for flag in flags))
@@ -289,7 +295,7 @@ class Act:
             errors="replace",
             start_new_session=True,
         )
-        self.started.append(Running(process, mark))
+        self.started.append(Running(process, mark, home / "act.jsonl"))
         return self.started[-1]
 
     def __call__(self, repository: Path, event: str = "push", payload: Mapping[str, Any] | None = None, **more: Any) -> Run:

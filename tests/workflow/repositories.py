@@ -36,13 +36,13 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def export(folder: Path, source: Path = ROOT) -> Path:
-    """Copy what a commit of everything would hold: act copies a mapped folder whole at each use, junk included."""
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=source, capture_output=True, check=True).stdout
+def export(folder: Path, leave_out: tuple[str, ...] = ("tests/", "benchmarks/")) -> Path:
+    """Copy what a commit of everything would hold, less what no action reads: act copies a mapped folder whole at each use."""
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, listed.decode().split("\0")):
-        if (source / name).is_file():
+        if (ROOT / name).is_file() and not name.startswith(leave_out):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name)
     return folder
 
 

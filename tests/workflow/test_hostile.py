@@ -179,7 +179,7 @@ def test_a_model_that_fails_with_hostile_words(act: Act, scene: Callable[..., Sc
     run = act(repository.folder, "push", repository.pushed(), env=hostile.environment(canary))
     assert hostile.harm(run, canary) == [], run.told
     assert run.results[f"build/{live.name}"] == "failure"
-    assert run.given["verdict"] == "gate_failed", run.told
+    assert run.outputs("report")["verdict"] == "gate_failed", run.told
     assert any(one.level == "error" and one.file.startswith("samples/") for one in run.annotations), run.told
     assert any(str(case.number) in run.raw for case in [*PRINTED, *RAISED]), "nothing that the model said was told"
     assert any(str(case.number) in run.raw + run.summary("build") for case in EXPECTED)

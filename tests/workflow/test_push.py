@@ -31,7 +31,8 @@ def test_the_image_is_in_the_registry(deployed: Deployed) -> None:
     live = deployed.live
     name, _, digest = deployed.run.given["image"].partition("@")
     assert name == f"{live.registry}/models/{live.name}", deployed.run.told
-    found = requests.get(f"http://{live.registry}/v2/models/{live.name}/manifests/{digest}", timeout=5)
+    headers = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+    found = requests.get(f"http://{live.registry}/v2/models/{live.name}/manifests/{digest}", headers=headers, timeout=5)
     assert found.headers["Docker-Content-Digest"] == digest
 
 
@@ -80,7 +81,7 @@ def test_a_failing_sample_changes_nothing_live(deployed: Deployed, act: Act) -> 
         f"deploy/{live.name}": "failure",
         "report": "failure",
     }, run.told
-    assert run.given["verdict"] == "gate_failed", run.told
+    assert run.outputs("report")["verdict"] == "gate_failed", run.told
     found = [(one.file, one.line) for one in run.annotations if one.level == "error" and one.file]
     assert found == [("samples/setosa.json", str(line))], run.told
     assert "setosa" in run.summary("build")

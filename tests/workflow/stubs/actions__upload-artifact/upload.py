@@ -1,6 +1,6 @@
 """What upload-artifact v5 does with its inputs; a folder stands in for the service.
 
-As there: a name is taken once, hidden files stay behind, the least common ancestor of several paths is the root, characters that
+As there: a name is taken once in an attempt of a run, hidden files stay behind, the least common ancestor of several paths is the root, characters that
 Windows refuses are refused, and neither file modes nor empty folders travel.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
     for file in files:
         if FORBIDDEN_PATH.search(str(file.relative_to(root))):
             fail(f"the path is not valid in an artifact: {str(file.relative_to(root))!r}")
-    store = Path(os.environ["ACT_ARTIFACTS"]) / os.environ["GITHUB_RUN_ID"]
+    store = Path(os.environ["ACT_ARTIFACTS"]) / os.environ["GITHUB_RUN_ID"] / os.environ["GITHUB_RUN_ATTEMPT"]
     target = store / name
     if target.exists() and os.environ["OVERWRITE"] == "true":
         shutil.rmtree(target)
