@@ -74,7 +74,7 @@ def _walk(expect: Expect, wanted: Any, got: Any, path: str) -> Iterator[str]:
             yield f"{path}: expected {len(wanted)} items, got {len(got)}"
         for index, (want, have) in enumerate(zip(wanted, got, strict=False)):
             yield from _walk(expect, want, have, f"{path}[{index}]")
-    elif not _same(expect, wanted, got):
+    elif not same_value(expect, wanted, got):
         near = _tolerance(expect, wanted) if _is_number(wanted) and expect.mode == "numeric" else ""
         yield f"{path}: expected {shown(wanted)}{near}, got {shown(got)}"
 
@@ -100,7 +100,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _same(expect: Expect, wanted: Any, got: Any) -> bool:
+def same_value(expect: Expect, wanted: Any, got: Any) -> bool:
+    """Tell whether two JSON values that are neither lists nor objects are equal under a sample's rule."""
     if not (_is_number(wanted) and _is_number(got)):
         return type(wanted) is type(got) and bool(wanted == got)
     if wanted == got or (_is_nan(wanted) and _is_nan(got)):

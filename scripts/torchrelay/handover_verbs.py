@@ -59,3 +59,28 @@ def bundle(
     with Workspace(model_dir).lock():
         written = bundle_only(model_dir, output, report.progress())
     return done(written.summary(), f"{written.folder}  {written.digest}")
+
+
+@app.command()
+def diff(
+    live_url: Annotated[str, option("live-url", "Address of the live endpoint; /predictions/NAME is added when it is missing.")],
+    model_dir: ModelDir = DEFAULT_DIR,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Compare with what is live.
+
+    Sends every sample to the live endpoint, and says how the answers that verify got differ. Changes nothing.
+    """
+    from torchrelay.relay import Relay  # noqa: PLC0415 -- as in plan
+
+    begin(as_json=as_json)
+    if dry_run:
+        return planned("diff", [f"send every sample to {live_url}"])
+    with Workspace(model_dir).lock():
+        made = Relay(model_dir, report.progress()).diff(live_url)
+    rows = [f"{row.name}: {difference}" for row in made.samples for difference in row.differences]
+    head = (
+        f"{made.summary()['changed']} of {len(made.samples)} answers differ" if made.reachable else f"not compared: {made.reason}"
+    )
+    return done(made.summary(), "\n".join([f"{made.url}: {head}", *rows]))

@@ -77,6 +77,14 @@ def _url(value: str) -> str:
     return value
 
 
+def require_url(name: str, value: str) -> None:
+    """Refuse an address that is none. Raises InputsInvalid, naming the input."""
+    try:
+        _value(INPUTS["live-url"], value)
+    except Refused as refused:
+        raise InputsInvalid(f"input {name}: {refused}", "correct the address") from refused
+
+
 def _lines(value: str) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in value.splitlines() if line.strip()))
 

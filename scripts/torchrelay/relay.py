@@ -14,7 +14,8 @@ from torchrelay.archive import Archived, archive
 from torchrelay.build import Built, build
 from torchrelay.bundle import Bundle
 from torchrelay.check import Checked, check, resolved_version
-from torchrelay.errors import DeployFailed
+from torchrelay.diff import Diff, diff
+from torchrelay.errors import DeployFailed, TorchrelayError
 from torchrelay.fetch import Fetched, fetch
 from torchrelay.layout import cache_dir
 from torchrelay.model import Model
@@ -88,8 +89,20 @@ class Relay:
             },
         )
         show(verdict)
-        verifying.require_passed(verdict)
+        try:
+            verifying.require_passed(verdict)
+        except TorchrelayError as error:
+            error.stage = "verify"
+            raise
         return verdict
+
+    def diff(self, live_url: str) -> Diff:
+        """See torchrelay.diff."""
+
+        def told(made: Diff) -> dict[str, Any]:
+            return {"said": made.reason or f"{made.summary()['changed']} of {len(made.samples)} answers differ", "url": made.url}
+
+        return self._run("diff", lambda: diff(self.model_dir, live_url), told)
 
     def push(self, repository: str, *, create: bool, bundle: Bundle | None = None) -> Pushed:
         """See torchrelay.push."""

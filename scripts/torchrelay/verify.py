@@ -11,12 +11,12 @@ import math
 import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from torchrelay import diagnosis
+from torchrelay import answers, diagnosis
 from torchrelay import image as images
 from torchrelay import verdict as verdicts
 from torchrelay.archive import archive
@@ -57,6 +57,7 @@ class Outcome:
     """What replaying the samples gave."""
 
     results: list[SampleResult]
+    answers: dict[str, ProbeAnswer] = field(default_factory=dict)  # to each sample alone
 
     @property
     def passed(self) -> bool:
@@ -84,13 +85,13 @@ def replay(prober: Prober, samples: list[Sample], path: str, concurrency: int, t
     Latency budgets hold for the samples sent alone.
     """
     alone = [_request(sample, path, f"alone/{sample.name}") for sample in samples]
-    answers = dict(zip((sample.name for sample in samples), prober.send(alone, 1, timeout_s), strict=True))
+    first = dict(zip((sample.name for sample in samples), prober.send(alone, 1, timeout_s), strict=True))
     rounds = max(ROUNDS, math.ceil(2 * concurrency / max(1, len(samples))))
     crowd = [(sample, _request(sample, path, f"{turn}/{sample.name}")) for turn in range(rounds) for sample in samples]
     together: dict[str, list[ProbeAnswer]] = {sample.name: [] for sample in samples}
     for (sample, _), answer in zip(crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True):
         together[sample.name].append(answer)
-    return Outcome([_judge(sample, answers[sample.name], together[sample.name]) for sample in samples])
+    return Outcome([_judge(sample, first[sample.name], together[sample.name]) for sample in samples], first)
 
 
 def _request(sample: Sample, path: str, name: str) -> ProbeRequest:
@@ -208,7 +209,7 @@ def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progr
     digest, under = samples_digest(samples), conditions(model, concurrency)
     known = verdicts.read(workspace)
     same = known and (known.config, known.samples_digest, known.conditions) == (image.config_digest, digest, under)
-    if known and same and known.result == "passed":
+    if known and same and known.result == "passed" and answers.kept(workspace, image.config_digest) is not None:
         return known
     common: dict[str, Any] = {
         "model": model.name,
@@ -226,7 +227,8 @@ def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progr
         with scratch_container(client, model_dir, f"verify-{model.name}", image.config_digest, settings) as container:
             container.start()
             container.reload()
-            found = _prove(client, container, model, samples, concurrency)
+            found, got = _prove(client, container, model, samples, concurrency)
+    answers.keep(workspace, image.config_digest, got)
     verdict = Verdict(**common, **found, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
     verdicts.save(workspace, verdict)
     return verdict
@@ -256,7 +258,10 @@ def local_tag(name: str, image: Image) -> str:
     return f"torchrelay/{name}:{image.config_digest[7:19]}"
 
 
-def _prove(client: "DockerClient", container: "Container", model: Model, samples: list[Sample], concurrency: int) -> dict[str, Any]:
+def _prove(
+    client: "DockerClient", container: "Container", model: Model, samples: list[Sample], concurrency: int
+) -> tuple[dict[str, Any], dict[str, ProbeAnswer]]:
+    """Return what the verdict says of the samples, and the answers."""
     ready_s = None
     outcome = Outcome([])
     try:
@@ -265,7 +270,7 @@ def _prove(client: "DockerClient", container: "Container", model: Model, samples
         timeout_s = model.timeouts.response_s + 5
         outcome = replay(ExecProber(container), samples, f"/predictions/{model.name}", concurrency, timeout_s)
         if outcome.passed:
-            return {"result": "passed", "ready_s": ready_s, "samples": outcome.results}
+            return {"result": "passed", "ready_s": ready_s, "samples": outcome.results}, outcome.answers
         failure = GateFailed(outcome.reason())
     except GateFailed as raised:
         failure = raised
@@ -275,7 +280,7 @@ def _prove(client: "DockerClient", container: "Container", model: Model, samples
     if killed_for_memory(client, container):
         reason += f"; a process was killed for memory: the limit is {model.resources.memory}"
         fix = "raise resources.memory in model.yaml, or make the model need less"
-    return {
+    told = {
         "result": "gate_failed",
         "ready_s": ready_s,
         "samples": outcome.results,
@@ -283,6 +288,7 @@ def _prove(client: "DockerClient", container: "Container", model: Model, samples
         "traceback": traceback or ("" if outcome.results else diagnosis.log_tail(text)),
         "fix": fix or failure.fix,
     }
+    return told, outcome.answers
 
 
 def require_passed(verdict: Verdict) -> None:

@@ -61,8 +61,8 @@ def test_one_sample_still_fills_a_batch() -> None:
 def test_a_target_that_is_not_there_is_refused_before_anything_is_built() -> None:
     with pytest.raises(DeployFailed, match="nothing is deployed to 'nonsense' yet"):
         chosen_target(model(), "nonsense")
-    with pytest.raises(DeployFailed, match="kubernetes"):
-        chosen_target(model(targets={"kubernetes": {"replicas": 2}}), None)
+    with pytest.raises(DeployFailed, match="vertex"):
+        chosen_target(model(targets={"vertex": {}}), None)
     with pytest.raises(DeployFailed, match="builds no image"):
         relay_plan(model(), "local", "host.example/x")
     assert relay_plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]

@@ -1,0 +1,122 @@
+"""Diff against a real HTTP server: what it is asked, and nobody else; what cannot be reached is no failure."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration import bundles
+from tests.integration.conftest import free_port
+from tests.integration.test_bundle import run
+from torchrelay import answers, image
+from torchrelay.diff import diff
+from torchrelay.errors import InputsInvalid, NotProved
+from torchrelay.probe import ProbeAnswer
+from torchrelay.workspace import Workspace
+
+ANSWERS: dict[str, tuple[int, bytes]] = {
+    "json": (200, b'{"a": [0.5, NaN], "\\u00fc": null}'),
+    "text": (200, "caf\u00e9 \U0001f600".encode()),
+    "bytes": (200, b"\x00\xff\xfe"),
+    "status": (422, b"no"),
+}
+BODIES = {b"[1, 2]": "json", b"x": "text", b"\xff\x00": "bytes", b"null": "status"}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers each sample as its server's `live` says, and remembers every request."""
+
+    def do_POST(self) -> None:
+        state: Any = self.server
+        name = BODIES[self.rfile.read(int(self.headers["Content-Length"]))]
+        state.seen.append((name, self.path))
+        status, body = state.live[name]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 302:
+            self.send_header("Location", state.elsewhere)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def live() -> Iterator[Any]:
+    server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.live, server.seen, server.elsewhere = dict(ANSWERS), [], ""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    made = bundles.proved(tmp_path / "model")
+    came = {name: ProbeAnswer(name, status, "", body, 1.0, None) for name, (status, body) in ANSWERS.items()}
+    answers.keep(Workspace(tmp_path / "model"), made.config_digest, came)
+    return tmp_path / "model"
+
+
+def url(server: Any) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def test_what_is_live_answers_alike(live: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy of this machine has no part in it
+    made = diff(model, url(live))
+    assert (made.reachable, [row.same for row in made.samples]) == (True, [True] * 4)
+    assert sorted(live.seen) == sorted((name, "/predictions/digits") for name in ANSWERS)
+    assert json.loads(Workspace(model).diff.read_text()) == made.summary()
+
+
+def test_the_command_says_what_changed(live: Any, model: Path) -> None:
+    live.live["json"] = (200, b'{"a": [0.75, NaN], "\\u00fc": null}')
+    live.live["text"] = (500, b"oops")
+    done = run("diff", model, "--live-url", url(live), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {row["name"]: row["differences"] for row in told["samples"] if not row["same"]} == {
+        "json": ["$.a[0]: 0.75, now 0.5"],
+        "text": ["status: 500, now 200"],
+    }
+    assert told["changed"] == 2
+    assert json.loads(Workspace(model).stages.read_text())[-1]["said"] == "2 of 4 answers differ"
+    shown = run("diff", model, TORCHRELAY_LIVE_URL=url(live)).stdout
+    assert "2 of 4 answers differ" in shown
+    assert "json: $.a[0]: 0.75, now 0.5" in shown
+
+
+def test_a_redirect_is_followed_nowhere(live: Any, model: Path) -> None:
+    live.live = dict.fromkeys(ANSWERS, (302, b""))
+    live.elsewhere = url(live) + "/stolen"
+    made = diff(model, url(live))
+    assert {row.status_live for row in made.samples} == {302}
+    assert {path for _, path in live.seen} == {"/predictions/digits"}
+
+
+def test_what_cannot_be_reached_is_no_failure(model: Path) -> None:
+    done = run("diff", model, "--live-url", f"http://127.0.0.1:{free_port()}", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["reachable"], told["samples"]) == (False, [])
+    assert "ConnectionError" in told["reason"]
+
+
+def test_what_cannot_be_compared(model: Path) -> None:
+    with pytest.raises(InputsInvalid, match="input live-url"):
+        diff(model, "file:///etc/passwd")
+    (model / "samples/more.json").write_text('{"request": {"json": 1}, "expect": {"json": 1}}')
+    with pytest.raises(NotProved, match="no answers of this image to these samples"):
+        diff(model, "http://127.0.0.1:9")
+    (model / "samples/more.json").unlink()
+    layers = [bundles.layer("runtime", b"other", 5)]
+    image.save(Workspace(model).image_record, bundles.image_of(layers))
+    with pytest.raises(NotProved, match="no answers of this image"):
+        diff(model, "http://127.0.0.1:9")
