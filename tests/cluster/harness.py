@@ -26,6 +26,7 @@ from torchrelay.targets.kubernetes import KubernetesTarget
 
 OWN_CASES = Path(__file__).parent / "cases"
 JSON = "application/json"
+ALL = ("all", "serviceaccount", "poddisruptionbudget", "lease", "configmap", "secret")
 REPOSITORY = "https://github.com/acme/digits"
 
 

@@ -92,8 +92,7 @@ class KubernetesTarget:
         wanted = self._wanted(release, live)
         if live is not None and self._is_unchanged(api, live, wanted):
             return Plan(unchanged=True, steps=(f"keep {self.name}, which serves {release.digest}",))
-        for document in wanted.documents:
-            api.apply(document, dry_run=True, force=_forced())
+        self._try(api, wanted)
         where = f"in namespace {self.settings.namespace} of {api.server}"
         steps = [
             f"start a pod of {release.reference} {where}, without traffic, and prove it with {len(release.samples)} samples",
@@ -114,6 +113,7 @@ class KubernetesTarget:
                 contract.require_newer(release.source, live.version.source, f"{self.settings.namespace}/{self.name}")
                 if self._is_unchanged(api, live, wanted) and self._still_serves(api, release):
                     return self._keep(api, live, wanted)
+            self._try(api, wanted)
             right = self._prove_candidate(api, held, live, wanted, release.samples)
             return self._put_live(api, held, live, wanted, release.samples, right)
 
@@ -187,7 +187,7 @@ class KubernetesTarget:
             return False
         document = kube_state.deployment(wanted.deployment, wanted.version, proved=True, previous=live.previous)
         applied = api.apply(document, dry_run=True, force=True)
-        return bool(applied["metadata"]["generation"] == live.document["metadata"]["generation"])
+        return bool(applied["spec"] == live.document["spec"])
 
     def _still_serves(self, api: Api, release: Release) -> bool:
         try:
@@ -264,6 +264,7 @@ class KubernetesTarget:
     def _settle(self, api: Api, rendered: Document, version: Version, previous: Version | None) -> Endpoint:
         """Write down that a version was proved."""
         self._apply_version(api, rendered, version, proved=True, previous=previous)
+        wait_rolled(api, self.model, self.name, self.place_s)  # a changed annotation is a new generation too
         self._write_down(version, previous)
         return self._endpoint(api, self._live(api))
 
@@ -288,6 +289,11 @@ class KubernetesTarget:
         described = {key: rendered["metadata"][key] for key in ("name", "namespace", "labels")}
         document = kube_state.deployment({"metadata": described}, version, proved=proved, previous=previous)
         api.apply(document, force=force)
+
+    def _try(self, api: Api, wanted: Wanted) -> None:
+        """Let the API say what it would refuse, before anything is changed."""
+        for document in wanted.documents:
+            api.apply(document, dry_run=True, force=_forced())
 
     def _apply(self, api: Api, wanted: Wanted, *kinds: str) -> None:
         """Apply the manifests of some kinds; an account that somebody else made, to give it rights, is left as it is.

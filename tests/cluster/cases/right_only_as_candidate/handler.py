@@ -1,0 +1,12 @@
+"""A version that is right while it is proved and wrong once it gets traffic: only the samples through the Service can tell."""
+
+import json
+import os
+import socket
+
+
+def handle(data, _context):
+    if data is None:
+        return None
+    version = os.environ.get("DECLARED") if "-candidate-" in socket.gethostname() else "something else"
+    return [{"echo": json.loads(row.get("data") or row.get("body") or b"{}").get("echo"), "version": version} for row in data]
