@@ -33,7 +33,7 @@ def tag_of(version: str) -> str:
 
 def notes(changelog: str, version: str) -> str:
     """Return what CHANGELOG.md says of a version. Raises references.Refused when it says nothing."""
-    found = re.search(rf"^## \[?{re.escape(version)}\]?(?: .*)?$(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^## \[?{re.escape(version)}\]?(?: [^\n]*)?$(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
     if not found or not found[1].strip():
         raise references.Refused(f"{CHANGELOG} has no entry `## {version}`: give it one on main first")
     return found[1].strip() + "\n"

@@ -177,7 +177,7 @@ def test_callers_grant_what_the_jobs_ask_for_and_no_more() -> None:
     for name in callers:
         granted = [body["permissions"] for body in tree.files[name].jobs.values() if SERVE in body.get("uses", "")]
         assert granted == [asked], name
-    assert len(callers) == 3
+    assert len(callers) >= 3
 
 
 def test_a_fork_gets_nothing() -> None:

@@ -24,10 +24,12 @@ WRITERS = {
 
 
 def keys(source: str) -> Iterator[str]:
-    """Yield every key of a literal dict and every annotated field of a module."""
+    """Yield every key of a literal dict, every key that is assigned to, and every annotated field of a module."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Dict):
             yield from (key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.slice, ast.Constant):
+            yield str(node.slice.value)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             yield node.target.id
 
