@@ -371,6 +371,8 @@ class WithApi(http.server.BaseHTTPRequestHandler):
         upstream.request(self.command, self.path, body=body, headers=dict(self.headers))
         answer = upstream.getresponse()
         content = answer.read()
+        if self.command == "GET" and self.path in state.lies:
+            content = state.lies[self.path]
         self.send_response(answer.status)
         for key, value in answer.getheaders():
             if key.lower() not in ("transfer-encoding", "content-length", "connection"):
@@ -409,7 +411,7 @@ class WithApi(http.server.BaseHTTPRequestHandler):
 def with_api(registry_host: str) -> Iterator[Any]:
     server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), WithApi)
     server.upstream, server.manifests, server.page, server.endless, server.elsewhere = registry_host, {}, 2, "", ""
-    server.extra, server.deaf = [], False
+    server.extra, server.deaf, server.lies = [], False, {}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -459,6 +461,31 @@ def test_entries_that_are_malformed_are_passed_over(at_api: Pushed, with_api: An
     nowhere = {"digest": f"sha256:{'0' * 64}", "annotations": ["x"], "artifactType": dsse.BUNDLE_TYPE}
     with_api.extra = [{"digest": "sha256:../../x"}, {"digest": 7}, "text", None, [], nowhere]
     assert len(at_api.demand().statements) == 3
+
+
+def test_what_a_registry_gives_is_held_against_its_digest(at_api: Pushed, with_api: Any) -> None:
+    """The registry, or who stands before it, answers with other bytes: those of another image, of a statement that holds elsewhere."""
+    at_api.attest()
+    repository, other = at_api.target.repository, other_image()
+    image_path = f"/v2/{repository}/manifests/{at_api.image.digest}"
+    with_api.lies[image_path] = other.manifest_bytes
+    with pytest.raises(RegistryError, match=f"gives {other.digest}"):
+        at_api.demand()
+    del with_api.lies[image_path]
+    assert at_api.demand()
+    for one in referrers(at_api.registry, repository, at_api.image.digest):
+        (layer,) = at_api.registry.manifest(repository, one.digest)["layers"]
+        with_api.lies[f"/v2/{repository}/blobs/{layer['digest']}"] = at_api.sealed()
+    with pytest.raises(NotAttested, match="a blob is not what its digest says"):
+        at_api.demand()
+
+
+def test_a_statement_that_another_run_took_off_the_list_is_told_of(pushed: Pushed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attesting, "referrers", lambda *_: [])
+    with pytest.raises(RegistryError, match="another run took"):
+        pushed.attest()
+    monkeypatch.undo()
+    assert all(one.skipped for one in pushed.attest())
 
 
 @pytest.mark.parametrize("way", ["genpkey", "ecparam", "ed25519"])
