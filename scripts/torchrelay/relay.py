@@ -152,6 +152,12 @@ def chosen_target(model: Model, target: str | None, repository: str | None = Non
     return chosen
 
 
+def require_registry(chosen: str, repository: str | None) -> None:
+    """Refuse a relay onto a cluster that pushes nowhere, before anything is built. Raises DeployFailed."""
+    if chosen == "kubernetes" and not repository:
+        raise DeployFailed("a cluster pulls the image from a registry, and none is named", "name one: --repository HOST/PATH/")
+
+
 def deploy_plan(model: Model, target: str | None, *, bundled: bool = False) -> list[str]:
     """Say what deploy would do, for --dry-run."""
     chosen = chosen_target(model, target, bundled=bundled)
@@ -192,6 +198,7 @@ def relay(
     run = Relay(model_dir, progress, update_lock)
     checked = run.check()
     chosen = chosen_target(checked.model, target, repository)
+    require_registry(chosen, repository)
     fetched = run.fetch(checked.model)
     archived = run.archive(checked, fetched)
     built = pushed = None
@@ -215,8 +222,9 @@ def relay(
 
 def relay_plan(model: Model, target: str | None, repository: str | None) -> list[str]:
     """Say which stages relay would run, for --dry-run."""
-    local = chosen_target(model, target, repository) == "local"
-    image = [] if local else ["build", "verify", *([f"push to {repository}"] if repository else [])]
+    chosen = chosen_target(model, target, repository)
+    require_registry(chosen, repository)
+    image = [] if chosen == "local" else ["build", "verify", *([f"push to {repository}"] if repository else [])]
     return ["check", "fetch", "archive", *image, *deploy_plan(model, target)]
 
 

@@ -65,5 +65,8 @@ def test_a_target_that_is_not_there_is_refused_before_anything_is_built() -> Non
         chosen_target(model(targets={"vertex": {}}), None)
     with pytest.raises(DeployFailed, match="builds no image"):
         relay_plan(model(), "local", "host.example/x")
+    with pytest.raises(DeployFailed, match="pulls the image from a registry"):
+        relay_plan(model(), "kubernetes", None)
+    assert relay_plan(model(), "kubernetes", "host.example/x")
     assert relay_plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]
     assert "build" not in relay_plan(model(), "local", None)
