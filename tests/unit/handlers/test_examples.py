@@ -18,13 +18,15 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 @pytest.fixture(autouse=True)
 def clean_imports() -> Iterator[None]:
     path = list(sys.path)
-    sys.modules.pop("model", None)
+    for name in ("model", "handler"):
+        sys.modules.pop(name, None)
     yield
     sys.path[:] = path
-    sys.modules.pop("model", None)
+    for name in ("model", "handler"):
+        sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["digits", "tabular"])
+@pytest.mark.parametrize("name", ["digits", "resnet-factory", "segmentation", "tabular"])
 def test_samples_are_answered_as_recorded(name: str) -> None:
     folder = EXAMPLES / name
     model = load_model(folder)
