@@ -9,32 +9,21 @@ from typing import Any, Literal
 
 import yaml
 
-from torchrelay import layout
+from torchrelay import layout, modelconfig
 from torchrelay.digest import sha256_of
 from torchrelay.errors import ArchiveInvalid, ModelInvalid, WeightsChanged
 from torchrelay.fetch import Fetched
 from torchrelay.mar import Entry, Stored, write_folder, write_mar, write_tgz
 from torchrelay.model import Model
+from torchrelay.modelconfig import FILE as CONFIG
 from torchrelay.report import Progress
 from torchrelay.shipped import file_options
 from torchrelay.workspace import Workspace, read_json, write_json
-from torchrelay.yamlfile import parse, read_bytes
 
 ARCHIVER_VERSION = "0.12.0"  # the torch-model-archiver whose manifest this is
 CREATED_ON = "01/01/1980 00:00:00"
 SERVICE = "torchrelay_service.py"
-CONFIG = "model-config.yaml"
 RECORD_FORMAT = 1
-CONFIG_LIMIT = 1 << 20
-DECLARED_ELSEWHERE = {
-    "minWorkers": "workers",
-    "maxWorkers": "workers",
-    "batchSize": "batch.size",
-    "maxBatchDelay": "batch.delay_ms",
-    "responseTimeout": "timeouts.response_s",
-    "startupTimeout": "timeouts.startup_s",
-    "deviceType": "device",
-}
 
 Format = Literal["mar", "tgz", "no-archive"]
 SUFFIX: dict[Format, str] = {"mar": ".mar", "tgz": ".tar.gz", "no-archive": ""}
@@ -143,30 +132,19 @@ def library_entries() -> list[Entry]:
     return [Entry(file.relative_to(top).as_posix(), file) for file in files]
 
 
-def own_server_config(model_dir: Path) -> dict[str, Any]:
-    """Return the model directory's own model-config.yaml, which adds keys to ours; {} when there is none.
+def plan_entries(model_dir: Path, model: Model, weights: Path, weights_name: str, version: str) -> list[Entry]:
+    """Return every file of the archive, sorted by name.
 
-    Raises ModelInvalid when it is no YAML mapping, or sets what model.yaml declares.
+    Raises ArchiveInvalid when a declared file is not there, ModelInvalid when model-config.yaml is wrong or contradicts the model.
     """
-    path = model_dir / CONFIG
-    if not path.is_file():
-        return {}
-    document = parse(read_bytes(path, CONFIG, CONFIG_LIMIT), CONFIG)
-    problems = list(document.problems)
-    for key, ours in DECLARED_ELSEWHERE.items():
-        if key in document.value:
-            problems.append(document.problem((key,), "is declared in model.yaml", f"write {ours} there"))
+    told = modelconfig.read(model_dir)
+    model, problems = modelconfig.applied(model, told)
     if problems:
         raise ModelInvalid(problems)
-    return dict(document.value)
-
-
-def plan_entries(model_dir: Path, model: Model, weights: Path, weights_name: str, version: str) -> list[Entry]:
-    """Return every file of the archive, sorted by name. Raises ArchiveInvalid when a declared file is not there."""
     entries = {entry.name: entry for entry in library_entries()}
+    entries.update({name: Entry(name, content) for name, content in told.files.items()})
     entries.update(_expand(model_dir, _declared_files(model)))
-    config = server_config(model)
-    config |= own_server_config(model_dir)
+    config = server_config(model) | told.rest
     fixed: dict[str, bytes] = {
         "MAR-INF/MANIFEST.json": _json(manifest(model, version, weights_name)),
         "torchrelay.json": _json(handler_config(model, weights_name)),

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from torchrelay import handlercode, requirementsfile
-from torchrelay.archive import own_server_config
+from torchrelay import handlercode, modelconfig, requirementsfile
 from torchrelay.errors import ModelInvalid, Problem
 from torchrelay.fields import relative_path
 from torchrelay.gitversion import resolved_version
@@ -45,7 +44,7 @@ def check(model_dir: Path) -> Checked:
     run.all()
     if run.problems:
         raise ModelInvalid(run.problems)
-    return Checked(loaded.model, run.samples, run.warnings)
+    return Checked(run.model, run.samples, run.warnings)
 
 
 class _Check:
@@ -61,6 +60,7 @@ class _Check:
         self.samples: list[Sample] = []
         self._extra: list[tuple[FieldPath, str]] = []
         self._sources: list[handlercode.Source] = []
+        self._told = modelconfig.Told()
 
     def all(self) -> None:
         steps: dict[str, Callable[[], None]] = {
@@ -72,11 +72,11 @@ class _Check:
             "environment": self._environment,
             "resources": self._resources,
         }
+        self._server_config()  # what it says counts as the model's from here on
         for field, step in steps.items():
             if field not in self.bad:
                 step()
         self._extra_files()
-        self._server_config()
         self._collisions()
         self._left_behind()
         # model.yaml is read from top to bottom; what lies in other files comes after it
@@ -192,9 +192,11 @@ class _Check:
 
     def _server_config(self) -> None:
         try:
-            own_server_config(self.dir)
+            self._told = modelconfig.read(self.dir)
         except ModelInvalid as error:
             self.problems += error.problems
+        self.model, problems = modelconfig.applied(self.model, self._told, self.document)
+        self.problems += problems
 
     def _extra_files(self) -> None:
         """The list as written, not the model's: entries beside a wrong one are looked at too."""
@@ -244,6 +246,7 @@ class _Check:
                 self._say(path, f"{shown(source)} {how} {shown(other)} in the archive", "rename one")
             elif path[0] == "extra_files" and source in self._listed_before(path):
                 self._say(path, f"{shown(source)} is listed twice", "keep one")
+        self.problems += modelconfig.collisions(self._told, taken, RESERVED)
 
     def _listed_before(self, path: FieldPath) -> set[str]:
         return {name for other, name in self._extra if other[1] < path[1]}  # type: ignore[operator]
@@ -269,7 +272,7 @@ class _Check:
 
     def _left_behind(self) -> None:
         """Modules of the model directory that the code imports and that do not go along."""
-        aboard = {name.split("/")[0] for _, _, name in self._named()}
+        aboard = {name.split("/")[0] for name in (*(name for _, _, name in self._named()), *self._told.files)}
         for source in self._sources:
             for module, line in source.imports.items():
                 for name in (f"{module}.py", module):

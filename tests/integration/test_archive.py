@@ -128,7 +128,7 @@ def test_a_model_config_of_the_users_own_adds_keys(model_dir: Path) -> None:
     [
         ("a: [", "model-config.yaml:1"),
         ("- a\n", "model-config.yaml"),
-        ("jobQueueSize: 3\nbatchSize: 4\n", "model-config.yaml:2: batchSize: is declared in model.yaml; write batch.size there"),
+        ("jobQueueSize: 3\nbatchSize: 4\n", "model-config.yaml:2: batchSize: is 4, and batch.size is "),
     ],
 )
 def test_a_wrong_model_config_is_found_by_check(model_dir: Path, text: str, told: str) -> None:
