@@ -73,7 +73,7 @@ def thread_of(environment: Mapping[str, str]) -> Thread | None:
     api = environment.get("GITHUB_API_URL") or "https://api.github.com"
     repository = environment.get("GITHUB_REPOSITORY", "")
     parts = urlsplit(api)
-    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
+    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in LOOPBACK):
         raise GitHubRefused(f"GITHUB_API_URL is {printable(api)}: the token is not sent without TLS", "use https")
     if not _REPOSITORY.fullmatch(repository) or set(repository.split("/")) & {".", ".."}:
         raise GitHubRefused(f"GITHUB_REPOSITORY is {printable(repository)!r}, not owner/name", "run it in a workflow")

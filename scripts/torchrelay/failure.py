@@ -36,13 +36,14 @@ def _path(folder: Path) -> Path:
 
 def keep(folder: Path | None, stage: str, error: TorchrelayError) -> None:
     """Write error.json, in a folder of ours; whatever prevents that, the error itself is what the user is told."""
-    if folder is None or stage not in COVERS or not any((folder / name).is_file() for name in FOLDERS_OF_OURS):
+    if folder is None or stage not in COVERS:
         return
     problems = [vars(problem) for problem in error.problems] if isinstance(error, ModelInvalid) else []
-    with suppress(OSError, TorchrelayError):
-        Workspace(folder).ensure()
-        told = {"stage": error.stage or stage, "kind": error.kind, "message": error.message, "fix": error.fix, "problems": problems}
-        write_json(_path(folder), told)
+    told = {"stage": error.stage or stage, "kind": error.kind, "message": error.message, "fix": error.fix, "problems": problems}
+    with suppress(OSError, ValueError, TorchrelayError):
+        if any((folder / name).is_file() for name in FOLDERS_OF_OURS):
+            Workspace(folder).ensure()
+            write_json(_path(folder), told)
 
 
 def clear(folder: Path | None, stage: str) -> None:
@@ -55,7 +56,15 @@ def clear(folder: Path | None, stage: str) -> None:
             _path(folder).unlink(missing_ok=True)
 
 
+def there(folder: Path) -> bool:
+    """Tell whether something failed, also when what says why is damaged."""
+    return _path(folder).exists()
+
+
 def read(folder: Path) -> dict[str, Any] | None:
     """Return what error.json says; None when nothing failed, or the file is damaged."""
-    found = read_json(_path(folder))
+    try:
+        found = read_json(_path(folder))
+    except RecursionError:
+        return None
     return found if isinstance(found, dict) else None

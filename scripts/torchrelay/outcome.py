@@ -120,6 +120,26 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _clean(value: Any, depth: int = 12) -> Any:
+    """Return JSON with texts that pydantic takes: of bearable length, and no half of a surrogate pair."""
+    if isinstance(value, str):
+        return value[:65536].encode(errors="backslashreplace").decode()[:65536]
+    if not isinstance(value, dict | list):
+        return value
+    if not depth:
+        return None
+    if isinstance(value, list):
+        return [_clean(one, depth - 1) for one in value]
+    return {str(_clean(key)): _clean(one, depth - 1) for key, one in value.items()}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return _clean(read_json(path))
+    except RecursionError:
+        return None
+
+
 def _rows(kind: type[_Facts], found: Any) -> list[Any]:
     """Return what of a list is as it should be."""
     kept = []
@@ -148,14 +168,16 @@ def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
     `job_status` is GitHub's: a job that did not succeed though no stage says why was killed.
     """
     workspace = Workspace(folder)
-    release = mapping(read_json(folder / "release.json")) if bundle else {}
-    gate = mapping(release.get("verdict") if bundle else read_json(workspace.verdict))
-    rows = {row["stage"]: row for row in [*_bundled_stages(folder, bundle=bundle), *stages.read(workspace)]}
-    deployed, pushed = rows.get("deploy", {}), mapping(read_json(workspace.push_record)) or rows.get("push", {})
-    error: Failed | None = _one(Failed, failure.read(folder))
-    if error is None and job_status in ("failure", "cancelled"):
+    release = mapping(_read(folder / "release.json")) if bundle else {}
+    gate = mapping(release.get("verdict") if bundle else _read(workspace.verdict))
+    rows = {row["stage"]: row for row in [*(_rows_of(folder / "stages.json") if bundle else []), *_rows_of(workspace.stages)]}
+    deployed, pushed = rows.get("deploy", {}), mapping(_read(workspace.push_record)) or rows.get("push", {})
+    error: Failed | None = None
+    if failure.there(folder):
+        error = _one(Failed, _clean(failure.read(folder))) or Failed(kind="failed", message="error.json cannot be read")
+    elif job_status in ("failure", "cancelled"):
         error = Failed(kind="interrupted", message=SILENT, fix="look at the end of the job's log, then run it again")
-    layers = _bundled_layers(folder) if bundle else _built_layers(read_json(workspace.image_record))
+    layers = _bundled_layers(folder) if bundle else _built_layers(_read(workspace.image_record))
     return Outcome(
         model=text(gate.get("model")) or text(mapping(release.get("model")).get("name")) or _name(folder, bundle=bundle),
         version=text(gate.get("version")) or text(release.get("version")) or text(deployed.get("version")),
@@ -169,13 +191,13 @@ def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
         stages=_rows(Stage, list(rows.values())),
         samples=_rows(SampleRow, gate.get("samples")),
         layers=_rows(LayerRow, layers),
-        diff=_one(Diff, read_json(workspace.root / "diff.json")),
+        diff=_one(Diff, _read(workspace.root / "diff.json")),
         error=error,
     )
 
 
-def _bundled_stages(folder: Path, *, bundle: bool) -> list[dict[str, Any]]:
-    found = read_json(folder / "stages.json") if bundle else None
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    found = _read(path)
     known = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return [row for row in known if row.get("stage") in stages.ORDER]
 
@@ -202,9 +224,9 @@ def _bundled_layers(folder: Path) -> list[dict[str, Any]]:
 
     def blob(descriptor: Any) -> dict[str, Any]:
         algorithm, _, digest = text(mapping(descriptor).get("digest")).partition(":")
-        return mapping(read_json(blobs / digest)) if algorithm == "sha256" and digest.isalnum() else {}
+        return mapping(_read(blobs / digest)) if algorithm == "sha256" and digest.isalnum() else {}
 
-    manifests = mapping(read_json(folder / "index.json")).get("manifests")
+    manifests = mapping(_read(folder / "index.json")).get("manifests")
     manifest = blob(manifests[0]) if isinstance(manifests, list) and manifests else {}
     history = blob(manifest.get("config")).get("history")
     made = [text(mapping(one).get("created_by")) for one in history or [] if not mapping(one).get("empty_layer")]

@@ -150,7 +150,9 @@ def _failure(failed: "list[Outcome]") -> TorchrelayError:
     names = ", ".join(f"{printable(one.model, 80)} ({one.result})" for one in failed[:20])
     why = f": {printable(worst.error.message, 500)}" if worst.error and worst.error.message else ""
     error = TorchrelayError(f"{names}{'' if len(failed) <= 20 else f' and {len(failed) - 20} more'}{why}")
-    error.kind, error.exit_code = (kind, kinds[kind].exit_code) if kind in kinds else ("failed", errors.DeployFailed.exit_code)
+    # Nobody knows how far a job came that said nothing, and 130 would tell that this command was interrupted.
+    known = kinds.get(kind) if kind != errors.Interrupted.kind else None
+    error.kind, error.exit_code = (kind, known.exit_code) if known else ("failed", errors.DeployFailed.exit_code)
     return error
 
 

@@ -11,7 +11,6 @@ from torchrelay.stages import BUILD_JOB, ORDER
 STEP_LIMIT = 1_000_000  # GitHub drops a step's summary of more than 1 MiB as a whole
 COMMENT_LIMIT = 65_000  # characters; GitHub refuses a comment of more than 65536
 ROWS = 100  # of one table
-MANY = 300  # models in the table of a run
 MARK = {"passed": "✅", "gate_failed": "❌", "failed": "❌", "rolled_back": "↩️", "rollback_failed": "🚨"}
 LEFT_OUT = "*{} more sections do not fit here; the run's result files hold all of it.*"
 
@@ -31,7 +30,7 @@ def of_run(by_model: Mapping[str, Outcome], limit: int = STEP_LIMIT, note: str =
     ordered = sorted(by_model.values(), key=lambda one: (-WORST.index(one.result), one.model))
     failed = sum(one.result != "passed" for one in ordered)
     title = f"### {'❌' if failed else '✅'} Torchrelay: {len(ordered)} models, {failed} failed"
-    blocks = [title, *([note] if note else []), _overview(ordered)]
+    blocks = [title, *([note] if note else []), _overview(ordered, limit * 2 // 3)]
     blocks += [
         details(f"{one.model}: {one.result}", "\n\n".join(_sections(one)), opened=one.result != "passed" and failed <= 3)
         for one in ordered
@@ -44,9 +43,11 @@ def headline(outcome: Outcome) -> str:
     return f"### {MARK[outcome.result]} {code(outcome.model) or 'a model'} {code(outcome.version)}: {outcome.result}"
 
 
-def _overview(outcomes: list[Outcome]) -> str:
-    shown = [
-        [
+def _overview(outcomes: list[Outcome], room: int) -> str:
+    """Return the table of a run, as many rows of it as `room` bytes hold."""
+    shown: list[list[str]] = []
+    for one in outcomes:
+        row = [
             cell(one.model),
             cell(one.version, 60),
             f"{MARK[one.result]} {one.result}",
@@ -55,10 +56,12 @@ def _overview(outcomes: list[Outcome]) -> str:
             _changed(one.diff),
             f"{sum(row.seconds for row in one.stages):.1f}",
         ]
-        for one in outcomes[:MANY]
-    ]
+        room -= sum(len(part.encode()) + 3 for part in row) + 2
+        if room < 0:
+            break
+        shown.append(row)
     body = table(["model", "version", "result", "endpoint", "image", "answers changed", "s"], shown)
-    return body + _more(len(outcomes), MANY, "models")
+    return body + _more(len(outcomes), len(shown), "models")
 
 
 def _changed(diff: Diff | None) -> str:

@@ -1,0 +1,248 @@
+"""One comment on the pull request: found, updated in place, never somebody else's. Against tests/integration/github_server.py."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.github_server import BOT, GitHub, serving
+from torchrelay import comment
+from torchrelay.comment import Comments, MayNot, Thread, thread_of
+from torchrelay.errors import GitHubRefused
+
+
+@pytest.fixture
+def hub() -> Iterator[GitHub]:
+    with serving() as made:
+        yield made
+
+
+def thread(hub: GitHub, **more: Any) -> Thread:
+    facts: dict[str, Any] = {
+        "api": hub.url,
+        "repository": "org/models",
+        "number": 7,
+        "token": hub.token,
+        "workflow": "org/models/.github/d.yml",
+        "run": 5,
+    }
+    return Thread(**(facts | more))
+
+
+class Clock:
+    """Time that passes only where it is waited for."""
+
+    def __init__(self) -> None:
+        self.now, self.waits = 0.0, list[float]()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+def put(hub: GitHub, body: str, clock: Clock | None = None, **more: Any) -> str:
+    used = clock or Clock()
+    return Comments(thread(hub, **more), clock=used, sleep=used.sleep).put(body)
+
+
+def test_the_first_run_creates_it_and_the_next_updates_it(hub: GitHub) -> None:
+    hub.add("a person's words", "person")
+    where = put(hub, "first")
+    assert where == f"{hub.url}/c/1"
+    assert put(hub, "second", run=6) == where
+    assert [one["body"].splitlines()[-1] for one in hub.comments] == ["a person's words", "second"]
+    assert hub.comments[1]["body"].startswith("<!-- torchrelay -->\n")
+
+
+def test_it_is_found_on_a_later_page(hub: GitHub) -> None:
+    for number in range(250):
+        hub.add(f"word {number}", "person")
+    put(hub, "first")
+    for number in range(60):
+        hub.add(f"more {number}", "person")
+    put(hub, "second")
+    assert sum(one["body"].startswith(comment.MARKER) for one in hub.comments) == 1
+    assert hub.comments[250]["body"].endswith("second")
+    assert [path.partition("page=")[2].partition("=")[2] for method, path in hub.asked if "comments?" in path][-3:] == [
+        "1",
+        "2",
+        "3",
+    ]
+
+
+def test_a_comment_with_our_marker_by_somebody_else_is_not_touched(hub: GitHub) -> None:
+    theirs = hub.add(thread(hub).head + "<!-- run 999999 -->\nlies", "mallory")
+    put(hub, "truth")
+    assert theirs["body"].endswith("lies")
+    assert [one["user"]["login"] for one in hub.comments] == ["mallory", BOT]
+    put(hub, "more truth")
+    assert len(hub.comments) == 2
+
+
+def test_control_without_the_author_it_would_be(hub: GitHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = hub.add(thread(hub).head + "lies", "mallory")
+    monkeypatch.setattr(Comments, "_login", lambda _: "mallory")
+    put(hub, "truth")
+    assert theirs["body"].endswith("truth")
+
+
+def test_the_marker_counts_only_at_the_start(hub: GitHub) -> None:
+    hub.add(f"another workflow quotes a title: {thread(hub).head}", BOT)
+    put(hub, "ours")
+    assert len(hub.comments) == 2
+
+
+def test_a_persons_token_finds_its_own(hub: GitHub) -> None:
+    hub.login = "person"
+    hub.add(thread(hub).head + "the workflow's", BOT)
+    put(hub, "first")
+    put(hub, "second")
+    assert [one["body"].splitlines()[-1] for one in hub.comments] == ["the workflow's", "second"]
+
+
+def test_two_workflows_keep_their_own(hub: GitHub) -> None:
+    put(hub, "one", workflow="a.yml")
+    put(hub, "two", workflow="b.yml")
+    put(hub, "one again", workflow="a.yml")
+    assert [one["body"].splitlines()[-1] for one in hub.comments] == ["one again", "two"]
+
+
+def test_an_older_run_does_not_overwrite_a_newer(hub: GitHub) -> None:
+    put(hub, "newer", run=9)
+    assert put(hub, "older", run=8) == ""
+    assert hub.comments[0]["body"].endswith("newer")
+    put(hub, "newer, once more", run=9)
+    assert hub.comments[0]["body"].endswith("once more")
+
+
+def test_one_that_was_edited_in_a_browser_is_found(hub: GitHub) -> None:
+    put(hub, "first")
+    hub.comments[0]["body"] = hub.comments[0]["body"].replace("\n", "\r\n")
+    put(hub, "second")
+    assert len(hub.comments) == 1
+
+
+def test_a_lost_answer_does_not_make_two(hub: GitHub) -> None:
+    hub.lose_answers = 1
+    clock = Clock()
+    put(hub, "once", clock)
+    assert len(hub.comments) == 1
+    assert clock.waits
+
+
+LIMITED = (403, {"retry-after": "7"}, {"message": "You have exceeded a secondary rate limit"})
+
+
+@pytest.mark.parametrize(
+    ("answers", "waits"),
+    [
+        ([(500, {}, {})], [1.0]),
+        ([(502, {}, {}), (503, {}, {})], [1.0, 2.0]),
+        ([LIMITED], [7.0]),
+        ([(429, {"retry-after": "3"}, {})], [3.0]),
+        ([(403, {}, {"message": "API rate limit exceeded"})], [1.0]),
+    ],
+    ids=["500", "502 503", "secondary limit", "429", "limit in words"],
+)
+def test_what_passes_is_waited_for(answers: list[Any], waits: list[float], hub: GitHub) -> None:
+    hub.next = list(answers)
+    clock = Clock()
+    put(hub, "told", clock)
+    assert len(hub.comments) == 1
+    assert clock.waits == waits
+
+
+@pytest.mark.parametrize("answer", [(500, {}, {}), (403, {"retry-after": "3600"}, {})], ids=["500", "an hour"])
+def test_there_is_a_deadline(answer: Any, hub: GitHub) -> None:
+    hub.next = [answer] * 1000
+    clock = Clock()
+    with pytest.raises(GitHubRefused, match="was not written"):
+        put(hub, "told", clock)
+    assert clock.now <= comment.DEADLINE_S
+    assert hub.comments == []
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_token_without_the_right_is_told_how_to_get_it(status: int, hub: GitHub) -> None:
+    hub.next = [(200, {}, []), (status, {}, {"message": "Resource not accessible by integration"})]
+    with pytest.raises(MayNot) as caught:
+        put(hub, "told")
+    assert "pull-requests: write" in caught.value.fix
+    assert len(hub.asked) == 2
+
+
+def test_the_token_is_in_no_message(hub: GitHub, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("torchrelay").propagate = True
+    caplog.set_level(logging.DEBUG)
+    refusals: list[Any] = [(401, {}, {"message": "Bad credentials"}), (422, {}, {"message": "no"})]
+    for answer in refusals:
+        hub.next = [answer]
+        with pytest.raises(GitHubRefused) as caught:
+            put(hub, "told")
+        assert hub.token not in str(caught.value)
+    hub.next = [(500, {}, {})]
+    put(hub, "told")
+    with pytest.raises(GitHubRefused):
+        put(hub, "told", api="http://127.0.0.1:9")
+    assert hub.token not in caplog.text
+
+
+def test_a_redirect_does_not_take_the_token_away(hub: GitHub) -> None:
+    with serving() as other:
+        hub.next = [(302, {"Location": f"{other.url}/repos"}, {})]
+        with pytest.raises(GitHubRefused):
+            put(hub, "told")
+        assert other.asked == []
+
+
+# what the environment says
+
+
+def environment(folder: Path, event: Any, **more: str) -> dict[str, str]:
+    (folder / "event.json").write_text(event if isinstance(event, str) else json.dumps(event))
+    facts = {
+        "GITHUB_EVENT_PATH": str(folder / "event.json"),
+        "GITHUB_TOKEN": "t",
+        "GITHUB_REPOSITORY": "org/models",
+        "GITHUB_RUN_NUMBER": "12",
+    }
+    return facts | more
+
+
+PULL = {"pull_request": {"number": 7}}
+
+
+def test_the_pull_request_is_the_events(tmp_path: Path) -> None:
+    ref = "org/models/.github/workflows/deploy.yml@refs/pull/7/merge"
+    found = thread_of(environment(tmp_path, PULL, GITHUB_WORKFLOW_REF=ref, GITHUB_API_URL="https://ghe.example/api/v3/"))
+    assert found == Thread("https://ghe.example/api/v3", "org/models", 7, "t", "org/models/.github/workflows/deploy.yml", 12)
+
+
+@pytest.mark.parametrize(
+    "event", ["", "[", "[]", {}, {"pull_request": None}, {"pull_request": {"number": "7/../8"}}, {"pull_request": {"number": 0}}]
+)
+def test_without_one_there_is_nothing_to_do(event: Any, tmp_path: Path) -> None:
+    assert thread_of(environment(tmp_path, event)) is None
+
+
+def test_without_a_token_there_is_nothing_to_do(tmp_path: Path) -> None:
+    assert thread_of(environment(tmp_path, PULL, GITHUB_TOKEN="")) is None
+    assert thread_of({}) is None
+
+
+@pytest.mark.parametrize("repository", ["", "org", "org/models/../x", "org/..", "org/mo dels", "org/models?x=1", "a/b\n"])
+def test_a_repository_is_owner_and_name(repository: str, tmp_path: Path) -> None:
+    with pytest.raises(GitHubRefused):
+        thread_of(environment(tmp_path, PULL, GITHUB_REPOSITORY=repository))
+
+
+@pytest.mark.parametrize("api", ["http://api.example", "ftp://127.0.0.1", "api.github.com"])
+def test_the_token_is_not_sent_in_the_clear(api: str, tmp_path: Path) -> None:
+    with pytest.raises(GitHubRefused, match="TLS"):
+        thread_of(environment(tmp_path, PULL, GITHUB_API_URL=api))

@@ -1,0 +1,94 @@
+"""error.json: written where a folder is ours, gone when its stage begins anew, and never in the way of the error itself."""
+
+from pathlib import Path
+
+import pytest
+
+from torchrelay import cli, console, failure
+from torchrelay.errors import GateFailed, ModelInvalid, Problem, WeightsMissing
+
+
+@pytest.fixture(params=["model.yaml", "release.json"])
+def ours(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / request.param).write_text("{}")
+    return tmp_path
+
+
+def test_what_failed_is_kept(ours: Path) -> None:
+    failure.keep(ours, "fetch", WeightsMissing("gone", "put it back"))
+    told = {"stage": "fetch", "kind": "weights_missing", "message": "gone", "fix": "put it back", "problems": []}
+    assert failure.read(ours) == told
+
+
+def test_problems_are_kept_with_their_places(ours: Path) -> None:
+    failure.keep(ours, "check", ModelInvalid([Problem("model.yaml", 3, "name", "wrong", "mend")]))
+    found = failure.read(ours)
+    assert found is not None
+    assert found["problems"] == [{"file": "model.yaml", "line": 3, "field": "name", "message": "wrong", "fix": "mend"}]
+
+
+def test_the_stage_within_a_longer_run_is_named(ours: Path) -> None:
+    error = GateFailed("no")
+    error.stage = "verify"
+    failure.keep(ours, "relay", error)
+    found = failure.read(ours)
+    assert found is not None
+    assert found["stage"] == "verify"
+
+
+@pytest.mark.parametrize(
+    ("failed", "begins", "gone"),
+    [
+        ("build", "build", True),
+        ("build", "verify", True),
+        ("verify", "relay", True),
+        ("push", "push", True),
+        ("verify", "diff", False),
+        ("verify", "summary", False),
+        ("verify", "status", False),
+        ("doctor", "check", True),
+        ("push", "deploy", False),
+    ],
+)
+def test_a_stage_that_begins_anew_forgets_it(failed: str, begins: str, gone: bool, ours: Path) -> None:
+    failure.keep(ours, failed, GateFailed("no"))
+    failure.clear(ours, begins)
+    assert (failure.read(ours) is None) is gone
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    failure.keep(tmp_path, "check", GateFailed("no"))
+    failure.keep(None, "check", GateFailed("no"))
+    failure.clear(None, "check")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_folder_can_have_does_not_hide_the_error(name: str) -> None:
+    failure.keep(Path(name), "check", GateFailed("no"))
+    failure.clear(Path(name), "check")
+
+
+def test_a_verb_that_only_asks_leaves_nothing(ours: Path) -> None:
+    before = set(ours.iterdir())
+    failure.keep(ours, "status", GateFailed("no"))
+    assert set(ours.iterdir()) == before
+
+
+def test_what_cannot_be_written_does_not_hide_the_error(ours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (ours / ".torchrelay").write_text("a file where the folder should be")
+
+    def application(*_: object, **__: object) -> None:
+        console.Output.folder, console.Output.stage = ours, "verify"
+        raise GateFailed("the real reason")
+
+    assert cli.run([], application) == GateFailed.exit_code
+    assert "the real reason" in capsys.readouterr().err
+
+
+def test_a_damaged_file_says_nothing(ours: Path) -> None:
+    (ours / ".torchrelay").mkdir()
+    for text in ("", "[]", "{", "null"):
+        (ours / ".torchrelay" / "error.json").write_text(text)
+        assert failure.read(ours) is None
+        failure.clear(ours, "check")

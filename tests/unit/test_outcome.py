@@ -1,0 +1,242 @@
+"""What came of a model is read from what the stages left, in whatever state; the files of many jobs become one result a model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runner_lines import HOSTILE
+from torchrelay import outcome, results
+from torchrelay.outcome import Failed, Outcome, Stage
+
+DIGEST = f"sha256:{'a' * 64}"
+VERDICT = {
+    "result": "passed",
+    "model": "digits",
+    "version": "v1",
+    "image": DIGEST,
+    "samples": [{"name": "zero", "passed": True, "differences": [], "alone_ms": 1.5, "together_ms": [2, 3.5]}],
+}
+
+
+def left(folder: Path, **files: Any) -> Path:
+    (folder / ".torchrelay").mkdir(parents=True, exist_ok=True)
+    for name, value in files.items():
+        (folder / ".torchrelay" / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+def test_everything_is_told(tmp_path: Path) -> None:
+    deploy = {
+        "stage": "deploy",
+        "seconds": 3.0,
+        "began": 1.0,
+        "skipped": False,
+        "url": "http://x",
+        "target": "docker",
+        "previous": "p",
+    }
+    push = {"stage": "push", "seconds": 1.0, "bytes": 10, "blobs": 2, "reference": f"r/x@{DIGEST}"}
+    layers = [{"digest": DIGEST, "size": 7, "created_by": "weights", "parts": []}]
+    diff = {
+        "url": "http://live",
+        "reachable": True,
+        "reason": "",
+        "samples": [{"name": "zero", "same": False, "differences": ["d"]}],
+    }
+    left(tmp_path, verdict=VERDICT, stages=[push, deploy], image={"layers": layers}, diff=diff)
+    found = outcome.gather(tmp_path, bundle=False)
+    assert (found.model, found.version, found.result, found.job) == ("digits", "v1", "passed", "build")
+    assert (found.endpoint, found.target, found.previous) == ("http://x", "docker", "p")
+    assert (found.image, found.reference) == (DIGEST, f"r/x@{DIGEST}")
+    assert [row.stage for row in found.stages] == ["push", "deploy"]
+    assert found.stages[0].bytes == 10
+    assert found.samples[0].together_ms == [2, 3.5]
+    assert found.layers[0].size == 7
+    assert found.diff is not None
+    assert not found.diff.samples[0].same
+    assert found.error is None
+
+
+@pytest.mark.parametrize("kind", ["gate_failed", "rolled_back", "rollback_failed"])
+def test_a_failure_of_the_gate_or_of_the_rollout_is_the_result(kind: str, tmp_path: Path) -> None:
+    error = {"stage": "deploy", "kind": kind, "message": "m", "fix": "", "problems": []}
+    assert outcome.gather(left(tmp_path, verdict=VERDICT, error=error), bundle=False).result == kind
+
+
+@pytest.mark.parametrize("kind", ["registry_error", "passed", "", "x"])
+def test_every_other_failure_is_failed(kind: str, tmp_path: Path) -> None:
+    error = {"stage": "push", "kind": kind, "message": "m", "fix": "", "problems": []}
+    assert outcome.gather(left(tmp_path, verdict=VERDICT, error=error), bundle=False).result == "failed"
+
+
+def test_nothing_proved_and_nothing_served_is_failed(tmp_path: Path) -> None:
+    assert outcome.gather(tmp_path, bundle=False).result == "failed"
+    assert outcome.gather(left(tmp_path, verdict=VERDICT), bundle=False).result == "passed"
+
+
+def test_what_is_served_without_an_image_passed(tmp_path: Path) -> None:
+    row = {"stage": "deploy", "seconds": 1.0, "url": "http://x", "target": "local", "version": "v2"}
+    found = outcome.gather(left(tmp_path, stages=[row]), bundle=False)
+    assert (found.result, found.version) == ("passed", "v2")
+
+
+@pytest.mark.parametrize("status", ["failure", "cancelled"])
+def test_a_job_that_was_killed_did_not_pass(status: str, tmp_path: Path) -> None:
+    left(tmp_path, verdict=VERDICT)
+    assert outcome.gather(tmp_path, bundle=False, job_status="success").result == "passed"
+    found = outcome.gather(tmp_path, bundle=False, job_status=status)
+    assert found.result == "failed"
+    assert found.error is not None
+    assert found.error.kind == "interrupted"
+
+
+def test_a_bundle_is_read_without_its_hidden_verdict(tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (blobs / "c").write_text(json.dumps({"history": [{"empty_layer": True, "created_by": "no"}, {"created_by": "weights"}]}))
+    manifest = {"config": {"digest": "sha256:c"}, "layers": [{"digest": DIGEST, "size": 5}]}
+    (blobs / "m").write_text(json.dumps(manifest))
+    (tmp_path / "index.json").write_text(json.dumps({"manifests": [{"digest": "sha256:m"}]}))
+    (tmp_path / "stages.json").write_text(
+        json.dumps([{"stage": "build", "seconds": 2.0}, {"stage": "push", "seconds": 9.0}, {"x": 1}])
+    )
+    (tmp_path / "release.json").write_text(json.dumps({"model": {"name": "digits"}, "version": "v1", "verdict": VERDICT}))
+    left(tmp_path, verdict={**VERDICT, "model": "other"}, stages=[{"stage": "push", "seconds": 1.0}])
+    found = outcome.gather(tmp_path, bundle=True)
+    assert (found.model, found.job, found.result) == ("digits", "deploy", "passed")
+    assert {row.stage: row.seconds for row in found.stages} == {"build": 2.0, "push": 1.0}
+    assert [(row.size, row.created_by) for row in found.layers] == [(5, "weights")]
+
+
+DAMAGED: list[Any] = [None, [], {}, "x", 1, [1, None, "x"], {"samples": 1, "layers": "x", "model": 3, "result": []}, "y" * 10**6]
+
+
+@pytest.mark.parametrize("value", DAMAGED, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize("bundle", [True, False])
+def test_damage_is_no_reason_to_fail(value: Any, bundle: bool, tmp_path: Path) -> None:
+    left(tmp_path, verdict=value, stages=value, image=value, push=value, diff=value, error=value)
+    for name in ("release", "index", "stages"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    assert outcome.gather(tmp_path, bundle=bundle).result == "failed"
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_other_peoples_words_come_back_as_they_were(text: str, tmp_path: Path) -> None:
+    error = {"stage": "check", "kind": "model_invalid", "message": text, "fix": text, "problems": []}
+    found = outcome.gather(left(tmp_path / "m", verdict={**VERDICT, "model": text}, error=error), bundle=False)
+    outcome.save(tmp_path / "r" / "x.json", found)
+    read, bad = results.load(tmp_path / "r")
+    assert (read, bad) == ([found], [])
+    assert found.model == (text.replace("\ud800", "\\ud800")[:4096] or "m")
+    assert found.error is not None
+    assert found.error.message == text.replace("\ud800", "\\ud800")[:65536]
+
+
+@pytest.mark.parametrize(
+    "told", ['{"kind": 3}', "[", "[]", "[" * 100_000, json.dumps({"kind": "x", "problems": [{"line": "one"}]})]
+)
+def test_an_error_that_cannot_be_read_is_still_one(told: str, tmp_path: Path) -> None:
+    left(tmp_path, verdict=VERDICT)
+    assert outcome.gather(tmp_path, bundle=False).result == "passed"
+    (tmp_path / ".torchrelay" / "error.json").write_text(told)
+    assert outcome.gather(tmp_path, bundle=False).result == "failed"
+
+
+# many
+
+
+def made(model: str, **more: Any) -> Outcome:
+    return Outcome(**{"model": model, "result": "passed", **more})
+
+
+def test_the_deploy_jobs_word_counts_and_the_build_jobs_facts_stay() -> None:
+    build = made("a", samples=[{"name": "s", "passed": True}], stages=[Stage(stage="build", seconds=5.0)], diff={"reachable": True})
+    deploy = made("a", job="deploy", result="rolled_back", endpoint="http://x", stages=[Stage(stage="deploy", seconds=1.0)])
+    for order in ([build, deploy], [deploy, build]):
+        found = results.merged(order)["a"]
+        assert (found.result, found.endpoint, found.job) == ("rolled_back", "http://x", "deploy")
+        assert [row.stage for row in found.stages] == ["build", "deploy"]
+        assert found.samples
+        assert found.diff is not None
+
+
+def test_a_model_that_failed_in_one_job_failed() -> None:
+    error = Failed(stage="verify", kind="gate_failed")
+    found = results.merged([made("a", result="gate_failed", error=error), made("a", job="deploy")])["a"]
+    assert (found.result, found.error) == ("gate_failed", error)
+
+
+def needs(plan: list[str], **jobs: str) -> Any:
+    matrix = json.dumps({"include": [{"model": name, "dir": name} for name in plan]})
+    return {"plan": {"result": "success", "outputs": {"matrix": matrix}}, **{name: {"result": told} for name, told in jobs.items()}}
+
+
+def test_no_model_of_the_plan_is_forgotten() -> None:
+    found = results.completed({"a": made("a")}, needs(["a", "b"], build="failure", deploy="skipped"))
+    assert {name: one.result for name, one in found.items()} == {"a": "passed", "b": "failed"}
+    assert results.worst(found.values()) == "failed"
+
+
+def test_control_without_needs_it_would_be() -> None:
+    assert results.worst(results.completed({"a": made("a")}, {}).values()) == "passed"
+
+
+def test_a_deploy_job_that_was_killed_is_no_success() -> None:
+    found = results.completed(
+        {"a": made("a"), "b": made("b", job="deploy")}, needs(["a", "b"], build="success", deploy="cancelled")
+    )
+    assert {name: one.result for name, one in found.items()} == {"a": "failed", "b": "passed"}
+
+
+def test_a_job_that_no_model_explains_stands_for_itself() -> None:
+    assert set(results.completed({}, {"plan": {"result": "failure", "outputs": {}}})) == {"(plan)"}
+    found = results.completed({"a": made("a", job="deploy")}, needs(["a"], build="success", deploy="failure"))
+    assert {name: one.result for name, one in found.items()} == {"(deploy)": "failed", "a": "passed"}
+
+
+def test_jobs_that_went_well_or_were_skipped_add_nothing() -> None:
+    assert set(results.completed({"a": made("a")}, needs(["a", "b"], build="success", deploy="skipped"))) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "odd", [None, [], "x", {"plan": 1}, {"plan": {"outputs": {"matrix": "{"}}}, {"plan": {"outputs": {"matrix": 3}}}]
+)
+def test_odd_needs_are_borne(odd: Any) -> None:
+    assert results.completed({"a": made("a")}, odd) == {"a": made("a")}
+    extra = {**odd, "build": {"result": "failure"}} if isinstance(odd, dict) else {"build": {"result": "failure"}}
+    assert results.worst(results.completed({"a": made("a")}, extra).values()) == "failed"
+
+
+def test_what_is_no_result_file_is_a_failure(tmp_path: Path) -> None:
+    texts = [
+        "",
+        "[",
+        "[]",
+        '{"result": "fine"}',
+        '{"result": "passed", "model": 3}',
+        "[" * 100_000,
+        '{"result":"passed","stages":[{"seconds":NaN}]}',
+    ]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.json").write_text(text)
+    (tmp_path / "link.json").symlink_to("/etc/hostname")
+    big = tmp_path / "big.json"
+    with big.open("wb") as file:
+        file.truncate(results.MAX_FILE + 1)
+    found, bad = results.load(tmp_path)
+    assert found == []
+    assert len(bad) == len(texts) + 2
+    assert {one.result for one in results.unreadable(bad)} == {"failed"}
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    assert results.load(tmp_path / "none") == ([], [])
+
+
+def test_results_are_ordered_from_good_to_bad() -> None:
+    order = ["passed", "gate_failed", "failed", "rolled_back", "rollback_failed"]
+    assert list(outcome.WORST) == order
+    assert results.worst([made("a", result=one) for one in order]) == "rollback_failed"
+    assert results.worst([]) == ""
