@@ -42,7 +42,7 @@ def answer(repository: ModelRepository, scratch: Path) -> float:
     return float(json.loads(seen.body)[0])
 
 
-def test_a_push_becomes_pods_and_a_bad_one_does_not(  # noqa: PLR0917 -- fixtures
+def test_a_push_becomes_pods_and_a_bad_one_does_not(
     act: Act, scene: Callable[..., Scene], cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))

@@ -15,11 +15,13 @@ NUMBER = 41
 
 @pytest.fixture(scope="module")
 def proposal(deployed: Deployed) -> ModelRepository:
-    """A branch whose model answers a little differently, within what its samples allow."""
+    """A branch whose model is half as sure, as its samples now expect."""
     repository = branched(deployed.repository, "warmer")
-    repository.edit("model.py", "self.fc(x), dim=-1", "self.fc(x) * 1.01, dim=-1")
+    repository.edit("model.py", "self.fc(x), dim=-1", "self.fc(x) * 0.5, dim=-1")
+    repository.edit("samples/setosa.json", "0.9944", "0.9301")
+    repository.edit("samples/setosa.json", "0.0056", "0.0699")
     repository.call({"live-url": f"http://127.0.0.1:{deployed.live.port}"})
-    repository.commit("a little warmer")
+    repository.commit("half as sure")
     return repository
 
 
@@ -49,6 +51,7 @@ def test_it_says_how_answers_differ(deployed: Deployed, proposed: tuple[Run, dic
     assert deployed.live.name in ours, ours
     assert "setosa" in ours, ours
     assert "0.99" in ours, ours
+    assert "0.93" in ours, ours
     assert "setosa" in run.summary("build")
 
 
@@ -57,8 +60,8 @@ def test_the_comment_is_updated_in_place(
 ) -> None:
     before = comments.on(NUMBER)
     assert proposed[0].code == 0
-    proposal.edit("model.py", "* 1.01", "* 1.0")
-    proposal.commit("as it was")
+    proposal.edit("model.py", "* 0.5", "* 0.500001")
+    proposal.commit("hardly surer")
     payload = proposal.proposed(deployed.repository.head, NUMBER, "warmer")
     run = act(proposal.folder, "pull_request", payload, secrets={"GITHUB_TOKEN": TOKEN})
     assert run.code == 0, run.told

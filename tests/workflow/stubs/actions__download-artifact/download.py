@@ -1,6 +1,7 @@
 """What download-artifact v5 does with its inputs; a folder stands in for the service.
 
-As there: the latest attempt's artifact of a name is taken; one artifact alone, named or matched, goes into the folder itself; several go into folders of their names unless merged.
+As there: the latest attempt's artifact of a name is taken; one artifact alone, named or matched, goes into the folder itself;
+several go into folders of their names unless merged.
 """
 
 import fnmatch

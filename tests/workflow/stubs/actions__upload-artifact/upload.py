@@ -1,7 +1,7 @@
 """What upload-artifact v5 does with its inputs; a folder stands in for the service.
 
-As there: a name is taken once in an attempt of a run, hidden files stay behind, the least common ancestor of several paths is the root, characters that
-Windows refuses are refused, and neither file modes nor empty folders travel.
+As there: a name is taken once in an attempt of a run, hidden files stay behind, the least common ancestor of several paths is the
+root, characters that Windows refuses are refused, and neither file modes nor empty folders travel.
 """
 
 import glob
