@@ -7,6 +7,7 @@ import typer
 
 from torchrelay import report
 from torchrelay.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, Target, app, begin, done, option, planned
+from torchrelay.console import Bundle as BundleFolder
 from torchrelay.layout import cache_dir
 from torchrelay.workspace import Workspace
 
@@ -18,9 +19,6 @@ Repository = Annotated[
 ]
 CreateRepository = Annotated[
     bool, option("create-repository", "Create the ECR repository, with immutable tags and scan on push, when it is missing.")
-]
-BundleFolder = Annotated[
-    Path | None, option("bundle", "Folder that `torchrelay bundle` wrote: taken in place of a model directory.")
 ]
 ExpectDigest = Annotated[str | None, option("expect-digest", "Digest that the bundle must have: sha256:..., as bundle told it.")]
 VerifyKey = Annotated[
