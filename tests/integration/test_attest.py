@@ -464,7 +464,7 @@ def test_entries_that_are_malformed_are_passed_over(at_api: Pushed, with_api: An
 
 
 def test_what_a_registry_gives_is_held_against_its_digest(at_api: Pushed, with_api: Any) -> None:
-    """The registry, or who stands before it, answers with other bytes: those of another image, of a statement that holds elsewhere."""
+    """The registry, or who stands before it, answers with other bytes: another image's, another statement's."""
     at_api.attest()
     repository, other = at_api.target.repository, other_image()
     image_path = f"/v2/{repository}/manifests/{at_api.image.digest}"
@@ -475,7 +475,7 @@ def test_what_a_registry_gives_is_held_against_its_digest(at_api: Pushed, with_a
     assert at_api.demand()
     for one in referrers(at_api.registry, repository, at_api.image.digest):
         (layer,) = at_api.registry.manifest(repository, one.digest)["layers"]
-        with_api.lies[f"/v2/{repository}/blobs/{layer['digest']}"] = at_api.sealed()
+        with_api.lies[f"/v2/{repository}/blobs/{layer['digest']}"] = at_api.sealed(version="2.0")
     with pytest.raises(NotAttested, match="a blob is not what its digest says"):
         at_api.demand()
 
