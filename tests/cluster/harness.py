@@ -14,6 +14,7 @@ from tests.container.harness import CASES, NAME, SERVING
 from torchrelay.build import compose
 from torchrelay.image import Image
 from torchrelay.layers import LayerFile, tar_layer
+from torchrelay.layout import ROOT
 from torchrelay.model import Model
 from torchrelay.probe import ProbeRequest
 from torchrelay.push import push_image
@@ -106,6 +107,17 @@ class Deployment:
         answer = self.target().invoke(request)
         return json.loads(answer.body)["version"] if answer.status == 200 else answer.error or answer.status
 
+    def kubeconfig_of(self, account: str, role: str = "") -> str:
+        """Make a service account, with the role of a file if one is named; return a kubeconfig, as text, that speaks for it."""
+        self.kubectl("create", "serviceaccount", account)
+        if role:
+            self.kubectl("apply", "--filename", str(ROOT / role))
+            who = f"--serviceaccount={self.namespace}:{account}"
+            self.kubectl("create", "rolebinding", account, "--role=torchrelay-deployer", who)
+        config = json.loads(self.cluster.run("config", "view", "--raw", "--output", "json").stdout)
+        config["users"][0]["user"] = {"token": self.kubectl("create", "token", account).strip()}
+        return json.dumps(config)
+
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return self.cluster.run("--namespace", self.namespace, *arguments, stdin=stdin).stdout
 
@@ -113,9 +125,10 @@ class Deployment:
         return json.loads(self.kubectl("get", *what, "--output", "json"))
 
     def names(self, *kinds: str) -> list[str]:
-        """`kind/name` of all objects of these kinds, but for those that Kubernetes puts into every namespace."""
+        """`kind/name` of all objects of these kinds, but for those that were there before anything was deployed."""
         found = self.kubectl("get", ",".join(kinds), "--output", "name").split()
-        return sorted(one for one in found if one not in ("serviceaccount/default", "configmap/kube-root-ca.crt"))
+        given = ("serviceaccount/default", "serviceaccount/deployer", "configmap/kube-root-ca.crt")
+        return sorted(one for one in found if one not in given)
 
     def annotations(self) -> dict[str, str]:
         """Annotations of the Deployment, without their prefix."""

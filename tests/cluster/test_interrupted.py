@@ -36,7 +36,9 @@ def killed_at(deployment: Deployment, release: Release, reached: Callable[[], An
         process.join()
 
 
-def test_updated_killed_half_way_rolled_back_and_deleted(deployment: Deployment) -> None:
+def test_updated_killed_half_way_rolled_back_and_deleted(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it with no more rights than infra/kubernetes/deployer-role.yaml gives."""
+    monkeypatch.setenv("TORCHRELAY_KUBECONFIG", deployment.kubeconfig_of("deployer", "infra/kubernetes/deployer-role.yaml"))
     one, two = deployment.images.release("one", sequence=1), deployment.images.release("two", sequence=2)
     deployment.target().apply(one)
     candidates = "app.kubernetes.io/component=candidate"

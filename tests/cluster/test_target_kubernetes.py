@@ -147,17 +147,8 @@ def test_a_change_by_hand_is_not_overwritten_silently(live: Deployment) -> None:
     live.kubectl("patch", "service", NAME, "--type=merge", "--patch", '{"spec": {"ports": [{"name": "http", "port": 80}]}}')
 
 
-def kubeconfig_of(live: Deployment, account: str) -> str:
-    """A kubeconfig, as text, of a service account without rights."""
-    live.kubectl("create", "serviceaccount", account)
-    config = json.loads(live.cluster.run("config", "view", "--raw", "--output", "json").stdout)
-    token = live.kubectl("create", "token", account).strip()
-    config["users"][0]["user"] = {"token": token}
-    return json.dumps(config)
-
-
 def test_missing_rights_are_named(live: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = kubeconfig_of(live, "nobody")
+    config = live.kubeconfig_of("nobody")
     try:
         monkeypatch.setenv("TORCHRELAY_KUBECONFIG", config)
         with pytest.raises(ClusterRefused, match="may not get leases") as refused:

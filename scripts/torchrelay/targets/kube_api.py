@@ -29,7 +29,6 @@ KINDS = {
     "Pod": ("CoreV1Api", "namespaced_pod"),
     "Service": ("CoreV1Api", "namespaced_service"),
     "ServiceAccount": ("CoreV1Api", "namespaced_service_account"),
-    "Event": ("CoreV1Api", "namespaced_event"),
     "PodDisruptionBudget": ("PolicyV1Api", "namespaced_pod_disruption_budget"),
     "Lease": ("CoordinationV1Api", "namespaced_lease"),
 }

@@ -77,7 +77,7 @@ def forbidden(message: str, namespace: str) -> TorchrelayError:
         line = rule(found["verb"], found["resource"], found["group"])
         return ClusterRefused(
             f"{found['user']} may not {found['verb']} {found['resource']} in namespace {namespace}",
-            f"add to a Role of {namespace} that is bound to it: {line}",
+            f"give it infra/kubernetes/deployer-role.yaml, or a Role of {namespace} with {line}",
         )
     return DeployFailed(f"the cluster refuses the pod: {message}", admission_fix(message))
 
