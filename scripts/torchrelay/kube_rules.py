@@ -12,16 +12,18 @@ class Rule:
     verbs: tuple[str, ...]
 
 
-# Server-side apply of an object that may be there or not is a patch, and a create when it is not.
+# Server-side apply of an object is a patch, and a create when it is not there.
 APPLIED = ("get", "create", "patch", "delete")
 
 RULES = (
-    Rule("apps", "deployments", (*APPLIED, "list", "watch")),
-    Rule("apps", "replicasets", ("get", "list")),
+    Rule("apps", "deployments", APPLIED),
+    Rule("apps", "replicasets", ("list",)),
     Rule("", "services", APPLIED),
     Rule("", "serviceaccounts", APPLIED),
     Rule("policy", "poddisruptionbudgets", APPLIED),
-    Rule("", "pods", ("get", "list", "watch", "create", "delete")),
+    Rule("", "pods", (*APPLIED, "list")),
     Rule("", "pods/log", ("get",)),
+    Rule("", "pods/exec", ("get", "create")),  # the samples; a websocket was a get alone before Kubernetes 1.35
     Rule("", "events", ("list",)),
+    Rule("coordination.k8s.io", "leases", ("get", "create", "update", "delete")),  # one deployment at a time
 )

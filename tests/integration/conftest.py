@@ -25,23 +25,27 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of a real registry that keeps its blobs in a temporary folder."""
+    yield from serve_registry(tmp_path_factory.mktemp("registry"))
+
+
+def serve_registry(folder: Path, more: str = "") -> Iterator[str]:
+    """Run a real registry in a folder, with `more` lines of configuration, and yield its host:port."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.fail("docker-registry is missing: apt-get install docker-registry (make test does, as root on Debian)")
-    folder: Path = tmp_path_factory.mktemp("registry")
     port = free_port()
     config = folder / "config.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: warn}}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
-        f'http: {{addr: "127.0.0.1:{port}"}}\n'
+        f'http: {{addr: "127.0.0.1:{port}"}}\n{more}'
     )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
-            if requests.get(f"http://127.0.0.1:{port}/v2/", timeout=1).ok:
+            if requests.get(f"http://127.0.0.1:{port}/v2/", timeout=1).status_code in (200, 401):
                 break
         except requests.ConnectionError:
             if process.poll() is not None:

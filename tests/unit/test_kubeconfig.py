@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,13 +13,13 @@ from torchrelay.errors import LoginFailed
 SECRET = "hunter2-hunter2-hunter2"
 
 
-def config(user: dict[str, Any] | None = None, cluster: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+def config(user: dict[str, Any] | None = None, cluster: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "c",
         "clusters": [
-            {"name": "c", "cluster": {"server": "https://k8s.example", "certificate-authority-data": "QQ=="} | (cluster or {})}
+            {"name": "c", "cluster": {"server": "https://k8s.example", "certificate-authority-data": "QQ=="} | dict(cluster or {})}
         ],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         "users": [{"name": "u", "user": user if user is not None else {"token": SECRET}}],

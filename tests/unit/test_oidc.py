@@ -4,6 +4,7 @@ import base64
 import json
 
 import pytest
+from pydantic import SecretStr
 
 from torchrelay import oidc
 from torchrelay.errors import LoginFailed
@@ -51,10 +52,10 @@ def test_claims_are_read() -> None:
 
 
 def test_a_claim_in_a_message_is_one_line_of_text() -> None:
-    who = oidc.Identity(oidc.SecretStr("t"), {"sub": "a\n::error::b\x1b[0m", "n": 5, "list": ["x"]})
+    who = oidc.Identity(SecretStr("t"), {"sub": "a\n::error::b\x1b[0m", "n": 5, "list": ["x"]})
     assert who.claim("sub") == "a\\n::error::b\\x1b[0m"
     assert (who.claim("n"), who.claim("list"), who.claim("none")) == ("5", "", "")
-    assert "secret-token" not in repr(oidc.Identity(oidc.SecretStr("secret-token"), {}))
+    assert "secret-token" not in repr(oidc.Identity(SecretStr("secret-token"), {}))
 
 
 @pytest.mark.parametrize(

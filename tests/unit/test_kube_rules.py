@@ -1,0 +1,51 @@
+"""The rights that doctor asks for are those that the manifest grants, for the kinds that the target's client knows."""
+
+import re
+
+import yaml
+
+from torchrelay.kube_rules import RULES
+from torchrelay.layout import ROOT
+from torchrelay.targets.kube_api import KINDS
+
+MANIFEST = ROOT / "infra" / "kubernetes" / "deployer-role.yaml"
+
+
+def test_the_manifest_grants_what_doctor_asks_for() -> None:
+    role, binding = yaml.safe_load_all(MANIFEST.read_text())
+    granted = [
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+    assert granted == [(rule.group, rule.resource, verb) for rule in RULES for verb in rule.verbs]
+    assert (role["kind"], binding["kind"]) == ("Role", "RoleBinding"), "a namespace's, never the cluster's"
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert "*" not in str(role["rules"])
+
+
+def test_every_kind_of_the_target_has_its_rule() -> None:
+    plural = {stem.removeprefix("namespaced_").replace("_", "") + "s" for _, stem in KINDS.values()}
+    assert {rule.resource for rule in RULES if "/" not in rule.resource} == plural
+
+
+def test_every_verb_that_the_target_writes_has_its_rule() -> None:
+    """Its modules name kinds as text: `api.get("Pod", ...)`. Server-side apply needs create and patch."""
+    needed = {
+        "get": ["get"],
+        "list": ["list"],
+        "apply": ["patch", "create"],
+        "create": ["create"],
+        "replace": ["update"],
+        "delete": ["delete"],
+    }
+    granted = {(rule.resource, verb) for rule in RULES for verb in rule.verbs}
+    found = 0
+    for file in sorted((ROOT / "scripts" / "torchrelay" / "targets").glob("kube*.py")):
+        for verb, kind in re.findall(r'\bapi\.(get|list|delete)\("(\w+)"', file.read_text()):
+            resource = KINDS[kind][1].removeprefix("namespaced_").replace("_", "") + "s"
+            assert {(resource, one) for one in needed[verb]} <= granted, (file.name, verb, kind)
+            found += 1
+    assert found > 5
