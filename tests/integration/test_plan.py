@@ -132,6 +132,8 @@ def test_first_forced_deleted_and_unknown(repository: Repository) -> None:
     repository.commit()
     every = ["a", "b", "c"]
     assert repository.pushed(ZEROS) == every
+    assert "first push" in repository.plan("push", {"before": ZEROS}).reason
+    assert repository.pushed("HEAD") == every  # an event names commits, nothing that git would look up
     assert repository.pushed("1" * 40) == every
     assert repository.pushed("--output=/tmp/x") == every
     assert repository.pushed("") == every
