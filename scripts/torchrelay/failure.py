@@ -1,5 +1,6 @@
 """Why the last stage failed, kept beside what the stages leave: the job's summary and the pull request's comment tell it."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,41 +31,50 @@ COVERS = {
 BEFORE_ALL = "doctor"  # whoever goes on after its complaints has read them
 
 
-def _path(folder: Path) -> Path:
-    return Workspace(folder).root / NAME
+def _path(folder: Path | None) -> Path | None:
+    """Return where a failure is kept: with the model or the bundle; in the job's folder for a verb without either, like login."""
+    if folder is not None:
+        return Workspace(folder).root / NAME
+    temporary = os.environ.get("RUNNER_TEMP")
+    return Path(temporary) / f"torchrelay-{NAME}" if temporary else None
 
 
 def keep(folder: Path | None, stage: str, error: TorchrelayError) -> None:
     """Write error.json, in a folder of ours; whatever prevents that, the error itself is what the user is told."""
-    if folder is None or stage not in COVERS:
+    path = _path(folder)
+    if path is None or stage not in COVERS:
         return
     problems = [vars(problem) for problem in error.problems] if isinstance(error, ModelInvalid) else []
     told = {"stage": error.stage or stage, "kind": error.kind, "message": error.message, "fix": error.fix, "problems": problems}
     with suppress(OSError, ValueError, TorchrelayError):
-        if any((folder / name).is_file() for name in FOLDERS_OF_OURS):
+        if folder is None:
+            write_json(path, told)
+        elif any((folder / name).is_file() for name in FOLDERS_OF_OURS):
             Workspace(folder).ensure()
-            write_json(_path(folder), told)
+            write_json(path, told)
 
 
 def clear(folder: Path | None, stage: str) -> None:
     """Remove error.json when `stage` begins anew, by itself or as part of a longer run."""
-    found = read(folder) if folder is not None else None
-    if folder is None or found is None or stage not in COVERS:
+    path, found = _path(folder), read(folder)
+    if path is None or found is None or stage not in COVERS:
         return
     if found.get("stage") in {*COVERS[stage], BEFORE_ALL}:
         with suppress(OSError):
-            _path(folder).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
-def there(folder: Path) -> bool:
+def there(folder: Path | None) -> bool:
     """Tell whether something failed, also when what says why is damaged."""
-    return _path(folder).exists()
+    path = _path(folder)
+    return path is not None and path.exists()
 
 
-def read(folder: Path) -> dict[str, Any] | None:
+def read(folder: Path | None) -> dict[str, Any] | None:
     """Return what error.json says; None when nothing failed, or the file is damaged."""
+    path = _path(folder)
     try:
-        found = read_json(_path(folder))
+        found = read_json(path) if path is not None else None
     except RecursionError:
         return None
     return found if isinstance(found, dict) else None

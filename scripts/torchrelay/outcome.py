@@ -10,7 +10,7 @@ from torchrelay.workspace import Workspace, read_json, write_json
 
 Result = Literal["passed", "gate_failed", "failed", "rolled_back", "rollback_failed"]
 WORST: tuple[Result, ...] = get_args(Result)  # from best to worst
-SILENT = "the job ended without saying why: cancelled, out of time, or its machine was lost"
+SILENT = "the job did not succeed, and no stage says why: another step failed, it ran out of time, or its machine was lost"
 
 Text = Field(default="", max_length=4096)
 Long = Field(default="", max_length=65536)
@@ -173,8 +173,9 @@ def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
     rows = {row["stage"]: row for row in [*(_rows_of(folder / "stages.json") if bundle else []), *_rows_of(workspace.stages)]}
     deployed, pushed = rows.get("deploy", {}), mapping(_read(workspace.push_record)) or rows.get("push", {})
     error: Failed | None = None
-    if failure.there(folder):
-        error = _one(Failed, _clean(failure.read(folder))) or Failed(kind="failed", message="error.json cannot be read")
+    place = next((one for one in (folder, None) if failure.there(one)), "nowhere")
+    if not isinstance(place, str):
+        error = _one(Failed, _clean(failure.read(place))) or Failed(kind="failed", message="error.json cannot be read")
     elif job_status in ("failure", "cancelled"):
         error = Failed(kind="interrupted", message=SILENT, fix="look at the end of the job's log, then run it again")
     layers = _bundled_layers(folder) if bundle else _built_layers(_read(workspace.image_record))

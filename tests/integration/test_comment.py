@@ -177,8 +177,8 @@ def test_a_token_without_the_right_is_told_how_to_get_it(status: int, hub: GitHu
     assert len(hub.asked) == 2
 
 
-def test_the_token_is_in_no_message(hub: GitHub, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("torchrelay").propagate = True
+def test_the_token_is_in_no_message(hub: GitHub, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("torchrelay"), "propagate", True)
     caplog.set_level(logging.DEBUG)
     refusals: list[Any] = [(401, {}, {"message": "Bad credentials"}), (422, {}, {"message": "no"})]
     for answer in refusals:

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from torchrelay import cli, console, failure
-from torchrelay.errors import GateFailed, ModelInvalid, Problem, WeightsMissing
+from torchrelay.errors import GateFailed, LoginFailed, ModelInvalid, Problem, WeightsMissing
+
+
+@pytest.fixture(autouse=True)
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNNER_TEMP", raising=False)
 
 
 @pytest.fixture(params=["model.yaml", "release.json"])
@@ -92,3 +97,15 @@ def test_a_damaged_file_says_nothing(ours: Path) -> None:
         (ours / ".torchrelay" / "error.json").write_text(text)
         assert failure.read(ours) is None
         failure.clear(ours, "check")
+
+
+def test_a_verb_without_a_folder_leaves_it_where_the_job_keeps_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_TEMP", str(tmp_path))
+    failure.keep(None, "login", LoginFailed("no role"))
+    found = failure.read(None)
+    assert found is not None
+    assert found["message"] == "no role"
+    failure.clear(None, "push")
+    assert failure.there(None)
+    failure.clear(None, "login")
+    assert not failure.there(None)

@@ -21,7 +21,10 @@ both = pytest.mark.parametrize("act", [False, True], ids=["runner", "act"])
 
 @pytest.fixture(autouse=True)
 def no_word_left() -> Iterator[None]:
+    handlers, level, propagate = report.log.handlers[:], report.log.level, report.log.propagate
     yield
+    report.log.handlers[:], report.log.propagate = handlers, propagate
+    report.log.setLevel(level)
     assert github._Stopped.word == "", "a command ended without letting the runner take commands again"
     github.Annotations.folder = None
 

@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from tests.runner_lines import HOSTILE
-from torchrelay import outcome, results
+from torchrelay import failure, outcome, results
+from torchrelay.errors import LoginFailed
 from torchrelay.outcome import Failed, Outcome, Stage
+
+
+@pytest.fixture(autouse=True)
+def no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNNER_TEMP", raising=False)
+
 
 DIGEST = f"sha256:{'a' * 64}"
 VERDICT = {
@@ -80,6 +87,16 @@ def test_what_is_served_without_an_image_passed(tmp_path: Path) -> None:
     row = {"stage": "deploy", "seconds": 1.0, "url": "http://x", "target": "local", "version": "v2"}
     found = outcome.gather(left(tmp_path, stages=[row]), bundle=False)
     assert (found.result, found.version) == ("passed", "v2")
+
+
+def test_a_login_that_failed_is_told_of_the_model_that_waited_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_TEMP", str(tmp_path / "temp"))
+    left(tmp_path / "m", verdict=VERDICT)
+    failure.keep(None, "login", LoginFailed("no role"))
+    found = outcome.gather(tmp_path / "m", bundle=False, job_status="failure")
+    assert found.result == "failed"
+    assert found.error is not None
+    assert (found.error.stage, found.error.kind, found.error.message) == ("login", "login_failed", "no role")
 
 
 @pytest.mark.parametrize("status", ["failure", "cancelled"])
