@@ -24,6 +24,5 @@ RULES = (
     Rule("", "pods", (*APPLIED, "list")),
     Rule("", "pods/log", ("get",)),
     Rule("", "pods/exec", ("get", "create")),  # the samples; a websocket was a get alone before Kubernetes 1.35
-    Rule("", "events", ("list",)),
     Rule("coordination.k8s.io", "leases", ("get", "create", "update", "delete")),  # one deployment at a time
 )

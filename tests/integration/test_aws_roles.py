@@ -13,7 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
-from cfnlint.decode import cfn_yaml
+from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped] # no types are published
 
 from tests.integration import policies
 from tests.integration.accounts import moto
@@ -64,7 +64,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 def deployed(**parameters: str) -> dict[str, str]:
     """Deploy the template and return its outputs."""
-    client = boto3.Session(region_name=REGION).client("cloudformation")  # type: ignore[call-overload] # no stubs for it here
+    client = boto3.Session(region_name=REGION).client("cloudformation")
     given = [{"ParameterKey": key, "ParameterValue": value} for key, value in (GIVEN | parameters).items()]
     client.create_stack(StackName="roles", TemplateBody=FILE.read_text(), Parameters=given, Capabilities=["CAPABILITY_IAM"])
     (stack,) = client.describe_stacks(StackName="roles")["Stacks"]

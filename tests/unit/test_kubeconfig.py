@@ -77,7 +77,7 @@ def test_plain_http_on_loopback_passes() -> None:
         (config(cluster={"insecure-skip-tls-verify": True}), "gives the credentials to anyone"),
         (config(cluster={"insecure-skip-tls-verify": "yes"}), "gives the credentials to anyone"),
         (config(contexts=[]), "has no contexts"),
-        (config(**{"current-context": "x"}), "names none of its contexts"),
+        (config() | {"current-context": "x"}, "names none of its contexts"),
         (config(kind="List"), "has not `kind: Config`"),
         (config(users={"u": {"token": SECRET}}), "has not `kind: Config`"),
         (config(clusters=None), "has not `kind: Config`"),
