@@ -21,6 +21,7 @@ class Settings:
     device: str = "cpu"
     workers: int = 1
     batch_size: int = 32
+    setup_at_start: bool = False
 
 
 def read(model_dir: Path) -> Settings:

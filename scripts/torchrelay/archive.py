@@ -69,7 +69,7 @@ def manifest(model: Model, version: str, weights: str) -> dict[str, Any]:
     return {"createdOn": CREATED_ON, "runtime": "python", "model": described, "archiverVersion": ARCHIVER_VERSION}
 
 
-def handler_config(model: Model, weights: str) -> dict[str, Any]:
+def handler_config(model: Model, weights: str, *, setup_at_start: bool = False) -> dict[str, Any]:
     """Return torchrelay.json: what the handler library reads beside itself in the archive."""
     file = model.handler_file
     handler = model.handler if file is None else Path(file).name + model.handler[len(file) :]
@@ -85,7 +85,7 @@ def handler_config(model: Model, weights: str) -> dict[str, Any]:
         "device": model.device,
         "workers": model.workers,
         "batch_size": model.batch.size,
-    }
+    } | ({"setup_at_start": True} if setup_at_start else {})
 
 
 def server_config(model: Model) -> dict[str, Any]:
@@ -98,8 +98,7 @@ def server_config(model: Model) -> dict[str, Any]:
         "responseTimeout": model.timeouts.response_s,
         "startupTimeout": model.timeouts.startup_s,
         "maxRetryTimeoutInSec": 60,
-        "deviceType": model.device,
-    }
+    } | ({"deviceType": model.device} if str(model.device) != "auto" else {})
 
 
 def _declared_files(model: Model) -> dict[str, str]:
@@ -132,7 +131,9 @@ def library_entries() -> list[Entry]:
     return [Entry(file.relative_to(top).as_posix(), file) for file in files]
 
 
-def plan_entries(model_dir: Path, model: Model, weights: Path, weights_name: str, version: str) -> list[Entry]:
+def plan_entries(
+    model_dir: Path, model: Model, weights: Path, weights_name: str, version: str, *, setup_at_start: bool = False
+) -> list[Entry]:
     """Return every file of the archive, sorted by name.
 
     Raises ArchiveInvalid when a declared file is not there, ModelInvalid when model-config.yaml is wrong or contradicts the model.
@@ -147,7 +148,7 @@ def plan_entries(model_dir: Path, model: Model, weights: Path, weights_name: str
     config = server_config(model) | told.rest
     fixed: dict[str, bytes] = {
         "MAR-INF/MANIFEST.json": _json(manifest(model, version, weights_name)),
-        "torchrelay.json": _json(handler_config(model, weights_name)),
+        "torchrelay.json": _json(handler_config(model, weights_name, setup_at_start=setup_at_start)),
         CONFIG: yaml.safe_dump(config, sort_keys=True).encode(),
         SERVICE: (layout.HANDLERS / "service_entry.py").read_bytes(),
     }
@@ -175,15 +176,24 @@ def inputs_digest(entries: list[Entry], weights_name: str, weights_sha256: str) 
 
 
 def archive(
-    model_dir: Path, model: Model, fetched: Fetched, version: str, progress: Progress, *, output: Path | None = None
+    model_dir: Path,
+    model: Model,
+    fetched: Fetched,
+    version: str,
+    progress: Progress,
+    *,
+    output: Path | None = None,
+    setup_at_start: bool = False,
 ) -> Archived:
     """Write the `.mar` unless the one there was made from the same inputs.
+
+    `setup_at_start` lets whoever serves it run install_packages and unpack_dependencies, which an image's build runs otherwise.
 
     Raises ArchiveInvalid for a missing file, WeightsChanged when the weights are no longer what fetch verified, DiskFull.
     """
     workspace = Workspace(model_dir)
     weights = model.weights.filename
-    entries = plan_entries(model_dir, model, fetched.path, weights, version)
+    entries = plan_entries(model_dir, model, fetched.path, weights, version, setup_at_start=setup_at_start)
     inputs = inputs_digest(entries, weights, fetched.sha256)
     path = output or workspace.root / f"{model.name}.mar"
     if (done := _recorded(workspace, path, inputs)) is not None:

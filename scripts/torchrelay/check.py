@@ -33,15 +33,15 @@ class Checked:
     warnings: list[Problem]
 
 
-def check(model_dir: Path) -> Checked:
-    """Read model.yaml and every file that it names.
+def check(model_dir: Path, *, with_samples: bool = True) -> Checked:
+    """Read model.yaml and every file that it names; the samples too, unless told not to.
 
     Raises:
         ModelInvalid: with all problems, those of model.yaml first.
     """
     loaded = load(model_dir)
     run = _Check(model_dir, loaded)
-    run.all()
+    run.all(with_samples=with_samples)
     if run.problems:
         raise ModelInvalid(run.problems)
     return Checked(run.model, run.samples, run.warnings)
@@ -62,7 +62,7 @@ class _Check:
         self._sources: list[handlercode.Source] = []
         self._told = modelconfig.Told()
 
-    def all(self) -> None:
+    def all(self, *, with_samples: bool) -> None:
         steps: dict[str, Callable[[], None]] = {
             "weights": self._weights,
             "handler": self._handler,
@@ -81,7 +81,7 @@ class _Check:
         self._left_behind()
         # model.yaml is read from top to bottom; what lies in other files comes after it
         self.problems.sort(key=lambda problem: (problem.file != self.document.name, problem.line or 0))
-        if "samples" not in self.bad:
+        if with_samples and "samples" not in self.bad:
             self._samples()
 
     def _say(self, path: FieldPath, message: str, fix: str = "") -> None:
