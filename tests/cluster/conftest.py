@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster, running
-from tests.cluster.harness import Deployment, Images
+from tests.cluster.harness import Deployment, Images, poll
 from tests.container.conftest import cpu_settings
 from torchrelay.report import Quiet
 from torchrelay.runtime_image import ensure_runtime
@@ -33,7 +33,15 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def images(cluster: Cluster) -> Images:
-    return Images(cluster.registry, ensure_runtime(cpu_settings(), Quiet()))
+    """Images over the runtime image, which the node has then pulled: a gigabyte, and no part of what is tested."""
+    made = Images(cluster.registry, ensure_runtime(cpu_settings(), Quiet()))
+    reference, _ = made.of("answers_as_told", "one")
+    cluster.run("run", "pull", f"--image={reference}", "--restart=Never", "--command", "--", "true")
+    poll(
+        "the first pull", lambda: "Succeeded" in cluster.run("get", "pod", "pull", "--output=jsonpath={.status.phase}").stdout, 300
+    )
+    cluster.run("delete", "pod", "pull", "--wait=false")
+    return made
 
 
 @pytest.fixture(autouse=True)

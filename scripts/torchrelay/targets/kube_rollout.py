@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 TROUBLE_S = 20.0
 """Seconds for what looks hopeless to mend itself: a registry that is away for a moment."""
+OBSERVED_S = 5.0
 REVISION = "deployment.kubernetes.io/revision"
 
 
@@ -122,7 +123,8 @@ def wait_ready(api: Api, model: Model, name: str, place_s: float) -> float:
         if is_running(pod):
             return _wait_answer(api, model, name)
         if now - asked > place_s:
-            raise _told(api, trouble or Trouble(f"pod {name} has not started after {place_s:.0f} s", "", True, False), name)
+            late = Trouble(f"not started after {place_s:.0f} s: {state_of([pod])}", f"`kubectl describe pod {name}`", True, False)
+            raise _told(api, trouble or late, name)
         time.sleep(POLL_S)
 
 
@@ -178,6 +180,13 @@ def wait_rolled(api: Api, model: Model, name: str, place_s: float) -> None:
         time.sleep(POLL_S)
 
 
+def wait_observed(api: Api, name: str) -> None:
+    """Wait a moment until the controller has seen what was applied last, so that the status is of it."""
+    deadline = time.monotonic() + OBSERVED_S
+    while time.monotonic() < deadline and (found := api.get("Deployment", name)) is not None and not is_complete(found):
+        time.sleep(0.1)
+
+
 def wait_gone(api: Api, name: str, seconds: float) -> None:
     """Wait until the pods that were replaced have ended, or until no proxy sends anything to them any more."""
     deadline = time.monotonic() + seconds
@@ -214,7 +223,7 @@ def _newest(api: Api, document: Document, name: str) -> tuple[list[Document], Tr
     mark = newest["metadata"]["labels"]["pod-template-hash"]
     pods = [pod for pod in api.list("Pod", f"{selector(name)},pod-template-hash={mark}") if not is_ending(pod)]
     for pod in pods:
-        if trouble := trouble_of(pod):
+        if not is_ready(pod) and (trouble := trouble_of(pod)):
             return pods, trouble, str(pod["metadata"]["name"])
     unready = next((str(pod["metadata"]["name"]) for pod in pods if not is_ready(pod)), "")
     return pods, refused_pods(newest), unready

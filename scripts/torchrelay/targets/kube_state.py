@@ -109,9 +109,10 @@ def read(found: Document | None) -> Live | None:
             f"Deployment {where} is there already and not of Torchrelay's making",
             "choose another name or namespace in model.yaml, or delete it",
         )
-    if f"{PREFIX}digest" not in annotations:  # k8s/base applied by hand
-        spec = found["spec"]
-        return Live(Version("", "", "", Source(), spec), False, None, found)
+    if f"{PREFIX}digest" not in annotations:  # k8s/base applied by hand: what to go back to all the same
+        return Live(
+            Version("", metadata["labels"].get(VERSION_LABEL, "what ran before"), "", Source(), found["spec"]), True, None, found
+        )
     try:
         before = annotations.get(f"{PREFIX}previous")
         previous = _version(json.loads(before)) if before else None

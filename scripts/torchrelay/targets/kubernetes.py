@@ -7,10 +7,9 @@ half-way leaves nothing that the next one would mistake.
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torchrelay.errors import DeployFailed, GateFailed, RollbackFailed, RolledBack, TorchrelayError
 from torchrelay.probe import ProbeAnswer, ProbeRequest
@@ -22,8 +21,6 @@ from torchrelay.targets.kube_exec import PodProber
 from torchrelay.targets.kube_lease import Turn, turn
 from torchrelay.targets.kube_manifests import (
     CONTAINER,
-    MANAGED_LABEL,
-    MANAGER,
     PLACE_S,
     PROPAGATION_S,
     Document,
@@ -33,13 +30,14 @@ from torchrelay.targets.kube_manifests import (
     settings_of,
     startup_s,
 )
+from torchrelay.targets.kube_objects import OURS, Wanted, apply_kinds, apply_version, is_forced, remove_ours
 from torchrelay.targets.kube_reasons import is_ready, state_of
-from torchrelay.targets.kube_refusals import FORCE
 from torchrelay.targets.kube_rollout import (
     is_complete,
     running_candidate,
     sweep_candidates,
     wait_gone,
+    wait_observed,
     wait_removed,
     wait_rolled,
 )
@@ -54,20 +52,6 @@ from torchrelay.targets.kube_state import Live, Version
 
 log = logging.getLogger(__name__)
 NAME = "kubernetes"
-OURS = ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount")
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a release amounts to: its manifests, and the version that they serve."""
-
-    documents: list[Document]
-    version: Version
-
-    @property
-    def deployment(self) -> Document:
-        """The Deployment as rendered."""
-        return of_kind(self.documents, "Deployment")
 
 
 class KubernetesTarget:
@@ -92,7 +76,7 @@ class KubernetesTarget:
         wanted = self._wanted(release, live)
         if live is not None and self._is_unchanged(api, live, wanted):
             return Plan(unchanged=True, steps=(f"keep {self.name}, which serves {release.digest}",))
-        self._try(api, wanted)
+        apply_kinds(api, wanted, *OURS, dry_run=True)
         where = f"in namespace {self.settings.namespace} of {api.server}"
         steps = [
             f"start a pod of {release.reference} {where}, without traffic, and prove it with {len(release.samples)} samples",
@@ -113,7 +97,7 @@ class KubernetesTarget:
                 contract.require_newer(release.source, live.version.source, f"{self.settings.namespace}/{self.name}")
                 if self._is_unchanged(api, live, wanted) and self._still_serves(api, release):
                     return self._keep(api, live, wanted)
-            self._try(api, wanted)
+            apply_kinds(api, wanted, *OURS, dry_run=True)
             right = self._prove_candidate(api, held, live, wanted, release.samples)
             return self._put_live(api, held, live, wanted, release.samples, right)
 
@@ -146,21 +130,22 @@ class KubernetesTarget:
             if live is None or live.previous is None:
                 raise DeployFailed(f"{self.name}: there is no previous version", "deploy the version you want")
             present, back = live.version, live.previous
+            kept = present if live.proved else None
             log.info("going back to %s", back.digest)
             held.require()
             try:
-                self._roll(api, live.document, back, present)
+                self._roll(api, live.document, back, kept)
             except TorchrelayError as failure:
-                self._apply_version(api, live.document, present, proved=live.proved, previous=back)
+                apply_version(api, live.document, present, proved=live.proved, previous=back)
                 raise RollbackFailed(
                     f"{back.version} does not come up: {failure.message}; what ran before still runs", failure.fix
                 ) from failure
-            return self._settle(api, live.document, back, present)
+            return self._settle(api, live.document, back, kept)
 
     def delete(self) -> bool:
         """See `contract.Target`."""
         with self._turn() as (api, _):
-            found = sweep_candidates(api, self.name) | self._remove_ours(api)
+            found = sweep_candidates(api, self.name) | remove_ours(api, self.name)
             wait_removed(api, self.model, self.name)
         contract.forget_record(self.context, NAME)
         return found
@@ -198,9 +183,9 @@ class KubernetesTarget:
 
     def _keep(self, api: Api, live: Live, wanted: Wanted) -> Endpoint:
         """Leave what runs as it is; where it comes from may be a newer commit."""
-        if live.version.source != wanted.version.source:
+        if wanted.version.source.commit and live.version.source != wanted.version.source:
             version = replace(live.version, source=wanted.version.source)
-            self._apply_version(api, wanted.deployment, version, proved=True, previous=live.previous)
+            apply_version(api, wanted.deployment, version, proved=True, previous=live.previous)
         self._write_down(live.version, live.previous)
         return replace(self._endpoint(api, live), skipped=True)
 
@@ -209,19 +194,18 @@ class KubernetesTarget:
 
         Raises GateFailed, DeployFailed; all is then as it was.
         """
-        self._apply(api, wanted, "ServiceAccount")  # no pod is taken before its account is there
+        apply_kinds(api, wanted, "ServiceAccount")  # no pod is taken before its account is there
         try:
             with running_candidate(api, self.model, wanted.deployment, self.place_s) as pod:
                 contract.prove(PodProber(api, pod), self.model, samples, lambda: api.log(pod, CONTAINER))
+                held.require()
                 if live is None:
                     return []
                 return answered_right(PodProber(api, pod, address_of(api, self.name)), self.model, samples)
         except BaseException:
             if live is None:
-                self._remove_ours(api)
+                remove_ours(api, self.name)
             raise
-        finally:
-            held.require()
 
     def _put_live(
         self, api: Api, held: Turn, live: Live | None, wanted: Wanted, samples: Sequence[Sample], right: Sequence[Sample]
@@ -234,15 +218,15 @@ class KubernetesTarget:
         earlier = live.previous if live and live.proved else None
         kept = back if back is not None and not back.serves(wanted.version) else earlier
         try:
-            self._apply(api, wanted, "Service", "PodDisruptionBudget")
-            self._roll(api, wanted.deployment, wanted.version, kept, force=_forced())
+            apply_kinds(api, wanted, "Service", "PodDisruptionBudget")
+            self._roll(api, wanted.deployment, wanted.version, kept, force=is_forced())
             prove_service(api, self.model, samples)
             held.require()
             return self._settle(api, wanted.deployment, wanted.version, kept)
         except TorchrelayError as error:
             held.require()
             if back is None or live is None:
-                self._remove_ours(api)  # nothing answers, rather than something wrong
+                remove_ours(api, self.name)  # nothing answers, rather than something wrong
                 wait_removed(api, self.model, self.name)
                 raise
             self._restore(api, live, back, earlier, right, error)
@@ -250,12 +234,14 @@ class KubernetesTarget:
             raise RolledBack(what, error.fix) from error
         except BaseException:  # Ctrl-C: there may be no time to look whether it comes up
             if back is not None and live is not None:
-                self._apply_version(api, live.document, back, proved=True, previous=earlier)
+                apply_version(api, live.document, back, proved=True, previous=earlier)
+            else:
+                remove_ours(api, self.name)
             raise
 
     def _roll(self, api: Api, rendered: Document, version: Version, previous: Version | None, *, force: bool = True) -> None:
         """Apply a version and wait until all pods are of it and nothing is sent to others any more."""
-        self._apply_version(api, rendered, version, proved=False, previous=previous, force=force)
+        apply_version(api, rendered, version, proved=False, previous=previous, force=force)
         log.info("rolling out %s", version.version)
         wait_rolled(api, self.model, self.name, self.place_s)
         wait_gone(api, self.name, PROPAGATION_S)
@@ -263,8 +249,8 @@ class KubernetesTarget:
 
     def _settle(self, api: Api, rendered: Document, version: Version, previous: Version | None) -> Endpoint:
         """Write down that a version was proved."""
-        self._apply_version(api, rendered, version, proved=True, previous=previous)
-        wait_rolled(api, self.model, self.name, self.place_s)  # a changed annotation is a new generation too
+        apply_version(api, rendered, version, proved=True, previous=previous)
+        wait_observed(api, self.name)  # a changed annotation is a new generation too
         self._write_down(version, previous)
         return self._endpoint(api, self._live(api))
 
@@ -282,42 +268,6 @@ class KubernetesTarget:
             what = f"{error.message}; and {back.version} could not be restored: {failure.message}"
             look = f"`kubectl -n {self.settings.namespace} describe deployment {self.name}`, then deploy again"
             raise RollbackFailed(what, look) from error
-
-    def _apply_version(
-        self, api: Api, rendered: Document, version: Version, *, proved: bool, previous: Version | None, force: bool = True
-    ) -> None:
-        described = {key: rendered["metadata"][key] for key in ("name", "namespace", "labels")}
-        document = kube_state.deployment({"metadata": described}, version, proved=proved, previous=previous)
-        api.apply(document, force=force)
-
-    def _try(self, api: Api, wanted: Wanted) -> None:
-        """Let the API say what it would refuse, before anything is changed."""
-        for document in wanted.documents:
-            api.apply(document, dry_run=True, force=_forced())
-
-    def _apply(self, api: Api, wanted: Wanted, *kinds: str) -> None:
-        """Apply the manifests of some kinds; an account that somebody else made, to give it rights, is left as it is.
-
-        Raises DeployFailed for anything else of that name that is not ours.
-        """
-        for kind in kinds:
-            found = api.get(kind, self.name)
-            if found is None or _is_ours(found):
-                api.apply(of_kind(wanted.documents, kind), force=_forced())
-            elif kind != "ServiceAccount":
-                raise DeployFailed(
-                    f"{kind} {self.settings.namespace}/{self.name} is there already and not of Torchrelay's making",
-                    "choose another name or namespace in model.yaml, or delete it",
-                )
-
-    def _remove_ours(self, api: Api) -> bool:
-        """Remove what `apply` made; says whether there was anything."""
-        found = False
-        for kind in OURS:
-            document = api.get(kind, self.name)
-            if document is not None and _is_ours(document):
-                found = api.delete(kind, self.name) or found
-        return found
 
     def _write_down(self, version: Version, previous: Version | None) -> None:
         def of(one: Version | None) -> Deployed | None:
@@ -343,11 +293,3 @@ class KubernetesTarget:
         if image != live.version.image:
             return "ready", f"changed by hand: {image} runs"
         return "ready", "" if live.proved else "a deploy was cut short: deploy again"
-
-
-def _is_ours(document: Document) -> bool:
-    return bool((document["metadata"].get("labels") or {}).get(MANAGED_LABEL) == MANAGER)
-
-
-def _forced() -> bool:
-    return os.environ.get(FORCE, "") == "1"
