@@ -16,6 +16,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torc
 TOOLS = {
     "act": "github.com/nektos/act@v0.2.89",
     "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
+    "cosign": "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.2",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.gotools import ensure
 from tests.integration.bundles import proved
 
 ROOT = Path(__file__).resolve().parents[2]
-COSIGN = shutil.which("cosign")
 
 
 def pem() -> str:
@@ -148,10 +147,13 @@ def test_a_bundle_and_its_model_directory_give_the_same_bill_of_materials(pushed
     assert json.loads(written.stdout)["image"] == pushed.reference.partition("@")[2]
 
 
-@pytest.mark.skipif(COSIGN is None, reason="cosign is not installed: the statements were not read by another implementation")
-def test_cosign_verifies_our_statements(pushed: Pushed, tmp_path: Path) -> None:
-    """By hand with cosign 3.1.2, where it is not installed."""
-    assert COSIGN is not None
+@pytest.fixture(scope="module")
+def cosign() -> str:
+    """Another implementation's reader of signed statements; in a fixture, as its first build takes minutes."""
+    return str(ensure("cosign"))
+
+
+def test_cosign_verifies_our_statements(pushed: Pushed, cosign: str, tmp_path: Path) -> None:
     key = pem()
     assert run("attest", "--bundle", pushed.folder, TORCHRELAY_SIGNING_KEY=key).returncode == 0
     (tmp_path / "right.pem").write_text(run("attest", "--print-public-key", TORCHRELAY_SIGNING_KEY=key).stdout)
@@ -163,7 +165,7 @@ def test_cosign_verifies_our_statements(pushed: Pushed, tmp_path: Path) -> None:
         ("https://torchrelay.org/verdict/v1", "right.pem", 0),
         ("https://torchrelay.org/verdict/v1", "wrong.pem", 1),
     ):
-        command = [COSIGN, "verify-attestation", "--key", str(tmp_path / file), "--type", kind, *options, pushed.reference]
+        command = [cosign, "verify-attestation", "--key", str(tmp_path / file), "--type", kind, *options, pushed.reference]
         environment = {**os.environ, "HOME": str(tmp_path)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == code, done.stderr
