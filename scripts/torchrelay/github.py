@@ -103,8 +103,8 @@ def _tell(lines: str) -> None:
     """Write to the runner; stderr, because a shell often pipes stdout elsewhere, and the runner reads both."""
     with suppress(OSError, ValueError):  # nobody listens any more: no reason to fail
         sys.stdout.flush()
-        stream = sys.stderr
-        Harmless.command(stream if isinstance(stream, Harmless) else Harmless(stream), lines)
+        # By name: typer wraps the stream once more when a reader goes away, and hands on what it does not know.
+        getattr(sys.stderr, "command", Harmless(sys.stderr).command)(lines)
 
 
 def stop() -> None:

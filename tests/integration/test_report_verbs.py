@@ -285,6 +285,25 @@ def test_the_steps_summary_is_filled_up_and_no_further(step: Step) -> None:
     assert "more sections do not fit here" in file.read_text()
 
 
+def test_a_reader_that_goes_away_lets_the_runner_take_commands_again(step: Step) -> None:
+    put(step.folder / "results", "digits")
+    with subprocess.Popen(
+        [sys.executable, "-m", "torchrelay", "report", "--results", "results"],
+        env=step.environment,
+        cwd=step.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+        assert process.wait(timeout=60) == 141
+    assert "::stop-commands::" in told
+    assert not Runner().read(told).stopped
+
+
 def test_a_stopped_verb_lets_the_runner_take_commands_again(step: Step, hub: GitHub) -> None:
     put(step.folder / "results", "digits")
     (step.folder / "event.json").write_text(json.dumps({"pull_request": {"number": 7}}))

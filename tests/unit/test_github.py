@@ -128,6 +128,24 @@ def test_our_commands_begin_a_line(capfd: pytest.CaptureFixture[str], monkeypatc
 
 
 @pytest.mark.usefixtures("runner")
+def test_the_runner_takes_commands_again_when_a_reader_went_away(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrapped:  # stands in for the wrapper that typer puts around a stream then
+        def __init__(self, stream: object) -> None:
+            self.stream = stream
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.stream, name)
+
+    monkeypatch.setattr(sys, "stderr", github.Harmless(sys.stderr))
+    github.stop()
+    monkeypatch.setattr(sys, "stderr", Wrapped(sys.stderr))
+    github.resume()
+    assert not Runner().read(capfd.readouterr().err).stopped
+
+
+@pytest.mark.usefixtures("runner")
 def test_a_word_is_never_used_twice(capfd: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
         github.stop()
