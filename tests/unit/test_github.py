@@ -141,8 +141,10 @@ def test_the_runner_takes_commands_again_when_a_reader_went_away(
     monkeypatch.setattr(sys, "stderr", github.Harmless(sys.stderr))
     github.stop()
     monkeypatch.setattr(sys, "stderr", Wrapped(sys.stderr))
+    reader = Runner().read(capfd.readouterr().err)
+    assert reader.stopped
     github.resume()
-    assert not Runner().read(capfd.readouterr().err).stopped
+    assert not reader.read(capfd.readouterr().err).stopped
 
 
 @pytest.mark.usefixtures("runner")
