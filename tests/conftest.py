@@ -1,5 +1,6 @@
 """Order and options of the whole suite: the fastest kind of test first, what takes gigabytes only when asked for."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ KINDS = ("unit", "integration", "container", "workflow", "cluster", "gpu_image")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-gpu-image", action="store_true", help="build the CUDA image: 5 GB of wheels, ten minutes")
+
+
+def pytest_configure() -> None:
+    """Take away what a runner tells its steps: the tests of that say it themselves."""
+    for name in [one for one in os.environ if one.startswith("GITHUB_") or one in ("RUNNER_TEMP", "ACT")]:
+        del os.environ[name]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
