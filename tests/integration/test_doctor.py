@@ -108,6 +108,14 @@ def test_a_registry_that_wants_a_password(
     assert "docker login" in checks["registry"]["fix"]
 
 
+def test_the_upload_that_was_begun_is_cancelled(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for host in serve_registry(tmp_path):
+        code, _, _ = doctor(capsys, str(model_dir), "--target", "docker", "--repository", f"{host}/x")
+        assert code == 0
+        assert list((tmp_path / "data").rglob("_uploads")) != [], "it was begun"
+        assert list((tmp_path / "data").rglob("_uploads/*")) == []
+
+
 @pytest.mark.parametrize("repository", ["127.0.0.1:9/x", "UPPER/case"])
 def test_a_registry_that_is_not_there(model_dir: Path, capsys: pytest.CaptureFixture[str], repository: str) -> None:
     code, checks, _ = doctor(capsys, str(model_dir), "--target", "docker", "--repository", repository)
