@@ -21,11 +21,14 @@ from torchrelay_handlers.factory import OwnHandler, handler_factory, unwrapped
 class SampleHandler:
     """Derive from it and write what differs; each method sees one sample and may keep state on `self` for the worker's life.
 
-    `collate`, when given, is called with the list of preprocessed samples of a batch, and returns the batch.
+    `collate`, when given, is called with the list of preprocessed samples of a batch, and returns the batch;
+    `install_packages` and `unpack_dependencies` are methods without arguments, run when the image is built.
     """
 
     options: ClassVar[Mapping[str, Any]] = {}
     collate: Callable[[list[Any]], Any] | None = None
+    install_packages: Callable[[], object] | None = None
+    unpack_dependencies: Callable[[], object] | None = None
 
     def init_function(self, *_: Any, **init_args: Any) -> nn.Module:
         """The network, without weights; not needed for TorchScript and torch.export."""
@@ -47,6 +50,8 @@ class SampleHandler:
             made.init_function if cls.init_function is not SampleHandler.init_function else None,
             made.preprocess,
             made.postprocess,
+            made.install_packages,
+            made.unpack_dependencies,
             collate_function=made.collate,
             options=cls.options,
             **init_args,

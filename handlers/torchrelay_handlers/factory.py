@@ -29,13 +29,15 @@ def handler_factory(
     init_function: Callable[..., nn.Module] | None = None,
     preprocess_function: Callable[..., Any] | None = None,
     postprocess_function: Callable[..., Any] | None = None,
-    install_packages: Callable[[], object] | None = None,
-    unpack_dependencies: Callable[[], object] | None = None,
+    install_packages: Callable[..., object] | None = None,
+    unpack_dependencies: Callable[..., object] | None = None,
     *,
     collate_function: Callable[..., Any] | None = None,
     preprocess_kwargs: Mapping[str, Any] | None = None,
     postprocess_kwargs: Mapping[str, Any] | None = None,
     collate_kwargs: Mapping[str, Any] | None = None,
+    install_kwargs: Mapping[str, Any] | None = None,
+    unpack_kwargs: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     **init_kwargs: Any,
 ) -> "OwnHandler":
@@ -49,7 +51,8 @@ def handler_factory(
     - `postprocess_function(output, **postprocess_kwargs)` gets one output, on the CPU, without batch dimension, and
       returns what JSON can say (tensors and numpy values included) or `Raw`. Left out, the output's numbers are the answer.
     - `collate_function(samples, **collate_kwargs)` makes a batch of the list of preprocessed samples, instead of stacking.
-    - `install_packages()` and `unpack_dependencies()` are run when the image is built, not when it starts.
+    - `install_packages(**install_kwargs)` and `unpack_dependencies(**unpack_kwargs)` run once, in that order and in the model's
+      folder, after the requirements and before init_function: when the image is built, not when it starts (`setup_functions`).
     - `options` are those of `catalogue.OWN` (nan, precision, shape, dtype, input, ...); model.yaml's handler_args win over them.
 
     The functions can be given later, as decorators: see `OwnHandler`.
@@ -65,8 +68,8 @@ def handler_factory(
     )
     handler = OwnHandler(recipe, init_function=init_function, options=options)
     handler.init_kwargs = dict(init_kwargs)
-    handler.install_packages = install_packages
-    handler.unpack_dependencies = unpack_dependencies
+    handler.install_packages = partial(install_packages, **(install_kwargs or {})) if install_packages else None
+    handler.unpack_dependencies = partial(unpack_dependencies, **(unpack_kwargs or {})) if unpack_dependencies else None
     return handler
 
 

@@ -163,7 +163,8 @@ def _functions(module: ModuleType) -> Handler | None:
     after = named("postprocess_function", "postprocess")
     if init is None and before is None and after is None:
         return None
-    return handler_factory(init, before, after, collate_function=named("collate_function", "collate"))
+    install, unpack = named("install_packages"), named("unpack_dependencies")
+    return handler_factory(init, before, after, install, unpack, collate_function=named("collate_function", "collate"))
 
 
 def _own_classes(module: ModuleType) -> list[type]:

@@ -1,7 +1,8 @@
 """Build: runtime image and archive in, model image out, as layers of our own.
 
-runtime < dependencies < weights < handler: nothing above an unchanged layer moves, and a handler edit changes a few KB. The
-weights' layer is a tar header around the bytes as they lie in the `.mar`: nothing is copied, one hash pass and it is done.
+runtime < dependencies < weights < handler (< what the handler's own setup made): nothing above an unchanged layer moves, and a
+handler edit changes a few KB. The weights' layer is a tar header around the bytes as they lie in the `.mar`: nothing is copied, one
+hash pass and it is done.
 """
 
 import base64
@@ -21,6 +22,7 @@ from torchrelay.model import Model
 from torchrelay.report import Progress
 from torchrelay.runtime_image import RuntimeSettings, ensure_runtime
 from torchrelay.samples import Sample
+from torchrelay.setup_layer import setup_layer
 from torchrelay.store import Blob, Slice
 from torchrelay.workspace import Workspace, read_json, write_json
 
@@ -135,14 +137,19 @@ def build(
     runtime = ensure_runtime(settings, progress)
     folder = layout.image_model_dir(model.name).lstrip("/")
     added: list[Layer] = []
-    deps_dir = None
+    deps_dir, dependencies = None, None
     if model.requirements:
         requirements = (model_dir / model.requirements).read_bytes()
-        deps_dir, layer = dependencies_layer(model_dir, runtime, requirements, progress)
-        added.append(layer)
+        deps_dir, dependencies = dependencies_layer(model_dir, runtime, requirements, progress)
+        added.append(dependencies)
     added.append(_weights_layer(archived, folder, progress))
+    setup = setup_layer(model_dir, runtime, archived, dependencies, folder, progress)
+    if setup is not None and deps_dir in (None, layout.IMAGE_DEPS):
+        deps_dir = setup[0] or deps_dir
     serving = serving_config(model, archived.version, samples, deps_dir, layout.image_model_dir(model.name))
     added.append(_handler_layer(archived, folder, serving, progress))
+    if setup is not None:
+        added.append(setup[1])  # on top: what it changed in the model's folder stays changed
     labels = {
         "org.opencontainers.image.title": model.name,
         "org.opencontainers.image.version": archived.version,

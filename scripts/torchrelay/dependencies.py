@@ -35,7 +35,8 @@ set -eu
 mkdir -p {layout.IMAGE_DEPS}
 {layout.IMAGE_PYTHON} -m compileall -q --invalidation-mode unchecked-hash {layout.IMAGE_DEPS} || true
 """
-PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+MADE_OF = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")  # what is installed may depend on them
+PASSED_ON = (*MADE_OF, "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 def dependencies_layer(model_dir: Path, runtime: Image, requirements: bytes, progress: Progress) -> tuple[str, Layer]:
@@ -43,7 +44,7 @@ def dependencies_layer(model_dir: Path, runtime: Image, requirements: bytes, pro
 
     Raises DependenciesUnresolved with pip's own reason.
     """
-    index = "".join(f"{name}={value}\n" for name, value in _passed_on().items() if name.startswith("PIP_"))
+    index = "".join(f"{name}={value}\n" for name, value in passed_on().items() if name in MADE_OF)
     made_of = [runtime.config_digest.encode(), INSTALL.encode(), index.encode(), str(TAR_FORMAT).encode(), requirements]
     key = hashlib.sha256(b"\0".join(made_of)).hexdigest()
     record = layout.cache_dir() / "layers" / f"dependencies-{key}.json"
@@ -68,13 +69,13 @@ def _install(model_dir: Path, runtime: Image, requirements: bytes, folder: Path,
         settings = {
             "entrypoint": ["/bin/sh", "-c", INSTALL],
             "user": "0",
-            "environment": _passed_on(),
+            "environment": passed_on(),
             "healthcheck": {"test": ["NONE"]},
         }
         with scratch_container(client, model_dir, "dependencies", runtime.config_digest, settings) as container:
             container.put_archive("/tmp", _single_file("requirements.txt", requirements))  # noqa: S108 -- inside the container
             container.start()
-            output = _followed(container)
+            output = followed(container)
             if container.wait(timeout=TIMEOUT_S)["StatusCode"] != 0:
                 raise DependenciesUnresolved(
                     f"requirements do not install in the runtime image: {pip_reason(output)}",
@@ -83,7 +84,7 @@ def _install(model_dir: Path, runtime: Image, requirements: bytes, folder: Path,
             _copy_out(container, folder)
 
 
-def _followed(container: "Container") -> str:
+def followed(container: "Container") -> str:
     """Return pip's output when it has ended, telling its downloads as they come."""
     lines = []
     left = ""
@@ -101,7 +102,8 @@ def pip_reason(output: str) -> str:
     return " ".join(errors[:3])[:600] or " ".join(output.strip().splitlines()[-3:])[:600]
 
 
-def _passed_on() -> dict[str, str]:
+def passed_on() -> dict[str, str]:
+    """Return what the environment says of indexes and proxies, for pip in a container."""
     return {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
 
 

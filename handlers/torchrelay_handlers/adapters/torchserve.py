@@ -11,7 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
-from torchrelay_handlers import device, resolve, settings, system
+from torchrelay_handlers import device, resolve, settings, setup_functions, system
 from torchrelay_handlers.adapters.native import Native
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.messages import Answer, Request
@@ -76,6 +76,11 @@ class Service:
             device.cap_memory(device.choose(found.device, gpu_id), told.max_gpu_memory_mb)
         if self.served is None:
             self.served = resolve.find(found, model_dir)
+        if isinstance(self.served, Handler):
+            functions = self.served.install_packages, self.served.unpack_dependencies
+            if setup_functions.wanted_at_start(found.setup_at_start):
+                setup_functions.set_up(*functions, model_dir)
+            setup_functions.remind(*functions, model_dir)
         if isinstance(self.served, resolve.TorchServeEntry):
             self.served = Native(self.served)
         if isinstance(self.served, Native):

@@ -20,12 +20,12 @@ PACKAGE = "relay_test_words"
 REQUIREMENT = f"{PACKAGE}==1.0\n"
 
 
-def wheel() -> bytes:
+def wheel(package: str = PACKAGE) -> bytes:
     """A small pure Python package."""
-    info = f"{PACKAGE}-1.0.dist-info"
+    info = f"{package}-1.0.dist-info"
     files = {
-        f"{PACKAGE}.py": "WORDS = 'zero one two three four five six seven eight nine'.split()\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\n",
+        f"{package}.py": "WORDS = 'zero one two three four five six seven eight nine'.split()\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
