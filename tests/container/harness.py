@@ -252,7 +252,19 @@ class Factory:
         self.started: list[Container] = []
 
     def image(self, case: str, serving: Mapping[str, Any], model_config: str, requirements: str) -> str:
-        context = case_context(self.runtime, case, serving, model_config, requirements)
+        return self.built(case_context(self.runtime, case, serving, model_config, requirements))
+
+    def image_of(self, files: Mapping[str, bytes], serving: Mapping[str, Any]) -> str:
+        """Return the tag of an image that serves an archive's files, unpacked over the runtime image."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            add(archive, "Dockerfile", f"FROM {self.runtime}\nCOPY opt /opt\n".encode())
+            for name, content in files.items():
+                add(archive, f"opt/torchrelay/models/{NAME}/{name}", content)
+            add(archive, "opt/torchrelay/serving.json", json.dumps(SERVING | dict(serving)).encode())
+        return self.built(buffer.getvalue())
+
+    def built(self, context: bytes) -> str:
         tag = f"torchrelay-test/case:{hashlib.sha256(context).hexdigest()[:16]}"
         try:
             self.client.images.get(tag)

@@ -7,27 +7,24 @@ exactly. Poison gets the very 4xx that it gets alone. A handler that answers its
 from __future__ import annotations
 
 import base64
-import hashlib
 import importlib.util
 import io
 import json
 import math
 import random
-import tarfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import docker
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from tests.container.harness import HOME, JSON, NAME, PREDICT, SERVING, Answer, Container, Factory, add
+from tests.container.harness import JSON, PREDICT, Answer, Container, Factory
 from torchrelay.archive import plan_entries
 from torchrelay.layout import ROOT
 from torchrelay.model import Batch, load_model
@@ -141,21 +138,11 @@ def served(container: Factory, folder: Path, good: Body) -> Container:
     model = load_model(folder).model_copy(update={"batch": Batch(size=32, delay_ms=30)})
     weights = folder / model.weights.uri
     warmup = {"content_type": good.content_type, "body": base64.b64encode(good.content).decode()}
-    serving = SERVING | {"batch_size": 32, "batch_delay_ms": 30, "warmup": warmup}
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        add(archive, "Dockerfile", f"FROM {container.runtime}\nCOPY opt /opt\n".encode())
-        for entry in plan_entries(folder, model, weights, weights.name, "1.0"):
-            with entry.open() as file:
-                add(archive, f"opt/torchrelay/models/{NAME}/{entry.name}", file.read())
-        add(archive, f"{HOME.lstrip('/')}/serving.json", json.dumps(serving).encode())
-    context = buffer.getvalue()
-    tag = f"torchrelay-test/case:{hashlib.sha256(context).hexdigest()[:16]}"
-    try:
-        container.client.images.get(tag)
-    except docker.errors.ImageNotFound:
-        container.images.add(tag)
-        container.client.images.build(fileobj=io.BytesIO(context), custom_context=True, tag=tag, rm=True)
+    files = {}
+    for entry in plan_entries(folder, model, weights, weights.name, "1.0"):
+        with entry.open() as file:
+            files[entry.name] = file.read()
+    tag = container.image_of(files, {"batch_size": 32, "batch_delay_ms": 30, "warmup": warmup})
     return container.start(tag, cpus=2.0).wait_ready()
 
 
