@@ -52,7 +52,7 @@ def test_updated_killed_half_way_rolled_back_and_deleted(deployment: Deployment,
     done = deployment.target().apply(two)
     assert (done.skipped, done.state, done.version, done.previous) == (False, "ready", "two", one.digest)
     assert deployment.answer() == "two"
-    assert deployment.get("pods", "--selector", candidates)["items"] == []
+    poll("the candidates' end", lambda: not deployment.get("pods", "--selector", candidates)["items"])
 
     back = deployment.target().rollback()
     assert (back.state, back.version, back.previous) == ("ready", "one", two.digest)

@@ -54,5 +54,5 @@ def test_a_mistake_is_refused(cluster: Cluster, namespace: Callable[[], str]) ->
     code, said = taken(cluster, where, rendered.replace("maxUnavailable: 0", "maxUnavailabel: 0"))
     assert code != 0, said
     assert "unknown field" in said
-    _, said = taken(cluster, where, rendered.replace("readOnlyRootFilesystem: true", "privileged: true"))
+    _, said = taken(cluster, where, rendered.replace("- ALL", "- KILL"))
     assert "would violate PodSecurity" in said

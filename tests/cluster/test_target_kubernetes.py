@@ -76,7 +76,7 @@ def test_no_pod_but_a_restricted_one_is_taken(untouched: Deployment) -> None:
     )
     assert 'violates PodSecurity "restricted' in done.stderr  # so that those of the target were held against it
     (pod,) = untouched.get("pods")["items"]
-    script = "touch /opt/x; touch /tmp/x && echo written; id -u; ls /var/run/secrets 2>&1"
+    script = "touch /opt/x; touch /tmp/x && echo written; id -u; ls /var/run/secrets 2>&1; true"
     said = untouched.cluster.run("--namespace", untouched.namespace, "exec", pod["metadata"]["name"], "--", "sh", "-c", script)
     assert said.stdout.split()[:2] == ["written", "1000"]
     assert "Read-only file system" in said.stderr
@@ -140,11 +140,13 @@ def test_what_fails_behind_the_service_is_rolled_back(untouched: Deployment) -> 
 
 
 def test_a_change_by_hand_is_not_overwritten_silently(live: Deployment) -> None:
-    live.kubectl("patch", "service", NAME, "--type=merge", "--patch", '{"spec": {"ports": [{"name": "http", "port": 81}]}}')
+    change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": 8081}]
+    live.kubectl("patch", "service", NAME, "--type=json", "--patch", json.dumps(change))
     with pytest.raises(ClusterRefused, match=r"spec.ports.* belongs to kubectl-patch") as refused:
         live.apply("two")
     assert "TORCHRELAY_FORCE_CONFLICTS" in refused.value.fix
-    live.kubectl("patch", "service", NAME, "--type=merge", "--patch", '{"spec": {"ports": [{"name": "http", "port": 80}]}}')
+    change[0]["value"] = "http"
+    live.kubectl("patch", "service", NAME, "--type=json", "--patch", json.dumps(change))
 
 
 def test_missing_rights_are_named(live: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,8 @@ def test_a_candidate_is_the_same_pod_that_nothing_selects() -> None:
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "candidate"
     assert pod["metadata"]["name"].startswith("digits-candidate-")
     assert (pod["spec"]["restartPolicy"], pod["spec"]["activeDeadlineSeconds"]) == ("Never", 100)
-    assert pod["spec"]["containers"] == deployment["spec"]["template"]["spec"]["containers"]
+    (ours,), (theirs,) = pod["spec"]["containers"], deployment["spec"]["template"]["spec"]["containers"]
+    assert {**theirs, "lifecycle": None} == {**ours, "lifecycle": None}
     assert candidate(deployment, 100)["metadata"]["name"] != pod["metadata"]["name"]
 
 

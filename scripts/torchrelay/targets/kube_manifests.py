@@ -174,6 +174,8 @@ def candidate(deployment: Document, lasts_s: int) -> Document:
     template = copy.deepcopy(deployment["spec"]["template"])
     name = deployment["metadata"]["name"]
     labels = {**template["metadata"]["labels"], COMPONENT_LABEL: CANDIDATE}
+    for container in template["spec"]["containers"]:
+        container.pop("lifecycle", None)  # no request is in flight when it goes
     spec = {**template["spec"], "restartPolicy": "Never", "activeDeadlineSeconds": lasts_s, "terminationGracePeriodSeconds": 1}
     return {
         "apiVersion": "v1",

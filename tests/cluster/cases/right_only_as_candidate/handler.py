@@ -5,8 +5,13 @@ import os
 import socket
 
 
+def told(row):
+    body = row.get("data") or row.get("body") or {}
+    return json.loads(body) if isinstance(body, bytes | bytearray) else body
+
+
 def handle(data, _context):
     if data is None:
         return None
     version = os.environ.get("DECLARED") if "-candidate-" in socket.gethostname() else "something else"
-    return [{"echo": json.loads(row.get("data") or row.get("body") or b"{}").get("echo"), "version": version} for row in data]
+    return [{"echo": told(row).get("echo"), "version": version} for row in data]
