@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import gotools
+from tests.integration.conftest import free_port
 
 COMMAND = "act push -P ubuntu-latest=-self-hosted --artifact-server-path /tmp/act-artifacts"
 """The README's command for users; what else a test needs is in the .actrc of its home folder."""
@@ -280,6 +281,10 @@ class Act:
         (home / "event.json").write_text(json.dumps(payload or {}))
         values = {**self.env, "GITHUB_RUN_ID": run_id or mark, "GITHUB_RUN_ATTEMPT": str(attempt), MARK: mark, **(env or {})}
         flags = [*self.flags, "--json", "--rm", f"--action-cache-path {home}/actions", f"--eventpath {home}/event.json"]
+        flags += [
+            "--artifact-server-addr 127.0.0.1",
+            f"--artifact-server-port {free_port()}",
+        ]  # two runs at once
         flags += [f"--env {key}={value}" for key, value in values.items()]
         (home / ".actrc").write_text("".join(f"{flag}\n" for flag in flags))
         argv = [str(self.program) if word == "act" else event if word == "push" else word for word in shlex.split(command)]

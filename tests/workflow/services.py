@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from urllib.parse import parse_qs, urlparse
 
 TOKEN = "ghs_ofThisRunAlone"
 READ_ONLY = "ghs_ofAFork"
+BEARER = "request-token-of-the-runner"
 BOT = {"login": "github-actions[bot]", "type": "Bot"}
 
 
@@ -57,6 +60,33 @@ class Comments:
         return 200, mine[(page - 1) * size : page * size]
 
 
+@dataclass
+class Tokens:
+    """Stands in for GitHub's OIDC provider: tokens of one subject, unsigned, for whoever has the runner's bearer."""
+
+    subject: str
+    url: str = ""
+    audiences: list[str] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
+
+    def answer(self, _method: str, _path: str, query: dict[str, list[str]], token: str, _body: Any) -> tuple[int, Any]:
+        if token != BEARER:
+            return 401, {"message": "not the runner"}
+        audience = query.get("audience", ["https://github.com/acme"])[0]
+        claims = {
+            "iss": "https://token.actions.githubusercontent.com",
+            "sub": self.subject,
+            "aud": audience,
+            "exp": int(time.time()) + 300,
+            "repository": "acme/models",
+            "job_workflow_ref": "org/deploy/.github/workflows/serve.yml@refs/heads/main",
+        }
+        parts = [json.dumps({"alg": "none", "typ": "JWT"}).encode(), json.dumps(claims).encode(), b"unsigned"]
+        self.audiences.append(audience)
+        self.given.append(".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts))
+        return 200, {"value": self.given[-1]}
+
+
 class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -64,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         token = (self.headers.get("Authorization") or "").partition(" ")[2]
         address = urlparse(self.path)
         state: Any = self.server
-        status, told = state.comments.answer(self.command, address.path, parse_qs(address.query), token, body)
+        status, told = state.service.answer(self.command, address.path, parse_qs(address.query), token, body)
         content = json.dumps(told).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -79,15 +109,31 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def github_api() -> Iterator[Comments]:
-    """Serve comments on loopback."""
+def _served(service: Any) -> Iterator[None]:
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.comments = Comments(f"http://127.0.0.1:{server.server_address[1]}")
+    server.service = service
+    service.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield server.comments
+        yield
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def github_api() -> Iterator[Comments]:
+    """Serve comments on loopback."""
+    comments = Comments()
+    with _served(comments):
+        yield comments
+
+
+@contextmanager
+def token_server(subject: str) -> Iterator[Tokens]:
+    """Serve identity tokens on loopback."""
+    tokens = Tokens(subject)
+    with _served(tokens):
+        yield tokens
