@@ -1,0 +1,118 @@
+"""The setup layer without Docker: when there is one, what it depends on, what it may hold."""
+
+import io
+import os
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from torchrelay import inside_setup, setup_layer
+from torchrelay.archive import Archived
+from torchrelay.errors import DependenciesUnresolved
+from torchrelay.image import Image
+from torchrelay.mar import Entry, write_mar
+from torchrelay.report import Quiet
+
+FOLDER = "opt/torchrelay/models/m"
+RUNTIME = Image({"config": {}, "rootfs": {"diff_ids": []}, "history": []}, (), {})
+
+
+def archived(folder: Path, files: dict[str, bytes]) -> Archived:
+    path = folder / "m.mar"
+    with Quiet().task("", None) as task:
+        stored = write_mar(path, [Entry(name, content) for name, content in {"model.pt": b"w", **files}.items()], task)
+    return Archived(path, "m", "1.0", "model.pt", "", stored, skipped=False)
+
+
+def tar(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({"handler.py": b"handler = handler_factory(f, unpack_dependencies=g)"}, True),
+        ({"handler.py": b"from other import *", "lib/other.py": b"def install_packages(): ..."}, True),
+        ({"handler.py": b"handler = handler_factory(f)"}, False),
+        ({"torchrelay_handlers/factory.py": b"install_packages"}, False),
+        ({"notes.txt": b"install_packages"}, False),
+    ],
+)
+def test_only_code_that_speaks_of_a_setup_is_run_for_one(tmp_path: Path, files: dict[str, bytes], wanted: bool) -> None:
+    assert setup_layer.has_setup(archived(tmp_path, files)) is wanted
+
+
+def test_it_is_made_again_for_other_code_alone(tmp_path: Path) -> None:
+    def key(files: dict[str, bytes], runtime: Image = RUNTIME) -> str:
+        return setup_layer._key(runtime, archived(tmp_path, files), None, FOLDER)
+
+    code = {"handler.py": b"install_packages"}
+    assert key(code) == key(code) == key(code | {"model.pt": b"other weights"}) == key(code | {"torchrelay_handlers/x.py": b"1"})
+    assert key(code) != key({"handler.py": b"install_packages()"})
+    assert key(code) != key(code | {"names.txt": b"a"})
+    assert key(code) != key(code, replace(RUNTIME, config={**RUNTIME.config, "x": 1}))
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    return info
+
+
+def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
+    names = [f"{FOLDER}/a.txt", "opt/torchrelay/deps/lib/python3.11/site-packages/x.py"]
+    made = tar(tmp_path / "x.tar", member("opt", tarfile.DIRTYPE), *map(member, names))
+    assert setup_layer._names(made, FOLDER) == names
+    assert [match[1] for name in names if (match := setup_layer.SITE.match(name))] == ["lib/python3.11/site-packages"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        member("etc/passwd"),
+        member("opt/torchrelay/runtime/entrypoint.py"),
+        member(f"{FOLDER}/../../runtime/entrypoint.py"),
+        member(f"{FOLDER}-other/x"),
+        member(f"{FOLDER}/device", tarfile.CHRTYPE),
+        member(f"{FOLDER}/pipe", tarfile.FIFOTYPE),
+    ],
+    ids=lambda info: str(info.name),
+)
+def test_anything_else_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
+    with pytest.raises(DependenciesUnresolved, match="no file of the model"):
+        setup_layer._names(tar(tmp_path / "x.tar", bad), FOLDER)
+
+
+def test_the_reason_is_the_programs_own_or_what_was_said_last() -> None:
+    assert setup_layer.reason("x\nERROR: install_packages failed: no\n") == "install_packages failed: no"
+    assert setup_layer.reason("a\nb\nc\nKilled\n") == "b c Killed"
+
+
+def test_what_is_new_or_changed_is_packed_with_fixed_owners_and_times(tmp_path: Path) -> None:
+    root = tmp_path / "model"
+    (root / "sub").mkdir(parents=True)
+    (root / "old.txt").write_text("old")
+    (root / "changed.txt").write_text("old")
+    before = inside_setup.state([root])
+    (root / "changed.txt").write_text("newer")
+    (root / "sub/run.sh").write_text("#!")
+    (root / "sub/run.sh").chmod(0o700)
+    (root / "sub/link").symlink_to("run.sh")
+    after = inside_setup.state([root])
+    changed = [path for path in sorted(after) if before.get(path) != after[path]]
+    assert [os.path.relpath(path, root) for path in changed] == ["changed.txt", "sub/link", "sub/run.sh"]
+    inside_setup.pack(tmp_path / "x.tar", changed)
+    first = (tmp_path / "x.tar").read_bytes()
+    os.utime(root / "changed.txt", (1, 1))
+    inside_setup.pack(tmp_path / "x.tar", changed)
+    assert (tmp_path / "x.tar").read_bytes() == first
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        found = {info.name.removeprefix(f"{root}/".lstrip("/")): info for info in archive if not info.isdir()}
+        assert all(info.mode == 0o755 for info in archive.getmembers() if info.isdir())
+    assert {name: info.mode for name, info in found.items() if info.isreg()} == {"changed.txt": 0o644, "sub/run.sh": 0o755}
+    assert found["sub/link"].linkname == "run.sh"
