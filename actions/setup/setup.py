@@ -36,6 +36,12 @@ PACKAGE = (
     "Dockerfile", "LICENSE", "pyproject.toml", ".github/workflows/serve.yml",
 )  # fmt: skip
 MARKER = "complete"
+# A variable of this step -> what the steps that follow read. Two names, as an empty input would hide the job's own variable here.
+EXPORTED = {
+    "TORCHRELAY_WEIGHTS_CACHE": "TORCHRELAY_CACHE",
+    "INPUT_TORCH_INDEX": "TORCHRELAY_TORCH_INDEX",
+    "INPUT_BASE_IMAGE": "TORCHRELAY_BASE_IMAGE",
+}
 WAIT_S = 900
 PROBE = "import json, sys, venv, ensurepip; print(json.dumps([sys.version_info[:3], sys._base_executable]))"
 # A caller's settings that would send packages elsewhere than into our environment.
@@ -267,8 +273,9 @@ def main() -> None:
         append("GITHUB_PATH", str(launcher.parent))
         append("GITHUB_OUTPUT", f"version={version}")
         append("GITHUB_OUTPUT", f"path={launcher.parent}")
-        if weights := environment.get("TORCHRELAY_WEIGHTS_CACHE"):
-            append("GITHUB_ENV", f"TORCHRELAY_CACHE={weights}")
+        for name, variable in EXPORTED.items():
+            if value := environment.get(name):
+                append("GITHUB_ENV", f"{variable}={value}")
     else:
         fail(f"unknown step {' '.join(sys.argv[1:])!r}", "say locate or install")
 

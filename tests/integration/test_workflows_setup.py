@@ -159,6 +159,12 @@ def test_a_folder_for_weights_is_told_to_later_steps(small: Runner) -> None:
     assert refused.wrote("GITHUB_ENV") == [], "no second variable"
 
 
+def test_what_the_runtime_image_is_made_of_is_told_to_later_steps(small: Runner) -> None:
+    told = small(INPUT_TORCH_INDEX="https://index.example/cpu", INPUT_BASE_IMAGE="debian@sha256:1").wrote("GITHUB_ENV")
+    assert told == ["TORCHRELAY_TORCH_INDEX=https://index.example/cpu", "TORCHRELAY_BASE_IMAGE=debian@sha256:1"]
+    assert small(INPUT_TORCH_INDEX="", INPUT_BASE_IMAGE="").wrote("GITHUB_ENV") == [], "empty leaves the job's own alone"
+
+
 def test_what_a_caller_set_up_for_its_own_python_is_neither_used_nor_changed(small: Runner, tmp_path: Path) -> None:
     """Its packages on PYTHONPATH, in the folder that it works in and in a scripts/ of its own, and its settings of pip."""
     own = tmp_path / "own"
