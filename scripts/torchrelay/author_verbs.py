@@ -68,7 +68,7 @@ def record(
     Fills in the samples that expect nothing yet. Review them before you commit them.
     """
     from torchrelay import recording  # noqa: PLC0415 -- as in init
-    from torchrelay.model import load_model  # noqa: PLC0415
+    from torchrelay.modelconfig import load_model  # noqa: PLC0415
     from torchrelay.samples import load_samples  # noqa: PLC0415
 
     begin(as_json=as_json)

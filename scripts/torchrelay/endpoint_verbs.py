@@ -19,7 +19,7 @@ Lines = Annotated[int, option("lines", "Lines from the end of the log.", min=1)]
 
 
 def _chosen(model_dir: Path, target: str | None) -> "tuple[Model, str]":
-    from torchrelay.model import load_model  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
+    from torchrelay.modelconfig import load_model  # noqa: PLC0415 -- each verb imports only what it needs: --help stays fast
 
     model = load_model(model_dir)
     from torchrelay.relay import chosen_target  # noqa: PLC0415

@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from torchrelay import fields, sourcefiles
 from torchrelay.errors import ModelInvalid, Problem
 from torchrelay.explain import explain
-from torchrelay.model import Batch, Model, Resources, Timeouts
+from torchrelay.model import Model, load
 from torchrelay.modelfiles import regular
 from torchrelay.wording import field_name, shown
 from torchrelay.yamlfile import Document, FieldPath, parse, read_bytes
@@ -129,7 +129,6 @@ _ALIKE: dict[str, FieldPath] = {
     "startupTimeout": ("timeouts", "startup_s"),
     "deviceType": ("device",),
 }
-_PARTS: dict[str, type[BaseModel]] = {"batch": Batch, "timeouts": Timeouts, "resources": Resources}
 
 
 @dataclass(frozen=True)
@@ -170,6 +169,19 @@ def read(model_dir: Path) -> Told:
     if problems + found:
         raise ModelInvalid(problems + found)
     return Told(document, document.value, files)
+
+
+def load_model(model_dir: Path) -> Model:
+    """The model that model.yaml and model-config.yaml declare together; the files that they name are not looked at (see `check`).
+
+    Raises:
+        ModelInvalid: with every mistake in the two.
+    """
+    loaded = load(model_dir)
+    model, problems = applied(loaded.model, read(model_dir), loaded.document)
+    if loaded.problems + problems:
+        raise ModelInvalid(loaded.problems + problems)
+    return model
 
 
 def _unpacked(model_dir: Path, document: Document, config: ServerConfig) -> tuple[dict[str, bytes], list[Problem]]:

@@ -190,3 +190,12 @@ def test_a_gpu_by_the_file_counts_where_the_model_is_judged(tmp_path: Path) -> N
     assert made(tmp_path, "deviceType: gpu\n", "resources: {gpu: 2}\n").gpus == 2
     with pytest.raises(ModelInvalid, match="asks for 2, but device is cpu"):
         made(tmp_path, "batchSize: 3\n", "resources: {gpu: 2}\n")
+
+
+def test_every_verb_can_have_both_files_together(tmp_path: Path) -> None:
+    made(tmp_path, "batchSize: 3\n")
+    assert modelconfig.load_model(tmp_path).batch.size == 3
+    (tmp_path / "model-config.yaml").write_text("minWorkers: 2\n")
+    (tmp_path / "model.yaml").write_text(GOOD_YAML + "workers: 1\n")
+    with pytest.raises(ModelInvalid, match="workers is 1 at model.yaml:6"):
+        modelconfig.load_model(tmp_path)
