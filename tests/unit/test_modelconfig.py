@@ -197,5 +197,5 @@ def test_every_verb_can_have_both_files_together(tmp_path: Path) -> None:
     assert modelconfig.load_model(tmp_path).batch.size == 3
     (tmp_path / "model-config.yaml").write_text("minWorkers: 2\n")
     (tmp_path / "model.yaml").write_text(GOOD_YAML + "workers: 1\n")
-    with pytest.raises(ModelInvalid, match="workers is 1 at model.yaml:6"):
+    with pytest.raises(ModelInvalid, match=re.escape("workers is 1 at model.yaml:6")):
         modelconfig.load_model(tmp_path)
