@@ -8,9 +8,7 @@ from torchrelay.console import DEFAULT_DIR, AsJson, ModelDir, Target, app, begin
 
 AwsRole = Annotated[str, option("aws-role", "ARN of the role to take by the job's own identity (OIDC).")]
 AwsRegion = Annotated[str, option("aws-region", "Region of AWS, as eu-west-1. Default: AWS_REGION.")]
-RegistryHost = Annotated[
-    str, option("registry", "Registry to log in to: host or host/repository. ECR needs only the role.")
-]
+RegistryHost = Annotated[str, option("registry", "Registry to log in to: host or host/repository. ECR needs only the role.")]
 RegistryUsername = Annotated[str, option("registry-username", "User of the registry.")]
 RegistryPassword = Annotated[str, option("registry-password", "Its password. Give it by the variable: arguments are no secrets.")]
 KubeconfigData = Annotated[str, option("kubeconfig-data", "A whole kubeconfig, YAML or base64. By the variable, as the password.")]

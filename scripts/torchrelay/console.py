@@ -54,7 +54,8 @@ Bundle = Annotated[Path | None, option("bundle", "Folder that `torchrelay bundle
 AsJson = Annotated[bool, option("json", "Print the result as one JSON object on stdout.")]
 DryRun = Annotated[bool, option("dry-run", "Say what would be done, and do nothing.")]
 Target = Annotated[
-    str | None, option("target", "kubernetes, docker or local. Default: the first one that model.yaml names, docker when it names none.")
+    str | None,
+    option("target", "kubernetes, docker or local. Default: the first one that model.yaml names, docker when it names none."),
 ]
 DEFAULT_DIR = Path()
 

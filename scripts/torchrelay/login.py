@@ -89,7 +89,7 @@ def login(wanted: Wanted, job: Job) -> dict[str, Any]:
         done["aws"], done["expires"], found = _aws(wanted, job)
         exports |= found
     if host:
-        exports["DOCKER_CONFIG"] = _docker(host, wanted, job)
+        exports["DOCKER_CONFIG"] = _docker(host, *_pair(host, wanted), job)
         done["registry"] = host
     if config:
         done["kubeconfig"] = exports["KUBECONFIG"] = str(_write_private(job.temporary / "torchrelay-kube" / "config", config))
@@ -158,14 +158,14 @@ def _assumed(role: str, region: str, session: str, who: Identity) -> dict[str, A
 
 
 def _registry_host(wanted: Wanted) -> str:
-    """Return the registry to log in to, empty when there is none or its credentials come from AWS."""
+    """Return the registry to log in to, empty when there is none, or push gets ECR's own credentials by the role of this login."""
     from torchrelay.ecr import is_ecr  # noqa: PLC0415 -- 0.1 s for botocore
     from torchrelay.registry import parse_reference  # noqa: PLC0415
 
     password = wanted.password.get_secret_value()
     host = wanted.registry.partition("/")[0]
     if not wanted.username and not password:
-        return ""
+        return host if is_ecr(host) and not wanted.aws_role else ""
     if not host:
         raise LoginFailed("there are credentials for a registry, but no registry", "set `repository`, or `--registry HOST`")
     if is_ecr(host):
@@ -180,19 +180,35 @@ def _registry_host(wanted: Wanted) -> str:
     return host
 
 
-def _docker(host: str, wanted: Wanted, job: Job) -> str:
-    """See that the registry takes the password; return the folder where docker and our push then find it."""
+def _pair(host: str, wanted: Wanted) -> tuple[str, str]:
+    """Return user and password; ECR's come from the AWS credentials that an earlier login left."""
+    from torchrelay import ecr  # noqa: PLC0415 -- as in _registry_host
+
+    if not ecr.is_ecr(host):
+        return wanted.username, wanted.password.get_secret_value()
+    try:
+        return ecr.registry_credentials(host)
+    except RegistryError as error:
+        raise LoginFailed(error.message, error.fix) from error
+
+
+def _docker(host: str, user: str, password: str, job: Job) -> str:
+    """See that the registry takes the password; return the folder where docker and our push then find it.
+
+    The folder is called `.docker`, as some programs read $HOME/.docker alone. ECR is not asked: its token is minutes old at most.
+    """
+    from torchrelay.ecr import is_ecr  # noqa: PLC0415 -- as in _registry_host
     from torchrelay.registry import Registry, parse_reference  # noqa: PLC0415 -- as in _registry_host
 
-    user, password = wanted.username, wanted.password.get_secret_value()
     pair = base64.b64encode(f"{user}:{password}".encode()).decode()
     for secret in (password, pair):
         job.mask(secret)
     try:
-        Registry(parse_reference(f"{host}/x", "latest").base, credentials=lambda _: (user, password)).answers()
+        if not is_ecr(host):
+            Registry(parse_reference(f"{host}/x", "latest").base, credentials=lambda _: (user, password)).answers()
     except RegistryError as error:
         raise LoginFailed(f"{host}: {error.message}", "correct the secrets registry-username and registry-password") from error
-    folder = job.temporary / "torchrelay-docker"
+    folder = job.temporary / "torchrelay-home" / ".docker"
     before = (
         Path(job.environment.get("DOCKER_CONFIG") or Path(job.environment.get("HOME", "/nonexistent")) / ".docker") / "config.json"
     )

@@ -217,7 +217,7 @@ def test_a_registrys_password_is_tried_and_kept_for_docker(
     assert PASSWORD not in out
     assert f"::add-mask::{PASSWORD}" in err
     folder = Path(exported(job / "env")["DOCKER_CONFIG"])
-    assert folder.parent == job / "temp"
+    assert folder.parent.parent == job / "temp"
     assert stat.S_IMODE((folder / "config.json").stat().st_mode) == 0o600
     monkeypatch.setenv("DOCKER_CONFIG", str(folder))
     assert docker_credentials(locked_registry) == (USER, PASSWORD)
@@ -278,3 +278,30 @@ def test_the_session_is_named_for_the_run(repository: str, expected: str) -> Non
     found = login.session_name({"GITHUB_REPOSITORY": repository, "GITHUB_RUN_ID": "42", "GITHUB_RUN_ATTEMPT": "1"})
     assert found == expected
     assert re.fullmatch(r"[\w+=,.@-]{2,64}", found)
+
+
+@pytest.mark.usefixtures("aws")
+def test_ecr_is_logged_in_to_by_the_aws_credentials_of_the_job(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+    assert cli.run(["login", "--registry", f"{host}/models/digits"]) == LoginFailed.exit_code
+    assert "no AWS credentials" in capsys.readouterr().err
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    assert cli.run(["login", "--registry", f"{host}/models/digits"]) == 0
+    folder = Path(exported(job / "env")["DOCKER_CONFIG"])
+    assert folder.name == ".docker", "what reads $HOME/.docker finds it too"
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    user, password = docker_credentials(host) or ("", "")
+    assert user == "AWS"
+    assert password not in (folder / "config.json").read_text()
+    assert f"::add-mask::{password}" in "".join(capsys.readouterr())
+
+
+@pytest.mark.usefixtures("aws")
+def test_with_a_role_ecr_needs_no_login(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+    with token_service(monkeypatch):
+        assert cli.run(["login", "--aws-role", ROLE, "--aws-region", "eu-west-1", "--registry", f"{host}/x"]) == 0
+    assert "DOCKER_CONFIG" not in exported(job / "env")
