@@ -1,8 +1,10 @@
 """What the README shows is what is there: the command's help, the exit codes, and links to files that exist."""
 
 import re
+from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -23,6 +25,24 @@ def test_help_is_pasted() -> None:
     block = re.search(r"<!-- help -->\n```\n(.*?)\n```\n<!-- /help -->", README, re.S)
     assert block is not None
     assert block[1] == shown(), "paste the output of COLUMNS=100 torchrelay --help between the help marks"
+
+
+def rows_of_serve() -> str:
+    """The table of what serve.yml takes and gives, as README shows it."""
+    called: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/serve.yml").read_text())[True]["workflow_call"]
+    lines = ["| | name | what it is | default |", "|---|---|---|---|"]
+    for kind, plural in (("input", "inputs"), ("secret", "secrets"), ("output", "outputs")):
+        for name, one in called[plural].items():
+            default = str(one.get("default", "")).lower() if kind == "input" else ""
+            text = " ".join(one["description"].split()).replace("|", "\\|")
+            lines.append(f"| {kind} | `{name}` | {text} | {f'`{default}`' if default else ''} |")
+    return "\n".join(lines)
+
+
+def test_what_serve_takes_and_gives_is_pasted() -> None:
+    block = re.search(r"<!-- inputs -->\n(.*?)\n?<!-- /inputs -->", README, re.S)
+    assert block is not None
+    assert block[1] == rows_of_serve(), f"paste this between the inputs marks:\n{rows_of_serve()}"
 
 
 def test_every_exit_code_is_listed() -> None:
