@@ -133,10 +133,13 @@ def test_a_quota_is_named(untouched: Deployment) -> None:
         untouched.kubectl("delete", "quota", "few")
 
 
-def test_what_fails_behind_the_service_is_rolled_back(untouched: Deployment) -> None:
+def test_what_fails_behind_the_service_is_rolled_back(live: Deployment) -> None:
+    before = live.get("deployment", NAME)["spec"]
     with pytest.raises(RolledBack, match=r"behind the Service: hello: .*something else.*one answers again"):
-        untouched.apply("two", "right_only_as_candidate")
-    assert untouched.target().status().previous == ""
+        live.apply("two", "right_only_as_candidate")
+    assert live.get("deployment", NAME)["spec"] == before
+    assert (live.answer(), live.annotations()["state"], live.annotations()["version"]) == ("one", "proved", "one")
+    assert (live.target().status().state, live.target().status().previous) == ("ready", "")
 
 
 def test_a_change_by_hand_is_not_overwritten_silently(live: Deployment) -> None:
