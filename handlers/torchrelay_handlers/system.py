@@ -94,7 +94,9 @@ def _entries(path: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
         ValueError: an entry is a link or device, reaches out of the folder, or there is too much.
     """
     count = size = 0
-    for name, length, data in _zip(path) if zipfile.is_zipfile(path) else _tar(path):
+    # A plain tar that ends in a zip file looks like one from behind, so tar is asked first.
+    is_zip = not tarfile.is_tarfile(path) and zipfile.is_zipfile(path)
+    for name, length, data in _zip(path) if is_zip else _tar(path):
         inner = PurePosixPath(name)
         if inner.is_absolute() or ".." in inner.parts or "\\" in name or "\0" in name or not inner.parts:
             raise ValueError(f"{name!r} reaches out of the folder")

@@ -33,7 +33,8 @@ def read(path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     left = MAX_BYTES
     try:
-        for name, data in _zip(path) if zipfile.is_zipfile(path) else _tar(path):
+        # A plain tar that ends in a zip file looks like one from behind, so tar is asked first.
+        for name, data in _zip(path) if not tarfile.is_tarfile(path) and zipfile.is_zipfile(path) else _tar(path):
             inner = PurePosixPath(name)
             if inner.is_absolute() or ".." in inner.parts or "\\" in name or not name.isprintable() or not inner.parts:
                 raise ValueError(f"holds {name[:100]!r}, which is no path below a folder")

@@ -186,6 +186,14 @@ def test_several_archives_and_zip_files_are_taken(tmp_path: Path) -> None:
     assert set(modelconfig.read(tmp_path).files) == {"a.py", "lib/b.py"}
 
 
+def test_a_tar_that_ends_in_a_zip_file_is_a_tar(tmp_path: Path) -> None:
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("inner.py", "")
+    made(tmp_path, "system: {extraFiles: a.tar}\n", "", {"a.tar": packed({"data.zip": inner.getvalue()}, "w")})
+    assert set(modelconfig.read(tmp_path).files) == {"data.zip"}
+
+
 def test_a_gpu_by_the_file_counts_where_the_model_is_judged(tmp_path: Path) -> None:
     assert made(tmp_path, "deviceType: gpu\n", "resources: {gpu: 2}\n").gpus == 2
     with pytest.raises(ModelInvalid, match="asks for 2, but device is cpu"):

@@ -145,3 +145,13 @@ def test_compiling_needs_a_compiler() -> None:
         refuse_without_compiler(torch.device("cpu"), lambda _: None)
     refuse_without_compiler(torch.device("cpu"), lambda name: name if name == "c++" else None)
     refuse_without_compiler(torch.device("cuda"), lambda _: None)
+
+
+def test_a_tar_that_ends_in_a_zip_file_is_a_tar(tmp_path: Path) -> None:
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("inner.py", "")
+    tar(tmp_path / "a.tar", {"data.zip": inner.getvalue()})
+    system.unpack(("a.tar",), tmp_path)
+    assert (tmp_path / "data.zip").read_bytes() == inner.getvalue()
+    assert not (tmp_path / "inner.py").exists()
