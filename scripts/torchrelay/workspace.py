@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,22 +15,29 @@ from typing import IO, Any
 from torchrelay.errors import Busy, DiskFull
 
 STATE_DIR = ".torchrelay"
+POLL_S = 0.1
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what atomic_write calls its files: tempfile's eight characters
 
 
 @contextmanager
-def exclusive(path: Path, busy: str) -> Iterator[None]:
+def exclusive(path: Path, busy: str, patience_s: float = 0.0) -> Iterator[None]:
     """Hold a file for this process; the kernel frees it when the process ends, however that is.
 
-    Raises Busy when another process holds it: `busy` says so, with {} for that process.
+    Raises Busy when another process still holds it after `patience_s`: `busy` says so, with {} for that process.
     """
+    deadline = time.monotonic() + patience_s
     with path.open("a+") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            held.seek(0)
-            holder = held.read().strip() or "unknown"
-            raise Busy(busy.replace("{}", holder), "wait for it to end, or end it; nothing needs cleaning up") from error
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(POLL_S)
+                    continue
+                held.seek(0)
+                holder = held.read().strip() or "unknown"
+                raise Busy(busy.replace("{}", holder), "wait for it to end, or end it; nothing needs cleaning up") from error
         held.truncate(0)
         held.write(str(os.getpid()))
         held.flush()

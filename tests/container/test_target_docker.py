@@ -27,6 +27,7 @@ from torchrelay.probe import ExecProber, ProbeRequest
 from torchrelay.report import Quiet
 from torchrelay.samples import Expect, Sample
 from torchrelay.targets import Context, Endpoint, Release, contract
+from torchrelay.targets import docker as docker_target
 from torchrelay.targets.containers import Containers
 from torchrelay.targets.docker import DockerTarget
 from torchrelay.targets.front import RUNTIME, Front
@@ -334,7 +335,10 @@ def test_a_front_that_does_not_start_leaves_the_old_one(deployment: Deployment, 
     assert (deployment.target().status().version, deployment.answer()) == ("one", "one")
 
 
-def test_another_copy_of_the_directory_waits_its_turn(deployment: Deployment, tmp_path: Path) -> None:
+def test_another_copy_of_the_directory_waits_its_turn(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_target, "TURN_S", 0.2)
     one, two, target = deployment.release("one"), deployment.release("two"), deployment.target()
     copy = DockerTarget(replace(target.context, model_dir=tmp_path / "copy"))
     prove = target._wait_ready

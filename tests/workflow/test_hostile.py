@@ -226,9 +226,7 @@ def test_hostile_names_are_refused(act: Act, scene: Callable[..., Scene], canary
     payload = repository.pushed(words=[case.text for case in INPUTS], inputs_of=[{case.place: case.text} for case in INPUTS])
     run = act(repository.folder, "push", payload, env=hostile.environment(canary))
     assert hostile.harm(run, canary) == [], run.told
-    ended = {
-        event["step"]: event["stepResult"] for event in run.events if "stepResult" in event and len(event.get("stepID", ())) == 1
-    }
+    ended = run.steps("steps")
     refused = [*MODEL_NAMES, *VERSIONS, *WEIGHTS, *KEYS, *ILLEGAL_SAMPLES, *FOLDERS, *INPUTS]
     assert {case.id: ended.get(case.id) for case in refused} == {case.id: "failure" for case in refused}, run.told
     assert "Traceback" not in run.raw, run.told

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 NAME = "docker"
 FRONT_READY_S = 30.0
+TURN_S = 900.0  # two pushes soon after one another: the second deploys when the first has, as their order is looked at then
 
 
 class DockerTarget:
@@ -65,7 +66,7 @@ class DockerTarget:
 
     def apply(self, release: Release) -> Endpoint:
         """See `contract.Target`."""
-        with self._turn(), self._containers() as containers:
+        with self._turn(TURN_S), self._containers() as containers:
             live, record = self._live(containers), contract.read_record(self.context, NAME)
             if live is not None:
                 contract.require_newer(release.source, live.source, live.name)
@@ -132,9 +133,9 @@ class DockerTarget:
         contract.forget_record(self.context, NAME)
         return found
 
-    def _turn(self) -> AbstractContextManager[None]:
+    def _turn(self, patience_s: float = 0.0) -> AbstractContextManager[None]:
         """Keep another copy of the model directory away: containers and network carry the model's name alone."""
-        return turn(self.context.cache, f"{NAME}-{self.model.name}")
+        return turn(self.context.cache, f"{NAME}-{self.model.name}", patience_s)
 
     @contextmanager
     def _containers(self) -> Iterator[Containers]:
