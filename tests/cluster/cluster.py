@@ -134,7 +134,7 @@ def install_missing() -> None:
 def environment() -> dict[str, str]:
     """Return what the scripts are told."""
     path = f"{bin_folder()}:{os.environ['PATH']}:/usr/sbin:/sbin"
-    return {**os.environ, "BIN": str(bin_folder()), "RUN": str(RUN), "REGISTRY": str(WORK / "registry"), "PATH": path}
+    return {**os.environ, "BIN": str(bin_folder()), "RUN": str(RUN), "REGISTRY": str(RUN / "registry"), "PATH": path}
 
 
 def up() -> Cluster:
