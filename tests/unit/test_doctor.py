@@ -137,7 +137,7 @@ GOOD = """on: {push: {branches: [main]}, pull_request: {}}
 permissions: {}
 jobs:
   serve:
-    uses: org/deploy/.github/workflows/serve.yml@v1
+    uses: org/deploy/.github/workflows/serve.yml@main
     permissions: {contents: read, id-token: write}
     with: {environment: production}
 """
