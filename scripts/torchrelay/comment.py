@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from torchrelay.errors import GitHubRefused
+from torchrelay.pause import pause
 from torchrelay.wording import printable
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Comments:
         thread: Thread,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         import requests  # noqa: PLC0415 -- only for who comments
@@ -117,17 +118,17 @@ class Comments:
             GitHubRefused: anything else, after retries until the deadline.
         """
         text = f"{self.thread.head}<!-- run {self.thread.run} -->\n{body}"
-        end, pause = self.clock() + self.deadline_s, 1.0
+        end, gap = self.clock() + self.deadline_s, 1.0
         while True:
             try:
                 return self._put_once(text)
             except _Later as later:
-                wait = pause if later.after_s is None else later.after_s
+                wait = gap if later.after_s is None else later.after_s
                 if self.clock() + wait > end:
                     raise GitHubRefused(f"the pull request's comment was not written: {later}", "run the job again") from later
                 log.info("comment: %s; once more in %.0f s", later, wait)
                 self.sleep(wait)
-                pause = min(2 * pause, 20.0)
+                gap = min(2 * gap, 20.0)
 
     def _put_once(self, text: str) -> str:
         issues = f"/repos/{self.thread.repository}/issues"

@@ -15,6 +15,7 @@ from random import SystemRandom
 from typing import IO
 
 from torchrelay.errors import Busy, DiskFull, WeightsMissing
+from torchrelay.pause import pause
 from torchrelay.report import Progress, Task
 from torchrelay.sources import BLOCK, Source, Stream, Transient
 from torchrelay.workspace import read_json, write_json
@@ -218,7 +219,7 @@ class Download:
                 "see that the source is well, then run it again" + (": it goes on from there" if kept else ""),
             ) from passing
         log.info("%s; trying again in %.1f s", passing, wait)
-        time.sleep(wait)
+        pause(wait)
 
 
 def _taken(held: IO[bytes]) -> bool:

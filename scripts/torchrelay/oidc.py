@@ -9,7 +9,6 @@ import logging
 import os
 import random
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import requests
 from pydantic import SecretStr
 
 from torchrelay.errors import LoginFailed
+from torchrelay.pause import pause
 from torchrelay.wording import printable
 
 log = logging.getLogger("torchrelay")
@@ -77,7 +77,7 @@ def parse_subject(text: str) -> Subject | None:
     return Subject(found["owner"], found["name"], found["context"], found["owner_id"] or "", found["id"] or "")
 
 
-def identity(audience: str, environment: Mapping[str, str] = os.environ, sleep: Callable[[float], None] = time.sleep) -> Identity:
+def identity(audience: str, environment: Mapping[str, str] = os.environ, sleep: Callable[[float], None] = pause) -> Identity:
     """Ask GitHub for a token of this job for one audience.
 
     Raises LoginFailed when the job may not have one, or GitHub does not answer.

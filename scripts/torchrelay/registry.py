@@ -3,7 +3,6 @@
 import random
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from torchrelay.errors import RegistryError
 from torchrelay.image import MANIFEST_TYPE
+from torchrelay.pause import pause
 from torchrelay.report import Task, log
 from torchrelay.store import Blob, sha256_digest
 
@@ -109,7 +109,7 @@ class Registry:
 
     base: str
     credentials: Credentials = docker_credentials
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = pause
     session: requests.Session = field(default_factory=requests.Session)
     auth: AuthBase | None = None
     stop: threading.Event = field(default_factory=threading.Event)
