@@ -72,7 +72,7 @@ class ArchiveInvalid(TorchrelayError):
 
 
 class DependenciesUnresolved(TorchrelayError):
-    """pip cannot install the model's requirements."""
+    """The model's requirements do not install, or its own setup functions fail when the image is built."""
 
     exit_code = 14
     kind = "dependencies_unresolved"

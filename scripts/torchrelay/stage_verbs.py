@@ -61,7 +61,7 @@ def fetch(
     Resumes what was cut off, caches by digest, and locks the digest in weights.lock.
     """
     from torchrelay import fetch as fetching  # noqa: PLC0415 -- as in check
-    from torchrelay.model import load_model  # noqa: PLC0415
+    from torchrelay.modelconfig import load_model  # noqa: PLC0415
     from torchrelay.relay import Relay  # noqa: PLC0415
 
     begin(as_json=as_json)
@@ -164,7 +164,7 @@ def push(
 
     Only the blobs that the registry lacks travel.
     """
-    from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
+    from torchrelay.modelconfig import load_model  # noqa: PLC0415 -- as in check
     from torchrelay.relay import push_only  # noqa: PLC0415
 
     begin(as_json=as_json)
@@ -207,7 +207,7 @@ def deploy(
 
     A version that fails its samples never answers a user.
     """
-    from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
+    from torchrelay.modelconfig import load_model  # noqa: PLC0415 -- as in check
     from torchrelay.relay import deploy_bundle, deploy_only, deploy_plan  # noqa: PLC0415
 
     begin(as_json=as_json)
@@ -237,7 +237,7 @@ def relay(
 
     What is done already, by digest, is skipped. Without --repository nothing is pushed.
     """
-    from torchrelay.model import load_model  # noqa: PLC0415 -- as in check
+    from torchrelay.modelconfig import load_model  # noqa: PLC0415 -- as in check
     from torchrelay.relay import relay as run_relay  # noqa: PLC0415
     from torchrelay.relay import relay_plan  # noqa: PLC0415
 

@@ -38,7 +38,7 @@ def sbom(
     from torchrelay import image as images  # noqa: PLC0415
     from torchrelay import sbom as materials  # noqa: PLC0415
     from torchrelay.errors import NotProved  # noqa: PLC0415
-    from torchrelay.model import load_model  # noqa: PLC0415
+    from torchrelay.modelconfig import load_model  # noqa: PLC0415
     from torchrelay.scan import contents  # noqa: PLC0415
     from torchrelay.workspace import atomic_write  # noqa: PLC0415
 
