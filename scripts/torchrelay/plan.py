@@ -11,6 +11,7 @@ from torchrelay.changes import Checkout
 from torchrelay.errors import InputsInvalid, ModelInvalid, Problem
 from torchrelay.event import Event, baseline
 from torchrelay.inputs import Inputs
+from torchrelay.lock import NAME as LOCK
 from torchrelay.model import FILE, Model, load
 from torchrelay.shipped import file_options
 from torchrelay.wording import nearest, printable, shown
@@ -25,7 +26,8 @@ PLAIN = "letters, digits, space and . _ + @ - between slashes, no space or - at 
 class ModelFolder:
     """A model that may be built: its name, its folder as it was named, where that really lies, and what it reads elsewhere.
 
-    A folder and the paths `elsewhere` are as `Checkout` gives them. `problems` are those that hide its name.
+    A folder and the paths `elsewhere` are as `Checkout` gives them. `unpinned`: no digest was agreed on
+    for its weights. `problems` are those that hide its name.
     """
 
     name: str
@@ -33,6 +35,7 @@ class ModelFolder:
     folder: str
     elsewhere: tuple[str, ...] = ()
     target: str = ""
+    unpinned: bool = False
     problems: tuple[Problem, ...] = ()
 
 
@@ -163,11 +166,14 @@ def decided(event: Event, inputs: Inputs, models: list[ModelFolder], affected: l
     pushed = event.name == "push" and event.on_default_branch
     deploy = bool(affected) and (pushed or event.name in DEPLOYING) and not inputs.dry_run and "deploy" not in inputs.skip
     _require_destination(inputs, models, affected if deploy else [])
+    fetch = bool(affected and inputs.weights_role) and not event.from_fork
+    if fetch:
+        _require_pins(affected)
     names = ", ".join(model.name for model in affected[:5]) + (", ..." if len(affected) > 5 else "")
     return Plan(
         models=affected,
         deploy=deploy,
-        fetch=bool(affected and inputs.weights_role) and not event.from_fork,
+        fetch=fetch,
         diff=bool(affected and inputs.live_url) and "diff" not in inputs.skip,
         comment=bool(affected) and event.name == "pull_request" and "comment" not in inputs.skip,
         attest=bool(deploy and inputs.repository) and "attest" not in inputs.skip,
@@ -200,6 +206,16 @@ def _require_destination(inputs: Inputs, models: list[ModelFolder], deployed: li
             raise InputsInvalid(f"models: {shown(model.dir)} goes to `local`, which is for laptops", "give the input `target`")
         if target == "kubernetes" and not inputs.repository:
             raise InputsInvalid("repository: kubernetes pulls images from a registry", "give the input `repository`")
+
+
+def _require_pins(models: list[ModelFolder]) -> None:
+    """The job that fetches hands on bytes by their digest; without one, build would ask the source itself, which it may not."""
+    for model in models:
+        if model.unpinned:
+            raise InputsInvalid(
+                f"weights-role: the weights of {shown(model.dir)} have no digest to hand them on by",
+                f"run `torchrelay fetch {printable(model.dir)}` once, and commit the {LOCK} that it writes",
+            )
 
 
 def plan(root: Path, inputs: Inputs, environment: Mapping[str, str] = os.environ, base_ref: str = "") -> Plan:
@@ -250,7 +266,8 @@ def _read(checkout: Checkout, links: Mapping[str, str], every: Collection[str], 
     elsewhere = tuple(dict.fromkeys([*named, *own, *(links[link] for link in own)]))
     if "name" in loaded.bad:
         return ModelFolder("", folder, real, elsewhere, problems=tuple(loaded.problems))
-    return ModelFolder(model.name, folder, real, elsewhere, model.first_target)
+    pinned = model.weights.scheme == "file" or model.weights.sha256 or (checkout.root / folder / LOCK).is_file()
+    return ModelFolder(model.name, folder, real, elsewhere, model.first_target, unpinned=not pinned)
 
 
 def _named(model: Model) -> list[str]:

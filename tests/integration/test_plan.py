@@ -374,3 +374,15 @@ def test_the_command(repository: Repository) -> None:
     assert wrong.returncode == 44
     assert "input dry-run" in json.loads(wrong.stdout)["error"]["message"]
     assert "Traceback" not in wrong.stderr
+
+
+def test_weights_that_a_role_fetches_have_a_digest(repository: Repository) -> None:
+    role = {"weights-role": "arn:aws:iam::123456789012:role/weights", "aws-region": "eu-west-1"}
+    repository.write("far/model.yaml", "name: far\nweights: s3://bucket-of-weights/far/model.pt\nhandler: tensor\n")
+    repository.commit()
+    assert not repository.plan("workflow_dispatch", models="far").fetch
+    with pytest.raises(InputsInvalid, match="no digest") as caught:
+        repository.plan("workflow_dispatch", models="far", **role)
+    assert caught.value.fix.startswith("run `torchrelay fetch far`")
+    repository.write("far/weights.lock", "{}")
+    assert repository.plan("workflow_dispatch", models="far", **role).fetch
