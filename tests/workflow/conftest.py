@@ -98,10 +98,8 @@ def comments() -> Iterator[Comments]:
         yield serving
 
 
-@pytest.fixture(scope="session")
-def environment(runtime: str, tmp_path_factory: pytest.TempPathFactory, comments: Comments) -> dict[str, str]:  # noqa: ARG001 -- built first
+def step_environment(folder: Path, api: str) -> dict[str, str]:
     """What the steps of every run see, beside what act and the workflows set: no more of this machine's than that."""
-    folder = tmp_path_factory.mktemp("services")
     python = Path(sys.base_prefix) / "bin"
     given = {
         "PATH": f"{python}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -110,10 +108,23 @@ def environment(runtime: str, tmp_path_factory: pytest.TempPathFactory, comments
         "TORCHRELAY_CACHE": str(cache_dir()),
         "ACT_ARTIFACTS": str(folder / "artifacts"),
         "ACT_CACHE": str(folder / "cache"),
-        "GITHUB_API_URL": comments.url,
+        "GITHUB_API_URL": api,
     }
     passed_on = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CERT", "SSL_CERT_FILE", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
     return given | {name: os.environ[name] for name in passed_on if os.environ.get(name)}
+
+
+@pytest.fixture(scope="session")
+def environment(runtime: str, tmp_path_factory: pytest.TempPathFactory, comments: Comments) -> dict[str, str]:  # noqa: ARG001 -- built first
+    return step_environment(tmp_path_factory.mktemp("services"), comments.url)
+
+
+def make_act(deploy: Path, folder: Path, environment: dict[str, str], own: str = OWN) -> Act:
+    """Return an act that knows this deploy repository and a stand-in for every action that it uses."""
+    flags = {*local_repositories([deploy], {own: deploy}), f"--local-repository {own}@main={deploy}"}
+    tools = test_cache() / "tool_cache"
+    tools.mkdir(parents=True, exist_ok=True)
+    return Act(installed(), folder, sorted(flags), environment, tools)
 
 
 @pytest.fixture(scope="session")
@@ -121,12 +132,8 @@ def start_act(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
     """Make an act that knows this deploy repository, and end its runs."""
     with ExitStack() as stack:
 
-        def start(deploy: Path, *more: Path, own: str = OWN) -> Act:
-            flags = local_repositories([deploy, *more], {own: deploy})
-            flags += [f"--local-repository {own}@main={deploy}"]
-            tools = test_cache() / "tool_cache"
-            tools.mkdir(parents=True, exist_ok=True)
-            made = Act(installed(), tmp_path_factory.mktemp("act"), sorted(set(flags)), environment, tools)
+        def start(deploy: Path, own: str = OWN) -> Act:
+            made = make_act(deploy, tmp_path_factory.mktemp("act"), environment, own)
             stack.callback(made.end_all)
             return made
 

@@ -47,8 +47,8 @@ def test_weights_by_a_role_of_their_own(act: Act, scene: Callable[..., Scene], t
     s3.upload_file(str(EXAMPLE / "model.pt"), "weights", "flowers/model.pt")
     repository, live = scene()
     repository.edit("model.yaml", "weights: model.pt ", "weights: s3://weights/flowers/model.pt ")
-    for name in ("model.pt", "weights.lock"):
-        (repository.folder / name).unlink()
+    repository.edit("weights.lock", '"model.pt"', '"s3://weights/flowers/model.pt"')
+    (repository.folder / "model.pt").unlink()
     given = {"weights-role": ROLE.format("weights"), "aws-role": ROLE.format("deploy"), "aws-region": REGION}
     repository.call(given)
     repository.commit("weights in a bucket")
