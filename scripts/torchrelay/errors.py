@@ -3,6 +3,7 @@
 Exit codes are public: 0 is success, 1 a bug (with its traceback), 2 wrong usage of the command line (as click does).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -100,10 +101,17 @@ class DockerRefused(TorchrelayError):
 
 
 class GateFailed(TorchrelayError):
-    """The container is up but an answer is not the expected one, or it never became ready."""
+    """The container is up but an answer is not the expected one, or it never became ready.
+
+    `problems` are the samples that failed, where they are known.
+    """
 
     exit_code = 20
     kind = "gate_failed"
+
+    def __init__(self, message: str, fix: str = "", problems: Iterable[Problem] = ()) -> None:
+        super().__init__(message, fix)
+        self.problems = list(problems)
 
 
 class RolledBack(TorchrelayError):

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import IO, Any
 
-from torchrelay.errors import ModelInvalid, Problem, TorchrelayError, UnsafeName
+from torchrelay.errors import GateFailed, ModelInvalid, Problem, TorchrelayError, UnsafeName
 from torchrelay.wording import printable
 
 log = logging.getLogger("torchrelay")
@@ -205,7 +205,7 @@ def problem_annotation(level: str, problem: Problem, folder: Path | None, title:
 
 def failed(error: TorchrelayError, folder: Path | None) -> None:
     """Annotate the run with why it failed: one error for each mistake at its file and line, else one with the kind as title."""
-    if isinstance(error, ModelInvalid):
+    if isinstance(error, (ModelInvalid, GateFailed)) and error.problems:
         send(*(problem_annotation("error", one, folder, error.kind) for one in error.problems))
     else:
         send(annotation("error", str(error), title=error.kind))

@@ -90,7 +90,7 @@ class Relay:
         )
         show(verdict)
         try:
-            verifying.require_passed(verdict)
+            verifying.require_passed(verdict, checked.samples)
         except TorchrelayError as error:
             error.stage = "verify"
             raise

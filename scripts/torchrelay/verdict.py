@@ -1,10 +1,12 @@
 """The verdict: what verify found, bound to the digest of what it looked at; push and deploy ask for it."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from torchrelay.errors import NotProved
+from torchrelay.errors import NotProved, Problem
+from torchrelay.samples import Sample
 from torchrelay.workspace import Workspace, read_json, write_json
 
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
@@ -64,6 +66,12 @@ def read(workspace: Workspace) -> Verdict | None:
         return Verdict.model_validate(record)
     except ValueError:
         return None
+
+
+def failed_samples(verdict: Verdict, samples: Iterable[Sample]) -> list[Problem]:
+    """Return what was wrong with each sample that failed, at its place in the model directory."""
+    wrong = {result.name: "; ".join(result.differences[:3]) for result in verdict.samples if not result.passed}
+    return [Problem(one.file, one.line, one.name, wrong[one.name], verdict.fix) for one in samples if one.name in wrong]
 
 
 def demand(workspace: Workspace, config_digest: str) -> Verdict:

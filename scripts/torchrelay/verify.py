@@ -10,7 +10,7 @@ import json
 import math
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -291,11 +291,12 @@ def _prove(
     return told, outcome.answers
 
 
-def require_passed(verdict: Verdict) -> None:
-    """Raise GateFailed unless the verdict is `passed`."""
+def require_passed(verdict: Verdict, samples: Sequence[Sample] = ()) -> None:
+    """Raise GateFailed unless the verdict is `passed`; those of `samples` that failed are told with their places."""
     if verdict.result != "passed":
         traceback = "\n" + textwrap.indent(verdict.traceback, "    ") if verdict.traceback else ""
-        raise GateFailed(f"{verdict.model}: {verdict.reason}{traceback}", verdict.fix or "compare the answers in verdict.json")
+        told = f"{verdict.model}: {verdict.reason}{traceback}"
+        raise GateFailed(told, verdict.fix or "compare the answers in verdict.json", verdicts.failed_samples(verdict, samples))
 
 
 def summary(verdict: Verdict) -> dict[str, Any]:

@@ -288,6 +288,15 @@ def test_every_problem_is_at_its_file_and_line(runner: Path, capfd: pytest.Captu
     assert second == Taken("error", {"file": "models/digits/samples/a,b:c.json", "title": "model_invalid"}, "is\nodd")
 
 
+def test_a_failed_sample_is_at_its_file_and_line(runner: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    wrong = Problem("samples/seven.json", 2, "seven", "$: expected 7, got 1")
+    github.failed(GateFailed("digits: seven: $: expected 7, got 1", "mend it", [wrong]), runner)
+    github.failed(GateFailed("it never became ready"), runner)
+    at_sample, at_nothing = taken(capfd.readouterr().err)
+    assert at_sample.properties == {"file": "samples/seven.json", "line": "2", "title": "gate_failed"}
+    assert at_nothing.properties == {"title": "gate_failed"}
+
+
 @pytest.mark.parametrize(
     ("folder", "file", "named"),
     [

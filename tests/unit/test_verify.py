@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import DeployFailed
+from torchrelay.errors import DeployFailed, GateFailed
 from torchrelay.model import Model
 from torchrelay.probe import ProbeAnswer, ProbeRequest
 from torchrelay.relay import chosen_target, relay_plan
 from torchrelay.samplefile import Expect, Sample
-from torchrelay.verify import CONCURRENCY, at_once, conditions, hardened, replay
+from torchrelay.verdict import SampleResult, Verdict
+from torchrelay.verify import CONCURRENCY, at_once, conditions, hardened, replay, require_passed
 
 
 def model(**more: Any) -> Model:
@@ -70,3 +71,19 @@ def test_a_target_that_is_not_there_is_refused_before_anything_is_built() -> Non
     assert relay_plan(model(), "kubernetes", "host.example/x")
     assert relay_plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]
     assert "build" not in relay_plan(model(), "local", None)
+
+
+def test_a_failed_sample_is_told_at_its_place() -> None:
+    samples = [Sample(name, b"", "", Expect(), None, f"samples/{name}.json", 3) for name in ("good", "bad")]
+    results = [
+        SampleResult(name=one, passed=one == "good", differences=["$: no"], alone_ms=1, together_ms=[]) for one in ("good", "bad")
+    ]
+    verdict = Verdict(
+        result="gate_failed", model="m", version="1", image="i", config="c", samples_digest="s", conditions="d",
+        concurrency=1, ready_s=1, load_s=1, total_s=1, samples=results, reason="bad: $: no",
+    )  # fmt: skip
+    with pytest.raises(GateFailed, match="bad: ") as failed:
+        require_passed(verdict, samples)
+    assert [(one.file, one.line, one.field, one.message) for one in failed.value.problems] == [
+        ("samples/bad.json", 3, "bad", "$: no")
+    ]

@@ -70,7 +70,7 @@ def test_a_failing_sample_changes_nothing_live(deployed: Deployed, act: Act) -> 
     repository = branched(deployed.repository, "main")
     text = (repository.folder / "samples/setosa.json").read_text()
     repository.write("samples/setosa.json", text.replace("0.9944", "0.5"))
-    line = next(n for n, one in enumerate(text.splitlines(), 1) if '"expect"' in one)
+    line = next(n for n, one in enumerate(text.splitlines(), 1) if '"request"' in one)
     since = deployed.repository.head
     repository.commit("a wrong expectation")
     run = act(repository.folder, "push", repository.pushed(since))
