@@ -8,6 +8,7 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from tests.workflow.act import COMMAND
 from torchrelay import cli as _registers_every_verb  # noqa: F401 -- by being imported
 from torchrelay import console, errors
 from torchrelay.layout import ROOT
@@ -43,6 +44,10 @@ def test_what_serve_takes_and_gives_is_pasted() -> None:
     block = re.search(r"<!-- inputs -->\n(.*?)\n?<!-- /inputs -->", README, re.S)
     assert block is not None
     assert block[1] == rows_of_serve(), f"paste this between the inputs marks:\n{rows_of_serve()}"
+
+
+def test_the_act_command_is_the_one_that_is_tested() -> None:
+    assert f"$ {COMMAND}\n" in README
 
 
 def test_every_exit_code_is_listed() -> None:
