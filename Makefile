@@ -78,8 +78,9 @@ schema: $(VENV)/.package ## Write the JSON Schemas from the types.
 lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
 	cd requirements && for name in package dev build runtime jre; do ./lock.sh $$name; done
 
-bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe.
+bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe, and from a push to an answer.
 	$(PYTEST:pytest=python) benchmarks/push_path.py
+	$(PYTEST:pytest=python) -m benchmarks.pipeline
 
 adopt: ## Re-home the repository: make adopt OWNER=acme REPO=serving
 	@test -n "$(OWNER)" -a -n "$(REPO)" || { echo "name both: make adopt OWNER=acme REPO=serving"; exit 2; }
