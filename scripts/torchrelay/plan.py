@@ -26,8 +26,8 @@ PLAIN = "letters, digits, space and . _ + @ - between slashes, no space or - at 
 class ModelFolder:
     """A model that may be built: its name, its folder as it was named, where that really lies, and what it reads elsewhere.
 
-    A folder and the paths `elsewhere` are as `Checkout` gives them. `unpinned`: no digest was agreed on
-    for its weights. `problems` are those that hide its name.
+    A folder and the paths `elsewhere` are as `Checkout` gives them. `remote`: its weights are no file of the repository;
+    `unpinned`: no digest was agreed on for them. `problems` are those that hide its name.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ModelFolder:
     folder: str
     elsewhere: tuple[str, ...] = ()
     target: str = ""
+    remote: bool = False
     unpinned: bool = False
     problems: tuple[Problem, ...] = ()
 
@@ -126,11 +127,11 @@ def require_plain(folder: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the run does with which models, and why."""
+    """What the run does with which models, and why; `fetched` are those whose weights are read with credentials."""
 
     models: list[ModelFolder]
     deploy: bool
-    fetch: bool
+    fetched: list[ModelFolder]
     diff: bool
     comment: bool
     attest: bool
@@ -138,19 +139,23 @@ class Plan:
     reason: str
 
     def summary(self) -> dict[str, Any]:
-        """Return what the CLI prints, and the workflow's jobs go by; `matrix` is one for GitHub's `strategy`."""
+        """Return what the CLI prints, and the workflow's jobs go by; each matrix is one for GitHub's `strategy`."""
         return {
-            "matrix": {"include": [{"model": model.name, "dir": model.dir} for model in self.models]},
+            "matrix": {"include": [self._row(model) for model in self.models]},
+            "fetch-matrix": {"include": [self._row(model) for model in self.fetched]},
             "count": len(self.models),
             "build": bool(self.models),
             "deploy": self.deploy,
-            "fetch": self.fetch,
+            "fetch": bool(self.fetched),
             "diff": self.diff,
             "comment": self.comment,
             "attest": self.attest,
             "dry-run": self.dry_run,
             "reason": self.reason,
         }
+
+    def _row(self, model: ModelFolder) -> dict[str, Any]:
+        return {"model": model.name, "dir": model.dir, "fetch": model in self.fetched}
 
 
 def decided(event: Event, inputs: Inputs, models: list[ModelFolder], affected: list[ModelFolder], why: str) -> Plan:
@@ -166,14 +171,13 @@ def decided(event: Event, inputs: Inputs, models: list[ModelFolder], affected: l
     pushed = event.name == "push" and event.on_default_branch
     deploy = bool(affected) and (pushed or event.name in DEPLOYING) and not inputs.dry_run and "deploy" not in inputs.skip
     _require_destination(inputs, models, affected if deploy else [])
-    fetch = bool(affected and inputs.weights_role) and not event.from_fork
-    if fetch:
-        _require_pins(affected)
+    fetched = [model for model in affected if model.remote] if inputs.weights_role and not event.from_fork else []
+    _require_pins(fetched)
     names = ", ".join(model.name for model in affected[:5]) + (", ..." if len(affected) > 5 else "")
     return Plan(
         models=affected,
         deploy=deploy,
-        fetch=fetch,
+        fetched=fetched,
         diff=bool(affected and inputs.live_url) and "diff" not in inputs.skip,
         comment=bool(affected) and event.name == "pull_request" and "comment" not in inputs.skip,
         attest=bool(deploy and inputs.repository) and "attest" not in inputs.skip,
@@ -266,8 +270,10 @@ def _read(checkout: Checkout, links: Mapping[str, str], every: Collection[str], 
     elsewhere = tuple(dict.fromkeys([*named, *own, *(links[link] for link in own)]))
     if "name" in loaded.bad:
         return ModelFolder("", folder, real, elsewhere, problems=tuple(loaded.problems))
-    pinned = model.weights.scheme == "file" or model.weights.sha256 or (checkout.root / folder / LOCK).is_file()
-    return ModelFolder(model.name, folder, real, elsewhere, model.first_target, unpinned=not pinned)
+    pinned = model.weights.sha256 or (checkout.root / folder / LOCK).is_file()
+    return ModelFolder(
+        model.name, folder, real, elsewhere, model.first_target, remote=model.weights.scheme != "file", unpinned=not pinned
+    )
 
 
 def _named(model: Model) -> list[str]:

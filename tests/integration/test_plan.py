@@ -226,7 +226,7 @@ def test_the_only_model_at_the_top(tmp_path: Path) -> None:
     repository.write("samples/one.json")
     repository.commit()
     planned = repository.plan("push", {"before": before})
-    assert planned.summary()["matrix"] == {"include": [{"model": "digits", "dir": "."}]}
+    assert planned.summary()["matrix"] == {"include": [{"model": "digits", "dir": ".", "fetch": False}]}
 
 
 def test_files_reached_by_links(repository: Repository) -> None:
@@ -367,7 +367,7 @@ def test_the_command(repository: Repository) -> None:
     done = run()
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["matrix"] == {"include": [{"model": "a", "dir": "models/a"}]}
+    assert told["matrix"] == {"include": [{"model": "a", "dir": "models/a", "fetch": False}]}
     assert (told["count"], told["build"], told["deploy"], told["dry-run"]) == (1, True, False, True)
     assert json.loads(run(TORCHRELAY_MODELS="models/b").stdout)["count"] == 0
     wrong = run(TORCHRELAY_INPUTS='{"dry-run": "ja"}')
@@ -380,9 +380,13 @@ def test_weights_that_a_role_fetches_have_a_digest(repository: Repository) -> No
     role = {"weights-role": "arn:aws:iam::123456789012:role/weights", "aws-region": "eu-west-1"}
     repository.write("far/model.yaml", "name: far\nweights: s3://bucket-of-weights/far/model.pt\nhandler: tensor\n")
     repository.commit()
-    assert not repository.plan("workflow_dispatch", models="far").fetch
+    assert not repository.plan("workflow_dispatch", models="far").fetched
     with pytest.raises(InputsInvalid, match="no digest") as caught:
         repository.plan("workflow_dispatch", models="far", **role)
     assert caught.value.fix.startswith("run `torchrelay fetch far`")
     repository.write("far/weights.lock", "{}")
-    assert repository.plan("workflow_dispatch", models="far", **role).fetch
+    beside = repository.plan("workflow_dispatch", models="models/a\nfar", **role).summary()
+    rows = [{"model": "a", "dir": "models/a", "fetch": False}, {"model": "far", "dir": "far", "fetch": True}]
+    assert (beside["matrix"], beside["fetch-matrix"]) == ({"include": rows}, {"include": rows[1:]})
+    files = repository.plan("workflow_dispatch", models="models/a", **role).summary()
+    assert (files["fetch"], files["fetch-matrix"]) == (False, {"include": []}), "no job for what is in the repository"

@@ -129,7 +129,7 @@ def test_outputs_without_docker(job: Job) -> None:
         "login": job.uses("login"),
     }
     assert unwritten(ran) == []
-    assert ran["plan"]["matrix"] == '{"include":[{"model":"tabular","dir":"."}]}'
+    assert ran["plan"]["matrix"] == '{"include":[{"model":"tabular","dir":".","fetch":false}]}'
     assert ran["plan"]["build"] == "true"
     assert ran["check"]["model"] == "tabular"
     assert ran["fetch"]["sha256"] == (job.workspace / "weights.lock").read_text().split("sha256")[1].strip('": \n},')[:64]

@@ -17,6 +17,9 @@ MAIN = Event("push", "refs/heads/main", payload={"repository": {"default_branch"
 MODELS = [ModelFolder(f"m{number}", f"models/m{number}", f"models/m{number}") for number in range(50)]
 
 
+FAR = [ModelFolder("far", "far", "far", remote=True)]
+
+
 def inputs(**given: Any) -> Inputs:
     return serve_inputs.validated({key.replace("_", "-"): value for key, value in given.items()})
 
@@ -183,10 +186,10 @@ def test_flags_of_the_jobs() -> None:
         "weights_role": "arn:aws:iam::123456789012:role/x",
         "repository": "127.0.0.1:5000/x/",
     }
-    planned = made(pull, **all_in)
-    assert (planned.diff, planned.comment, planned.fetch, planned.attest) == (True, True, True, False)
-    planned = made(MAIN, **all_in)
-    assert (planned.diff, planned.comment, planned.fetch, planned.attest) == (True, False, True, True)
+    planned = made(pull, FAR, **all_in)
+    assert (planned.diff, planned.comment, bool(planned.fetched), planned.attest) == (True, True, True, False)
+    planned = made(MAIN, FAR, **all_in)
+    assert (planned.diff, planned.comment, bool(planned.fetched), planned.attest) == (True, False, True, True)
     planned = made(MAIN, skip="diff attest comment", **all_in)
     assert (planned.diff, planned.attest, planned.deploy) == (False, False, True)
     assert made(pull, skip="comment").comment is False
@@ -200,15 +203,16 @@ def pull_of(head: Any) -> Event:
 
 def test_a_fork_asks_for_no_credentials() -> None:
     role = "arn:aws:iam::123456789012:role/x"
-    assert made(pull_of({"full_name": "acme/models"}), weights_role=role).fetch is True
-    assert made(pull_of({"full_name": "mallory/models"}), weights_role=role).fetch is False
-    assert made(pull_of(None), weights_role=role).fetch is False  # the fork is gone
+    assert made(pull_of({"full_name": "acme/models"}), FAR, weights_role=role).fetched == FAR
+    assert made(pull_of({"full_name": "mallory/models"}), FAR, weights_role=role).fetched == []
+    assert made(pull_of(None), FAR, weights_role=role).fetched == []  # the fork is gone
 
 
 def test_nothing_changed_is_nothing_to_do() -> None:
     planned = decided(MAIN, inputs(), MODELS, [], "changed since 0123456789ab")
     assert planned.summary() == {
         "matrix": {"include": []},
+        "fetch-matrix": {"include": []},
         "count": 0,
         "build": False,
         "deploy": False,
@@ -223,7 +227,9 @@ def test_nothing_changed_is_nothing_to_do() -> None:
 
 def test_the_matrix() -> None:
     planned = decided(MAIN, inputs(), MODELS, MODELS[3:5], "changed since 0123456789ab")
-    assert planned.summary()["matrix"] == {"include": [{"model": "m3", "dir": "models/m3"}, {"model": "m4", "dir": "models/m4"}]}
+    assert planned.summary()["matrix"] == {"include": [
+        {"model": "m3", "dir": "models/m3", "fetch": False}, {"model": "m4", "dir": "models/m4", "fetch": False},
+    ]}  # fmt: skip
     assert planned.reason == "2 of 50 models: changed since 0123456789ab: m3, m4"
 
 

@@ -198,3 +198,30 @@ def test_deployments_of_one_model_wait_for_each_other() -> None:
 def test_the_example_of_each_model_is_the_same_caller() -> None:
     texts = {path.read_text() for path in references.ROOT.glob("examples/*/deploy.yml")}
     assert len(texts) == 1
+
+
+def weights_amiss(tree: Tree) -> list[str]:
+    """Say where weights are handed on that nobody fetched, or fetched and not handed on."""
+    fetch, build = tree.serve.jobs["fetch"], tree.serve.jobs["build"]
+    wrong = [] if "fetch-matrix" in fetch["strategy"]["matrix"] else ["fetch runs for weights that are files"]
+    taken = [step for step in build["steps"] if "torchrelay-weights-" in step.get("with", {}).get("name", "")]
+    given = [step for step in fetch["steps"] if "torchrelay-weights-" in step.get("with", {}).get("name", "")]
+    if [step["with"]["name"] for step in taken] != [step["with"]["name"] for step in given]:
+        wrong.append("build takes what fetch does not give")
+    return wrong + ["build waits for what no fetch gives" for step in taken if step.get("if") != "${{ matrix.fetch }}"]
+
+
+def test_weights_are_handed_on_where_they_were_fetched() -> None:
+    assert weights_amiss(TREE) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("fromJSON(needs.plan.outputs.fetch-matrix)", "fromJSON(needs.plan.outputs.matrix)"),
+        ("if: ${{ matrix.fetch }}", "if: ${{ needs.plan.outputs.fetch == 'true' }}"),
+        ("      - if: ${{ matrix.fetch }}\n        uses:", "      - uses:"),
+    ],
+)
+def test_weights_that_are_not_are_found(old: str, new: str) -> None:
+    assert weights_amiss(TREE.but(SERVE, old, new)) != []
