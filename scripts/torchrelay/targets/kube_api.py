@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 APPLY = "application/apply-patch+yaml"
 TIMEOUTS_S = (10.0, 60.0)  # to connect, to answer
 RETRY_S = 20.0
+QUICK_S = (3.0, 3.0)
 NOT_FOUND, CONFLICT, UNAUTHORIZED = 404, 409, 401
 
 # kind -> class of the client and stem of its methods
@@ -53,9 +54,9 @@ class Api:
         made: Configuration = self.client.configuration  # type: ignore[attr-defined] # the stubs leave it out
         return made
 
-    def get(self, kind: str, name: str) -> Document | None:
-        """Return an object, None when there is none."""
-        return self._call("read", kind, name, missing=True)
+    def get(self, kind: str, name: str, *, quick: bool = False) -> Document | None:
+        """Return an object, None when there is none; `quick`: ask once, for seconds."""
+        return self._call("read", kind, name, missing=True, quick=quick)
 
     def list(self, kind: str, selector: str = "", fields: str = "") -> list[Document]:
         """Return the objects of a kind that a label selector and a field selector name."""
@@ -83,10 +84,10 @@ class Api:
         """Create an object; None when one of that name is there."""
         return self._call("create", document["kind"], "", body=document, field_manager=MANAGER, conflict=True)
 
-    def replace(self, document: Document) -> Document | None:
+    def replace(self, document: Document, *, quick: bool = False) -> Document | None:
         """Replace an object; None when it is no longer of the `resourceVersion` that the document names, or gone."""
         name = document["metadata"]["name"]
-        return self._call("replace", document["kind"], name, body=document, missing=True, conflict=True)
+        return self._call("replace", document["kind"], name, body=document, missing=True, conflict=True, quick=quick)
 
     def delete(self, kind: str, name: str, *, grace_s: int | None = None, of_version: str = "") -> bool:
         """Delete an object and what hangs on it; says whether it was there.
@@ -114,17 +115,26 @@ class Api:
             return ""
 
     def _call(
-        self, verb: str, kind: str, name: str, *, missing: bool = False, conflict: bool = False, **arguments: Any
+        self,
+        verb: str,
+        kind: str,
+        name: str,
+        *,
+        missing: bool = False,
+        conflict: bool = False,
+        quick: bool = False,
+        **arguments: Any,
     ) -> Document | None:
         """Call the client's method of a verb and a kind; what is transient is tried again for a while."""
         from kubernetes.client import ApiException  # noqa: PLC0415 -- as in log
         from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
-        deadline, pause, renewed = time.monotonic() + RETRY_S, 0.25, False
+        deadline, pause, renewed = time.monotonic() + (0 if quick else RETRY_S), 0.25, False
+        timeouts_s = QUICK_S if quick else TIMEOUTS_S
         while True:
             try:
                 answer = self._method(verb, kind)(
-                    *([name] if name else []), self.namespace, **arguments, _request_timeout=TIMEOUTS_S, **RAW
+                    *([name] if name else []), self.namespace, **arguments, _request_timeout=timeouts_s, **RAW
                 )
                 return dict(json.loads(answer.data))
             except (ApiException, HTTPError, OSError) as error:
@@ -169,6 +179,7 @@ def _client(settings: Kubernetes) -> "ApiClient":
     given = os.environ.get("TORCHRELAY_KUBECONFIG") or ""
     named = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     made = client.Configuration()
+    made.retries = 0  # `_call` tries again, and knows for how long
     try:
         if settings.cluster:
             from torchrelay import eks  # noqa: PLC0415 -- boto3 is slow to import, and needed for EKS alone

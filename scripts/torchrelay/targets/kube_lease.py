@@ -39,36 +39,52 @@ class Seen:
 
 @dataclass
 class Turn:
-    """A Lease that this process holds, until `lost`."""
+    """A Lease that this process holds, until `lost`. `renewed`: when it was last renewed, by the monotonic clock."""
 
     api: Api
     name: str
     holder: str
     lease: Document
+    renewed: float
     lost: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether another relay has taken over, or may have by now."""
+        return self.lost.is_set() or time.monotonic() - self.renewed > LASTS_S
+
     def require(self) -> None:
-        """Raise Busy when another relay has taken over; called before each change."""
-        if self.lost.is_set():
+        """Raise Busy when another relay may have taken over; called before each change."""
+        if self.is_lost:
             raise Busy(f"{self.name}: the lock was lost to another relay", "run it again: it goes on from what is there")
 
     def keep(self) -> None:
         """Renew until it is over or lost."""
-        renewed = time.monotonic()
-        while not self.over.wait(RENEW_S):
+        pause = RENEW_S
+        while not self.lost.is_set() and not self.over.wait(pause):
             try:
-                kept = self.api.replace(lease_document(self.api, self.name, self.holder, self.lease))
+                pause = RENEW_S if self.renew() else POLL_S
             except TorchrelayError as error:
                 log.debug("%s: not renewed: %s", self.name, error.message)
-                if time.monotonic() - renewed > LASTS_S:
-                    self.lost.set()
-                    return
-                continue
-            if kept is None:
-                self.lost.set()
-                return
-            self.lease, renewed = kept, time.monotonic()
+                pause = POLL_S
+
+    def renew(self) -> bool:
+        """Renew once; says whether it did. A Lease that another one has is lost.
+
+        Raises ClusterRefused when the API does not answer, which says nothing of whose the Lease is.
+        """
+        asked = time.monotonic()
+        kept = self.api.replace(lease_document(self.api, self.name, self.holder, self.lease), quick=True)
+        if kept is not None:
+            self.lease, self.renewed = kept, asked
+            return True
+        found = self.api.get("Lease", f"torchrelay-{self.name}", quick=True)
+        if found is None or found["spec"].get("holderIdentity") != self.holder:
+            self.lost.set()
+        else:
+            self.lease = found  # of a renewal whose answer was lost
+        return False
 
 
 def lease_document(api: Api, name: str, holder: str, previous: Document | None = None) -> Document:
@@ -85,7 +101,7 @@ def lease_document(api: Api, name: str, holder: str, previous: Document | None =
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
 
 
-def take(api: Api, name: str, holder: str, patience_s: float) -> Document:
+def take(api: Api, name: str, holder: str, patience_s: float) -> Turn:
     """Take the Lease; one that is held is waited for.
 
     Raises Busy when its holder still renews it after `patience_s` seconds.
@@ -93,13 +109,13 @@ def take(api: Api, name: str, holder: str, patience_s: float) -> Document:
     seen, deadline, told = Seen(), time.monotonic() + patience_s, False
     while True:
         lease = api.get("Lease", f"torchrelay-{name}")
-        taken = None
+        taken, asked = None, time.monotonic()
         if lease is None:
             taken = api.create(lease_document(api, name, holder))
         elif seen.is_stale(time.monotonic(), lease) or lease["spec"].get("holderIdentity") == holder:
             taken = api.replace(lease_document(api, name, holder, lease))
         if taken is not None:
-            return taken
+            return Turn(api, name, holder, taken, asked)
         by = seen.state[0] or "another relay"
         if time.monotonic() > deadline:
             raise Busy(f"{name}: {by} works on it, for more than {patience_s:.0f} s by now", "wait for its end, then run it again")
@@ -116,7 +132,7 @@ def turn(api: Api, name: str, patience_s: float) -> Iterator[Turn]:
     Raises Busy when another one holds it for longer than `patience_s` seconds.
     """
     holder = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
-    held = Turn(api, name, holder, take(api, name, holder, patience_s))
+    held = take(api, name, holder, patience_s)
     keeper = threading.Thread(target=held.keep, daemon=True)
     keeper.start()
     try:

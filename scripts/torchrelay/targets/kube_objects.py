@@ -80,3 +80,17 @@ def remove_ours(api: Api, name: str) -> bool:
         if document is not None and is_ours(document):
             found = api.delete(kind, name) or found
     return found
+
+
+def remove_first(api: Api, name: str, mine: Version | None) -> bool:
+    """Remove what was applied of a first version; says whether it did.
+
+    `mine`: the version that was applied, if any; whatever else serves under that name stays, as another run put it there.
+    """
+    try:
+        live = kube_state.read(api.get("Deployment", name))
+    except DeployFailed:
+        return False
+    if live is not None and (mine is None or not live.version.serves(mine)):
+        return False
+    return remove_ours(api, name)

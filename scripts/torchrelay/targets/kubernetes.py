@@ -30,7 +30,7 @@ from torchrelay.targets.kube_manifests import (
     settings_of,
     startup_s,
 )
-from torchrelay.targets.kube_objects import OURS, Wanted, apply_kinds, apply_version, is_forced, remove_ours
+from torchrelay.targets.kube_objects import OURS, Wanted, apply_kinds, apply_version, is_forced, remove_first, remove_ours
 from torchrelay.targets.kube_reasons import is_ready, state_of
 from torchrelay.targets.kube_rollout import (
     is_complete,
@@ -96,10 +96,10 @@ class KubernetesTarget:
             if live is not None:
                 contract.require_newer(release.source, live.version.source, f"{self.settings.namespace}/{self.name}")
                 if self._is_unchanged(api, live, wanted) and self._still_serves(api, release):
-                    return self._keep(api, live, wanted)
+                    return self._keep(held, live, wanted)
             apply_kinds(api, wanted, *OURS, dry_run=True)
-            right = self._prove_candidate(api, held, live, wanted, release.samples)
-            return self._put_live(api, held, live, wanted, release.samples, right)
+            right = self._prove_candidate(held, live, wanted, release.samples)
+            return self._put_live(held, live, wanted, release.samples, right)
 
     def status(self) -> Endpoint:
         """See `contract.Target`."""
@@ -132,20 +132,22 @@ class KubernetesTarget:
             present, back = live.version, live.previous
             kept = present if live.proved else None
             log.info("going back to %s", back.digest)
-            held.require()
             try:
-                self._roll(api, live.document, back, kept)
+                self._roll(held, live.document, back, kept, proved=kept is None)
             except TorchrelayError as failure:
+                held.require()
                 apply_version(api, live.document, present, proved=live.proved, previous=back)
                 raise RollbackFailed(
                     f"{back.version} does not come up: {failure.message}; what ran before still runs", failure.fix
                 ) from failure
-            return self._settle(api, live.document, back, kept)
+            return self._settle(held, live.document, back, kept)
 
     def delete(self) -> bool:
         """See `contract.Target`."""
-        with self._turn() as (api, _):
-            found = sweep_candidates(api, self.name) | remove_ours(api, self.name)
+        with self._turn() as (api, held):
+            found = sweep_candidates(api, self.name)
+            held.require()
+            found = remove_ours(api, self.name) or found
             wait_removed(api, self.model, self.name)
         contract.forget_record(self.context, NAME)
         return found
@@ -181,89 +183,100 @@ class KubernetesTarget:
             log.warning("%s does not answer any more: %s", self.name, failure.message)
             return False
 
-    def _keep(self, api: Api, live: Live, wanted: Wanted) -> Endpoint:
+    def _keep(self, held: Turn, live: Live, wanted: Wanted) -> Endpoint:
         """Leave what runs as it is; where it comes from may be a newer commit."""
         if wanted.version.source.commit and live.version.source != wanted.version.source:
             version = replace(live.version, source=wanted.version.source)
-            apply_version(api, wanted.deployment, version, proved=True, previous=live.previous)
+            held.require()
+            apply_version(held.api, wanted.deployment, version, proved=True, previous=live.previous)
         self._write_down(live.version, live.previous)
-        return replace(self._endpoint(api, live), skipped=True)
+        return replace(self._endpoint(held.api, live), skipped=True)
 
-    def _prove_candidate(self, api: Api, held: Turn, live: Live | None, wanted: Wanted, samples: Sequence[Sample]) -> list[Sample]:
+    def _prove_candidate(self, held: Turn, live: Live | None, wanted: Wanted, samples: Sequence[Sample]) -> list[Sample]:
         """Prove the version in a pod without traffic; returns the samples that what is live answers right.
 
         Raises GateFailed, DeployFailed; all is then as it was.
         """
+        api = held.api
         apply_kinds(api, wanted, "ServiceAccount")  # no pod is taken before its account is there
         try:
             with running_candidate(api, self.model, wanted.deployment, self.place_s) as pod:
                 contract.prove(PodProber(api, pod), self.model, samples, lambda: api.log(pod, CONTAINER))
                 held.require()
-                if live is None:
+                if live is None or not live.proved:  # what was cut short is not what is gone back to
                     return []
                 return answered_right(PodProber(api, pod, address_of(api, self.name)), self.model, samples)
         except BaseException:
-            if live is None:
-                remove_ours(api, self.name)
+            if live is None and not held.is_lost:
+                remove_first(api, self.name, None)
             raise
 
     def _put_live(
-        self, api: Api, held: Turn, live: Live | None, wanted: Wanted, samples: Sequence[Sample], right: Sequence[Sample]
+        self, held: Turn, live: Live | None, wanted: Wanted, samples: Sequence[Sample], right: Sequence[Sample]
     ) -> Endpoint:
         """Roll a proved version out and send the samples through the Service; whatever goes wrong, what ran before is restored.
 
         Raises RolledBack, RollbackFailed; GateFailed, DeployFailed when nothing ran before, and nothing does now.
         """
-        back = live.good if live else None
+        api, back = held.api, live.good if live else None
         earlier = live.previous if live and live.proved else None
-        kept = back if back is not None and not back.serves(wanted.version) else earlier
+        again = back is not None and back.serves(wanted.version)
+        kept = earlier if again else back
+        held.require()
         try:
             apply_kinds(api, wanted, "Service", "PodDisruptionBudget")
-            self._roll(api, wanted.deployment, wanted.version, kept, force=is_forced())
+            self._roll(held, wanted.deployment, wanted.version, kept, proved=again, force=is_forced())
             prove_service(api, self.model, samples)
-            held.require()
-            return self._settle(api, wanted.deployment, wanted.version, kept)
+            return self._settle(held, wanted.deployment, wanted.version, kept)
         except TorchrelayError as error:
-            held.require()
+            held.require()  # what another relay put live meanwhile stays
             if back is None or live is None:
-                remove_ours(api, self.name)  # nothing answers, rather than something wrong
-                wait_removed(api, self.model, self.name)
+                if remove_first(api, self.name, wanted.version):  # nothing answers, rather than something wrong
+                    wait_removed(api, self.model, self.name)
                 raise
-            self._restore(api, live, back, earlier, right, error)
+            self._restore(held, live, back, right, error)
             what = f"{wanted.version.version} failed behind the Service: {error.message}; {back.version} answers again"
             raise RolledBack(what, error.fix) from error
         except BaseException:  # Ctrl-C: there may be no time to look whether it comes up
+            if held.is_lost:
+                raise
             if back is not None and live is not None:
                 apply_version(api, live.document, back, proved=True, previous=earlier)
             else:
-                remove_ours(api, self.name)
+                remove_first(api, self.name, wanted.version)
             raise
 
-    def _roll(self, api: Api, rendered: Document, version: Version, previous: Version | None, *, force: bool = True) -> None:
-        """Apply a version and wait until all pods are of it and nothing is sent to others any more."""
-        apply_version(api, rendered, version, proved=False, previous=previous, force=force)
-        log.info("rolling out %s", version.version)
-        wait_rolled(api, self.model, self.name, self.place_s)
-        wait_gone(api, self.name, PROPAGATION_S)
-        wait_service(api, self.name)
-
-    def _settle(self, api: Api, rendered: Document, version: Version, previous: Version | None) -> Endpoint:
-        """Write down that a version was proved."""
-        apply_version(api, rendered, version, proved=True, previous=previous)
-        wait_observed(api, self.name)  # a changed annotation is a new generation too
-        self._write_down(version, previous)
-        return self._endpoint(api, self._live(api))
-
-    def _restore(
-        self, api: Api, live: Live, back: Version, earlier: Version | None, right: Sequence[Sample], error: TorchrelayError
+    def _roll(
+        self, held: Turn, rendered: Document, version: Version, previous: Version | None, *, proved: bool, force: bool = True
     ) -> None:
+        """Apply a version and wait until all pods are of it and nothing is sent to others any more.
+
+        `proved`: it was so before, and is what to go back to should this run be killed.
+        """
+        held.require()
+        apply_version(held.api, rendered, version, proved=proved, previous=previous, force=force)
+        log.info("rolling out %s", version.version)
+        wait_rolled(held.api, self.model, self.name, self.place_s)
+        wait_gone(held.api, self.name, PROPAGATION_S)
+        wait_service(held.api, self.name)
+
+    def _settle(self, held: Turn, rendered: Document, version: Version, previous: Version | None) -> Endpoint:
+        """Write down that a version was proved."""
+        held.require()
+        apply_version(held.api, rendered, version, proved=True, previous=previous)
+        wait_observed(held.api, self.name)  # a changed annotation is a new generation too
+        self._write_down(version, previous)
+        return self._endpoint(held.api, self._live(held.api))
+
+    def _restore(self, held: Turn, live: Live, back: Version, right: Sequence[Sample], error: TorchrelayError) -> None:
         """Roll back to what was proved last, and prove it again with the samples that it answered before."""
         log.warning("%s; going back to %s", error.message, back.version)
+        earlier = live.previous if live.proved else None
         try:
-            self._roll(api, live.document, back, earlier)
+            self._roll(held, live.document, back, earlier, proved=True)
             if right:
-                prove_service(api, self.model, right)
-            self._settle(api, live.document, back, earlier)
+                prove_service(held.api, self.model, right)
+            self._settle(held, live.document, back, earlier)
         except TorchrelayError as failure:
             what = f"{error.message}; and {back.version} could not be restored: {failure.message}"
             look = f"`kubectl -n {self.settings.namespace} describe deployment {self.name}`, then deploy again"

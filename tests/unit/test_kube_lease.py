@@ -1,0 +1,163 @@
+"""The lock of a model in a cluster: who holds it, until when, and what an answer that was lost says of it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from torchrelay.errors import Busy, ClusterRefused
+from torchrelay.targets import kube_lease
+from torchrelay.targets.kube_lease import LASTS_S, Turn, take
+
+NAME = "torchrelay-digits"
+
+
+@dataclass
+class Leases:
+    """Stands in for Api over one Lease, with an API server's rule of resourceVersion. `fails`: what is to go wrong next."""
+
+    namespace: str = "ns"
+    lease: dict[str, Any] | None = None
+    fails: list[str] = field(default_factory=list)
+    version: int = 0
+    quick: list[bool] = field(default_factory=list)
+
+    def get(self, kind: str, name: str, *, quick: bool = False) -> dict[str, Any] | None:
+        assert (kind, name) == ("Lease", NAME)
+        self.quick.append(quick)
+        return copy.deepcopy(self.lease)
+
+    def create(self, document: dict[str, Any]) -> dict[str, Any] | None:
+        return None if self.lease else self._store(document)
+
+    def replace(self, document: dict[str, Any], *, quick: bool = False) -> dict[str, Any] | None:
+        self.quick.append(quick)
+        fails = self.fails.pop(0) if self.fails else ""
+        if fails == "no answer":
+            raise ClusterRefused("timed out")
+        if self.lease is None or document["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            return None
+        stored = self._store(document)
+        if fails == "answer lost":
+            raise ClusterRefused("timed out")
+        return stored
+
+    def _store(self, document: dict[str, Any]) -> dict[str, Any]:
+        self.version += 1
+        self.lease = copy.deepcopy(document)
+        self.lease["metadata"]["resourceVersion"] = str(self.version)
+        return copy.deepcopy(self.lease)
+
+    def taken_by(self, holder: str) -> None:
+        self._store(
+            {"metadata": {"name": NAME}, "spec": {"holderIdentity": holder, "renewTime": "1", "leaseDurationSeconds": LASTS_S}}
+        )
+
+
+class Clock:
+    """Stands in for time: a wait goes by at once."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(kube_lease, "time", made)
+    return made
+
+
+def taken(leases: Leases, holder: str = "me", patience_s: float = 60.0) -> Turn:
+    return take(leases, "digits", holder, patience_s)  # type: ignore[arg-type]
+
+
+def test_a_free_lease_is_taken_and_a_held_one_is_waited_for(clock: Clock) -> None:
+    leases = Leases()
+    assert (taken(leases).renewed, leases.lease and leases.lease["spec"]["holderIdentity"]) == (1000.0, "me")
+    with pytest.raises(Busy, match="me works on it"):
+        taken(leases, "other", patience_s=LASTS_S - 5)
+    began = clock.now
+    turn = taken(leases, "other")
+    assert (turn.holder, turn.lease["spec"]["holderIdentity"], turn.renewed) == ("other", "other", clock.now)
+    assert clock.now - began > LASTS_S, "it was taken from one that may live"
+
+
+def test_a_lease_that_cannot_be_renewed_is_not_held_for_longer_than_it_lasts(clock: Clock) -> None:
+    turn = taken(Leases(fails=["no answer", "", "no answer"]))
+    clock.now += LASTS_S - 1
+    turn.require()
+    with pytest.raises(ClusterRefused):
+        turn.renew()
+    clock.now += 2
+    with pytest.raises(Busy, match="lost to another relay"):
+        turn.require()
+    assert turn.renew()  # nobody took it meanwhile: resourceVersion says so
+    turn.require()
+    clock.now += 1
+    renewed = turn.renewed
+    with pytest.raises(ClusterRefused):
+        turn.renew()
+    assert turn.renewed == renewed
+
+
+def test_a_renewal_whose_answer_was_lost_is_not_taken_for_another_relay() -> None:
+    leases = Leases(fails=["answer lost"])
+    turn = taken(leases)
+    leases.quick.clear()
+    with pytest.raises(ClusterRefused):
+        turn.renew()
+    assert (turn.renew(), turn.renew()) == (False, True)
+    assert all(leases.quick), "a slow call would outlast the Lease"
+    turn.require()
+
+
+@pytest.mark.parametrize("by", ["other", ""])
+def test_a_lease_that_another_has_or_that_is_gone_is_lost(by: str) -> None:
+    """The control of the one above: the same conflict, and another holder."""
+    leases = Leases()
+    turn = taken(leases)
+    if by:
+        leases.taken_by(by)
+    else:
+        leases.lease = None
+    assert not turn.renew()
+    with pytest.raises(Busy):
+        turn.require()
+
+
+class Waits:
+    """Stands in for the event that ends `keep`: notes the pauses, and ends after some."""
+
+    def __init__(self, clock: Clock, times: int) -> None:
+        self.clock, self.times, self.pauses = clock, times, list[float]()
+
+    def wait(self, seconds: float) -> bool:
+        self.pauses.append(seconds)
+        self.clock.now += seconds
+        return len(self.pauses) > self.times
+
+
+def test_keep_renews_tries_again_soon_and_ends_when_it_is_lost(clock: Clock) -> None:
+    leases = Leases(fails=["", "answer lost", ""])
+    turn = taken(leases)
+    turn.over = waits = Waits(clock, 5)  # type: ignore[assignment]
+    turn.keep()
+    usual, soon = kube_lease.RENEW_S, kube_lease.POLL_S
+    assert waits.pauses == [usual, usual, soon, soon, usual, usual]
+    turn.require()
+
+    leases.taken_by("other")
+    turn.over = waits = Waits(clock, 5)  # type: ignore[assignment]
+    turn.keep()
+    assert waits.pauses == [usual]
+    assert turn.is_lost
