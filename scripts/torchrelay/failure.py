@@ -34,7 +34,8 @@ BEFORE_ALL = "doctor"  # whoever goes on after its complaints has read them
 def _path(folder: Path | None) -> Path | None:
     """Return where a failure is kept: with the model or the bundle; in the job's folder for a verb without either, like login."""
     if folder is not None:
-        return Workspace(folder).root / NAME
+        root = Workspace(folder).root
+        return None if root.is_symlink() else root / NAME
     temporary = os.environ.get("RUNNER_TEMP")
     return Path(temporary) / f"torchrelay-{NAME}" if temporary else None
 

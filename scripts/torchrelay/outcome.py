@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from torchrelay import failure, stages
+from torchrelay.errors import ModelInvalid
 from torchrelay.workspace import Workspace, read_json, write_json
 
 Result = Literal["passed", "gate_failed", "failed", "rolled_back", "rollback_failed"]
@@ -168,10 +169,13 @@ def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
     `job_status` is GitHub's: a job that did not succeed though no stage says why was killed.
     """
     workspace = Workspace(folder)
+    if not bundle and (foreign := _foreign(workspace)):
+        return Outcome(model=_name(folder, bundle=False), error=foreign)
     release = mapping(_read(folder / "release.json")) if bundle else {}
     gate = mapping(release.get("verdict") if bundle else _read(workspace.verdict))
     rows = {row["stage"]: row for row in [*(_rows_of(folder / "stages.json") if bundle else []), *_rows_of(workspace.stages)]}
     deployed, pushed = rows.get("deploy", {}), mapping(_read(workspace.push_record)) or rows.get("push", {})
+    told, sent = (deployed, pushed) if bundle else ({}, {})  # a build job puts nothing live, whatever lies there
     error: Failed | None = None
     place = next((one for one in (folder, None) if failure.there(one)), "nowhere")
     if not isinstance(place, str):
@@ -185,16 +189,26 @@ def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
         job="deploy" if bundle else "build",
         result=result_of(error, text(gate.get("result")), served=bool(deployed)),
         image=text(gate.get("image")),
-        reference=text(pushed.get("reference")),
-        endpoint=text(deployed.get("url")),
-        target=text(deployed.get("target")),
-        previous=text(deployed.get("previous")),
+        reference=text(sent.get("reference")),
+        endpoint=text(told.get("url")),
+        target=text(told.get("target")),
+        previous=text(told.get("previous")),
         stages=_rows(Stage, list(rows.values())),
         samples=_rows(SampleRow, gate.get("samples")),
         layers=_rows(LayerRow, layers),
         diff=_one(Diff, _read(workspace.root / "diff.json")),
         error=error,
     )
+
+
+def _foreign(workspace: Workspace) -> Failed | None:
+    """Return why nothing here is believed: the folder came with the repository."""
+    try:
+        workspace.own()
+    except ModelInvalid as error:
+        problems = [Mistake(file=one.file, message=one.message, fix=one.fix) for one in error.problems]
+        return Failed(stage="check", kind=error.kind, message=error.message, fix=error.fix, problems=problems)
+    return None
 
 
 def _rows_of(path: Path) -> list[dict[str, Any]]:

@@ -47,6 +47,7 @@ class Relay:
 
     def check(self) -> Checked:
         """See torchrelay.check."""
+        Workspace(self.model_dir).own()
         return self._run("check", lambda: check(self.model_dir), lambda done: {"warnings": [str(w) for w in done.warnings]})
 
     def fetch(self, model: Model) -> Fetched:

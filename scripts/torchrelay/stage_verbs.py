@@ -40,6 +40,7 @@ def check(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: D
     begin(as_json=as_json)
     if dry_run:
         return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
+    Workspace(model_dir).own()
     found, _ = stages.timed(Workspace(model_dir), "check", lambda: run_check(model_dir), lambda made: {"said": made.model.name})
     for warning in found.warnings:
         report.log.warning("%s", warning)

@@ -5,16 +5,19 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from torchrelay.errors import Busy, DiskFull
+from torchrelay import shell
+from torchrelay.errors import Busy, DiskFull, ModelInvalid, Problem
 
 STATE_DIR = ".torchrelay"
+LOCK = "lock"
 POLL_S = 0.1
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what atomic_write calls its files: tempfile's eight characters
 
@@ -60,8 +63,37 @@ class Workspace:
         self.diff = self.root / "diff.json"
         self.error = self.root / "error.json"
 
+    def own(self) -> None:
+        """Refuse a folder that came with the model's repository: what stages believe, the stages themselves have left here.
+
+        Raises ModelInvalid when it is a link, or git tracks anything in it.
+        """
+        if self.root.is_symlink():
+            raise ModelInvalid([Problem(STATE_DIR, None, "", "is a link, and only a folder of ours is written to", "remove it")])
+        above = [self.model_dir.resolve(), *self.model_dir.resolve().parents]
+        if not self.root.exists() or not any((folder / ".git").exists() for folder in above):
+            return
+        # Whoever owns the files, only git's index is read; names differ in case where the file system does not tell them apart.
+        options = ["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(self.model_dir)]
+        with suppress(shell.CommandFailed):
+            told = shell.run(["git", *options, "ls-files", "-z", "--", f":(icase){STATE_DIR}"], timeout=60, check=False)
+            if told.stdout:
+                fix = f"run `git rm -r --cached {STATE_DIR}`, and commit that"
+                raise ModelInvalid([Problem(STATE_DIR, None, "", "is tracked by git, and what it says is not believed", fix)])
+
+    def clear(self) -> None:
+        """Forget all that was left here but the lock, which the caller holds."""
+        for left in self.root.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            elif left.name != LOCK:
+                left.unlink()
+        self.ensure()
+
     def ensure(self) -> None:
-        """Make the folder, with a .gitignore that hides all of it."""
+        """Make the folder, with a .gitignore that hides all of it. Raises ModelInvalid when it is a link."""
+        if self.root.is_symlink():
+            self.own()
         self.root.mkdir(exist_ok=True)
         ignore = self.root / ".gitignore"
         if not ignore.exists():
@@ -71,10 +103,11 @@ class Workspace:
     def lock(self) -> Iterator[None]:
         """Hold the directory for this process; the kernel frees it when the process ends, however that is.
 
-        Raises Busy when another process holds it.
+        Raises Busy when another process holds it, ModelInvalid as `own` does.
         """
+        self.own()
         self.ensure()
-        with exclusive(self.root / "lock", f"{self.model_dir}: another relay (process {{}}) works on this directory"):
+        with exclusive(self.root / LOCK, f"{self.model_dir}: another relay (process {{}}) works on this directory"):
             self._sweep()
             yield
 

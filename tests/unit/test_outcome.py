@@ -55,8 +55,8 @@ def test_everything_is_told(tmp_path: Path) -> None:
     left(tmp_path, verdict=VERDICT, stages=[push, deploy], image={"layers": layers}, diff=diff)
     found = outcome.gather(tmp_path, bundle=False)
     assert (found.model, found.version, found.result, found.job) == ("digits", "v1", "passed", "build")
-    assert (found.endpoint, found.target, found.previous) == ("http://x", "docker", "p")
-    assert (found.image, found.reference) == (DIGEST, f"r/x@{DIGEST}")
+    assert (found.endpoint, found.target, found.previous, found.reference) == ("", "", "", "")  # a build job makes nothing live
+    assert found.image == DIGEST
     assert [row.stage for row in found.stages] == ["push", "deploy"]
     assert found.stages[0].bytes == 10
     assert found.samples[0].together_ms == [2, 3.5]
@@ -64,6 +64,25 @@ def test_everything_is_told(tmp_path: Path) -> None:
     assert found.diff is not None
     assert not found.diff.samples[0].same
     assert found.error is None
+
+
+def test_a_deploy_job_tells_what_is_live(tmp_path: Path) -> None:
+    deploy = {"stage": "deploy", "seconds": 3.0, "url": "http://x", "target": "docker", "previous": "p"}
+    (tmp_path / "release.json").write_text(json.dumps({"model": {"name": "digits"}, "version": "v1", "verdict": VERDICT}))
+    left(tmp_path, stages=[deploy], push={"reference": f"r/x@{DIGEST}"})
+    found = outcome.gather(tmp_path, bundle=True)
+    assert (found.endpoint, found.target, found.previous) == ("http://x", "docker", "p")
+    assert found.reference == f"r/x@{DIGEST}"
+
+
+def test_what_lies_behind_a_link_is_not_believed(tmp_path: Path) -> None:
+    elsewhere = left(tmp_path / "elsewhere", verdict=VERDICT) / ".torchrelay"
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / ".torchrelay").symlink_to(elsewhere)
+    found = outcome.gather(tmp_path / "m", bundle=False)
+    assert (found.result, found.samples) == ("failed", [])
+    assert found.error is not None
+    assert (found.error.kind, found.error.problems[0].file) == ("model_invalid", ".torchrelay")
 
 
 @pytest.mark.parametrize("kind", ["gate_failed", "rolled_back", "rollback_failed"])

@@ -1,0 +1,68 @@
+"""The state of a model directory is what stages left in it: what came with its repository is refused by every verb."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.bundles import proved
+from tests.integration.test_bundle import run
+from torchrelay.errors import ModelInvalid
+from torchrelay.outcome import gather
+from torchrelay.workspace import Workspace
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True, timeout=30)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A proved model directory within a repository; its state is not committed."""
+    folder = tmp_path / "repository" / "models" / "digits"
+    proved(folder)
+    git(tmp_path / "repository", "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "all")
+    return folder
+
+
+VERBS = (["check"], ["archive"], ["verify"], ["bundle", "--output", "out"], ["diff", "--live-url", "http://127.0.0.1:9"])
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
+def test_state_that_was_committed_is_refused(verb: list[str], model: Path, tmp_path: Path) -> None:
+    arguments = [str(tmp_path / one) if one == "out" else one for one in verb]
+    before = run(arguments[0], model, *arguments[1:])
+    assert "tracked by git" not in before.stderr
+    git(model, "add", "--force", ".torchrelay/verdict.json")
+    done = run(arguments[0], model, *arguments[1:], "--json")
+    assert done.returncode == ModelInvalid.exit_code, done.stderr
+    assert json.loads(done.stdout)["error"]["problems"][0]["fix"].startswith("run `git rm -r --cached .torchrelay`")
+
+
+def test_control_it_is_believed_when_it_is_not_committed(model: Path) -> None:
+    Workspace(model).own()
+    assert gather(model, bundle=False).result == "passed"
+    git(model, "add", "--force", ".torchrelay/verdict.json")
+    found = gather(model, bundle=False)
+    assert (found.result, found.model, found.version, found.samples) == ("failed", "digits", "", [])
+    assert found.error is not None
+    assert found.error.kind == "model_invalid"
+
+
+def test_a_link_is_neither_followed_nor_written_through(model: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    Workspace(model).root.rename(elsewhere)
+    Workspace(model).root.symlink_to(elsewhere)
+    (elsewhere / "error.json").write_text(json.dumps({"stage": "check"}))
+    held = {path: path.read_bytes() for path in elsewhere.iterdir()}
+    for verb in (["check"], ["archive"], ["verify"]):
+        done = run(verb[0], model)
+        assert done.returncode == ModelInvalid.exit_code, done.stderr
+        assert "is a link" in done.stderr
+    with pytest.raises(ModelInvalid, match="is a link"):
+        Workspace(model).ensure()
+    assert {path: path.read_bytes() for path in elsewhere.iterdir()} == held
