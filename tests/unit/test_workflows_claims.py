@@ -188,11 +188,24 @@ def test_a_fork_gets_nothing() -> None:
     assert "pull_request_target" not in TREE.serve.text
 
 
-def test_deployments_of_one_model_wait_for_each_other() -> None:
-    concurrency = TREE.serve.jobs["deploy"]["concurrency"]
-    assert concurrency["cancel-in-progress"] == "false", "a rollout is never cut off in the middle"
-    for part in ("github.repository", "inputs.environment", "matrix.model"):
-        assert f"${{{{ {part} }}}}" in concurrency["group"]
+def cancelled_for_another(tree: Tree) -> list[str]:
+    """Say which jobs GitHub may cancel for a run that came later, which is not always one of a newer commit."""
+    bodies = {"the workflow": tree.serve.data, **tree.serve.jobs}
+    kept = {"queue": "max", "cancel-in-progress": "false"}
+    return [name for name, body in bodies.items() if "concurrency" in body and kept.items() - dict(body["concurrency"]).items()]
+
+
+def test_no_deployment_is_cancelled_for_another() -> None:
+    assert cancelled_for_another(TREE) == []
+    group = f"{ENVIRONMENT}    concurrency: {{group: deploy, cancel-in-progress: false}}\n"
+    assert cancelled_for_another(TREE.but(SERVE, ENVIRONMENT, group)) == ["deploy"]
+
+
+def test_one_build_that_ran_out_of_time_stops_no_other_model() -> None:
+    """GitHub calls such a job cancelled, though nobody cancelled the run; skipped it is only when plan failed."""
+    condition = TREE.serve.jobs["deploy"]["if"]
+    assert re.findall(r"needs\.build\.result ([!=]=) '(\w+)'", condition) == [("!=", "skipped")]
+    assert "!cancelled()" in condition
 
 
 def test_the_example_of_each_model_is_the_same_caller() -> None:
