@@ -77,6 +77,8 @@ def test_what_model_yaml_says_goes_into_the_deployment() -> None:
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 300 + 30
     assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == grace_s(described) == 5 + 7 + 10
     assert spec["progressDeadlineSeconds"] > 300 + 30
+    assert spec["template"]["spec"]["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert "tolerations" not in overlay(model(), release(), "b")["deployment.yaml"]["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,13 @@ def test_the_base_waits_as_long_as_the_overlay_says() -> None:
             ours, theirs = ours[key], theirs[key]
         assert ours == theirs, path
     assert spec["template"]["spec"]["containers"][0]["startupProbe"]["failureThreshold"] == 75
+
+
+def test_pods_go_where_the_image_runs_and_take_the_uploads_that_the_server_takes() -> None:
+    spec = base()["spec"]["template"]["spec"]
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+    assert [volume for volume in spec["volumes"] if "sizeLimit" in (volume["emptyDir"] or {})] == []
+    assert candidate(base(), 100)["spec"]["nodeSelector"] == spec["nodeSelector"]
 
 
 def test_a_candidate_is_the_same_pod_that_nothing_selects() -> None:

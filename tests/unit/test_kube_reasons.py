@@ -17,7 +17,8 @@ from torchrelay.targets.kube_rollout import TROUBLE_S, Patience, Rollout, is_com
 def pod(state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
     container = {"name": "server", "state": state or {}, "restartCount": status.pop("restarts", 0)}
     container["lastState"] = status.pop("last", {})
-    return {"metadata": {"name": "digits-1", "namespace": "ns"}, "status": {"containerStatuses": [container], **status}}
+    metadata, spec = {"name": "digits-1", "namespace": "ns"}, {"serviceAccountName": "digits"}
+    return {"metadata": metadata, "spec": spec, "status": {"containerStatuses": [container], **status}}
 
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
@@ -38,7 +39,13 @@ OOM = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
             True,
             False,
         ),
-        (pod(waiting("ImagePullBackOff", "Back-off: 401 Unauthorized")), "cannot be pulled", "imagePullSecret", True, False),
+        (
+            pod(waiting("ImagePullBackOff", "Back-off: 401 Unauthorized")),
+            "cannot be pulled",
+            "create ServiceAccount digits with imagePullSecrets",
+            True,
+            False,
+        ),
         (pod(waiting("InvalidImageName")), "cannot be pulled: InvalidImageName", "nodes reach", True, False),
         (pod(waiting("CreateContainerConfigError", "no secret")), "no secret", "describe pod digits-1", True, False),
         (pod(waiting("CrashLoopBackOff"), last={"terminated": {"exitCode": 3}}), "ended with code 3 again", "", True, True),

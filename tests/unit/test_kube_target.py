@@ -16,7 +16,7 @@ from torchrelay.errors import Busy, GateFailed, RolledBack
 from torchrelay.model import Model
 from torchrelay.report import Quiet
 from torchrelay.source import Source
-from torchrelay.targets import Context, contract, kube_state, kubernetes
+from torchrelay.targets import Context, contract, kube_objects, kube_rollout, kube_state, kubernetes
 from torchrelay.targets.kube_lease import LASTS_S, Turn
 from torchrelay.targets.kube_objects import Wanted
 from torchrelay.targets.kube_state import Live, Version
@@ -263,3 +263,31 @@ def test_a_rollback_or_delete_whose_lock_is_lost_changes_nothing(world: World, m
     world.target.rollback()
     assert world.cluster.live.version == ONE
     assert world.target.delete() is True
+
+
+def test_going_back_leaves_the_number_of_pods_to_an_autoscaler(world: World) -> None:
+    for manager, left in (("kube-controller-manager", True), ("kubectl", False)):
+        found = deployed(TWO, previous=ONE)
+        fields: dict[str, Any] = {"fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        found["metadata"]["managedFields"] = [{"manager": manager, **fields}]
+        world.cluster.objects["Deployment"] = found
+        kube_objects.apply_version(world.cluster, found, ONE, proved=True, previous=None)  # type: ignore[arg-type]
+        assert ("replicas" not in world.cluster.objects["Deployment"]["spec"]) is left, manager
+
+
+@pytest.mark.parametrize(("phase", "told"), [("Failed", None), ("Pending", "the container ended with code 1")])
+def test_evicted_pods_hold_no_rollout_up(phase: str, told: str | None) -> None:
+    """The second is the control: a pod that is still there."""
+    revision = {"annotations": {kube_rollout.REVISION: "1"}}
+    ended = {"name": "server", "state": {"terminated": {"exitCode": 1}}}
+    pods = [{"metadata": {"name": "a"}, "status": {"phase": phase, "containerStatuses": [ended]}}]
+    sets = [{"metadata": {"name": "s", "labels": {"pod-template-hash": "x"}, **revision}}]
+
+    class Lists:
+        """Stands in for Api: its lists."""
+
+        def list(self, kind: str, _: str) -> list[dict[str, Any]]:
+            return pods if kind == "Pod" else sets
+
+    _, trouble, _ = kube_rollout._newest(Lists(), {"metadata": revision}, NAME)  # type: ignore[arg-type]
+    assert (trouble and trouble.what.partition(" before")[0]) == told

@@ -24,6 +24,7 @@ BASE = layout.ROOT / "k8s" / "base"
 BASE_NAME = "model"
 BASE_IMAGE = "torchrelay/model"
 CONTAINER = "server"
+GPU = "nvidia.com/gpu"
 PORT = 80
 NAME_LABEL = "app.kubernetes.io/name"
 COMPONENT_LABEL = "app.kubernetes.io/component"
@@ -79,13 +80,16 @@ def deployment_patch(model: Model) -> Document:
     """Return what model.yaml says about the Deployment."""
     amounts = {"cpu": cpu_quantity(model.resources.cpu), "memory": model.resources.memory}
     if model.gpus:
-        amounts["nvidia.com/gpu"] = str(model.gpus)
+        amounts[GPU] = str(model.gpus)
     container = {
         "name": CONTAINER,
         "env": [{"name": "TORCHRELAY_PROPAGATION_S", "value": str(PROPAGATION_S)}],
         "resources": {"requests": amounts, "limits": amounts},
         "startupProbe": {"periodSeconds": PROBE_S, "failureThreshold": math.ceil(startup_s(model) / PROBE_S)},
     }
+    pod: Document = {"terminationGracePeriodSeconds": grace_s(model), "containers": [container]}
+    if model.gpus:  # nodes with GPUs are often tainted, to keep others off
+        pod["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -93,7 +97,7 @@ def deployment_patch(model: Model) -> Document:
         "spec": {
             "replicas": settings_of(model).replicas,
             "progressDeadlineSeconds": startup_s(model) + PLACE_S,
-            "template": {"spec": {"terminationGracePeriodSeconds": grace_s(model), "containers": [container]}},
+            "template": {"spec": pod},
         },
     }
 

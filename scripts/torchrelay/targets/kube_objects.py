@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torchrelay.errors import DeployFailed
 from torchrelay.targets import kube_state
@@ -67,7 +67,12 @@ def apply_kinds(api: Api, wanted: Wanted, *kinds: str, dry_run: bool = False) ->
 def apply_version(
     api: Api, rendered: Document, version: Version, *, proved: bool, previous: Version | None, force: bool = True
 ) -> None:
-    """Apply the Deployment that serves a version, under the name and labels of the rendered or live one."""
+    """Apply the Deployment that serves a version, under the name and labels of the rendered or live one.
+
+    The number of pods that an autoscaler has set stays, whatever it was when the version was live before.
+    """
+    if kube_state.is_scaled_by_cluster(api.get("Deployment", rendered["metadata"]["name"])):
+        version = replace(version, spec=kube_state.without_replicas(version.spec))
     described = {key: rendered["metadata"][key] for key in ("name", "namespace", "labels")}
     api.apply(kube_state.deployment({"metadata": described}, version, proved=proved, previous=previous), force=force)
 

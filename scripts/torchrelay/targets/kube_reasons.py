@@ -52,6 +52,11 @@ def is_ending(pod: Document) -> bool:
     return bool(pod["metadata"].get("deletionTimestamp"))
 
 
+def is_over(pod: Document) -> bool:
+    """Tell whether a pod has ended for good, as an evicted one."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+
+
 def is_running(pod: Document) -> bool:
     """Tell whether the server's container has started."""
     return "running" in (container_status(pod).get("state") or {})
@@ -79,7 +84,7 @@ def _waits_in_vain(pod: Document) -> Trouble | None:
     waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
     reason, said = str(waiting.get("reason") or ""), str(waiting.get("message") or "").strip()
     if reason in PULL:
-        return Trouble(f"the image cannot be pulled: {said or reason}", pull_fix(said), True, False)
+        return Trouble(f"the image cannot be pulled: {said or reason}", pull_fix(said, pod), True, False)
     if reason in CREATE:
         return Trouble(f"the container cannot be made: {reason}: {said}", _look(pod), True, False)
     return None
@@ -106,12 +111,20 @@ def _has_no_node(pod: Document) -> Trouble | None:
     return Trouble(f"no node takes the pod: {said}", place_fix(said), False, False)
 
 
-def pull_fix(said: str) -> str:
-    """Return what mends a pull, by what the runtime said of it."""
+def pull_fix(said: str, pod: Document) -> str:
+    """Return what mends a pull, by what the runtime said of it.
+
+    The ServiceAccount of a first deploy that fails is removed with it; one that was made by hand is not.
+    """
     if any(words in said for words in ("not found", "manifest unknown", "NotFound")):
         return "push the image again: the registry has no such digest"
     if any(words in said for words in ("401", "403", "unauthorized", "denied", "no basic auth")):
-        return "let the nodes read the registry, or add an imagePullSecret to the model's ServiceAccount"
+        account = (pod.get("spec") or {}).get("serviceAccountName") or "of the model's name"
+        where = f"`kubectl -n {pod['metadata'].get('namespace', 'default')} create serviceaccount`"
+        return (
+            f"let the nodes read the registry, or create ServiceAccount {account} with imagePullSecrets yourself ({where}): "
+            "it is then left alone"
+        )
     return "see whether the nodes reach the registry under this name"
 
 

@@ -17,6 +17,7 @@ from torchrelay.targets.kube_reasons import (
     Trouble,
     condition,
     is_ending,
+    is_over,
     is_ready,
     is_running,
     refused_pods,
@@ -214,14 +215,17 @@ def ready_pod(api: Api, name: str) -> str | None:
 
 
 def _newest(api: Api, document: Document, name: str) -> tuple[list[Document], Trouble | None, str]:
-    """Return the pods of the newest version, what holds them up, and the name of the pod that tells of it."""
+    """Return the pods of the newest version, what holds them up, and the name of the pod that tells of it.
+
+    Evicted pods are left lying for hours after others took their place: they hold nothing up.
+    """
     revision = (document["metadata"].get("annotations") or {}).get(REVISION)
     sets = api.list("ReplicaSet", selector(name))
     newest = next((one for one in sets if (one["metadata"].get("annotations") or {}).get(REVISION) == revision), None)
     if newest is None:
         return [], None, ""
     mark = newest["metadata"]["labels"]["pod-template-hash"]
-    pods = [pod for pod in api.list("Pod", f"{selector(name)},pod-template-hash={mark}") if not is_ending(pod)]
+    pods = [pod for pod in api.list("Pod", f"{selector(name)},pod-template-hash={mark}") if not is_ending(pod) and not is_over(pod)]
     for pod in pods:
         if not is_ready(pod) and (trouble := trouble_of(pod)):
             return pods, trouble, str(pod["metadata"]["name"])
