@@ -18,7 +18,8 @@ LONGEST = 2048
 LONGEST_LIST = 65_536
 _ROLE = re.compile(r"arn:aws(-cn|-us-gov)?:iam::\d{12}:role/[A-Za-z0-9+=,.@_/-]{1,512}", re.ASCII)
 _REGION = re.compile(r"[a-z]{2}(-[a-z]{2,12}){1,3}-\d{1,2}", re.ASCII)
-_ENVIRONMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]{0,253}[A-Za-z0-9_]|[A-Za-z0-9_]", re.ASCII)
+_ENVIRONMENT = re.compile(r"(?!.*--)(?=.{1,100}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
+"""Stands before `--` in the names of artifacts: no environment's names begin with those of another."""
 _RUNNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
@@ -112,7 +113,8 @@ INPUTS: dict[str, Input] = {
     "target": Input(_target),
     "repository": Input(_repository),
     "environment": Input(
-        _form(_ENVIRONMENT, "the name of an environment; letters, digits, space and . _ / -, at most 255"), "production"
+        _form(_ENVIRONMENT, "an environment whose name artifacts can bear; letters, digits and . _ - but no --, at most 100"),
+        "production",
     ),
     "skip": Input(_skip, [], lines=True),
     "dry-run": Input(_boolean, default=False),

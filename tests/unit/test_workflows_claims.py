@@ -238,3 +238,36 @@ def test_weights_are_handed_on_where_they_were_fetched() -> None:
 )
 def test_weights_that_are_not_are_found(old: str, new: str) -> None:
     assert weights_amiss(TREE.but(SERVE, old, new)) != []
+
+
+def clashes(tree: Tree) -> list[str]:
+    """Say which artifacts two calls of serve.yml in one workflow, or a second attempt of a job, would trip over."""
+    wrong = []
+    for job, step in tree.serve.steps():
+        given = step.get("with", {})
+        name = given.get("name", given.get("pattern", ""))
+        if "-artifact@" in step.get("uses", "") and not re.match(r"torchrelay-[a-z]+-\$\{\{ inputs\.environment \}\}--", name):
+            wrong.append(f"{job}: {name} is not this call's own")
+        if UPLOAD in step.get("uses", "") and given.get("overwrite") != "true":
+            wrong.append(f"{job}: {name} is there already when the job is run again")
+        if "merge-multiple" in given:
+            wrong.append(f"{job}: files of several artifacts would be one")
+    return wrong
+
+
+def test_artifacts_are_a_calls_own() -> None:
+    assert clashes(TREE) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("torchrelay-bundle-${{ inputs.environment }}--", "torchrelay-bundle-"),
+        ("torchrelay-result-${{ inputs.environment }}--*", "torchrelay-result-*"),
+        ("torchrelay-result-${{ inputs.environment }}--*", "torchrelay-result-${{ inputs.environment }}-*"),
+        ("          overwrite: true\n", ""),
+        ("          path: ${{ runner.temp }}/torchrelay-results\n", "          path: x\n          merge-multiple: true\n"),
+    ],
+)
+def test_artifacts_that_clash_are_found(old: str, new: str) -> None:
+    assert clashes(TREE.but(SERVE, old, new)) != []
