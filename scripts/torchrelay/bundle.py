@@ -33,7 +33,7 @@ from torchrelay.verdict import Verdict
 from torchrelay.wording import printable, shown
 from torchrelay.workspace import STATE_DIR, Workspace
 
-STAGES = "stages.json"
+STAGES = stages.NAME
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def read(folder: Path, expect_digest: str | None = None) -> Bundle:
 
 def _stages(folder: Path) -> list[stages.Row]:
     """Return the rows of the build job and of this one."""
-    rows = stages.read_file(folder / STAGES)
+    rows = stages.handed_over(folder)
     for row in stages.read(Workspace(folder)):
         rows = stages.merged(rows, row)
     return rows

@@ -16,6 +16,7 @@ from torchrelay.registry import docker_credentials, parse_reference
 from torchrelay.report import Progress, Quiet
 from torchrelay.source import source_of
 from torchrelay.targets import Context, Endpoint, Release, Target, target_of
+from torchrelay.wording import shown
 from torchrelay.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torchrelay.build import Built
     from torchrelay.bundle import Bundle
     from torchrelay.check import Checked
+    from torchrelay.image import Image
     from torchrelay.push import Pushed
 
 
@@ -69,17 +71,22 @@ def release_of(
     config = built.image.config_digest
     verdict.demand(Workspace(model_dir), config)
     made = Release(archived.version, config, samples, image=built.image, source=source)
-    if pushed is None:
-        return made
-    if pushed.config_digest != config:
-        raise NotProved(f"pushed was {pushed.config_digest}, built is {config}", "run `torchrelay push` again")
-    return replace(made, reference=pushed.reference, auth=auth_for)
+    return _at(made, built.image, pushed)
 
 
 def release_of_bundle(bundle: "Bundle", pushed: "Pushed | None") -> Release:
-    """Name the version of a bundle, by the config digest that its verdict is on."""
+    """Name the version of a bundle, by the config digest that its verdict is on. Raises NotProved when another was pushed."""
     made = Release(bundle.version, bundle.image.config_digest, bundle.samples, image=bundle.image, source=bundle.source)
-    return made if pushed is None else replace(made, reference=pushed.reference, auth=auth_for)
+    return _at(made, bundle.image, pushed)
+
+
+def _at(made: Release, image: "Image", pushed: "Pushed | None") -> Release:
+    """Name where it is pulled from, which is by the digest of this very image. Raises NotProved when it is not."""
+    if pushed is None:
+        return made
+    if pushed.digest != image.digest or not pushed.reference.endswith(f"@{image.digest}"):
+        raise NotProved(f"pushed was {shown(pushed.reference, 200)}, proved is {image.digest}", "run `torchrelay push` again")
+    return replace(made, reference=pushed.reference, auth=auth_for)
 
 
 def target_at(model_dir: Path, model: Model, target: str, progress: Progress) -> Target:

@@ -35,7 +35,10 @@ def _path(folder: Path | None) -> Path | None:
     """Return where a failure is kept: with the model or the bundle; in the job's folder for a verb without either, like login."""
     if folder is not None:
         root = Workspace(folder).root
-        return None if root.is_symlink() else root / NAME
+        try:
+            return None if root.is_symlink() else root / NAME
+        except OSError:  # a name that no folder can have
+            return root / NAME
     temporary = os.environ.get("RUNNER_TEMP")
     return Path(temporary) / f"torchrelay-{NAME}" if temporary else None
 

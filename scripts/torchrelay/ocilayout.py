@@ -107,14 +107,14 @@ def _whole(blob: Blob) -> bool:
         return False
 
 
-def document(folder: Path, name: str) -> bytes:
+def document(folder: Path, name: str, limit: int = DOCUMENT_LIMIT) -> bytes:
     """Return a plain file of the bundle. Raises BundleInvalid when it is not there, or too large."""
     path = folder / name
     try:
         if path.is_symlink() or not path.is_file():
             raise BundleInvalid(f"{printable(str(path))} is not there", f"name a folder that `torchrelay bundle` wrote; or {AGAIN}")
-        if path.stat().st_size > DOCUMENT_LIMIT:
-            raise BundleInvalid(f"{name} is larger than {DOCUMENT_LIMIT} bytes", AGAIN)
+        if path.stat().st_size > limit:
+            raise BundleInvalid(f"{name} is larger than {limit} bytes", AGAIN)
         return path.read_bytes()
     except OSError as error:
         raise BundleInvalid(f"{name} cannot be read: {error.strerror}", AGAIN) from error

@@ -173,7 +173,7 @@ def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
         return Outcome(model=_name(folder, bundle=False), error=foreign)
     release = mapping(_read(folder / "release.json")) if bundle else {}
     gate = mapping(release.get("verdict") if bundle else _read(workspace.verdict))
-    rows = {row["stage"]: row for row in [*(_rows_of(folder / "stages.json") if bundle else []), *_rows_of(workspace.stages)]}
+    rows = {row["stage"]: row for row in [*(_clean(stages.handed_over(folder)) if bundle else []), *_rows_of(workspace.stages)]}
     deployed, pushed = rows.get("deploy", {}), mapping(_read(workspace.push_record)) or rows.get("push", {})
     told, sent = (deployed, pushed) if bundle else ({}, {})  # a build job puts nothing live, whatever lies there
     error: Failed | None = None

@@ -110,6 +110,8 @@ def last_push(workspace: Workspace, config_digest: str | None) -> Pushed | None:
     """Return what was pushed last, when it was this image."""
     try:
         pushed = Pushed(**read_json(workspace.push_record))
-    except TypeError:
+    except (TypeError, RecursionError):
+        return None
+    if not all(isinstance(one, str) for one in (pushed.reference, pushed.digest)):
         return None
     return pushed if config_digest and pushed.config_digest == config_digest else None

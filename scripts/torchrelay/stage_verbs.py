@@ -175,6 +175,8 @@ def push(
         return planned("push", [f"push the verified image to {destination}"])
     folder = bundle or model_dir
     with Workspace(folder).lock():
+        if read is not None:
+            Workspace(folder).clear()  # it came from the job that ran the model's code: only what is done from here on counts
         pushed = push_only(folder, destination, report.progress(), create=create_repository, bundle=read)
     return done(pushed.summary(), f"{pushed.reference}  {pushed.bytes} bytes sent")
 

@@ -1,17 +1,20 @@
 """What each stage did and how long it took: `.torchrelay/stages.json`, one row per stage, for summaries and for who reads them."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torchrelay.errors import TorchrelayError
+from torchrelay.errors import BundleInvalid, TorchrelayError
 from torchrelay.workspace import Workspace, read_json, write_json
 
 ORDER = ("check", "fetch", "archive", "build", "verify", "diff", "bundle", "login", "push", "attest", "deploy")
 BUILD_JOB = ORDER[: ORDER.index("login")]
 """The stages that run the model's code, or before it does: what travels in a bundle."""
+NAME = "stages.json"
+LIMIT = 1 << 20  # bytes
 _RESULT = ("sha256", "inputs", "digest", "config", "reference", "result", "target")
 
 Row = dict[str, Any]
@@ -40,10 +43,11 @@ def read(workspace: Workspace) -> list[Row]:
 
 def read_file(path: Path) -> list[Row]:
     """Return the rows of any such file."""
-    found = read_json(path)
-    if not isinstance(found, list):
-        return []
-    return [row for row in found if isinstance(row, dict) and row.get("stage") in ORDER]
+    return _known(read_json(path))
+
+
+def _known(found: Any) -> list[Row]:
+    return [row for row in found if isinstance(row, dict) and row.get("stage") in ORDER] if isinstance(found, list) else []
 
 
 def record(workspace: Workspace, row: Row) -> None:
@@ -76,6 +80,17 @@ def timed(workspace: Workspace | None, stage: str, work: Callable[[], T], told: 
 def hand_over(workspace: Workspace, path: Path) -> None:
     """Write the rows of the build job into a file."""
     write_json(path, [row for row in read(workspace) if row["stage"] in BUILD_JOB])
+
+
+def handed_over(folder: Path) -> list[Row]:
+    """Return the rows of the build job that a bundle holds, and no others: none when its file is no plain one of bearable size."""
+    from torchrelay.ocilayout import document  # noqa: PLC0415 -- a bundle's reader alone needs it
+
+    try:
+        found = json.loads(document(folder, NAME, LIMIT))
+    except (BundleInvalid, ValueError, RecursionError):
+        return []
+    return [row for row in _known(found) if row["stage"] in BUILD_JOB]
 
 
 def _place(row: Row) -> int:

@@ -70,8 +70,10 @@ class Workspace:
         """
         if self.root.is_symlink():
             raise ModelInvalid([Problem(STATE_DIR, None, "", "is a link, and only a folder of ours is written to", "remove it")])
-        above = [self.model_dir.resolve(), *self.model_dir.resolve().parents]
-        if not self.root.exists() or not any((folder / ".git").exists() for folder in above):
+        if not self.root.exists():
+            return
+        here = self.model_dir.resolve()
+        if not any((folder / ".git").exists() for folder in (here, *here.parents)):
             return
         # Whoever owns the files, only git's index is read; names differ in case where the file system does not tell them apart.
         options = ["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(self.model_dir)]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import requests
 from tests.integration import bundles
 from torchrelay import bundle, stages
 from torchrelay.check import check
+from torchrelay.deploy import release_of_bundle
 from torchrelay.errors import BundleInvalid, DeployFailed, NotAttested, NotProved
 from torchrelay.image import CONFIG_TYPE, MANIFEST_TYPE
-from torchrelay.push import last_push, push_bundle
+from torchrelay.outcome import gather
+from torchrelay.push import Pushed, last_push, push_bundle
 from torchrelay.relay import deploy_bundle
 from torchrelay.report import Quiet
 from torchrelay.workspace import Workspace
@@ -376,6 +379,50 @@ def test_push_without_the_model(registry_host: str, model: Path, made: Path) -> 
     assert push_bundle(read, f"{registry_host}/bundled/digits", Quiet()).bytes == 0
     assert last_push(Workspace(made), read.image.config_digest) is not None
     assert last_push(Workspace(made), "sha256:" + "0" * 64) is None
+
+
+@pytest.mark.parametrize("fact", ["digest", "reference"])
+def test_only_the_very_image_that_was_proved_is_deployed(fact: str, made: Path) -> None:
+    read, other = bundle.read(made), "sha256:" + "0" * 64
+    good = Pushed(f"r.example/x@{read.image.digest}", "7", read.image.digest, read.image.config_digest, 0, 0)
+    assert release_of_bundle(read, good).reference == good.reference
+    with pytest.raises(NotProved, match="proved is sha256:"):
+        release_of_bundle(
+            read, replace(good, digest=other) if fact == "digest" else replace(good, reference=f"r.example/x@{other}")
+        )
+
+
+def test_push_forgets_what_the_build_job_left(registry_host: str, made: Path) -> None:
+    state = Workspace(made)
+    state.ensure()
+    state.deployments.mkdir()
+    (state.deployments / "docker.json").write_text("{}")
+    (state.root / "outside").symlink_to(made.parent / "model")
+    stages.record(state, {"stage": "deploy", "seconds": 1.0, "url": "http://evil.example", "skipped": False})
+    state.push_record.write_text(json.dumps({"reference": "evil.example/x"}))
+    done = run("push", "--bundle", made, "--repository", f"{registry_host}/bundled/forgets", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert [row["stage"] for row in bundle.read(made).stages] == ["deploy"]  # the control: until then it is there
+    done = run("push", "--bundle", made, "--repository", f"{registry_host}/bundled/forgets")
+    assert done.returncode == 0, done.stderr
+    assert [row["stage"] for row in bundle.read(made).stages] == ["push"]
+    assert {path.name for path in state.root.iterdir()} == {".gitignore", "lock", "push.json", "stages.json"}
+    assert json.loads(state.push_record.read_text())["reference"].startswith(f"{registry_host}/bundled/forgets@")
+    assert (made.parent / "model" / "model.yaml").exists()
+
+
+def test_only_the_build_jobs_stages_are_read(made: Path, tmp_path: Path) -> None:
+    told = [{"stage": "build", "seconds": 1.0}, {"stage": "deploy", "seconds": 1.0, "url": "http://evil.example"}]
+    file = made / "stages.json"
+    file.write_text(json.dumps(told))
+    assert bundle.read(made).stages == told[:1]
+    assert gather(made, bundle=True).endpoint == ""
+    file.write_text(json.dumps(told) + " " * stages.LIMIT)
+    assert bundle.read(made).stages == []
+    (tmp_path / "stages.json").write_text(json.dumps(told))
+    file.unlink()
+    file.symlink_to(tmp_path / "stages.json")
+    assert bundle.read(made).stages == []
 
 
 def test_a_layer_that_changed_after_the_look_never_arrives(registry_host: str, made: Path) -> None:
