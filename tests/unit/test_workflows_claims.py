@@ -271,3 +271,38 @@ def test_artifacts_are_a_calls_own() -> None:
 )
 def test_artifacts_that_clash_are_found(old: str, new: str) -> None:
     assert clashes(TREE.but(SERVE, old, new)) != []
+
+
+KEYLESS = "actions/__keyless/action.yml"
+
+
+def signers_amiss(tree: Tree) -> list[str]:
+    """Say where a keyless signature would be held against another workflow's identity than the one it was made with."""
+    wrong = []
+    (verify,) = [step for _, step in tree.files[KEYLESS].steps() if "gh attestation verify" in step.get("run", "")]
+    if SERVE in verify["run"] or not verify["run"].endswith('${SIGNER:+--signer-workflow "$SIGNER"}'):
+        wrong.append("a workflow that uses the action alone is held against serve.yml")
+    if verify["env"].get("SIGNER") != "${{ inputs.signer-workflow }}":
+        wrong.append("nothing says who signs")
+    for file in tree.files.values():
+        for job, step in file.steps():
+            if tree.own(step.get("uses", "")) == "attest":
+                said, meant = step["with"].get("signer-workflow", ""), f"{tree.home}/{SERVE}" if file.name == SERVE else ""
+                wrong += [f"{file.name}: {job}: signed by {said or 'anyone'}"] if said != meant else []
+    return wrong
+
+
+def test_a_signature_is_held_against_who_signs() -> None:
+    assert signers_amiss(TREE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (KEYLESS, '"$SIGNER"}', f'"{TREE.home}/{SERVE}"}}'),
+        (KEYLESS, "        SIGNER: ${{ inputs.signer-workflow }}\n", ""),
+        (SERVE, f"          signer-workflow: {TREE.home}/{SERVE}\n", ""),
+    ],
+)
+def test_a_signature_that_is_not_is_found(file: str, old: str, new: str) -> None:
+    assert signers_amiss(TREE.but(file, old, new)) != []
