@@ -2,13 +2,14 @@
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchrelay.errors import ClusterRefused
+from torchrelay.errors import ClusterRefused, TorchrelayError
 from torchrelay.model import Kubernetes
 from torchrelay.targets.kube_manifests import MANAGER, Document
 from torchrelay.targets.kube_refusals import first_line, is_transient, refusal
@@ -21,7 +22,7 @@ APPLY = "application/apply-patch+yaml"
 TIMEOUTS_S = (10.0, 60.0)  # to connect, to answer
 RETRY_S = 20.0
 QUICK_S = (3.0, 3.0)
-NOT_FOUND, CONFLICT, UNAUTHORIZED = 404, 409, 401
+NOT_FOUND, CONFLICT, UNAUTHORIZED, FORBIDDEN = 404, 409, 401, 403
 
 # kind -> class of the client and stem of its methods
 KINDS = {
@@ -36,12 +37,28 @@ KINDS = {
 
 
 class Api:
-    """One namespace of one cluster. `make` gives a client, and is asked again when its credentials have expired."""
+    """One namespace of one cluster. `make` gives a client, and is asked again when its credentials have expired.
 
-    def __init__(self, make: Callable[[], "ApiClient"], namespace: str) -> None:
+    `lasts_s`: seconds after which they are known to have.
+    """
+
+    def __init__(self, make: Callable[[], "ApiClient"], namespace: str, lasts_s: float = math.inf) -> None:
         self.make = make
         self.namespace = namespace
-        self.client = make()
+        self.lasts_s = lasts_s
+        self.renew()
+
+    def renew(self) -> None:
+        """Make a client with new credentials."""
+        made_at = time.monotonic()
+        self._client, self._made_at = self.make(), made_at
+
+    @property
+    def client(self) -> "ApiClient":
+        """A client whose credentials have not expired, as far as that is known."""
+        if time.monotonic() - self._made_at > self.lasts_s:
+            self.renew()
+        return self._client
 
     @property
     def server(self) -> str:
@@ -102,17 +119,36 @@ class Api:
         return self._call("delete", kind, name, body=body, missing=True, conflict=True) is not None
 
     def log(self, pod: str, container: str, lines: int | None = None, *, previous: bool = False) -> str:
-        """Return the end of a container's log, "" when it has none (yet); `previous`: of its run before the last restart."""
+        """Return the end of a container's log, "" when it has none (yet); `previous`: of its run before the last restart.
+
+        Raises ClusterRefused when it may not be read.
+        """
         from kubernetes.client import ApiException, CoreV1Api  # noqa: PLC0415 -- half a second, which only this target pays
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
         more: dict[str, Any] = {} if lines is None else {"tail_lines": lines}
+        for again in (True, False):
+            try:
+                answer: Any = CoreV1Api(self.client).read_namespaced_pod_log(
+                    pod, self.namespace, container=container, previous=previous, _request_timeout=TIMEOUTS_S, **more, **RAW
+                )
+                return bytes(answer.data).decode(errors="replace")
+            except (ApiException, HTTPError, OSError) as error:
+                status = int(getattr(error, "status", 0) or 0)
+                if status == FORBIDDEN and (refused := refusal(error, "Pod", pod, self.namespace, self.server)):
+                    raise refused from error
+                if not again or status not in (0, UNAUTHORIZED):  # 0: a connection that was kept, and closed by the server
+                    break
+                if status == UNAUTHORIZED:
+                    self.renew()
+        return ""
+
+    def log_or_why(self, pod: str, container: str, lines: int | None = None, *, previous: bool = False) -> str:
+        """Return what `log` does, or why it may not be read: for a failure that is told in any case."""
         try:
-            answer: Any = CoreV1Api(self.client).read_namespaced_pod_log(
-                pod, self.namespace, container=container, previous=previous, _request_timeout=TIMEOUTS_S, **more, **RAW
-            )
-            return bytes(answer.data).decode(errors="replace")
-        except (ApiException, OSError):
-            return ""
+            return self.log(pod, container, lines, previous=previous)
+        except TorchrelayError as refused:
+            return f"its log cannot be read: {refused.message}\n{refused.fix}"
 
     def _call(
         self,
@@ -145,7 +181,8 @@ class Api:
                 if conflict and status == CONFLICT:
                     return None
                 if status == UNAUTHORIZED and not renewed:
-                    self.client, renewed = self.make(), True
+                    self.renew()
+                    renewed = True
                     continue
                 if is_transient(error) and time.monotonic() < deadline:
                     log.debug("%s %s %s: %s; again in %.2f s", verb, kind, name, first_line(error), pause)
@@ -170,7 +207,15 @@ def connect(settings: Kubernetes) -> Api:
 
     A kubeconfig is TORCHRELAY_KUBECONFIG (a path, or the text itself), else KUBECONFIG, else ~/.kube/config. Raises ClusterRefused.
     """
-    return Api(lambda: _client(settings), settings.namespace)
+    return Api(lambda: _client(settings), settings.namespace, _lasts_s(settings))
+
+
+def _lasts_s(settings: Kubernetes) -> float:
+    if not settings.cluster:
+        return math.inf
+    from torchrelay import eks  # noqa: PLC0415 -- as in _client
+
+    return float(eks.LASTS_S)
 
 
 def _client(settings: Kubernetes) -> "ApiClient":

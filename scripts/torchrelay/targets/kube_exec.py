@@ -3,21 +3,25 @@
 import contextlib
 import json
 import math
+import queue
 import re
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torchrelay.errors import ClusterRefused, GateFailed
 from torchrelay.probe import PROBE, PYTHON, ProbeAnswer, ProbeRequest, Readiness, decode_batch, encode_batch
 from torchrelay.probe import START_MARGIN_S as EXEC_MARGIN_S
-from torchrelay.targets.kube_api import Api
+from torchrelay.targets.kube_api import UNAUTHORIZED, Api
 from torchrelay.targets.kube_manifests import CONTAINER
 from torchrelay.targets.kube_refusals import first_line, forbidden, rule
 
 STDIN, STDOUT, STDERR, ERROR = 0, 1, 2, 3
 FRAME = 32 * 1024
+CONNECT_S = 45.0
+"""Seconds for a handshake: the API server itself takes up to 30 to reach a node."""
 HANDSHAKE = re.compile(r"Handshake status (\d+)")
 
 
@@ -38,28 +42,10 @@ def exec_in(api: Api, pod: str, command: Sequence[str], stdin: bytes = b"", time
         GateFailed: the container is not running, or the command is not done within `timeout_s` seconds.
         ClusterRefused: it is not allowed, or the connection broke.
     """
-    from kubernetes.client import ApiClient, ApiException, CoreV1Api  # noqa: PLC0415 -- half a second, which only this target pays
-    from kubernetes.stream import stream  # noqa: PLC0415
-    from websocket import WebSocketException  # noqa: PLC0415
+    from websocket import WebSocketException  # noqa: PLC0415 -- as in _connect
 
     deadline = time.monotonic() + timeout_s
-    core = CoreV1Api(ApiClient(api.configuration))  # `stream` changes its client while it connects
-    try:
-        session: Any = stream(
-            core.connect_get_namespaced_pod_exec,
-            pod,
-            api.namespace,
-            container=CONTAINER,
-            command=list(command),
-            stdin=bool(stdin),
-            stdout=True,
-            stderr=True,
-            tty=False,
-            _preload_content=False,
-            binary=True,
-        )
-    except ApiException as error:
-        raise _not_begun(error, api, pod, command[-1]) from error
+    session = _opened(api, pod, command, bool(stdin))
     try:
         session.sock.settimeout(timeout_s)
         for begin in range(0, len(stdin), FRAME):
@@ -77,6 +63,72 @@ def exec_in(api: Api, pod: str, command: Sequence[str], stdin: bytes = b"", time
             session.close()
 
 
+def _opened(api: Api, pod: str, command: Sequence[str], stdin: bool) -> Any:
+    """Return the session of a command; credentials that have expired are made anew once."""
+    from kubernetes.client import ApiException  # noqa: PLC0415 -- as in _connect
+
+    for again in (True, False):
+        try:
+            return within(CONNECT_S, lambda: _connect(api, pod, command, stdin))
+        except ApiException as error:
+            if again and _status(error) == UNAUTHORIZED:
+                api.renew()
+                continue
+            raise _not_begun(error, api, pod, command[-1]) from error
+        except TimeoutError as error:
+            what = f"pod {pod} cannot be reached to run {command[-1]}: no answer within {CONNECT_S:g} s"
+            raise ClusterRefused(what, "run it again; see whether the API reaches the nodes: `kubectl exec`") from error
+    raise AssertionError("not reached")
+
+
+def _connect(api: Api, pod: str, command: Sequence[str], stdin: bool) -> Any:
+    from kubernetes.client import ApiClient, CoreV1Api  # noqa: PLC0415 -- half a second, which only this target pays
+    from kubernetes.stream import stream  # noqa: PLC0415
+
+    core = CoreV1Api(ApiClient(api.configuration))  # `stream` changes its client while it connects
+    return stream(
+        core.connect_get_namespaced_pod_exec,
+        pod,
+        api.namespace,
+        container=CONTAINER,
+        command=list(command),
+        stdin=stdin,
+        stdout=True,
+        stderr=True,
+        tty=False,
+        _preload_content=False,
+        binary=True,
+    )
+
+
+def within(seconds: float, begin: Callable[[], Any]) -> Any:
+    """Return what a call returns, for one that knows no time-out itself; it is left behind in its thread when it is late.
+
+    Raises TimeoutError, and whatever the call raises.
+    """
+    ends: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ends.put((begin(), None))
+        except Exception as error:
+            ends.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        made, error = ends.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return made
+
+
+def _status(error: Any) -> int:
+    """Return the answer to the handshake, which is in the text of the error alone; 0 when there was none."""
+    return int(found[1]) if (found := HANDSHAKE.search(str(error.reason))) else 0
+
+
 def _code(status: bytes) -> int:
     """Read the exit code out of the Status object that comes last."""
     try:
@@ -87,9 +139,8 @@ def _code(status: bytes) -> int:
 
 
 def _not_begun(error: Any, api: Api, pod: str, program: str) -> ClusterRefused | GateFailed:
-    """Tell why nothing was run; the answer to the handshake is in the text of the error alone."""
-    text = str(error.reason)
-    status = int(found[1]) if (found := HANDSHAKE.search(text)) else 0
+    """Tell why nothing was run."""
+    text, status = str(error.reason), _status(error)
     if status == 403:
         told = re.search(r"pods .*?is forbidden: .*?(?=\\n|\"?,\"reason|'$|$)", text)
         refused = forbidden(told[0].replace("\\\\", "").replace('\\"', '"') if told else text, api.namespace)

@@ -143,19 +143,19 @@ def _wait_answer(api: Api, model: Model, name: str) -> float:
         if state.ready:
             return time.monotonic() - begin
         reason = state.reason
-        if state.failed or diagnosis.has_failed_to_load(api.log(name, CONTAINER, LOG_LINES)):
+        if state.failed or diagnosis.has_failed_to_load(api.log_or_why(name, CONTAINER, LOG_LINES)):
             time.sleep(POLL_S)  # two threads write the log: the end of the traceback may come last
-            text = api.log(name, CONTAINER)
+            text = api.log_or_why(name, CONTAINER)
             why = diagnosis.load_failure(text, reason if state.failed else "its process died")
             fix = STARTUP_FIX if "startup_s" in why else LOAD_FIX
             raise contract.explained(GateFailed(f"the model does not load: {why}", fix), text, lines=25)
         refused_since = (refused_since or time.monotonic()) if reason.startswith(REFUSED) else None
         if refused_since is not None and time.monotonic() - refused_since > REFUSED_S:
             failure = GateFailed(f"the model loads but does not answer: {reason}", LOAD_FIX)
-            raise contract.explained(failure, api.log(name, CONTAINER), lines=25)
+            raise contract.explained(failure, api.log_or_why(name, CONTAINER), lines=25)
         time.sleep(POLL_S)
     failure = GateFailed(f"not ready after {limit_s} s; last state: {reason}", STARTUP_FIX)
-    raise contract.explained(failure, api.log(name, CONTAINER), lines=25)
+    raise contract.explained(failure, api.log_or_why(name, CONTAINER), lines=25)
 
 
 def wait_rolled(api: Api, model: Model, name: str, place_s: float) -> None:
@@ -237,6 +237,6 @@ def _told(api: Api, trouble: Trouble, pod: str) -> GateFailed | DeployFailed:
     """Return a trouble as an error, with the traceback of the server's log, if any."""
     error = trouble.error()
     if isinstance(error, GateFailed) and pod:
-        text = api.log(pod, CONTAINER, previous=True) or api.log(pod, CONTAINER)
+        text = api.log_or_why(pod, CONTAINER, previous=True) or api.log_or_why(pod, CONTAINER)
         return contract.explained(error, text, lines=25)
     return error

@@ -76,4 +76,4 @@ def answered_right(prober: PodProber, model: Model, samples: Sequence[Sample]) -
 def log_of(api: Api, name: str) -> str:
     """Return the log of a pod that gets traffic."""
     pod = ready_pod(api, name)
-    return api.log(pod, CONTAINER) if pod else ""
+    return api.log_or_why(pod, CONTAINER) if pod else ""

@@ -201,7 +201,7 @@ class KubernetesTarget:
         apply_kinds(api, wanted, "ServiceAccount")  # no pod is taken before its account is there
         try:
             with running_candidate(api, self.model, wanted.deployment, self.place_s) as pod:
-                contract.prove(PodProber(api, pod), self.model, samples, lambda: api.log(pod, CONTAINER))
+                contract.prove(PodProber(api, pod), self.model, samples, lambda: api.log_or_why(pod, CONTAINER))
                 held.require()
                 if live is None or not live.proved:  # what was cut short is not what is gone back to
                     return []
