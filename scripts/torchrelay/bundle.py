@@ -5,12 +5,15 @@
     stages.json                            what was done so far, for the summary alone
     .torchrelay/                           what the deploy job leaves here: push.json, deployments/, stages.json
 
-Nothing in it is believed: digests are recomputed, the verdict must be on this image under these conditions, and the digest of
-release.json, which is told from job to job, is that of all the rest.
+Whoever runs the model's code writes it, so it proves nothing by itself: a build job that lies about its verdict is believed. What
+is held is that it is whole (digests are recomputed, that of release.json being that of all but stages.json), that its verdict is on
+this image under these conditions, and that it is of the model, and in a workflow of the repository and commit, that was asked for.
 """
 
 import json
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +174,24 @@ def read(folder: Path, expect_digest: str | None = None) -> Bundle:
         stages=_stages(folder),
         digest=sha256_digest(told),
     )
+
+
+def expect(bundle: Bundle, model: str | None, environment: Mapping[str, str] = os.environ) -> Bundle:
+    """Refuse a bundle of another model than is expected and, in a workflow, of another repository or commit than the run's.
+
+    Raises BundleInvalid.
+    """
+    if model and model != bundle.model.name:
+        raise BundleInvalid(f"the bundle is of model {shown(bundle.model.name, 80)}, expected was {shown(model, 80)}", AGAIN)
+    if environment.get("GITHUB_ACTIONS") != "true":
+        return bundle
+    for what, told, wanted in (
+        ("commit", bundle.source.commit, environment.get("GITHUB_SHA")),
+        ("repository", bundle.source.repository, environment.get("GITHUB_REPOSITORY")),
+    ):
+        if told and wanted and told.lower() != wanted.lower():
+            raise BundleInvalid(f"the bundle is of {what} {shown(told, 200)}, this run of {shown(wanted, 200)}", AGAIN)
+    return bundle
 
 
 def _stages(folder: Path) -> list[stages.Row]:

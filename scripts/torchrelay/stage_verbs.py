@@ -21,6 +21,7 @@ CreateRepository = Annotated[
     bool, option("create-repository", "Create the ECR repository, with immutable tags and scan on push, when it is missing.")
 ]
 ExpectDigest = Annotated[str | None, option("expect-digest", "Digest that the bundle must have: sha256:..., as bundle told it.")]
+ExpectModel = Annotated[str | None, option("expect-model", "Name of the model that the bundle must be of.")]
 VerifyKey = Annotated[
     str | None,
     option("verify-key", "Public key, PEM or @file: deploy only what it signed to have passed."),
@@ -157,6 +158,7 @@ def push(
     model_dir: ModelDir = DEFAULT_DIR,
     bundle: BundleFolder = None,
     expect_digest: ExpectDigest = None,
+    expect_model: ExpectModel = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
     create_repository: CreateRepository = False,
@@ -169,7 +171,7 @@ def push(
     from torchrelay.relay import push_only  # noqa: PLC0415
 
     begin(as_json=as_json)
-    read = _read(bundle, expect_digest)
+    read = _read(bundle, expect_digest, expect_model)
     destination = _destination(repository, (read.model if read else load_model(model_dir)).name)
     if dry_run:
         return planned("push", [f"push the verified image to {destination}"])
@@ -185,15 +187,17 @@ def _destination(repository: str, name: str) -> str:
     return repository + name if repository.endswith("/") else repository
 
 
-def _read(bundle: Path | None, expect_digest: str | None) -> "Bundle | None":
+def _read(bundle: Path | None, expect_digest: str | None, expect_model: str | None) -> "Bundle | None":
     """Return the bundle to work on, None for a model directory."""
     if bundle is None:
         if expect_digest:
             raise typer.BadParameter("is the digest of a bundle: name it with --bundle", param_hint="--expect-digest")
+        if expect_model:
+            raise typer.BadParameter("is the model of a bundle: name it with --bundle", param_hint="--expect-model")
         return None
     from torchrelay import bundle as bundles  # noqa: PLC0415 -- as in check
 
-    return bundles.read(bundle, expect_digest)
+    return bundles.expect(bundles.read(bundle, expect_digest), expect_model)
 
 
 @app.command()
@@ -202,6 +206,7 @@ def deploy(
     target: Target = None,
     bundle: BundleFolder = None,
     expect_digest: ExpectDigest = None,
+    expect_model: ExpectModel = None,
     verify_key: VerifyKey = None,
     as_json: AsJson = False,
     dry_run: DryRun = False,
@@ -214,7 +219,7 @@ def deploy(
     from torchrelay.relay import deploy_bundle, deploy_only, deploy_plan  # noqa: PLC0415
 
     begin(as_json=as_json)
-    read = _read(bundle, expect_digest)
+    read = _read(bundle, expect_digest, expect_model)
     steps = deploy_plan(read.model if read else load_model(model_dir), target, bundled=read is not None)
     if dry_run:
         return planned("deploy", steps)

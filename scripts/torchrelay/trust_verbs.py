@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchrelay.dsse import Signer
 
 ExpectDigest = Annotated[str | None, option("expect-digest", "Digest that the bundle must have: sha256:..., as bundle told it.")]
+ExpectModel = Annotated[str | None, option("expect-model", "Name of the model that the bundle must be of.")]
 SigningKey = Annotated[
     str | None,
     option("signing-key", "@file with a private key, ECDSA P-256 or Ed25519, PEM; the variable may also hold the PEM itself."),
@@ -70,6 +71,7 @@ def attest(
     context: typer.Context,
     bundle: Bundle = None,
     expect_digest: ExpectDigest = None,
+    expect_model: ExpectModel = None,
     repository: Annotated[
         str | None,
         option(
@@ -117,19 +119,19 @@ def attest(
     if dry_run:
         steps = [f"sign bill of materials, provenance and verdict of {bundle}, and store them beside its image in the registry"]
         return planned("attest", steps)
-    result = _attest(bundle, expect_digest, repository, signer)
+    result = _attest(bundle, (expect_digest, expect_model), repository, signer)
     added = sum(not one["skipped"] for one in result["statements"])
     return done(result, f"{result['reference']}  {added} of {len(result['statements'])} statements added")
 
 
-def _attest(bundle: Path, expect_digest: str | None, repository: str | None, signer: "Signer") -> dict[str, Any]:
-    """Attest a bundle's image, and write down the stage."""
+def _attest(bundle: Path, expected: tuple[str | None, str | None], repository: str | None, signer: "Signer") -> dict[str, Any]:
+    """Attest the image of a bundle of the expected digest and model, and write down the stage."""
     from torchrelay import attest as attesting  # noqa: PLC0415 -- as in sbom
     from torchrelay import bundle as bundles  # noqa: PLC0415
     from torchrelay import stages  # noqa: PLC0415
 
     began, begin = time.time(), time.monotonic()
-    read = bundles.read(bundle, expect_digest)
+    read = bundles.expect(bundles.read(bundle, expected[0]), expected[1])
     reference = attesting.pushed_reference(read, repository)
     with Workspace(bundle).lock():
         stored = attesting.attest(read, reference, signer, report.progress())

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import requests
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.integration import bundles
 from torchrelay import bundle, stages
@@ -25,6 +27,7 @@ from torchrelay.outcome import gather
 from torchrelay.push import Pushed, last_push, push_bundle
 from torchrelay.relay import deploy_bundle
 from torchrelay.report import Quiet
+from torchrelay.source import Source
 from torchrelay.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -379,6 +382,45 @@ def test_push_without_the_model(registry_host: str, model: Path, made: Path) -> 
     assert push_bundle(read, f"{registry_host}/bundled/digits", Quiet()).bytes == 0
     assert last_push(Workspace(made), read.image.config_digest) is not None
     assert last_push(Workspace(made), "sha256:" + "0" * 64) is None
+
+
+HERE = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "a" * 40, "GITHUB_REPOSITORY": "Acme/Models"}
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "told"),
+    [
+        ("digits", {}, ""),
+        (None, {}, ""),
+        ("other", {}, "of model 'digits', expected was 'other'"),
+        (None, HERE, ""),
+        (None, HERE | {"GITHUB_SHA": "b" * 40}, "of commit"),
+        (None, HERE | {"GITHUB_REPOSITORY": "acme/others"}, "of repository 'acme/models'"),
+        (None, HERE | {"GITHUB_SHA": "b" * 40, "GITHUB_ACTIONS": ""}, ""),
+    ],
+)
+def test_a_bundle_of_something_else(made: Path, name: str | None, environment: dict[str, str], told: str) -> None:
+    read = replace(bundle.read(made), source=Source(repository="acme/models", commit="a" * 40))
+    if not told:
+        assert bundle.expect(read, name, environment) is read
+        return
+    with pytest.raises(BundleInvalid) as caught:
+        bundle.expect(read, name, environment)
+    assert told in caught.value.message
+
+
+@pytest.mark.parametrize("verb", [["push", "--repository", "127.0.0.1:9/x"], ["attest"], ["deploy", "--target", "docker"]])
+def test_every_privileged_verb_takes_the_model_that_it_expects(verb: list[str], made: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain).decode()
+    right = run(*verb, "--bundle", made, "--expect-model", "digits", TORCHRELAY_SIGNING_KEY=pem)
+    assert right.returncode not in (0, 2, BundleInvalid.exit_code), right.stderr  # there is no registry, and no daemon
+    wrong = run(*verb, "--bundle", made, TORCHRELAY_SIGNING_KEY=pem, TORCHRELAY_EXPECT_MODEL="other")
+    assert wrong.returncode == BundleInvalid.exit_code, wrong.stderr
+    elsewhere = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "b" * 40, "GITHUB_REPOSITORY": "acme/other"}
+    change(made, "source", "commit", to="a" * 40)
+    assert run(*verb, "--bundle", made, TORCHRELAY_SIGNING_KEY=pem, **elsewhere).returncode == BundleInvalid.exit_code
 
 
 @pytest.mark.parametrize("fact", ["digest", "reference"])
