@@ -15,7 +15,7 @@ from torchrelay.yamlfile import Document, FieldPath
 USES = re.compile(r"(?:\./|[\w.-]+/[\w.-]+/)\.github/workflows/serve\.ya?ml(?:@\S+)?")
 SERVE = ROOT / ".github" / "workflows" / "serve.yml"
 LEVEL = {"none": 0, "read": 1, "write": 2}
-NEEDED = {"contents": "read", "id-token": "write", "pull-requests": "write"}
+NEEDED = {"contents": "read", "id-token": "write", "attestations": "write", "pull-requests": "write"}
 """What serve.yml's jobs ask for, where the file itself is not at hand."""
 
 

@@ -53,10 +53,18 @@ class Event:
 
     @property
     def from_fork(self) -> bool:
-        """Whether it is a pull request out of another repository, or of one that is gone: it gets no credentials."""
-        return self.name == "pull_request" and self.told("pull_request", "head", "repo", "full_name") != self.told(
-            "pull_request", "base", "repo", "full_name"
-        )
+        """Whether it is about a pull request that is not known to be out of this repository: it gets no credentials.
+
+        Reviews and their comments are such events too, whatever their names; the fork may be gone.
+        """
+        head, base = (self.told("pull_request", side, "repo", "full_name") for side in ("head", "base"))
+        return (self.name == "pull_request" or "pull_request" in self.payload) and (not head or head != base)
+
+    @property
+    def in_public(self) -> bool:
+        """Whether GitHub says that anybody may read the repository, and with it the artifacts of its runs."""
+        repository = self.payload.get("repository")
+        return isinstance(repository, dict) and repository.get("private") is False
 
 
 @dataclass(frozen=True)

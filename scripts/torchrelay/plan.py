@@ -10,14 +10,15 @@ from typing import Any
 from torchrelay.changes import Checkout
 from torchrelay.errors import InputsInvalid, ModelInvalid, Problem
 from torchrelay.event import Event, baseline
-from torchrelay.inputs import Inputs
+from torchrelay.inputs import INPUTS, Inputs
 from torchrelay.lock import NAME as LOCK
 from torchrelay.model import FILE, Model, load
 from torchrelay.shipped import file_options
 from torchrelay.wording import nearest, printable, shown
 
 REFUSED = "pull_request_target"
-DEPLOYING = ("", "workflow_dispatch", "schedule")  # "": by hand, off GitHub
+DEPLOYING = ("", "schedule")  # "": by hand, off GitHub; every other that is not named here or in `_deploys` deploys nothing
+PRODUCTION = INPUTS["environment"].default
 MOST = 256  # jobs of a matrix: GitHub's limit
 PLAIN = "letters, digits, space and . _ + @ - between slashes, no space or - at the start, no space at the end"
 
@@ -168,10 +169,10 @@ def decided(event: Event, inputs: Inputs, models: list[ModelFolder], affected: l
     _require_names(models, affected)
     if len(affected) > MOST:
         raise InputsInvalid(f"{len(affected)} models are more than the {MOST} jobs that GitHub runs for one matrix", "name fewer")
-    pushed = event.name == "push" and event.on_default_branch
-    deploy = bool(affected) and (pushed or event.name in DEPLOYING) and not inputs.dry_run and "deploy" not in inputs.skip
+    deploy = bool(affected) and _deploys(event, inputs) and not inputs.dry_run and "deploy" not in inputs.skip
     _require_destination(inputs, models, affected if deploy else [])
     fetched = [model for model in affected if model.remote] if inputs.weights_role and not event.from_fork else []
+    _require_private(event, fetched)
     _require_pins(fetched)
     names = ", ".join(model.name for model in affected[:5]) + (", ..." if len(affected) > 5 else "")
     return Plan(
@@ -184,6 +185,21 @@ def decided(event: Event, inputs: Inputs, models: list[ModelFolder], affected: l
         dry_run=inputs.dry_run,
         reason=f"{len(affected)} of {len(models)} models: {why}{f': {names}' if names else ''}",
     )
+
+
+def _deploys(event: Event, inputs: Inputs) -> bool:
+    """Tell whether an event may deploy: commits of two branches have no order, so only one branch goes to production."""
+    if event.name == "workflow_dispatch":
+        return event.on_default_branch or inputs.environment != PRODUCTION
+    return event.name in DEPLOYING or (event.name == "push" and event.on_default_branch)
+
+
+def _require_private(event: Event, fetched: list[ModelFolder]) -> None:
+    if fetched and event.in_public:
+        raise InputsInvalid(
+            "weights-role: weights and image travel as artifacts, and anybody can download those of a public repository",
+            "make the repository private, or leave weights-role out for weights that are public",
+        )
 
 
 def _require_names(models: list[ModelFolder], affected: list[ModelFolder]) -> None:

@@ -1,6 +1,7 @@
 """Which models a change is a change of, which folders are named, and what an event allows: the plan without git."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ def made(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **given: A
         (Event("push", "refs/heads/main", payload={"repository": {"default_branch": "trunk"}}), False),
         (Event("push", "refs/heads/master"), True),
         (Event("push", "refs/heads/fix"), False),
-        (Event("workflow_dispatch", "refs/heads/fix"), True),
+        (Event("workflow_dispatch", "refs/heads/main"), True),
+        (Event("workflow_dispatch", "refs/heads/fix"), False),
+        (Event("workflow_dispatch", "refs/tags/v1"), False),
         (Event("schedule", "refs/heads/main"), True),
         (Event(), True),
         (Event("pull_request", "refs/pull/1/merge"), False),
@@ -166,6 +169,9 @@ def made(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **given: A
         (Event("issue_comment", "refs/heads/main"), False),
         (Event("workflow_run", "refs/heads/main"), False),
         (Event("release", "refs/tags/v1"), False),
+        (Event("pull_request_review", "refs/pull/1/merge"), False),
+        (Event("repository_dispatch", "refs/heads/main"), False),
+        (Event("made_up", "refs/heads/main"), False),
     ],
 )
 def test_which_events_deploy(event: Event, deploy: bool) -> None:
@@ -174,13 +180,20 @@ def test_which_events_deploy(event: Event, deploy: bool) -> None:
     assert planned.summary()["build"] is True
 
 
+def test_by_hand_another_branch_goes_anywhere_but_to_production() -> None:
+    by_hand = Event("workflow_dispatch", "refs/heads/fix")
+    for environment, deploy in (("staging", True), ("production", False), ("", False)):
+        assert made(by_hand, environment=environment).deploy is deploy, environment
+    assert made(Event("push", "refs/heads/fix"), environment="staging").deploy is False
+
+
 @pytest.mark.parametrize("given", [{"dry_run": True}, {"dry_run": "true"}, {"skip": "deploy"}])
 def test_what_holds_a_deploy_back(given: dict[str, Any]) -> None:
     assert made(**given).deploy is False
 
 
 def test_flags_of_the_jobs() -> None:
-    pull = Event("pull_request", "refs/pull/1/merge")
+    pull = pull_of({"full_name": "acme/models"})
     all_in: dict[str, Any] = {
         "live_url": "https://x.org",
         "weights_role": "arn:aws:iam::123456789012:role/x",
@@ -196,9 +209,9 @@ def test_flags_of_the_jobs() -> None:
     assert made(MAIN).attest is False  # nothing is pushed, so there is nothing to attach statements to
 
 
-def pull_of(head: Any) -> Event:
+def pull_of(head: Any, name: str = "pull_request") -> Event:
     base = {"repo": {"full_name": "acme/models"}}
-    return Event("pull_request", "refs/pull/1/merge", payload={"pull_request": {"base": base, "head": {"repo": head}}})
+    return Event(name, "refs/pull/1/merge", payload={"pull_request": {"base": base, "head": {"repo": head}}})
 
 
 def test_a_fork_asks_for_no_credentials() -> None:
@@ -206,6 +219,20 @@ def test_a_fork_asks_for_no_credentials() -> None:
     assert made(pull_of({"full_name": "acme/models"}), FAR, weights_role=role).fetched == FAR
     assert made(pull_of({"full_name": "mallory/models"}), FAR, weights_role=role).fetched == []
     assert made(pull_of(None), FAR, weights_role=role).fetched == []  # the fork is gone
+    for name in ("pull_request_review", "pull_request_review_comment", "made_up"):
+        assert made(pull_of({"full_name": "acme/models"}, name), FAR, weights_role=role).fetched == FAR
+        assert made(pull_of({"full_name": "mallory/models"}, name), FAR, weights_role=role).fetched == []
+    assert made(Event("pull_request_review", payload={"pull_request": "?"}), FAR, weights_role=role).fetched == []
+
+
+def test_weights_of_a_role_are_not_for_the_public() -> None:
+    role = "arn:aws:iam::123456789012:role/x"
+    for private, refused in ((False, True), (True, False), (None, False)):
+        event = replace(MAIN, payload={"repository": {"default_branch": "main", "private": private}})
+        assert made(event, weights_role=role).fetched == []  # files of the repository
+        assert made(event, FAR).fetched == []
+        with pytest.raises(InputsInvalid, match="anybody can download") if refused else nullcontext():
+            assert made(event, FAR, weights_role=role).fetched == FAR
 
 
 def test_nothing_changed_is_nothing_to_do() -> None:
