@@ -392,10 +392,10 @@ HERE = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "a" * 40, "GITHUB_REPOSITORY": "
     [
         ("digits", {}, ""),
         (None, {}, ""),
-        ("other", {}, "of model 'digits', expected was 'other'"),
+        ("other", {}, 'of model "digits", expected was "other"'),
         (None, HERE, ""),
         (None, HERE | {"GITHUB_SHA": "b" * 40}, "of commit"),
-        (None, HERE | {"GITHUB_REPOSITORY": "acme/others"}, "of repository 'acme/models'"),
+        (None, HERE | {"GITHUB_REPOSITORY": "acme/others"}, 'of repository "acme/models"'),
         (None, HERE | {"GITHUB_SHA": "b" * 40, "GITHUB_ACTIONS": ""}, ""),
     ],
 )
