@@ -69,16 +69,22 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def commit(root: Path, version: str, archive: Path, notes_file: Path) -> None:
-    """Commit and tag what `prepare` wrote; nothing leaves this machine."""
+    """Commit and tag what `prepare` wrote; nothing leaves this machine.
+
+    A tag of the same tree is kept: it is that of a run which failed later. Raises references.Refused for one of another tree.
+    """
     tag = tag_of(version)
     notes_file.write_text(notes((root / CHANGELOG).read_text(), version))
     git(root, *AUTHOR, "commit", "--all", "--quiet", "--message", f"release: {tag}")
-    git(root, *AUTHOR, "tag", "--annotate", "--message", tag, tag)
+    if not git(root, "tag", "--list", tag):
+        git(root, *AUTHOR, "tag", "--annotate", "--message", tag, tag)
+    elif git(root, "rev-parse", f"refs/tags/{tag}^{{tree}}") != git(root, "rev-parse", "HEAD^{tree}"):
+        raise references.Refused(f"{tag} is there already, of another tree: a release never changes, so give it another version")
     git(root, "archive", "--format=tar.gz", f"--prefix=torchrelay-{version}/", f"--output={archive}", tag)
 
 
 def push(root: Path, version: str) -> None:
-    """Push the exact tag, which must be new, then the major tag, which may move."""
+    """Push the exact tag, which is new or the same, then the major tag, which may move."""
     tag = tag_of(version)
     major = tag.partition(".")[0]
     theirs = [line.rpartition("refs/tags/")[2] for line in git(root, "ls-remote", "--tags", "--refs", "origin").splitlines()]

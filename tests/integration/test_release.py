@@ -117,6 +117,24 @@ def test_an_exact_tag_is_never_moved(checkout: Path, tmp_path: Path) -> None:
     assert git(tmp_path / "origin.git", "rev-parse", "v1.2.3") == was
 
 
+def test_a_run_again_finds_its_own_tag_and_another_tree_is_refused(checkout: Path, tmp_path: Path) -> None:
+    released(checkout, "1.2.3", tmp_path)
+    was = git(tmp_path / "origin.git", "rev-parse", "v1.2.3")
+    first = (tmp_path / "1.2.3.tar.gz").read_bytes()
+    shutil.rmtree(checkout)
+    git(tmp_path, "clone", "--quiet", str(tmp_path / "origin.git"), "clone")
+    git(checkout, "checkout", "--quiet", "--detach", "main")
+    released(checkout, "1.2.3", tmp_path)
+    assert git(tmp_path / "origin.git", "rev-parse", "v1.2.3") == was
+    assert (tmp_path / "1.2.3.tar.gz").read_bytes() == first, "the archive is that of the tag"
+    (checkout / "more").touch()
+    git(checkout, "add", "more")
+    assert release.main(["prepare", "1.2.3"], checkout) == 0
+    more = ["--archive", str(tmp_path / "a.tar.gz"), "--notes", str(tmp_path / "n.md")]
+    assert release.main(["commit", "1.2.3", *more], checkout) == 1
+    assert not (tmp_path / "a.tar.gz").exists()
+
+
 @pytest.mark.parametrize("version", ["9.9.9", "v1.2.3", "1.2", "1.2.3; id", ""])
 def test_what_cannot_be_released_changes_nothing(checkout: Path, version: str) -> None:
     assert release.main(["prepare", version], checkout) == 1

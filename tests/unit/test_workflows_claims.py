@@ -273,6 +273,14 @@ def test_artifacts_that_clash_are_found(old: str, new: str) -> None:
     assert clashes(TREE.but(SERVE, old, new)) != []
 
 
+def test_a_candidate_is_released_as_one() -> None:
+    steps = [
+        step for _, step in TREE.files[".github/workflows/__release.yml"].steps() if "gh release create" in step.get("run", "")
+    ]
+    assert [step["env"]["CANDIDATE"] for step in steps] == ["${{ contains(inputs.version, '-') }}"]
+    assert '--prerelease="$CANDIDATE"' in steps[0]["run"]
+
+
 KEYLESS = "actions/__keyless/action.yml"
 
 
