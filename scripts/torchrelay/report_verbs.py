@@ -66,8 +66,9 @@ def report(
     from torchrelay import summary as summaries  # noqa: PLC0415
 
     begin(as_json=as_json)
-    found, bad = merging.load(results)
-    by_model = merging.completed(merging.merged([*found, *merging.unreadable(bad)]), _parsed(needs))
+    jobs = _parsed(needs)
+    found, bad = merging.load(results, jobs)
+    by_model = merging.completed(merging.merged([*found, *merging.unreadable(bad)]), jobs)
     note = _run_link(os.environ)
     told = {
         **_first(by_model),

@@ -1,6 +1,9 @@
 """The result files of all jobs of a run, merged: one outcome for each model, and none forgotten.
 
-A build job's file comes from where the model's code ran, so it is read as a stranger's: typed, bounded, and only ever shown.
+A build job's file comes from where the model's code ran, so it is read as a stranger's: typed, bounded, and only ever shown. Whose
+it is, and of which job, the name of the artifact's folder says, which that code has no part in:
+
+    torchrelay-result-<...>-MODEL-build/MODEL-build.json
 """
 
 import json
@@ -13,20 +16,51 @@ from torchrelay.workspace import read_json
 
 MAX_FILE = 4 << 20  # bytes; a model with 1000 samples has some 200 KiB
 MAX_FILES = 2000
+ARTIFACT = "torchrelay-result-"
 UNHAPPY = ("failure", "cancelled")
 
 
-def load(folder: Path) -> tuple[list[Outcome], list[str]]:
-    """Read every result file below a folder; also the names of those that are none."""
+def load(folder: Path, needs: Any = None) -> tuple[list[Outcome], list[str]]:
+    """Read every result file below a folder; also the names of those that are none, or are not what their place says.
+
+    `needs` is GitHub's object of that name, empty outside of a workflow.
+    """
     found, bad = [], []
     for path in sorted(folder.rglob("*.json"))[:MAX_FILES]:
         try:
             if path.is_symlink() or path.stat().st_size > MAX_FILE:
                 raise ValueError(path)
-            found.append(Outcome.model_validate(read_json(path)))
+            model, job = _place(folder, path, mapping(needs))
+            told = Outcome.model_validate(read_json(path))
+            if told.job != job or (told.model != model and path.parent == folder):
+                raise ValueError(path)
+            nothing_live = {} if job == "deploy" else dict.fromkeys(("reference", "endpoint", "target", "previous"), "")
+            found.append(told.model_copy(update={"model": model, **nothing_live}))
         except (ValueError, OSError, RecursionError):
             bad.append(str(path.relative_to(folder)))
     return found, bad
+
+
+def _place(folder: Path, path: Path, needs: Mapping[str, Any]) -> tuple[str, str]:
+    """Return model and job of a file by its name, and by its folder's. Raises ValueError when they do not tell, or differ.
+
+    Of one artifact alone the runner makes no folder. That is a build job's then: with a deploy job's there would be two.
+    """
+    model, _, job = path.stem.rpartition("-")
+    if not model or job not in ("build", "deploy"):
+        raise ValueError(path)
+    if job == "deploy" and mapping(needs.get("deploy")).get("result") == "skipped":
+        raise ValueError(path)
+    if path.parent == folder:
+        if job == "deploy" and needs:
+            raise ValueError(path)
+        return model, job
+    artifact = path.parent.name
+    planned = _planned(needs)
+    fitting = [name for name in planned or [model] if artifact.endswith(f"-{name}-{job}")]
+    if path.parent.parent != folder or not artifact.startswith(ARTIFACT) or max(fitting, key=len, default="") != model:
+        raise ValueError(path)
+    return model, job
 
 
 def unreadable(names: Iterable[str]) -> list[Outcome]:

@@ -80,7 +80,8 @@ def hub() -> Iterator[GitHub]:
 
 
 def put(folder: Path, name: str, **facts: Any) -> None:
-    outcome.save(folder / name / "result.json", Outcome(**({"model": name, "version": "v1", "result": "passed"} | facts)))
+    made = Outcome(**({"model": name, "version": "v1", "result": "passed"} | facts))
+    outcome.save(folder / f"torchrelay-result-{name}-{made.job}" / f"{name}-{made.job}.json", made)
 
 
 def failed(kind: str, message: str = "no") -> Failed:
@@ -119,8 +120,8 @@ for number, text in enumerate(json.loads(Path("texts.json").read_text())):
     for arguments in (
         ["check", model],
         ["check", model, "--json"],
-        ["summary", model, "--output", f"{results}/x.json", "--json"],
-        ["summary", model, "--output", f"{results}/x.json"],
+        ["summary", model, "--output", f"{results}/x-build.json", "--json"],
+        ["summary", model, "--output", f"{results}/x-build.json"],
         ["report", "--results", results],
         ["report", "--results", results, "--json"],
         ["check", text.replace(chr(0), "")[:2000]],
@@ -154,8 +155,8 @@ def test_hostile_words_stay_words(step: Step) -> None:
 
 def test_a_run_is_merged_into_outputs_summary_and_exit_code(step: Step) -> None:
     results = step.folder / "results"
-    put(results / "one", "digits", endpoint="http://digits", reference="r/digits@sha256:1", job="deploy")
-    put(results / "two", "tabular", endpoint="http://tabular")
+    put(results, "digits", endpoint="http://digits", reference="r/digits@sha256:1", job="deploy")
+    put(results, "tabular", endpoint="http://tabular")
     done = step.run("report", "--results", "results")
     assert (done.returncode, step.taken) == (0, [])
     told = step.outputs()

@@ -162,9 +162,9 @@ def test_damage_is_no_reason_to_fail(value: Any, bundle: bool, tmp_path: Path) -
 def test_other_peoples_words_come_back_as_they_were(text: str, tmp_path: Path) -> None:
     error = {"stage": "check", "kind": "model_invalid", "message": text, "fix": text, "problems": []}
     found = outcome.gather(left(tmp_path / "m", verdict={**VERDICT, "model": text}, error=error), bundle=False)
-    outcome.save(tmp_path / "r" / "x.json", found)
+    outcome.save(tmp_path / "r" / "torchrelay-result-x-build" / "x-build.json", found)
     read, bad = results.load(tmp_path / "r")
-    assert (read, bad) == ([found], [])
+    assert (read, bad) == ([found.model_copy(update={"model": "x"})], [])
     assert found.model == (text.replace("\ud800", "\\ud800")[:4096] or "m")
     assert found.error is not None
     assert found.error.message == text.replace("\ud800", "\\ud800")[:65536]
@@ -256,15 +256,54 @@ def test_what_is_no_result_file_is_a_failure(tmp_path: Path) -> None:
         '{"result":"passed","stages":[{"seconds":NaN}]}',
     ]
     for number, text in enumerate(texts):
-        (tmp_path / f"{number}.json").write_text(text)
-    (tmp_path / "link.json").symlink_to("/etc/hostname")
-    big = tmp_path / "big.json"
+        (tmp_path / f"{number}-build.json").write_text(text)
+    (tmp_path / "link-build.json").symlink_to("/etc/hostname")
+    big = tmp_path / "big-build.json"
     with big.open("wb") as file:
         file.truncate(results.MAX_FILE + 1)
     found, bad = results.load(tmp_path)
     assert found == []
     assert len(bad) == len(texts) + 2
     assert {one.result for one in results.unreadable(bad)} == {"failed"}
+
+
+PLAN = ["a", "b", "a-b"]
+PLACES = [  # where a result lies, whose it says it is, and whether it is taken
+    ("torchrelay-result-a-build/a-build.json", "a", "build", "skipped", True),
+    ("torchrelay-result-production-a-build/a-build.json", "a", "build", "success", True),
+    ("torchrelay-result-a-deploy/a-deploy.json", "a", "deploy", "success", True),
+    ("torchrelay-result-a-b-build/a-b-build.json", "a-b", "build", "success", True),
+    ("torchrelay-result-a-build/a-build.json", "folder", "build", "success", True),  # model.yaml could not be read
+    ("a-build.json", "a", "build", "skipped", True),
+    ("torchrelay-result-a-build/a-deploy.json", "a", "deploy", "success", False),
+    ("torchrelay-result-a-build/b-deploy.json", "b", "deploy", "success", False),
+    ("torchrelay-result-a-build/b-build.json", "b", "build", "success", False),
+    ("torchrelay-result-a-build/a-build.json", "a", "deploy", "success", False),
+    ("torchrelay-result-a-b-build/b-build.json", "b", "build", "success", False),
+    ("torchrelay-result-a-deploy/a-deploy.json", "a", "deploy", "skipped", False),
+    ("torchrelay-result-a-build/x/torchrelay-result-b-deploy/b-deploy.json", "b", "deploy", "success", False),
+    ("torchrelay-result-a-build/a.json", "a", "build", "success", False),
+    ("other-a-build/a-build.json", "a", "build", "success", False),
+    ("a-deploy.json", "a", "deploy", "success", False),  # one artifact alone: of a build job
+    ("a-build.json", "b", "build", "success", False),
+]
+
+
+@pytest.mark.parametrize(("place", "model", "job", "deployed", "taken"), PLACES)
+def test_whose_a_result_is_its_place_says(place: str, model: str, job: Any, deployed: str, taken: bool, tmp_path: Path) -> None:
+    outcome.save(tmp_path / place, made(model, job=job, endpoint="http://x", reference="r/x@1", target="docker", previous="p"))
+    found, bad = results.load(tmp_path, needs(PLAN, build="success", deploy=deployed))
+    assert bad == ([] if taken else [place])
+    for one in found:
+        assert (one.model, one.job) == (Path(place).stem.removesuffix(f"-{job}"), job)
+        assert one.endpoint == ("http://x" if job == "deploy" else "")
+
+
+def test_by_hand_a_flat_folder_tells_of_deploys_too(tmp_path: Path) -> None:
+    for job in ("build", "deploy"):
+        outcome.save(tmp_path / f"a-{job}.json", made("a", job=job, endpoint=f"http://{job}"))
+    found, bad = results.load(tmp_path)
+    assert (results.merged(found)["a"].endpoint, bad) == ("http://deploy", [])
 
 
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
