@@ -8,6 +8,8 @@ import re
 import shutil
 import tarfile
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 TIMEOUT_S = 1800
+WAIT_S = 60  # for the exit code, when the log has ended
 # --prefix, not --target: it counts what the runtime has, so that a package that needs torch does not bring a second one.
 INSTALL = f"""
 set -eu
@@ -75,13 +78,41 @@ def _install(model_dir: Path, runtime: Image, requirements: bytes, folder: Path,
         with scratch_container(client, model_dir, "dependencies", runtime.config_digest, settings) as container:
             container.put_archive("/tmp", _single_file("requirements.txt", requirements))  # noqa: S108 -- inside the container
             container.start()
-            output = followed(container)
-            if container.wait(timeout=TIMEOUT_S)["StatusCode"] != 0:
+            code, output = ended(container, TIMEOUT_S, "installing the requirements")
+            if code != 0:
                 raise DependenciesUnresolved(
                     f"requirements do not install in the runtime image: {pip_reason(output)}",
                     "correct the requirements file; the image pins torch and torchserve, and runs without a compiler",
                 )
             _copy_out(container, folder)
+
+
+def ended(container: "Container", timeout_s: float, what: str) -> tuple[int, str]:
+    """Return exit code and output of a container when it has ended; one that takes longer is killed.
+
+    The log ends with the container, so it is a clock beside it that ends both. Raises DependenciesUnresolved.
+    """
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        with suppress(Exception):  # it ended just now, or the daemon is gone, which who follows the log is told
+            container.kill()
+
+    clock = threading.Timer(timeout_s, kill)
+    clock.daemon = True
+    clock.start()
+    try:
+        output = followed(container)
+        code = int(container.wait(timeout=WAIT_S)["StatusCode"])
+    finally:
+        clock.cancel()
+    if late.is_set() and code != 0:
+        raise DependenciesUnresolved(
+            f"{what} did not end within {timeout_s:.0f} s, and was stopped: {pip_reason(output)}",
+            "run it again if the network was slow; else require less, or what waits for nothing",
+        )
+    return code, output
 
 
 def followed(container: "Container") -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchrelay import layout
 from torchrelay.archive import Archived
-from torchrelay.dependencies import MADE_OF, followed, passed_on
+from torchrelay.dependencies import MADE_OF, ended, passed_on
 from torchrelay.engine import daemon, load
 from torchrelay.errors import DependenciesUnresolved
 from torchrelay.image import Image
@@ -115,8 +115,8 @@ def _run(
                 container.put_archive("/", dependencies.blob.chunks())
             container.put_archive("/", _model(archived, folder))
             container.start()
-            output = followed(container)
-            if container.wait(timeout=TIMEOUT_S)["StatusCode"] != 0:
+            code, output = ended(container, TIMEOUT_S, "the handler's setup")
+            if code != 0:
                 raise DependenciesUnresolved(
                     f"the handler's setup does not run in the runtime image: {reason(output)}",
                     "correct the function; it runs as root, without a compiler, and before the weights are there",
