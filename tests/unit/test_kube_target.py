@@ -214,14 +214,15 @@ def test_a_first_version_that_fails_is_removed_while_the_lock_is_held(world: Wor
     assert world.cluster.live.version == TWO
 
 
-@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize(("lost", "other"), [(True, True), (True, False), (False, False)])
 def test_a_candidate_that_fails_takes_its_account_along_unless_the_lock_was_lost(
-    world: World, monkeypatch: pytest.MonkeyPatch, lost: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, lost: bool, other: bool
 ) -> None:
     @contextmanager
     def running(*_: Any) -> Iterator[str]:
         if lost:
             world.lose()
+        if other:
             world.cluster.objects["Deployment"] = deployed(TWO)
         yield "pod"
 
@@ -233,7 +234,8 @@ def test_a_candidate_that_fails_takes_its_account_along_unless_the_lock_was_lost
     monkeypatch.setattr(contract, "prove", prove)
     with pytest.raises(Busy if lost else GateFailed):
         world.target._prove_candidate(world.held, None, wanted(ONE), ())
-    assert set(world.cluster.objects) == ({"ServiceAccount", "Deployment"} if lost else set())
+    left = {"ServiceAccount": lost, "Deployment": other}
+    assert set(world.cluster.objects) == {kind for kind, stays in left.items() if stays}
 
 
 def test_what_was_cut_short_is_not_asked_what_it_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
