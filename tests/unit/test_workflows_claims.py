@@ -281,6 +281,20 @@ def test_a_candidate_is_released_as_one() -> None:
     assert '--prerelease="$CANDIDATE"' in steps[0]["run"]
 
 
+def bundles_of_anybody(tree: Tree) -> list[str]:
+    """Say which actions of the deploy job would take a bundle of another model than the one whose job it is."""
+    steps = [(tree.own(step.get("uses", "")), step.get("with", {})) for step in tree.serve.jobs["deploy"]["steps"]]
+    return [str(own) for own, given in steps if own in BUNDLED and given.get("expect-model") != "${{ matrix.model }}"]
+
+
+BUNDLED = ("push", "attest", "deploy")
+
+
+def test_a_bundle_is_of_the_jobs_own_model() -> None:
+    assert bundles_of_anybody(TREE) == []
+    assert bundles_of_anybody(TREE.but(SERVE, "          expect-model: ${{ matrix.model }}\n", "")) == list(BUNDLED)
+
+
 KEYLESS = "actions/__keyless/action.yml"
 
 
