@@ -103,3 +103,16 @@ def test_a_log_that_may_not_be_read_is_told(monkeypatch: pytest.MonkeyPatch, sta
         assert 'resources: ["pods/log"], verbs: ["get"]' in api.log_or_why("p", "server")
     assert told in api.log_or_why("p", "server")
     assert bool(told) is bool(api.log_or_why("p", "server"))
+
+
+def test_the_client_below_tries_nothing_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four tries of three seconds each would outlast the Lease that one of them was to renew."""
+    config = {
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://api.example"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    monkeypatch.setenv("TORCHRELAY_KUBECONFIG", json.dumps(config))
+    made = kube_api.connect(Kubernetes())
+    assert (made.server, made.configuration.retries) == ("https://api.example", 0)
