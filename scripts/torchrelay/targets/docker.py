@@ -79,8 +79,9 @@ class DockerTarget:
             if containers.front_on(self.context.bind, self.port) is None:
                 containers.require_port(self.context.bind, self.port)
             candidate = self._candidate(containers, release, image)
-            self._put_live(containers, candidate, live, release.samples)
-            kept = live if live is not None and live.serves != candidate.serves else previous
+            old = self._proved(containers, live, record)
+            self._put_live(containers, candidate, old, release.samples)
+            kept = old if old is not None and old.serves != candidate.serves else previous
             self._retire(containers, candidate, live, kept)
             return self._endpoint(containers, candidate, kept)
 
@@ -161,6 +162,16 @@ class DockerTarget:
                 if written and version.name == written.handle and (live is None or version.name != live.name):
                     return version
         return None
+
+    def _proved(self, containers: Containers, live: Version | None, record: Record) -> Version | None:
+        """Return what to go back to: not what a run switched to that was killed before its proof.
+
+        What was written down still runs then. When it was stopped, another copy of the model directory proved what is live.
+        """
+        if live is None or record.current is None or live.name == record.current.handle:
+            return live
+        running = [one for one in containers.versions() if one.container.status == "running"]
+        return next((one for one in running if one.name == record.current.handle), live)
 
     def _still_serves(self, containers: Containers, live: Version, release: Release) -> bool:
         """Tell whether the version answers its samples through the declared port; a stopped front is started."""
@@ -268,9 +279,10 @@ class DockerTarget:
         """Write down what serves, then drain and stop the old version; of the stopped ones only `kept` stays."""
         contract.write_record(self.context, NAME, self._record(live, kept))
         containers.remove_fronts_but(self.context.bind, self.port)
-        if old is not None and old.name != live.name:
-            log.info("draining %s", old.name)
-            containers.drain_and_stop(old, self.model.timeouts.drain_s)
+        for one in {one.name: one for one in (old, kept) if one}.values():
+            if one.name != live.name and (one is old or one.container.status == "running"):
+                log.info("draining %s", one.name)
+                containers.drain_and_stop(one, self.model.timeouts.drain_s)
         containers.sweep({one.name for one in (live, kept) if one})
 
     def _record(self, live: Version, previous: Version | None) -> Record:
