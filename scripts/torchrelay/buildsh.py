@@ -70,6 +70,7 @@ def _lay_out(folder: Path, told: argparse.Namespace) -> None:
     import yaml  # noqa: PLC0415 -- so that a Python without it gets `main`'s words
 
     from torchrelay import modelconfig, sourcefiles  # noqa: PLC0415
+    from torchrelay.model import FILE  # noqa: PLC0415
 
     handler = _given(told.model_file, "--model_file")
     if handler.suffix != ".py":
@@ -96,12 +97,15 @@ def _lay_out(folder: Path, told: argparse.Namespace) -> None:
             raise ModelInvalid([Problem("--extra_files", None, "", f"{archive} {error}", fix)]) from error
         for name, content in files.items():
             target = folder / name
-            if target.exists():
-                raise ModelInvalid(
-                    [Problem("--extra_files", None, "", f"{archive} holds {name}, which is there already", "keep one")]
-                )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            if target.exists() or target == folder / FILE:
+                taken = "which is there already" if target.exists() else "and the flags say what it would"
+                raise ModelInvalid([Problem("--extra_files", None, "", f"{archive} holds {name}, {taken}", "keep one")])
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            except (FileExistsError, NotADirectoryError) as error:
+                message = f"{archive} holds {name}, and a file is where its folder belongs"
+                raise ModelInvalid([Problem("--extra_files", None, "", message, "rename one")]) from error
         model["extra_files"] += sorted(files)
     for missing in sorted(named - {archive.name for archive in archives}):
         message = f"system.extraFiles names {missing}, which --extra_files does not give"

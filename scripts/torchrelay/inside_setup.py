@@ -66,6 +66,7 @@ def pack(result: Path, paths: list[str]) -> None:
     folders = sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/"})
     with tarfile.open(result, "w", format=tarfile.PAX_FORMAT, dereference=False) as archive:
         for path in [*folders, *paths]:
+            archive.inodes.clear()  # type: ignore[attr-defined] # else a second name of a file is stored as a link to the first
             archive.add(path, arcname=path.lstrip("/"), recursive=False, filter=plain)
 
 

@@ -153,3 +153,22 @@ def test_a_mistake_in_a_file_is_told_by_the_name_it_was_given_under(here: Path, 
     assert done.returncode == 10, done.stderr
     assert told in done.stderr
     assert "model.yaml" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["model.yaml"], "holds model.yaml, and the flags"),
+        (["a", "a/b.py"], "holds a/b.py"),
+        (["handler.py/b.py"], "holds handler.py/b.py"),
+    ],
+)
+def test_members_that_are_in_the_way_are_refused(here: Path, names: list[str], told: str) -> None:
+    with zipfile.ZipFile(here / "more.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, "name: other\n")
+    done = build(here, extra_files="more.zip")
+    assert done.returncode == 10, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(here.glob("*.mar"))

@@ -116,3 +116,16 @@ def test_what_is_new_or_changed_is_packed_with_fixed_owners_and_times(tmp_path: 
         assert all(info.mode == 0o755 for info in archive.getmembers() if info.isdir())
     assert {name: info.mode for name, info in found.items() if info.isreg()} == {"changed.txt": 0o644, "sub/run.sh": 0o755}
     assert found["sub/link"].linkname == "run.sh"
+
+
+def test_a_file_of_two_names_is_packed_twice(tmp_path: Path) -> None:
+    """Package installers link files out of their caches; a link within the tar is refused as none of the model's files."""
+    root = tmp_path / FOLDER
+    root.mkdir(parents=True)
+    (root / "a.bin").write_bytes(b"bytes")
+    (root / "b.bin").hardlink_to(root / "a.bin")
+    inside_setup.pack(tmp_path / "r.tar", [str(root / "a.bin"), str(root / "b.bin")])
+    with tarfile.open(tmp_path / "r.tar") as archive:
+        files = [member for member in archive if not member.isdir()]
+        assert [member.isreg() for member in files] == [True, True]
+        assert [archive.extractfile(member).read() for member in files] == [b"bytes"] * 2  # type: ignore[union-attr]
