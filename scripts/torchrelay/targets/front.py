@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PORT = 8080
 """The port of the image, of a version's own front and of the front before it alike."""
 STATE = "/tmp/torchrelay/front.json"  # noqa: S108 -- inside the container
+PID = "/tmp/torchrelay/nginx.pid"  # noqa: S108 -- as above
 START_S = 20.0
 LABEL = "org.torchrelay"
 RUNTIME = f"{LABEL}.runtime"
@@ -95,7 +96,7 @@ class Front:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             with suppress(GateFailed):
-                if exec_in(self.container, ["test", "-f", STATE], timeout_s=15.0)[0] == 0:
+                if exec_in(self.container, ["test", "-f", STATE, "-a", "-s", PID], timeout_s=15.0)[0] == 0:
                     return
             time.sleep(0.1)
         tail = self.container.logs(tail=20).decode(errors="replace")
@@ -106,7 +107,6 @@ class Front:
 
         Raises DeployFailed; the front then serves what it served.
         """
-        workers = self._accepting()
         command = [layout.IMAGE_PYTHON, f"{layout.IMAGE_HOME}/runtime/front.py", "switch", f"{version.alias}:{PORT}"]
         try:
             code, _, errors = exec_in(self.container, command, timeout_s=30.0)
@@ -114,12 +114,3 @@ class Front:
             raise DeployFailed(f"the front could not be switched: {failure.message}", failure.fix) from failure
         if code != 0:
             raise DeployFailed(f"the front could not be switched: {errors.decode(errors='replace').strip()[-500:]}")
-        deadline = time.monotonic() + START_S
-        while self._accepting() > workers:  # a reload starts the new workers before it tells the old ones to stop accepting
-            if time.monotonic() > deadline:
-                raise DeployFailed(f"the front's old workers still accept requests after {START_S:.0f} s")
-            time.sleep(0.02)
-
-    def _accepting(self) -> int:
-        """Count nginx's workers that take new connections; one that is told to stop says so in its title."""
-        return sum(row[-1] == "nginx: worker process" for row in self.container.top()["Processes"])
