@@ -5,6 +5,7 @@ As root on Debian it installs the missing programs and starts a Docker daemon wh
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -81,6 +82,8 @@ def main() -> int:
     missing = [program for program in PROGRAMS if not is_there(program)]
     if missing:
         install(missing)
+    # A shell's background job ignores Ctrl-C, and so would what the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     daemon = start_docker()
     try:
         return subprocess.run(sys.argv[1:], check=False).returncode
