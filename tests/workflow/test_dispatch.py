@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.workflow.act import Act, Run
 from tests.workflow.conftest import Deployed, Scene
-from tests.workflow.repositories import branched
+from tests.workflow.repositories import branched, export, git
 
 # what is given, and what the error says
 BAD: dict[str, tuple[dict[str, object], str]] = {
@@ -72,3 +73,17 @@ def test_deploy_is_skipped(deployed: Deployed, act: Act) -> None:
     assert run.code == 0, run.told
     run.ran(plan="success", build="success", report="success")
     assert deployed.live.world == before
+
+
+def test_serve_itself_by_hand(act: Act, tmp_path: Path) -> None:
+    """serve.yml is run by hand too, where the models lie in the repository that holds it."""
+    folder = export(tmp_path / "models")
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    git(folder, "remote", "add", "origin", "https://github.com/acme/models.git")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "with serve.yml")
+    given = ("--input", "models=examples/tabular", "--input", "dry-run=true")
+    run = act(folder, "workflow_dispatch", arguments=("-W", ".github/workflows/serve.yml", *given))
+    assert run.code == 0, run.told
+    assert run.results == {"plan": "success", "build/tabular": "success", "report": "success"}, run.told
+    assert run.outputs("report")["verdict"] == "passed"
