@@ -82,8 +82,9 @@ def test_serve_itself_by_hand(act: Act, tmp_path: Path) -> None:
     git(folder, "remote", "add", "origin", "https://github.com/acme/models.git")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "with serve.yml")
-    given = ("--input", "models=examples/tabular", "--input", "dry-run=true")
-    run = act(folder, "workflow_dispatch", arguments=("-W", ".github/workflows/serve.yml", *given))
+    inputs = {"models": "examples/tabular", "dry-run": "true"}  # in the event: act heeds no --input beside one
+    payload = {"ref": "refs/heads/main", "inputs": inputs, "repository": {"default_branch": "main"}}
+    run = act(folder, "workflow_dispatch", payload, arguments=("-W", ".github/workflows/serve.yml"))
     assert run.code == 0, run.told
     assert run.results == {"plan": "success", "build/tabular": "success", "report": "success"}, run.told
     assert run.outputs("report")["verdict"] == "passed"
