@@ -78,13 +78,12 @@ def push(act: Act, repository: ModelRepository, name: str, url: str, sure: str) 
     run = running.finish()
     if run.code:
         sys.exit(run.told)
-    kept = [
-        file for job in ("build", "deploy") for file in Path(act.env["ACT_ARTIFACTS"], running.mark).rglob(f"{name}-{job}.json")
-    ]
+    kept = [file for job in ("build", "deploy") for file in act.artifacts(running).rglob(f"{name}-{job}.json")]
     rows = [row for file in kept for row in json.loads(file.read_text())["stages"]]
     seconds = {row["stage"]: float(row["seconds"]) for row in rows}
     if not {"verify", "deploy"} <= set(seconds):
         sys.exit(f"the results of the run do not say how long its stages took: {kept}")
+    act.forget(running)
     build, rollout = (sum(seconds.get(stage, 0.0) for stage in stages) for stages in (BUILD, ROLLOUT))
     jobs = {f"job {job.id}": job.seconds for job in run.jobs}
     overhead = answered - build - rollout
@@ -106,6 +105,7 @@ def plan(act: Act, repository: ModelRepository, number: int) -> float:
     ended = running.wait_for("the plan's end", lambda event: event.get("jobID") == "plan" and "jobResult" in event)
     begun = next(event for event in running.events if event.get("jobID") == "plan")
     run = running.kill()
+    act.forget(running)
     if ended["jobResult"] != "success" or run.outputs("plan")["count"] != "1":
         sys.exit(run.told)
     return float(ended["at"] - begun["at"])

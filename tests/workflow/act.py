@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -304,14 +305,29 @@ class Act:
         return self.started[-1]
 
     def __call__(self, repository: Path, event: str = "push", payload: Mapping[str, Any] | None = None, **more: Any) -> Run:
-        """Run it to its end."""
+        """Run it to its end, and keep of a run without a `run_id` nothing but what it said: each bundle is a whole image."""
         timeout = more.pop("timeout", TIMEOUT_S)
-        return self.start(repository, event, payload, **more).finish(timeout)
+        running = self.start(repository, event, payload, **more)
+        try:
+            return running.finish(timeout)
+        finally:
+            self.forget(running)
+
+    def forget(self, running: Running) -> None:
+        """Remove what a run that has ended left on the disk, but for what it said."""
+        shutil.rmtree(running.log.parent / "actions", ignore_errors=True)
+        shutil.rmtree(self.artifacts(running), ignore_errors=True)
+
+    def artifacts(self, running: Running) -> Path:
+        """The folder of a run's artifacts, by attempt."""
+        return Path(self.env["ACT_ARTIFACTS"], running.mark)
 
     def end_all(self) -> None:
-        """Kill what still runs, steps that outlived their run included."""
+        """Kill what still runs, steps that outlived their run included, and remove what the runs left on the disk."""
         for running in self.started:
             running.kill()
+            self.forget(running)
+        shutil.rmtree(self.env["ACT_ARTIFACTS"], ignore_errors=True)
 
 
 def installed() -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
+from tests.container.relay.runs import removed_afterwards
 from tests.workflow.act import Act
 from tests.workflow.repositories import ModelRepository
 
@@ -14,9 +17,14 @@ MODELS = 50
 PLAN_S = 20.0
 
 
+CHANGED = 17
+
+
 @pytest.fixture(scope="module")
-def monorepo(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelRepository, str]:
-    return fifty(tmp_path_factory.mktemp("monorepo") / "models")
+def monorepo(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ModelRepository, str]]:
+    repository, prefix = fifty(tmp_path_factory.mktemp("monorepo") / "models")
+    with removed_afterwards(client, f"{prefix}-{CHANGED}"):
+        yield repository, prefix
 
 
 def fifty(folder: Path) -> tuple[ModelRepository, str]:
@@ -32,11 +40,11 @@ def fifty(folder: Path) -> tuple[ModelRepository, str]:
 def test_one_of_fifty(monorepo: tuple[ModelRepository, str], act: Act) -> None:
     repository, prefix = monorepo
     before = repository.head
-    repository.edit("models/m17/model.py", '"""One linear', '"""Still one linear')
+    repository.edit(f"models/m{CHANGED}/model.py", '"""One linear', '"""Still one linear')
     repository.commit("change one")
     run = act(repository.folder, "push", repository.pushed(before))
     assert run.code == 0, run.told
-    assert run.results == {"plan": "success", f"build/{prefix}-17": "success", "report": "success"}, run.told
+    assert run.results == {"plan": "success", f"build/{prefix}-{CHANGED}": "success", "report": "success"}, run.told
     (plan,) = [job for job in run.jobs if job.id == "plan"]
     assert plan.seconds < PLAN_S
 
