@@ -9,7 +9,8 @@ TORCH := 2.13.0
 export TORCHRELAY_WHEELS ?= $(abspath $(wildcard ../shared/wheels))
 FIND_LINKS := $(if $(TORCHRELAY_WHEELS),--find-links $(TORCHRELAY_WHEELS))
 PIP := $(BIN)/pip --disable-pip-version-check
-PYTEST := $(BIN)/python tests/machine.py $(BIN)/pytest
+MACHINE := $(BIN)/python tests/machine.py
+PYTEST := $(MACHINE) $(BIN)/pytest
 
 .PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image lint format schema lock bench adopt clean
 
@@ -36,7 +37,7 @@ demo: setup ## Archive, serve and query an example model: no Docker, no cloud.
 	$(BIN)/torchrelay invoke examples/digits --target local
 
 test: $(VENV)/.dev lint ## Install what the tests need and run all of them, slowest last.
-	$(PYTEST) tests
+	$(MACHINE) --build-ahead $(BIN)/pytest tests
 
 test-unit: $(VENV)/.dev ## The tests that need no Docker, no server and no network: seconds.
 	$(BIN)/pytest tests/unit
@@ -79,8 +80,8 @@ lock: ## Lock the requirements again, with hashes and without an index's address
 	cd requirements && for name in package dev build runtime jre; do ./lock.sh $$name; done
 
 bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe, and from a push to an answer.
-	$(PYTEST:pytest=python) benchmarks/push_path.py
-	$(PYTEST:pytest=python) -m benchmarks.pipeline
+	$(MACHINE) $(BIN)/python benchmarks/push_path.py
+	$(MACHINE) $(BIN)/python -m benchmarks.pipeline
 
 adopt: ## Re-home the repository: make adopt OWNER=acme REPO=serving
 	@test -n "$(OWNER)" -a -n "$(REPO)" || { echo "name both: make adopt OWNER=acme REPO=serving"; exit 2; }

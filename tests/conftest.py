@@ -1,10 +1,14 @@
 """Order and options of the whole suite: the fastest kind of test first, what takes gigabytes only when asked for."""
 
 import os
+import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
+STARTED = time.monotonic()
 KINDS = ("unit", "integration", "container", "workflow", "cluster", "gpu_image")
 
 
@@ -30,3 +34,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if KINDS[kind(item)] == "gpu_image":
                 item.add_marker(skip)
+
+
+def line(item: pytest.Item, text: str) -> None:
+    """Write into the run's own output, between its dots."""
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    assert isinstance(reporter, TerminalReporter)
+    reporter.ensure_newline()
+    reporter.write_line(text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say at once what failed and when: a run that is cut short has no summary."""
+    report = yield
+    if report.failed:
+        line(item, f"{item.nodeid} failed after {time.monotonic() - STARTED:.0f} s\n{report.longreprtext}")
+    return report

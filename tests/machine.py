@@ -1,4 +1,4 @@
-"""Make this machine fit for the tests, run a command, and end what was started for it.
+"""Make this machine fit for the tests, run a command, and end what was started for it: machine.py [--build-ahead] COMMAND...
 
 As root on Debian it installs the missing programs and starts a Docker daemon when none answers; elsewhere it says what to install.
 """
@@ -82,12 +82,18 @@ def main() -> int:
     missing = [program for program in PROGRAMS if not is_there(program)]
     if missing:
         install(missing)
-    # A shell's background job ignores Ctrl-C, and so would what the tests start.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    daemon = start_docker()
+    # A shell's background job ignores Ctrl-C, and so would what the tests start. It ends the tests, which then say what failed.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    daemon, ahead, command = start_docker(), None, sys.argv[1:]
+    if command[:1] == ["--build-ahead"]:
+        command = command[1:]
+        niced = ["nice", "-n", "19", sys.executable, "-m", "tests.ahead"]
+        ahead = subprocess.Popen(niced, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        return subprocess.run(sys.argv[1:], check=False).returncode
+        return subprocess.run(command, check=False).returncode
     finally:
+        if ahead is not None and ahead.poll() is None:
+            os.killpg(ahead.pid, signal.SIGTERM)
         if daemon is not None:
             daemon.terminate()
             daemon.wait(timeout=60)
