@@ -38,7 +38,7 @@ PACKAGE = (
 MARKER = "complete"
 # A variable of this step -> what the steps that follow read. Two names, as an empty input would hide the job's own variable here.
 EXPORTED = {
-    "TORCHRELAY_WEIGHTS_CACHE": "TORCHRELAY_CACHE",
+    "INPUT_WEIGHTS_CACHE": "TORCHRELAY_WEIGHTS_CACHE",
     "INPUT_TORCH_INDEX": "TORCHRELAY_TORCH_INDEX",
     "INPUT_BASE_IMAGE": "TORCHRELAY_BASE_IMAGE",
 }

@@ -153,7 +153,7 @@ def build(told: argparse.Namespace) -> Path:
     from torchrelay.archive import archive  # noqa: PLC0415
     from torchrelay.check import check  # noqa: PLC0415
     from torchrelay.fetch import fetch  # noqa: PLC0415
-    from torchrelay.layout import cache_dir  # noqa: PLC0415
+    from torchrelay.layout import weights_cache  # noqa: PLC0415
 
     if not NAME.fullmatch(told.model_name):
         rule = "letters, digits, _, . and -, beginning with a letter or digit"
@@ -170,7 +170,7 @@ def build(told: argparse.Namespace) -> Path:
             raise _in_flags(error, told) from error
         device = {} if "device" in checked.model.model_fields_set else {"device": "auto"}  # whatever the server assigns
         model = checked.model.model_copy(update={"name": told.model_name, **device})
-        fetched = fetch(folder, model, cache=cache_dir(), progress=report.progress())
+        fetched = fetch(folder, model, cache=weights_cache(), progress=report.progress())
         path = output / f"{told.model_name}.mar"
         archive(folder, model, fetched, told.version, report.progress(), output=path, setup_at_start=told.setup_at_start)
     return path

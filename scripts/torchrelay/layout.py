@@ -25,3 +25,9 @@ def cache_dir() -> Path:
     if configured := os.environ.get("TORCHRELAY_CACHE"):
         return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrelay"
+
+
+def weights_cache() -> Path:
+    """Return where fetched weights are kept: TORCHRELAY_WEIGHTS_CACHE, which one job may hand to another, else the cache."""
+    configured = os.environ.get("TORCHRELAY_WEIGHTS_CACHE")
+    return Path(configured) if configured else cache_dir()

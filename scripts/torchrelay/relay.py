@@ -17,7 +17,7 @@ from torchrelay.check import Checked, check, resolved_version
 from torchrelay.diff import Diff, diff
 from torchrelay.errors import DeployFailed, TorchrelayError
 from torchrelay.fetch import Fetched, fetch
-from torchrelay.layout import cache_dir
+from torchrelay.layout import weights_cache
 from torchrelay.model import Model
 from torchrelay.push import Pushed, last_push, push, push_bundle
 from torchrelay.report import Progress, log, table
@@ -54,7 +54,7 @@ class Relay:
         """See torchrelay.fetch."""
         return self._run(
             "fetch",
-            lambda: fetch(self.model_dir, model, cache=cache_dir(), progress=self.progress, update_lock=self.update_lock),
+            lambda: fetch(self.model_dir, model, cache=weights_cache(), progress=self.progress, update_lock=self.update_lock),
             lambda done: {"sha256": done.sha256, "size": done.size, "skipped": done.cached},
         )
 

@@ -8,7 +8,7 @@ import typer
 from torchrelay import report
 from torchrelay.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, Target, app, begin, done, option, planned
 from torchrelay.console import Bundle as BundleFolder
-from torchrelay.layout import cache_dir
+from torchrelay.layout import weights_cache
 from torchrelay.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def fetch(
     begin(as_json=as_json)
     model = load_model(model_dir)
     if dry_run:
-        return planned("fetch", [fetching.planned(model_dir, model, cache=cache_dir())])
+        return planned("fetch", [fetching.planned(model_dir, model, cache=weights_cache())])
     with Workspace(model_dir).lock():
         got = Relay(model_dir, report.progress(), update_lock).fetch(model)
     result = {"path": str(got.path), "size": got.size, "sha256": got.sha256, "source": got.source, "skipped": got.cached}

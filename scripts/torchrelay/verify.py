@@ -27,7 +27,7 @@ from torchrelay.errors import GateFailed, NotProved
 from torchrelay.fetch import fetch
 from torchrelay.gitversion import resolved_version
 from torchrelay.image import Image
-from torchrelay.layout import cache_dir
+from torchrelay.layout import weights_cache
 from torchrelay.model import Model
 from torchrelay.probe import ExecProber, ProbeAnswer, Prober, ProbeRequest
 from torchrelay.report import Progress, log
@@ -241,7 +241,7 @@ def ask(
 
     Raises what fetch, archive and build raise; GateFailed when it does not become ready.
     """
-    fetched = fetch(model_dir, model, cache=cache_dir(), progress=progress)
+    fetched = fetch(model_dir, model, cache=weights_cache(), progress=progress)
     archived = archive(model_dir, model, fetched, resolved_version(model, model_dir), progress)
     image = build(model_dir, model, archived, samples, progress).image
     with daemon() as client:

@@ -153,8 +153,8 @@ def test_locate_names_the_environment_that_install_uses(small: Runner) -> None:
 
 
 def test_a_folder_for_weights_is_told_to_later_steps(small: Runner) -> None:
-    assert small(TORCHRELAY_WEIGHTS_CACHE="/mnt/weights").wrote("GITHUB_ENV") == ["TORCHRELAY_CACHE=/mnt/weights"]
-    refused = small(TORCHRELAY_WEIGHTS_CACHE="/mnt/weights\nPATH=/evil")
+    assert small(INPUT_WEIGHTS_CACHE="/mnt/weights").wrote("GITHUB_ENV") == ["TORCHRELAY_WEIGHTS_CACHE=/mnt/weights"]
+    refused = small(INPUT_WEIGHTS_CACHE="/mnt/weights\nPATH=/evil")
     assert refused.code == 1
     assert refused.wrote("GITHUB_ENV") == [], "no second variable"
 
