@@ -81,6 +81,9 @@ def attest(
     signing_key: SigningKey = None,
     verify_key: VerifyKey = None,
     check: Annotated[str | None, option("check", "Image as host/repository@sha256:... whose statements to verify instead.")] = None,
+    write_verdict: Annotated[
+        Path | None, option("write-verdict", "Write the bundle's verdict to this file, for another signer, and do nothing else.")
+    ] = None,
     print_public_key: Annotated[
         bool, option("print-public-key", "Print the public key of the signing key, and do nothing.")
     ] = False,
@@ -109,19 +112,39 @@ def attest(
         signed = [{"type": one.type, "digest": one.digest} for one in held.statements]
         result = {**vars(held), "statements": signed, "result": "passed"}
         return done(result, f"{held.reference}: {held.model} {held.version} passed, {len(held.statements)} statements signed")
+    if write_verdict is not None:
+        return _write_verdict(bundle, (expect_digest, expect_model), write_verdict)
     if not signing_key:
         raise typer.BadParameter("set TORCHRELAY_SIGNING_KEY, or write @file", param_hint="--signing-key")
     signer = dsse.signer(SecretStr(dsse.key_text(signing_key, dsse.SIGNING_KEY)))
     if print_public_key:
         return done({"public_key": signer.verifier.pem}, signer.verifier.pem.rstrip())
-    if bundle is None:
-        raise typer.BadParameter("name the folder that `torchrelay bundle` wrote", param_hint="--bundle")
+    bundle = _named(bundle)
     if dry_run:
         steps = [f"sign bill of materials, provenance and verdict of {bundle}, and store them beside its image in the registry"]
         return planned("attest", steps)
     result = _attest(bundle, (expect_digest, expect_model), repository, signer)
     added = sum(not one["skipped"] for one in result["statements"])
     return done(result, f"{result['reference']}  {added} of {len(result['statements'])} statements added")
+
+
+def _named(bundle: Path | None) -> Path:
+    if bundle is None:
+        raise typer.BadParameter("name the folder that `torchrelay bundle` wrote", param_hint="--bundle")
+    return bundle
+
+
+def _write_verdict(bundle: Path | None, expected: tuple[str | None, str | None], file: Path) -> None:
+    """Write the predicate of the verdict's statement: what a keyless signer signs."""
+    import json  # noqa: PLC0415 -- as in sbom
+
+    from torchrelay import bundle as bundles  # noqa: PLC0415
+    from torchrelay.workspace import atomic_write  # noqa: PLC0415
+
+    read = bundles.expect(bundles.read(_named(bundle), expected[0]), expected[1])
+    with atomic_write(file) as opened:
+        opened.write(json.dumps(read.verdict.model_dump(mode="json")).encode())
+    done({"path": str(file), "image": read.image.digest, "verdict": read.verdict.result}, f"{file}  {read.verdict.result}")
 
 
 def _attest(bundle: Path, expected: tuple[str | None, str | None], repository: str | None, signer: "Signer") -> dict[str, Any]:

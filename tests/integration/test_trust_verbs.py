@@ -79,6 +79,9 @@ def test_from_bundle_to_a_checked_image(pushed: Pushed, tmp_path: Path) -> None:
     assert json.loads(again.stdout)["skipped"] is True
     for one in (public, before, done, checked, again):
         assert not any(line in one.stdout + one.stderr for line in key.splitlines()[1:-1])
+    written = tmp_path / "verdict.json"
+    assert run("attest", "--bundle", pushed.folder, TORCHRELAY_WRITE_VERDICT=str(written)).returncode == 0
+    assert json.loads(written.read_text())["image"] == pushed.reference.rpartition("@")[2]
     rows = json.loads((pushed.folder / ".torchrelay/stages.json").read_text())
     assert [row["stage"] for row in rows][-1] == "attest"
     assert rows[-1]["skipped"] is False  # the run that did the work is the one that is told of

@@ -13,6 +13,7 @@ import pytest
 
 import references
 from tests.unit.workflow_files import Tree, expressions
+from torchrelay.provenance import VERDICT
 
 TREE = Tree.of()
 SERVE = references.SERVE
@@ -301,11 +302,18 @@ KEYLESS = "actions/__keyless/action.yml"
 def signers_amiss(tree: Tree) -> list[str]:
     """Say where a keyless signature would be held against another workflow's identity than the one it was made with."""
     wrong = []
-    (verify,) = [step for _, step in tree.files[KEYLESS].steps() if "gh attestation verify" in step.get("run", "")]
-    if SERVE in verify["run"] or not verify["run"].endswith('${SIGNER:+--signer-workflow "$SIGNER"}'):
-        wrong.append("a workflow that uses the action alone is held against serve.yml")
-    if verify["env"].get("SIGNER") != "${{ inputs.signer-workflow }}":
-        wrong.append("nothing says who signs")
+    for _, verify in tree.files[KEYLESS].steps():
+        if "gh attestation verify" not in verify.get("run", ""):
+            continue
+        if SERVE in verify["run"] or not verify["run"].endswith('${SIGNER:+--signer-workflow "$SIGNER"}'):
+            wrong.append("a workflow that uses the action alone is held against serve.yml")
+        if verify["env"].get("SIGNER") != "${{ inputs.signer-workflow }}":
+            wrong.append("nothing says who signs")
+    demanded = [
+        step.get("env", {}).get("VERDICT") for _, step in tree.files[KEYLESS].steps() if '"$VERDICT"' in step.get("run", "")
+    ]
+    if demanded != [VERDICT]:
+        wrong.append("nobody asks for the verdict")
     for file in tree.files.values():
         for job, step in file.steps():
             if tree.own(step.get("uses", "")) == "attest":
@@ -323,6 +331,7 @@ def test_a_signature_is_held_against_who_signs() -> None:
     [
         (KEYLESS, '"$SIGNER"}', f'"{TREE.home}/{SERVE}"}}'),
         (KEYLESS, "        SIGNER: ${{ inputs.signer-workflow }}\n", ""),
+        (KEYLESS, ' --predicate-type "$VERDICT"', ""),
         (SERVE, f"          signer-workflow: {TREE.home}/{SERVE}\n", ""),
     ],
 )
