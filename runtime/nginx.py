@@ -14,6 +14,7 @@ CONFIG = "nginx.conf"
 PID = "nginx.pid"
 CLOSING = "closing"  # exists while a switch is under way
 SOCKET = "front.sock"  # counters and the configuration's generation; never on a port
+OPENAPI = "/opt/torchrelay/openapi.json"  # made when the image was built; 404 where there is none
 HEADER_TIMEOUT_S = 10  # for all headers together: a client that drips them is cut off (slow loris)
 # Between two reads of a body. A client that drips its body holds one of our connections and nothing of the server, as bodies are
 # forwarded whole.
@@ -138,6 +139,7 @@ def routes(front: Front) -> str:
     lines.append("    }")
     if front.metrics:
         lines.append(f"    location = /metrics {{ proxy_pass http://{front.metrics[0]}{front.metrics[1]}; }}")
+    lines.append(f"    location = /openapi.json {{ default_type application/json; types {{ }} alias {OPENAPI}; }}")
     lines.append("    location / { return 404; }")
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ RUNTIME_REQUIREMENTS = ROOT / "requirements" / "runtime.txt"
 IMAGE_HOME = "/opt/torchrelay"
 IMAGE_PYTHON = f"{IMAGE_HOME}/venv/bin/python"
 IMAGE_SERVING = f"{IMAGE_HOME}/serving.json"
+IMAGE_OPENAPI = f"{IMAGE_HOME}/openapi.json"
 IMAGE_DEPS = f"{IMAGE_HOME}/deps"
 
 
