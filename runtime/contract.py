@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,10 +24,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where the server listens (`host:port`) and which of its paths the front maps to."""
+    """Where the server listens (`host:port`) and which of its paths the front maps to: of each version, the default first."""
 
     inference: str
-    predict_path: str
+    predict_paths: Mapping[str, str]
     metrics: str
     metrics_path: str
 

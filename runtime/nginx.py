@@ -63,15 +63,15 @@ def front_of(settings: Settings, upstream: Upstream, threads: int, *, as_root: b
     """Return the front of one model's server."""
     serving = settings.serving
     model = f"/predictions/{serving.name}"
-    paths = dict.fromkeys(
-        [model, f"{model}/{serving.version}", "/invocations", *([settings.predict_route] if settings.predict_route else [])]
-    )
+    default = upstream.predict_paths[serving.default_version]
+    paths = dict.fromkeys([model, "/invocations", *([settings.predict_route] if settings.predict_route else [])], default)
+    paths |= {f"{model}/{version}": path for version, path in upstream.predict_paths.items()}
     return Front(
         state=settings.state,
         bind=settings.bind,
         port=settings.port,
         inference=upstream.inference,
-        routes=tuple((path, upstream.predict_path) for path in paths),
+        routes=tuple(paths.items()),
         health=tuple(dict.fromkeys(["/ping", *([settings.health_route] if settings.health_route else [])])),
         metrics=(upstream.metrics, upstream.metrics_path),
         max_body_bytes=serving.max_body_bytes,

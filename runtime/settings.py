@@ -31,8 +31,16 @@ class Warmup:
 
 
 @dataclass(frozen=True)
+class Version:
+    """A further version of the model that the same server answers."""
+
+    version: str
+    model_dir: Path
+
+
+@dataclass(frozen=True)
 class Serving:
-    """serving.json: times in seconds, sizes in bytes."""
+    """serving.json: times in seconds, sizes in bytes. `default`: the version that the route without one answers, else the own."""
 
     name: str
     version: str
@@ -48,6 +56,19 @@ class Serving:
     deps_dir: Path | None = None
     warmup: Warmup | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    versions: tuple[Version, ...] = ()
+    default: str = ""
+
+    @property
+    def default_version(self) -> str:
+        """The version that is answered where a request names none."""
+        return self.default or self.version
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Version -> folder of its unpacked archive, the default first."""
+        every = {self.version: self.model_dir, **{one.version: one.model_dir for one in self.versions}}
+        return {self.default_version: every[self.default_version], **every}
 
 
 @dataclass(frozen=True)
@@ -78,16 +99,24 @@ def parse_serving(text: str, source: str) -> Serving:
             raise SettingsError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
         warmup = raw.pop("warmup", None)
         deps_dir = raw.pop("deps_dir", None)
+        versions = tuple(Version(one["version"], Path(one["model_dir"])) for one in raw.pop("versions", ()))
         serving = Serving(
             **raw | {"model_dir": Path(raw["model_dir"])},
             deps_dir=Path(deps_dir) if deps_dir else None,
+            versions=versions,
             warmup=Warmup(warmup["content_type"], base64.b64decode(warmup["body"], validate=True)) if warmup else None,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{source}: not a valid serving.json ({type(error).__name__}: {error})") from error
-    if not NAME.fullmatch(serving.name) or not VERSION.fullmatch(serving.version):
+    names = [serving.version, *(one.version for one in serving.versions)]
+    illegal = [name for name in names if not VERSION.fullmatch(name)]
+    if not NAME.fullmatch(serving.name) or illegal:
+        version = illegal[0] if illegal else serving.version
+        raise SettingsError(f"{source}: name {serving.name!r} or version {version!r} holds characters that an address cannot")
+    if len(set(names)) != len(names) or serving.default_version not in names:
+        default = serving.default_version
         raise SettingsError(
-            f"{source}: name {serving.name!r} or version {serving.version!r} holds characters that an address cannot"
+            f"{source}: versions {names!r}, default {default!r}: each has to be there once, the default one of them"
         )
     if serving.device not in ("cpu", "gpu"):
         raise SettingsError(f"{source}: device is {serving.device!r}, it may be cpu or gpu")

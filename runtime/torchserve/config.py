@@ -17,6 +17,7 @@ FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grp
 # More than a batch in flight and a few waiting is latency nobody asked for (T8); the queue never gets shorter than this.
 LEAST_QUEUE = 16
 LARGEST_RESPONSE = 64 * MIB
+SERVICE = "torchrelay_service.py"  # the handler of every archive of ours
 
 
 def home(settings: Settings) -> Path:
@@ -29,6 +30,12 @@ def config_file(settings: Settings) -> Path:
     return home(settings) / "config.properties"
 
 
+def model_name(settings: Settings, version: str) -> str:
+    """Return the name of a version's folder in the model store."""
+    name = settings.serving.name
+    return name if version == settings.serving.version else f"{name}--{version}"
+
+
 def queue_size(settings: Settings) -> int:
     """Return how many requests may wait: four full batches for every worker (T8)."""
     return max(LEAST_QUEUE, 4 * settings.serving.batch_size * settings.serving.workers)
@@ -36,13 +43,19 @@ def queue_size(settings: Settings) -> int:
 
 def heap_bytes(settings: Settings, limits: Limits) -> int:
     """Return the JVM's heap limit: room for a full queue of the largest bodies, yet at most a quarter of the memory (T5, T13)."""
-    wanted = 192 * MIB + 2 * queue_size(settings) * settings.serving.max_body_bytes
+    queues = len(settings.serving.folders)
+    wanted = 192 * MIB + 2 * queues * queue_size(settings) * settings.serving.max_body_bytes
     quarter = (limits.memory or 4096 * MIB) // 4
     return max(96 * MIB, min(wanted, quarter, 1024 * MIB))
 
 
-def properties(settings: Settings, limits: Limits, ports: dict[str, int], manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return the content of config.properties. `manifest` names the version that TorchServe knows the model by."""
+def properties(
+    settings: Settings, limits: Limits, ports: dict[str, int], manifests: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return the content of config.properties. `manifests`: version -> what its archive says, the default first.
+
+    TorchServe knows a version by its archive's `modelVersion`, and answers with the first that it loads where a request names none.
+    """
     serving = settings.serving
     # TorchServe reads a delay of 0 as 100 ms, and it overrides these by the archive's model-config.yaml where there is one.
     model = {
@@ -75,15 +88,15 @@ def properties(settings: Settings, limits: Limits, ports: dict[str, int], manife
         # T21: the image has the model's packages.
         "install_py_dep_per_model": "false",
         "model_store": str(home(settings) / "store"),
-        "load_models": f"{serving.name}={serving.name}",
-        "models": json.dumps({serving.name: {str(manifest.get("modelVersion") or "1.0"): model}}),
+        "load_models": ",".join(f"{serving.name}={model_name(settings, version)}" for version in manifests),
+        "models": json.dumps({serving.name: {known_as(manifest): model for manifest in manifests.values()}}),
         "default_workers_per_model": str(serving.workers),
         "default_response_timeout": str(serving.response_timeout_s),
         "default_startup_timeout": str(serving.startup_timeout_s),
         "job_queue_size": str(queue_size(settings)),
         # T14: the front refuses larger bodies first, with a JSON answer.
         # Our handlers parse bodies themselves, in one go and strictly; others get JSON and text decoded, as they expect.
-        **({"decode_input_request": "false"} if manifest.get("handler") == "torchrelay_service.py" else {}),
+        **({"decode_input_request": "false"} if {one.get("handler") for one in manifests.values()} == {SERVICE} else {}),
         "max_request_size": str(serving.max_body_bytes + 64 * 1024),
         "max_response_size": str(max(LARGEST_RESPONSE, 4 * serving.max_body_bytes)),
         "limit_max_image_pixels": "true",
@@ -98,6 +111,11 @@ def properties(settings: Settings, limits: Limits, ports: dict[str, int], manife
     }
 
 
+def known_as(manifest: Mapping[str, Any]) -> str:
+    """Return the version that TorchServe knows an archive by."""
+    return str(manifest.get("modelVersion") or "1.0")
+
+
 def inference_address(settings: Settings) -> str:
     """Return `host:port` of the inference API."""
     return INFERENCE if settings.front == "nginx" else f"{settings.bind}:{settings.port}"
@@ -110,14 +128,16 @@ def render(values: dict[str, str]) -> str:
 
 def worker_threads(settings: Settings, limits: Limits) -> int:
     """Return the compute threads for each worker (T24)."""
-    return max(1, int(limits.cpu) // settings.serving.workers)
+    return max(1, int(limits.cpu) // (settings.serving.workers * len(settings.serving.folders)))
 
 
 def server_env(settings: Settings, limits: Limits, env: dict[str, str]) -> dict[str, str]:
     """Return the environment of the JVM and of the workers that it starts."""
     serving = settings.serving
     threads = str(worker_threads(settings, limits))
-    paths = [str(serving.model_dir), *([str(serving.deps_dir)] if serving.deps_dir else []), env.get("PYTHONPATH", "")]
+    # TorchServe adds the folder of the version that a worker serves; that of one of several would hide the others' modules.
+    own = [] if serving.versions else [str(serving.model_dir)]
+    paths = [*own, *([str(serving.deps_dir)] if serving.deps_dir else []), env.get("PYTHONPATH", "")]
     result = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **env, **serving.environment}
     result.pop("TS_CONFIG_FILE", None)  # it would replace our configuration
     return result | {

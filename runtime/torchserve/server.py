@@ -22,7 +22,18 @@ from limits import Limits
 from readiness import Answer, Workers
 from settings import Settings, SettingsError
 from state import replace
-from torchserve.config import FIXED_PORTS, config_file, home, inference_address, java_argv, properties, render, server_env
+from torchserve.config import (
+    FIXED_PORTS,
+    config_file,
+    home,
+    inference_address,
+    java_argv,
+    known_as,
+    model_name,
+    properties,
+    render,
+    server_env,
+)
 
 PORTS = "ports.json"
 # The worker's socket is <tmp>/.ts.sock.9000 and a unix socket's path holds 107 characters.
@@ -33,7 +44,15 @@ DEFAULT_RETRY_S = 300.0  # TorchServe's own, where the archive's model-config.ya
 def upstream(settings: Settings) -> Upstream:
     """Where the front finds TorchServe."""
     metrics = read_ports(settings)["metrics"] if settings.front == "none" else FIXED_PORTS["metrics"]
-    return Upstream(inference_address(settings), f"/predictions/{settings.serving.name}", f"127.0.0.1:{metrics}", "/metrics")
+    return Upstream(inference_address(settings), predict_paths(settings), f"127.0.0.1:{metrics}", "/metrics")
+
+
+def predict_paths(settings: Settings) -> dict[str, str]:
+    """Return version -> its path at the inference API; an only version is what the path without one answers."""
+    folders, base = settings.serving.folders, f"/predictions/{settings.serving.name}"
+    if len(folders) == 1:
+        return dict.fromkeys(folders, base)
+    return {version: f"{base}/{known_as(read_manifest(folder))}" for version, folder in folders.items()}
 
 
 def free_ports(count: int) -> list[int]:
@@ -109,7 +128,7 @@ def require_gpu(packages: Path, dev: Path = Path("/dev")) -> None:
 
 
 def prepare(settings: Settings, limits: Limits, env: dict[str, str]) -> Launch:
-    """Write config.properties and link the model into a store of its own; nothing is copied or unpacked (T18, T21)."""
+    """Write config.properties and link each version into a store of its own; nothing is copied or unpacked (T18, T21)."""
     packages = site_packages()
     if settings.serving.device == "gpu":
         require_gpu(packages)
@@ -121,10 +140,13 @@ def prepare(settings: Settings, limits: Limits, env: dict[str, str]) -> Launch:
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("tmp", "store"):
         (folder / name).mkdir(parents=True)
-    (folder / "store" / settings.serving.name).symlink_to(settings.serving.model_dir.resolve(), target_is_directory=True)
+    manifests = {}
+    for version, model_dir in settings.serving.folders.items():
+        manifests[version] = read_manifest(model_dir)
+        (folder / "store" / model_name(settings, version)).symlink_to(model_dir.resolve(), target_is_directory=True)
     ports = choose_ports(settings)
     replace(folder / PORTS, json.dumps(ports))
-    replace(config_file(settings), render(properties(settings, limits, ports, read_manifest(settings.serving.model_dir))))
+    replace(config_file(settings), render(properties(settings, limits, ports, manifests)))
     return Launch(java_argv(settings, limits, find_java(env), packages), server_env(settings, limits, env), folder)
 
 
@@ -171,15 +193,19 @@ def worker_pids(config_file: Path, proc: Path = Path("/proc")) -> frozenset[int]
     return frozenset(pid for pid, parent in parents.items() if parent in servers)
 
 
-def parse_workers(status: int, body: bytes, pids: frozenset[int], retry_s: float) -> Workers | None:
-    """Return what the management API's description of a model says of its workers, whose live processes are `pids`."""
+def parse_workers(status: int, body: bytes, pids: frozenset[int], retry_s: float, expected: int = 1) -> Workers | None:
+    """Return what the management API's description of all versions says of their workers, whose live processes are `pids`."""
     if status == 404:
         return Workers(0, 0, missing=True, detail="TorchServe could not read the model; its log says why")
     if status != 200:
         return None
-    described = [worker for model in json.loads(body) for worker in model["workers"]]
+    versions = [model["workers"] for model in json.loads(body)]
+    described = [worker for workers in versions for worker in workers]
+    ready = [sum(worker["status"] == "READY" for worker in workers) for workers in versions]
+    if len(ready) < expected:
+        return Workers(0, 0, missing=True, detail="TorchServe could not read one of the versions; its log says why")
     return Workers(
-        ready=sum(worker["status"] == "READY" for worker in described),
+        ready=sum(ready) if all(ready) else 0,  # one version without a worker, and the endpoint is not what it should be
         total=len(described),
         # Where there is no /proc, a described pid is all there is.
         pids=pids or frozenset(worker["pid"] for worker in described if worker["pid"] > 0 and not Path("/proc/self").exists()),
@@ -190,22 +216,38 @@ def parse_workers(status: int, body: bytes, pids: frozenset[int], retry_s: float
 def workers(settings: Settings) -> Workers | None:
     """Ask the management API."""
     try:
-        status, body = request(f"127.0.0.1:{read_ports(settings)['management']}", "GET", f"/models/{settings.serving.name}", 5.0)
+        status, body = request(
+            f"127.0.0.1:{read_ports(settings)['management']}", "GET", f"/models/{settings.serving.name}/all", 5.0
+        )
         pids = worker_pids(config_file(settings))
-        return parse_workers(status, body, pids, retry_window(settings.serving.model_dir))
+        folders = settings.serving.folders
+        return parse_workers(status, body, pids, max(map(retry_window, folders.values())), len(folders))
     except (OSError, http.client.HTTPException, ValueError, KeyError):
         return None
 
 
 def predict(settings: Settings) -> Answer:
-    """Send the warm-up request to the inference API."""
+    """Send the warm-up request to every version; returns the first answer that is not as it should be, else the default's.
+
+    Other versions may take other requests, so of them a worker's own refusal counts as an answer.
+    """
+    target = upstream(settings)
+    default, *others = target.predict_paths.values()
+    answer = _answer(settings, target, default)
+    for path in others if answer.status and answer.status < 300 else ():
+        other = _answer(settings, target, path)
+        if not 200 <= other.status < 500:
+            return Answer(other.status, f"{path}: {other.detail}")
+    return answer
+
+
+def _answer(settings: Settings, target: Upstream, path: str) -> Answer:
     warmup = settings.serving.warmup
     if warmup is None:
         raise ValueError("there is no warm-up request")
-    target = upstream(settings)
     timeout = 2.0 * settings.serving.response_timeout_s + 5.0
     try:
-        status, body = request(target.inference, "POST", target.predict_path, timeout, warmup.body, warmup.content_type)
+        status, body = request(target.inference, "POST", path, timeout, warmup.body, warmup.content_type)
     except (OSError, http.client.HTTPException) as error:
         return Answer(0, f"{type(error).__name__}: {error}")
     return Answer(status, "" if status < 300 else body[:200].decode("utf-8", "replace").strip())

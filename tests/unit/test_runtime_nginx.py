@@ -9,13 +9,13 @@ import pytest
 from contract import Upstream
 from front import parse_address, parse_connections, parse_in_flight
 from nginx import Front, front_of, render
-from settings import Serving, Settings
+from settings import Serving, Settings, Version
 
 SERVING = Serving(
     name="digits", version="abc123", model_dir=Path("/m"), response_timeout_s=60, max_body_bytes=6291456, drain_timeout_s=25
 )
 SETTINGS = Settings(SERVING, Path("/state"), 8080, "0.0.0.0", "nginx", "torchserve", None, None, access_log=False, log_level="warn")
-UPSTREAM = Upstream("127.0.0.1:8085", "/predictions/digits", "127.0.0.1:8082", "/metrics")
+UPSTREAM = Upstream("127.0.0.1:8085", {"abc123": "/predictions/digits"}, "127.0.0.1:8082", "/metrics")
 FRONT = front_of(SETTINGS, UPSTREAM, 2, as_root=False)
 
 
@@ -25,9 +25,21 @@ def locations(text: str) -> list[str]:
 
 def test_the_models_routes() -> None:
     assert FRONT.routes == tuple(
-        (path, "/predictions/digits") for path in ("/predictions/digits", "/predictions/digits/abc123", "/invocations")
+        (path, "/predictions/digits") for path in ("/predictions/digits", "/invocations", "/predictions/digits/abc123")
     )
     assert FRONT.health == ("/ping",)
+
+
+def test_every_version_has_a_route_and_one_is_the_default() -> None:
+    serving = replace(SERVING, versions=(Version("1.0", Path("/old")),), default="1.0")
+    paths = {version: f"/predictions/digits/{version}" for version in serving.folders}
+    front = front_of(replace(SETTINGS, serving=serving), replace(UPSTREAM, predict_paths=paths), 2, as_root=False)
+    assert dict(front.routes) == {
+        "/predictions/digits": "/predictions/digits/1.0",
+        "/invocations": "/predictions/digits/1.0",
+        "/predictions/digits/1.0": "/predictions/digits/1.0",
+        "/predictions/digits/abc123": "/predictions/digits/abc123",
+    }
 
 
 def test_vertex_routes_are_added_once() -> None:

@@ -53,6 +53,10 @@ def test_a_whole_declaration_is_read(tmp_path: Path) -> None:
         ({"drain_timeout_s": "25"}, "drain_timeout_s is '25'"),
         ({"warmup": {"content_type": "a/b", "body": "!"}}, "not a valid serving.json"),
         ({"warmup": {"body": ""}}, "'content_type'"),
+        ({"versions": [{"version": "1/0", "model_dir": "/old"}]}, "version '1/0'"),
+        ({"versions": [{"version": "abc123", "model_dir": "/old"}]}, "each has to be there once"),
+        ({"versions": [{"version": "1.0", "model_dir": "/old"}], "default": "2.0"}, "default '2.0'"),
+        ({"versions": [{"version": "1.0"}]}, "'model_dir'"),
         ({"model_dir": None}, "not a valid serving.json"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from limits import Limits
-from settings import Serving, Settings, SettingsError
+from settings import Serving, Settings, SettingsError, Version
 from torchserve import config, server
 
 SERVING = Serving(
@@ -25,7 +25,7 @@ LIMITS = Limits(cpu=4.0, memory=2 << 30)
 
 
 def values(settings: Settings = SETTINGS, limits: Limits = LIMITS) -> dict[str, str]:
-    return config.properties(settings, limits, config.FIXED_PORTS, {"modelVersion": "2.0"})
+    return config.properties(settings, limits, config.FIXED_PORTS, {"abc123": {"modelVersion": "2.0"}})
 
 
 def test_nothing_listens_beyond_loopback() -> None:
@@ -57,11 +57,31 @@ def test_the_model_is_registered_under_its_manifests_version() -> None:
         "responseTimeout": 30,
         "startupTimeout": 90,
     }
-    assert json.loads(config.properties(SETTINGS, LIMITS, config.FIXED_PORTS, {})["models"])["digits"].keys() == {"1.0"}
+    assert json.loads(config.properties(SETTINGS, LIMITS, config.FIXED_PORTS, {"abc123": {}})["models"])["digits"].keys() == {"1.0"}
+
+
+TWO = replace(SETTINGS, serving=replace(SERVING, versions=(Version("1.0", Path("/m/old")),), default="1.0"))
+
+
+def test_every_version_is_loaded_and_the_default_first() -> None:
+    manifests = {version: {"modelVersion": version} for version in TWO.serving.folders}
+    found = config.properties(TWO, LIMITS, config.FIXED_PORTS, manifests)
+    assert found["load_models"] == "digits=digits--1.0,digits=digits"
+    assert json.loads(found["models"])["digits"].keys() == {"1.0", "abc123"}
+    assert config.worker_threads(TWO, LIMITS) == 1  # two workers of each on four cores
+    path = config.server_env(TWO, LIMITS, {})["PYTHONPATH"].split(os.pathsep)
+    assert "/m/digits" not in path, "a module of one version would be taken for another's of the same name"
+
+
+def test_stock_handlers_beside_ours_get_decoded_bodies() -> None:
+    manifests = {"1.0": {"modelVersion": "1.0", "handler": "old.py"}, "abc123": {"handler": "torchrelay_service.py"}}
+    assert "decode_input_request" not in config.properties(TWO, LIMITS, config.FIXED_PORTS, manifests)
 
 
 def test_bodies_are_left_to_our_handlers_and_decoded_for_others() -> None:
-    ours = config.properties(SETTINGS, LIMITS, config.FIXED_PORTS, {"modelVersion": "2.0", "handler": "torchrelay_service.py"})
+    ours = config.properties(
+        SETTINGS, LIMITS, config.FIXED_PORTS, {"abc123": {"modelVersion": "2.0", "handler": "torchrelay_service.py"}}
+    )
     assert ours["decode_input_request"] == "false"
     assert "decode_input_request" not in values()
 
@@ -117,6 +137,14 @@ def test_workers_are_counted_by_their_state() -> None:
     workers = server.parse_workers(200, json.dumps(described).encode(), frozenset({7}), 60.0)
     assert workers is not None
     assert (workers.ready, workers.total, workers.pids, workers.retry_s) == (1, 2, frozenset({7}), 60.0)
+
+
+def test_one_version_without_a_worker_is_not_ready_and_one_that_is_not_there_never_will_be() -> None:
+    up, down = {"workers": [{"status": "READY", "pid": 7}]}, {"workers": [{"status": "UNLOADING", "pid": -1}]}
+    both = server.parse_workers(200, json.dumps([up, up]).encode(), frozenset({7, 8}), 60.0, 2)
+    one = server.parse_workers(200, json.dumps([up, down]).encode(), frozenset({7}), 60.0, 2)
+    gone = server.parse_workers(200, json.dumps([up]).encode(), frozenset({7}), 60.0, 2)
+    assert [(found.ready, found.missing) for found in (both, one, gone) if found] == [(2, False), (0, False), (0, True)]
 
 
 def process(proc: Path, pid: int, parent: int, state: str, *argv: str) -> None:
