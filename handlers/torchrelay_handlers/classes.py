@@ -1,14 +1,15 @@
 """Classes and confidences: what classifiers answer, of whatever they look at."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchrelay_handlers.classnames import read_classes
 from torchrelay_handlers.problems import Refusal
+
+__all__ = ["CONCLUSIONS", "Classes", "argmax", "read_classes", "softmax"]
 
 
 def softmax(output: Any) -> Any:
@@ -57,27 +58,3 @@ class Classes:
             for place, confidence in zip(places.tolist(), confidences, strict=True)
         ]
         return top[0] if self.top_k == 1 else {**top[0], "top": top}
-
-
-def read_classes(told: object, model_dir: Path) -> list[str] | None:
-    """The names of the classes: a list, or a file of the model with one name a line, a JSON list or an index-to-name JSON object.
-
-    Raises:
-        ValueError: the file is missing or holds something else.
-    """
-    if told is None or isinstance(told, list):
-        return [str(name) for name in told] if told else None
-    path = model_dir / str(told)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"handler_args.classes: {told} cannot be read: {error}") from None
-    if path.suffix != ".json":
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        listed = json.loads(text)
-        if isinstance(listed, dict):  # TorchServe's index_to_name.json: {"0": "cat"} or {"0": ["n02121808", "cat"]}
-            listed = [listed[str(place)] for place in range(len(listed))]
-        return [str(name[-1] if isinstance(name, list) else name) for name in listed]
-    except (ValueError, TypeError, KeyError, IndexError):
-        raise ValueError(f"handler_args.classes: {told} is neither a list of names nor an index-to-name object") from None

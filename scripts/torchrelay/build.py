@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrelay import image as images
-from torchrelay import layout
+from torchrelay import layout, openapi
 from torchrelay.archive import Archived
 from torchrelay.dependencies import dependencies_layer
 from torchrelay.image import Image
@@ -95,7 +95,7 @@ def _weights_layer(archived: Archived, folder: str, progress: Progress) -> Layer
     return layer
 
 
-def _handler_layer(archived: Archived, folder: str, serving: dict[str, Any], progress: Progress) -> Layer:
+def _handler_layer(archived: Archived, folder: str, serving: dict[str, Any], described: bytes, progress: Progress) -> Layer:
     files = []
     for name, place in archived.entries.items():
         if name != archived.weights:
@@ -105,6 +105,7 @@ def _handler_layer(archived: Archived, folder: str, serving: dict[str, Any], pro
             files.append(LayerFile(f"{folder}/{name}", content, place.size))
     document = json.dumps(serving, indent=2, sort_keys=True).encode() + b"\n"
     files.append(LayerFile(layout.IMAGE_SERVING.lstrip("/"), document, len(document)))
+    files.append(LayerFile(layout.IMAGE_OPENAPI.lstrip("/"), described, len(described)))
     with progress.task("handler layer", None) as task:
         return tar_layer(files, "torchrelay handler", task)
 
@@ -147,7 +148,8 @@ def build(
     if setup is not None and deps_dir in (None, layout.IMAGE_DEPS):
         deps_dir = setup[0] or deps_dir
     serving = serving_config(model, archived.version, samples, deps_dir, layout.image_model_dir(model.name))
-    added.append(_handler_layer(archived, folder, serving, progress))
+    described = openapi.rendered(model_dir, model, archived.version, samples)
+    added.append(_handler_layer(archived, folder, serving, described, progress))
     if setup is not None:
         added.append(setup[1])  # on top: what it changed in the model's folder stays changed
     labels = {
