@@ -1,7 +1,7 @@
 """What each kind of handler takes and answers, as OpenAPI media types: the handler library's options in JSON Schema's words.
 
-Schemas say what is meant to be sent. The library reads some odd things besides (a form's only part under any name, say), and refuses
-what no schema can say, such as lists that are not rectangular.
+Schemas say what is meant to be sent. The library reads some odd things besides (a form's only part under any name, say), and
+refuses what no schema can say, such as lists that are not rectangular.
 """
 
 from collections.abc import Mapping
