@@ -1,19 +1,20 @@
 """Build: runtime image and archive in, model image out, as layers of our own.
 
-runtime < dependencies < weights < handler (< what the handler's own setup made): nothing above an unchanged layer moves, and a
-handler edit changes a few KB. The weights' layer is a tar header around the bytes as they lie in the `.mar`: nothing is copied, one
-hash pass and it is done.
+runtime < dependencies < other versions < weights < handler (< what the handler's own setup made): nothing above an unchanged
+layer moves, and a handler edit changes a few KB. The weights' layer is a tar header around the bytes as they lie in the `.mar`:
+nothing is copied, one hash pass and it is done.
 """
 
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchrelay import image as images
-from torchrelay import layout, openapi
+from torchrelay import layout, openapi, versions
 from torchrelay.archive import Archived
 from torchrelay.dependencies import dependencies_layer
 from torchrelay.image import Image
@@ -50,8 +51,18 @@ class Built:
         }
 
 
-def serving_config(model: Model, version: str, samples: list[Sample], deps_dir: str | None, model_dir: str) -> dict[str, Any]:
-    """Return serving.json: what the image's entrypoint reads (times in seconds but for batch_delay_ms)."""
+def serving_config(
+    model: Model,
+    version: str,
+    samples: list[Sample],
+    deps_dir: str | None,
+    model_dir: str,
+    others: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
+    """Return serving.json: what the image's entrypoint reads (times in seconds but for batch_delay_ms).
+
+    `others`: further versions and the folders of their unpacked archives.
+    """
     return {
         "name": model.name,
         "version": version,
@@ -67,12 +78,13 @@ def serving_config(model: Model, version: str, samples: list[Sample], deps_dir: 
         "deps_dir": deps_dir,
         "warmup": _warmup(samples),
         "environment": dict(sorted(model.environment.items())),
+        **versions.serving(model, others),
     }
 
 
 def _warmup(samples: list[Sample]) -> dict[str, str] | None:
     """Return the smallest sample that must succeed: what readiness asks a worker."""
-    good = [sample for sample in samples if sample.expect.status == 200 and len(sample.body) <= WARMUP_LIMIT]
+    good = [sample for sample in samples if sample.expect.status == 200 and not sample.version and len(sample.body) <= WARMUP_LIMIT]
     if not good:
         return None
     chosen = min(good, key=lambda sample: (len(sample.body), sample.name))
@@ -143,11 +155,14 @@ def build(
         requirements = (model_dir / model.requirements).read_bytes()
         deps_dir, dependencies = dependencies_layer(model_dir, runtime, requirements, progress)
         added.append(dependencies)
+    others = versions.further(model_dir, model, archived.version)
+    added += [versions.layer(model_dir, one, progress) for one in others]
     added.append(_weights_layer(archived, folder, progress))
     setup = setup_layer(model_dir, runtime, archived, dependencies, folder, progress)
     if setup is not None and deps_dir in (None, layout.IMAGE_DEPS):
         deps_dir = setup[0] or deps_dir
-    serving = serving_config(model, archived.version, samples, deps_dir, layout.image_model_dir(model.name))
+    folders = [(one.version, layout.image_version_dir(one.version)) for one in others]
+    serving = serving_config(model, archived.version, samples, deps_dir, layout.image_model_dir(model.name), folders)
     described = openapi.rendered(model_dir, model, archived.version, samples)
     added.append(_handler_layer(archived, folder, serving, described, progress))
     if setup is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from torchrelay import handlercode, modelconfig, requirementsfile
+from torchrelay import handlercode, modelconfig, requirementsfile, versions
 from torchrelay.errors import ModelInvalid, Problem
 from torchrelay.fields import relative_path
 from torchrelay.gitversion import resolved_version
@@ -69,6 +69,7 @@ class _Check:
             "handler_args": self._handler_args,
             "model_file": self._model_file,
             "requirements": self._requirements,
+            "versions": self._versions,
             "environment": self._environment,
             "resources": self._resources,
         }
@@ -180,6 +181,11 @@ class _Check:
         self.problems += found
         self.warnings += warnings
 
+    def _versions(self) -> None:
+        if not self.bad & {"name", "version", "default_version"}:
+            for index, message, fix in versions.problems(self.dir, self.model):
+                self._say(("default_version",) if index is None else ("versions", index), message, fix)
+
     def _environment(self) -> None:
         for name, value in self.model.environment.items():
             if value and any(word in name.upper() for word in _SECRET_WORDS):
@@ -287,7 +293,13 @@ class _Check:
         except ModelInvalid as error:
             known = {str(problem) for problem in self.problems}
             self.problems += [problem for problem in error.problems if str(problem) not in known]
+        own = [self.model.version] if self.model.version else []
+        there = [*own, *(one.version for one in versions.readable(self.dir, self.model))]
         for sample in self.samples:
+            if sample.version and sample.version not in there:
+                fix = f"write one of {', '.join(there)}" if there else "list the archive of that version in model.yaml's `versions`"
+                told = f"there is no version {shown(sample.version)} in model.yaml"
+                self.problems.append(Problem(printable(sample.file), sample.line, "version", told, fix))
             if sample.expect.mode == "subset" and sample.expect.value == {} and sample.expect.status == 200:
                 message = "expects nothing of the answer: it passes whatever the model says"
                 fix = "run `torchrelay samples record`, then review what it wrote"

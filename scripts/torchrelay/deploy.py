@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchrelay import verdict
+from torchrelay import verdict, versions
 from torchrelay.build import serving_config
 from torchrelay.errors import DeployFailed, NotAttested, NotProved
 from torchrelay.layout import cache_dir
@@ -63,8 +63,11 @@ def release_of(
     """
     samples, source = tuple(checked.samples), source_of(model_dir)
     if target == "local":
-        serving = serving_config(checked.model, archived.version, checked.samples, None, "")
-        digest = hashlib.sha256(json.dumps([archived.inputs, serving], sort_keys=True).encode()).hexdigest()
+        others = versions.further(model_dir, checked.model, archived.version)
+        folders = [(one.version, str(one.path.resolve())) for one in others]
+        serving = serving_config(checked.model, archived.version, checked.samples, None, "", folders)
+        served = [archived.inputs, serving, *(one.sha256 for one in others)]
+        digest = hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()
         return Release(archived.version, f"sha256:{digest}", samples, archive=archived.path, serving=serving, source=source)
     if built is None:
         raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")

@@ -21,6 +21,11 @@ def image_model_dir(name: str) -> str:
     return f"{IMAGE_HOME}/models/{name}"
 
 
+def image_version_dir(version: str) -> str:
+    """Return the folder of another version of the model inside the image."""
+    return f"{IMAGE_HOME}/versions/{version}"
+
+
 def cache_dir() -> Path:
     """Return the folder shared by all models: TORCHRELAY_CACHE, else torchrelay under the XDG cache folder."""
     if configured := os.environ.get("TORCHRELAY_CACHE"):

@@ -132,7 +132,7 @@ def unpack(mar: Path, destination: Path) -> None:
     """
     try:
         with zipfile.ZipFile(mar) as archive:
-            for info in _checked(mar, archive.infolist()):
+            for info in checked(mar, archive.infolist()):
                 target = destination / info.filename
                 if info.is_dir():
                     target.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,8 @@ def unpack(mar: Path, destination: Path) -> None:
         raise ArchiveInvalid(f"{mar}: not a readable model archive: {error}", "archive the model again") from error
 
 
-def _checked(mar: Path, infos: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+def checked(mar: Path, infos: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """Return the entries of an archive of any origin. Raises ArchiveInvalid for what `unpack` refuses."""
     if len(infos) > MAX_ENTRIES:
         raise ArchiveInvalid(f"{mar}: holds {len(infos)} entries, more than {MAX_ENTRIES}")
     seen: set[str] = set()

@@ -157,6 +157,14 @@ class Model(_Part):
         description="Requirements file, installed when the image is built. Default: requirements.txt when it exists.",
     )
     extra_files: list[RelativePath] = Field([], description="Files and folders that go along, under their relative path.")
+    versions: list[RelativePath] = Field(
+        [], description="Archives (.mar) of other versions, which the same server answers at /predictions/<name>/<version>."
+    )
+    default_version: Annotated[str, AfterValidator(fields.legal_version)] | None = Field(
+        None,
+        description="The version that /predictions/<name> answers. Default: this one.",
+        json_schema_extra={"pattern": f"^{fields.VERSION.pattern}$"},
+    )
     samples: RelativePath = Field("samples", description="Folder of requests with their expected answers.")
     device: Literal["cpu", "gpu"] = Field("cpu", description="What the model runs on.")
     batch: Batch = Field(Batch(), description="Batching of requests.")
@@ -213,6 +221,7 @@ _HINTS = {
 _TEXT: tuple[FieldPath, ...] = (
     ("name",),
     ("version",),
+    ("default_version",),
     ("weights",),
     ("weights", "uri"),
     ("weights", "sha256"),
@@ -221,6 +230,7 @@ _TEXT: tuple[FieldPath, ...] = (
     ("requirements",),
     ("samples",),
     ("extra_files", "*"),
+    ("versions", "*"),
     ("environment", "*"),
     ("resources", "memory"),
 )

@@ -65,6 +65,9 @@ class SampleRow(_Part):
     latency_ms: float | None = Field(gt=0, description="Longest time for the answer, in milliseconds.")
     file: Line = Field(description="The file that it comes from, relative to the model directory.")
     line: int = Field(ge=0, le=MOST_BYTES, description="The line of that file.")
+    version: Annotated[str, AfterValidator(legal_version)] | None = Field(
+        None, description="The version that is asked. Default: the default one."
+    )
 
 
 class ImageRow(_Part):
@@ -116,6 +119,7 @@ def sample_row(sample: Sample) -> tuple[dict[str, Any], list[Blob]]:
     expected = {key: getattr(expect, key) for key in ("kind", "status", "mode", "atol", "rtol", "k")}
     row = {
         **{key: getattr(sample, key) for key in ("name", "content_type", "latency_ms", "file", "line")},
+        **({"version": sample.version} if sample.version else {}),
         "body": {"digest": body.digest, "size": body.size},
         "expect": {**expected, "value": value and {"digest": value.digest, "size": value.size}},
     }
@@ -128,7 +132,7 @@ def sample_of(row: SampleRow, body: bytes, value: bytes | None) -> Sample:
     if (value is None) != (told.kind in ("status", "missing")):
         raise BundleInvalid(f"release.json: sample {shown(row.name)} expects {told.kind}, and its value says otherwise", AGAIN)
     expect = Expect(told.status, told.mode, _decoded(row, value), told.atol, told.rtol, told.k, told.kind)
-    return Sample(row.name, body, row.content_type, expect, row.latency_ms, row.file, row.line)
+    return Sample(row.name, body, row.content_type, expect, row.latency_ms, row.file, row.line, row.version or "")
 
 
 def _encoded(expect: Expect) -> bytes:

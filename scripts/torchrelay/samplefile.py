@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from torchrelay.fields import refuse, relative_path
+from torchrelay.fields import legal_version, refuse, relative_path
 from torchrelay.wording import printable, shown
 
 SCHEMA_URL = "https://raw.githubusercontent.com/org/deploy/main/schema/sample.schema.json"
@@ -48,6 +48,11 @@ class Sample:
     latency_ms: float | None
     file: str
     line: int
+    version: str = ""
+
+    def path(self, predict: str) -> str:
+        """Return where it is sent to, below the path of the default version."""
+        return f"{predict}/{self.version}" if self.version else predict
 
 
 def _content_type(value: str) -> str:
@@ -119,6 +124,9 @@ class SampleFile(_Part):
 
     schema_: str | None = Field(None, alias="$schema", description="Schema of this file, for editors.")
     request: Request = Field(description="What is sent.")
+    version: Annotated[str, AfterValidator(legal_version)] | None = Field(
+        None, description="The version of the model that is asked, one of model.yaml's `versions`. Default: the default one."
+    )
     expect: ExpectPart | None = Field(None, description=f"What must come back. When missing: {RECORD}.")
     latency_ms: float | None = Field(None, gt=0, description="Longest time for the answer, in milliseconds.")
 

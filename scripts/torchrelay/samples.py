@@ -9,6 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ class _Reader:
         if problems:
             raise ModelInvalid(problems)
         line = document.line(("request",)) or 1
-        self._add(Sample(name.removesuffix(".json"), body, content_type, expect, file.latency_ms, document.name, line))
+        made = Sample(name.removesuffix(".json"), body, content_type, expect, file.latency_ms, document.name, line)
+        self._add(replace(made, version=file.version or ""))
 
     def _body(self, document: Document, request: Request, given: str) -> tuple[bytes, str]:
         value = document.value["request"][given]

@@ -74,7 +74,7 @@ def samples_digest(samples: list[Sample]) -> str:
     """Return a sha256 (hex) over requests and expectations: a verdict on other samples is no verdict on these."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(repr((sample.name, sample.content_type, sample.expect, sample.latency_ms)).encode())
+        digest.update(repr((sample.name, sample.content_type, sample.expect, sample.latency_ms, sample.version)).encode())
         digest.update(hashlib.sha256(sample.body).digest())
     return digest.hexdigest()
 
@@ -95,7 +95,7 @@ def replay(prober: Prober, samples: list[Sample], path: str, concurrency: int, t
 
 
 def _request(sample: Sample, path: str, name: str) -> ProbeRequest:
-    return ProbeRequest(name, "POST", path, sample.content_type, sample.body)
+    return ProbeRequest(name, "POST", sample.path(path), sample.content_type, sample.body)
 
 
 def _judge(sample: Sample, alone: ProbeAnswer, together: list[ProbeAnswer]) -> SampleResult:

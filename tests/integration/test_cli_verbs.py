@@ -125,3 +125,15 @@ def test_a_second_ctrl_c_ends_what_the_first_one_does_not() -> None:
         process.kill()
     assert process.returncode == 130
     assert told.count("torchrelay: interrupted") == 1
+
+
+@pytest.mark.parametrize(("variable", "folder"), [("TORCHRELAY_WEIGHTS_CACHE", "handed-over"), ("UNSET", "cache")])
+def test_weights_lie_in_the_cache_or_in_a_folder_that_another_job_filled(
+    model: Path, tmp_path: Path, variable: str, folder: str
+) -> None:
+    text = (model / "model.yaml").read_text()
+    (model / "model.yaml").write_text(text.replace("weights: model.pt", "weights: https://models.example/far/model.pt"))
+    env = {"TORCHRELAY_CACHE": str(tmp_path / "cache"), variable: str(tmp_path / "handed-over")}
+    done = run("fetch", model, "--dry-run", "--json", **env)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / folder / "weights") in done.stdout

@@ -57,7 +57,12 @@ YAML_CASES: list[tuple[str, str | bytes, str, str]] = [
         "model.yaml:8:",
         "batch.size: is written twice, first at line 7",
     ),
-    ("unknown_key", plus("wokers: 2\n"), "model.yaml:6:", "wokers: unknown key; did you mean workers? allowed: batch, device"),
+    (
+        "unknown_key",
+        plus("wokers: 2\n"),
+        "model.yaml:6:",
+        "wokers: unknown key; did you mean workers? allowed: batch, default_version, device",
+    ),
     (
         "unknown_inner_key",
         plus("batch:\n  sise: 2\n"),
@@ -70,7 +75,7 @@ YAML_CASES: list[tuple[str, str | bytes, str, str]] = [
         "model.yaml:6:",
         "targets.kuberntes: unknown key; did you mean kubernetes?",
     ),
-    ("unknown_unlike_all", plus("zzz: 2\n"), "model.yaml:6:", "zzz: unknown key; allowed: batch, device"),
+    ("unknown_unlike_all", plus("zzz: 2\n"), "model.yaml:6:", "zzz: unknown key; allowed: batch, default_version, device"),
     ("key_with_newline", plus('"a\\nb": 2\n'), "model.yaml:6:", "a\\nb: unknown key"),
     ("key_with_bidi", plus('"a\\u202eb": 2\n'), "model.yaml:6:", "a\\u202eb: unknown key"),
     (

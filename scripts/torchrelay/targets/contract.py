@@ -209,7 +209,7 @@ def prove(prober: Prober, model: Model, samples: Sequence[Sample], log: Callable
 def still_right(prober: Prober, model: Model, samples: Sequence[Sample]) -> bool:
     """Tell whether each sample, sent once, gets its answer: enough for a version that was proved before."""
     timeout_s = model.timeouts.response_s + 5
-    sent = [ProbeRequest(one.name, "POST", predict_path(model), one.content_type, one.body) for one in samples]
+    sent = [ProbeRequest(one.name, "POST", one.path(predict_path(model)), one.content_type, one.body) for one in samples]
     answers = prober.send(sent, 1, timeout_s)
     return not any(
         answer.error or compare(one, answer.status, answer.content_type, answer.body, 0.0)

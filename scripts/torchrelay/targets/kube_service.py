@@ -64,7 +64,7 @@ def wait_service(api: Api, name: str) -> None:
 
 def answered_right(prober: PodProber, model: Model, samples: Sequence[Sample]) -> list[Sample]:
     """Return the samples that are answered as expected: what has to be so again, should a rollout be undone."""
-    sent = [ProbeRequest(one.name, "POST", contract.predict_path(model), one.content_type, one.body) for one in samples]
+    sent = [ProbeRequest(one.name, "POST", one.path(contract.predict_path(model)), one.content_type, one.body) for one in samples]
     answers = prober.send(sent, 1, model.timeouts.response_s + 5.0)
     return [
         one

@@ -165,11 +165,19 @@ class LocalTarget:
             mar.unpack(release.archive, home / "model")
             deps = self._dependencies(home, server)
             serving = {**release.serving, "model_dir": str((home / "model").resolve()), "deps_dir": deps}
+            if others := serving.get("versions"):  # `deploy` names their archives
+                serving["versions"] = [self._version(home, one["version"], Path(one["model_dir"])) for one in others]
             write_json(home / "serving.json", serving)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
         return home
+
+    def _version(self, home: Path, version: str, archive: Path) -> dict[str, str]:
+        """Unpack another version beside this one; returns its part of serving.json."""
+        folder = home / "versions" / version
+        mar.unpack(archive, folder)
+        return {"version": version, "model_dir": str(folder.resolve())}
 
     def _dependencies(self, home: Path, server: server_env.Server) -> str | None:
         """Install the model's requirements beside it, not into the shared environment; what that has is counted, and kept."""
