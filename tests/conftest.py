@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,44 @@ from _pytest.terminal import TerminalReporter
 
 STARTED = time.monotonic()
 KINDS = ("unit", "integration", "container", "workflow", "cluster", "gpu_image")
+ON_THEIR_OWN = KINDS[2:]
+"""Kinds whose tests share a Docker daemon, ports and a cluster: no two of them at a time."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-gpu-image", action="store_true", help="build the CUDA image: 5 GB of wheels, ten minutes")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Take away what a runner tells its steps: the tests of that say it themselves."""
     for name in [one for one in os.environ if one.startswith("GITHUB_") or one in ("RUNNER_TEMP", "ACT")]:
         del os.environ[name]
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Told(config))
+
+
+class Told:
+    """Says at once what failed, and when each file of the slow kinds began: a run that is cut short has no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.files: set[str] = set()
+
+    def line(self, text: str) -> None:
+        """Write into the run's own output, between its dots."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        assert isinstance(reporter, TerminalReporter)
+        reporter.ensure_newline()
+        reporter.write_line(text)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """See the class."""
+        seconds, file = time.monotonic() - STARTED, report.nodeid.partition("::")[0]
+        if file not in self.files and file.split("/")[1] in ON_THEIR_OWN:
+            self.files.add(file)
+            self.line(f"{seconds:5.0f} s  {file}")
+        if report.failed:
+            self.line(f"{report.nodeid} failed after {seconds:.0f} s\n{report.longreprtext}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,25 +56,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return KINDS.index(item.path.relative_to(top).parts[0])
 
     items.sort(key=kind)
+    for item in items:
+        if KINDS[kind(item)] in ON_THEIR_OWN:  # with `-n 2 --dist loadgroup` one after another, beside the others
+            item.add_marker(pytest.mark.xdist_group("machine"))
     if not config.getoption("--run-gpu-image"):
         skip = pytest.mark.skip(reason="builds 5 GB of CUDA wheels: `make test-gpu-image` runs it")
         for item in items:
             if KINDS[kind(item)] == "gpu_image":
                 item.add_marker(skip)
-
-
-def line(item: pytest.Item, text: str) -> None:
-    """Write into the run's own output, between its dots."""
-    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
-    assert isinstance(reporter, TerminalReporter)
-    reporter.ensure_newline()
-    reporter.write_line(text)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say at once what failed and when: a run that is cut short has no summary."""
-    report = yield
-    if report.failed:
-        line(item, f"{item.nodeid} failed after {time.monotonic() - STARTED:.0f} s\n{report.longreprtext}")
-    return report
