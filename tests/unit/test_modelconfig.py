@@ -155,6 +155,7 @@ def test_all_mistakes_of_both_files_are_told_at_once(tmp_path: Path) -> None:
         (packed({"torchrelay_handlers/x.py": b""}), "a name that the archive needs itself"),
         (packed({"model-config.yaml": b""}), "a name that the archive needs itself"),
     ],
+    ids=range(8),  # archives hold the time at which they were made
 )
 def test_extra_files_that_harm_are_refused(tmp_path: Path, content: bytes, told: str) -> None:
     with pytest.raises(ModelInvalid, match=re.escape(told)):
