@@ -1,7 +1,8 @@
 """Other people's words go through real act and stay words: no shell, no command, no expression, no markup comes of them.
 
-Three runs carry them all: a pull request whose every name is hostile and legal, a model that fails with hostile answers, output and
-exceptions, and one job of steps that must each refuse a hostile name. The controls are actions that interpolate and that echo.
+Four runs carry them all: a pull request whose every name is hostile and legal, a push of such names that is deployed, a model that
+fails with hostile answers, output and exceptions, and one job of steps that must each refuse a hostile name. The controls are actions
+that interpolate and that echo.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ EVENT = [
     *cases("commit_message", ["line"], 350),
     *cases("committer", ["old_form"], 360),
     *cases("tag", ["no_blanks"], 370),
+]
+DEPLOYED = cases("deployed_sample", [*PLAIN_NAMES, "escaped", "expression", "code_span"], 1000)
+PUSHED = [
+    *cases("pusher", ["substitution"], 1020),
+    *cases("pushed_message", ["error"], 1030),
+    *cases("sender", ["old_stop"], 1040),
+    *cases("compare", ["expression"], 1050),
 ]
 FILES = cases("file_name", ["substitution", "line", "error", "return"], 400)
 ANSWERS = cases("live_answer", ["error", "return", "old_form", "html", "table", "mention", "expression"], 500)
@@ -139,6 +147,29 @@ def test_a_pull_request_whose_every_name_is_hostile(
     assert live.containers == {}
 
 
+def test_a_push_whose_every_name_is_hostile_is_deployed(act: Act, scene: Callable[..., Scene], canary: Path) -> None:
+    """As far as the job that holds credentials: names and contents of samples, the commit, and the event."""
+    repository, live = scene()
+    event = by_place(PUSHED)
+    for number, case in enumerate(DEPLOYED):
+        word = CONTENTS[number % len(CONTENTS)].text
+        sample = {"request": {"json": {"x": word}}, "expect": {"status": 400}}
+        repository.write(f"samples/{case.text}.json", json.dumps(sample))
+    git(repository.folder, "add", "--all")
+    git(
+        repository.folder, "-c", f"user.name={event['pusher'].text}", "commit", "--quiet", "-m", event["pushed_message"].text,
+    )  # fmt: skip
+    payload = repository.pushed(
+        pusher={"name": event["pusher"].text}, sender={"login": event["sender"].text}, compare=event["compare"].text,
+    )  # fmt: skip
+    run = act(repository.folder, "push", payload, env=hostile.environment(canary))
+    assert hostile.harm(run, canary) == [], run.told
+    run.ran(plan="success", build="success", deploy="success", report="success")
+    assert (run.given["endpoint"], run.given["verdict"]) == (live.url, "passed")
+    assert live.ask()[0] > 0.99
+    assert "deploy" in run.summary("deploy")
+
+
 FAILING = """
 import sys
 
@@ -234,7 +265,7 @@ def test_hostile_names_are_refused(act: Act, scene: Callable[..., Scene], canary
 
 def test_there_are_enough_cases() -> None:
     every = [
-        *SAMPLE_NAMES, *CONTENTS, *EVENT, *FILES, *ANSWERS, *EXPECTED, *PRINTED, *RAISED,
+        *SAMPLE_NAMES, *CONTENTS, *EVENT, *DEPLOYED, *PUSHED, *FILES, *ANSWERS, *EXPECTED, *PRINTED, *RAISED,
         *MODEL_NAMES, *VERSIONS, *WEIGHTS, *KEYS, *ILLEGAL_SAMPLES, *FOLDERS, *INPUTS,
     ]  # fmt: skip
     assert len({case.id for case in every}) == len(every) >= 40
