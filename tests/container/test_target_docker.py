@@ -84,7 +84,7 @@ class Deployment:
 
     def containers(self) -> dict[str, str]:
         """Name -> state of all that the target made."""
-        found = self.factory.client.containers.list(all=True, filters={"label": f"org.torchrelay.name={NAME}"})
+        found = self.factory.client.containers.list(all=True, filters={"label": f"org.torchrelay.name={NAME}"}, ignore_removed=True)
         return {str(one.name): str(one.status) for one in found}
 
     def name(self, release: Release, **changes: Any) -> str:
@@ -265,19 +265,24 @@ def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:
     first = deployment.apply("one")
     before = deployment.containers()
     two = deployment.release("two", "slow_to_load")
+    sent = threading.Event()
 
     def interrupt() -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if deployment.containers().get(deployment.name(two)) == "running":
+                sent.set()
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
     watcher = threading.Thread(target=interrupt)
     watcher.start()
-    with pytest.raises(KeyboardInterrupt):
-        deployment.target().apply(two)
-    watcher.join(10)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            deployment.target().apply(two)
+    finally:
+        watcher.join(40)
+        assert sent.is_set(), "the candidate was never seen running"
     assert deployment.containers() == before
     assert deployment.target().status() == first
 

@@ -1,8 +1,8 @@
 """Other people's words go through real act and stay words: no shell, no command, no expression, no markup comes of them.
 
 Four runs carry them all: a pull request whose every name is hostile and legal, a push of such names that is deployed, a model that
-fails with hostile answers, output and exceptions, and one job of steps that must each refuse a hostile name. The controls are actions
-that interpolate and that echo.
+fails with hostile answers, output and exceptions, and one job of steps that must each refuse a hostile name. The controls are
+actions that interpolate and that echo.
 """
 
 from __future__ import annotations
