@@ -1,0 +1,218 @@
+"""Ours beside LitServe, BentoML, MLServer, FastAPI and stock TorchServe with seed 000's handler, in one run.
+
+Workloads: mlp (5 M parameters, JSON of 512 floats, 32 clients), tiny (Linear(10, 2), one client) and image (224x224 JPEGs, a
+ResNet-18 of half its width, 8 clients). Ours is the relay's container: its front, non-root, a read-only root. Each peer is a
+process with the settings that its documentation names for throughput (benchmarks/serving_peers). All of them and the client share
+the same CPUs, two. Rounds are interleaved: each server is started, answers samples rightly, is warmed up, measured and ended,
+then comes the next; medians of the rounds count. Bounds: torch alone with ready batches, and nginx answering by itself, which is
+as much as the client can ask.
+
+`python -m benchmarks.serving [--quick] [--only SERVER,...] [--workload NAME,...] [--json FILE]` from the top of the repository.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.serving_peers import bounds, ours
+from benchmarks.serving_peers.contract import ROOT
+from benchmarks.serving_peers.environment import ensure_environment, versions
+from benchmarks.serving_peers.peers import ALONE, FLOOR, LATENCY, OURS, PEERS
+from benchmarks.serving_peers.servers import Running, peer_server
+from benchmarks.serving_peers.workloads import WORKLOADS, Workload, make_folder
+from benchmarks.serving_rows import Round, Row, report, row, table
+from torchrelay import __version__
+from torchrelay.report import configure_logging, progress
+from torchrelay.runtime_image import RuntimeSettings, ensure_runtime
+
+QUIET_LOAD = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """`warm_s` and `seconds` of each round."""
+
+    python: Path
+    cpus: list[int]
+    warm_s: float
+    seconds: float
+    rounds: int
+    only: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One server in one workload; `measure` is one round of it."""
+
+    server: str
+    version: str
+    measure: Callable[[], Round]
+    profile: str = ""
+
+
+class Wrong(Exception):
+    """A server answered wrongly or not at all."""
+
+
+def loaded(called: str, workload: Workload, folder: Path, options: Options, running: Running) -> Round:
+    """Measure a running server with a client process. Raises: Wrong with the first failures."""
+    told = {"server": called, "workload": workload.name, "folder": str(folder), "host": running.host, "port": running.port}
+    told |= {"clients": workload.clients, "warm_s": options.warm_s, "seconds": options.seconds}
+    spec = folder / "load.json"
+    spec.write_text(json.dumps(told))
+    before = running.cpu_s()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.serving_load", str(spec)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise Wrong(f"{called}: the client failed: {done.stderr[-1500:]}")
+    found = json.loads(done.stdout)
+    if found["failures"] or not found["latencies_ms"]:
+        raise Wrong(f"{called}: {len(found['failures'])} wrong answers, such as: {found['failures'][:3]}")
+    return Round(found["latencies_ms"], found["seconds"], (running.cpu_s() - before) / found["answered"] * 1000)
+
+
+@contextmanager
+def entries(workload: Workload, folder: Path, options: Options) -> Iterator[list[Entry]]:
+    """Make everything that a workload's rounds need; ours is built and proved by one relay of each profile."""
+    found = versions(options.python)
+    count = len(options.cpus)
+
+    def serve(called: str, start: Callable[[Path], AbstractContextManager[Running]]) -> Round:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch, start(Path(scratch)) as running:
+            return loaded(called, workload, folder, options, running)
+
+    def alone() -> Round:
+        told = bounds.alone(options.python, folder, workload, count, options.seconds)
+        return Round(told["latencies_ms"], told["seconds"])
+
+    made: list[Entry] = []
+    with ExitStack() as stack:
+        for called in [OURS, LATENCY] if workload.clients == 1 else [OURS]:
+            if OURS not in options.only:
+                continue
+            directory = ours.make_directory(folder / called.replace(", ", "-"), folder, workload, called, count)
+            container = stack.enter_context(ours.relayed(directory, called, options.cpus))
+            profile = {OURS: "default", LATENCY: "latency"}[called] if workload.clients == 1 else ""
+            made.append(
+                Entry(
+                    OURS, __version__, partial(serve, called, partial(ours.started, container, called, folder, workload)), profile
+                )
+            )
+        for name, peer in PEERS.items():
+            begin = partial(peer_server, peer, options.python, folder, workload=workload, cpus=count)
+            made.append(Entry(name, found[peer.package], partial(serve, name, begin)))
+        made.append(Entry(ALONE, found["torch"], alone))
+        made.append(Entry(FLOOR, nginx_version(), partial(serve, FLOOR, lambda scratch: bounds.floor(scratch, count))))
+        yield [one for one in made if one.server in options.only]
+
+
+def nginx_version() -> str:
+    """Return what `nginx -v` says."""
+    said = subprocess.run([bounds.nginx_program(), "-v"], capture_output=True, text=True, check=False).stderr
+    return said.rpartition("/")[2].strip()
+
+
+def measured(workload: Workload, folder: Path, options: Options, console: Console) -> tuple[list[Row], list[str]]:
+    """Run all rounds of a workload; its rows, and what went wrong."""
+    wrong: list[str] = []
+    with entries(workload, folder, options) as listed:
+        rounds: list[list[Round]] = [[] for _ in listed]
+        for number in range(options.rounds):
+            for entry, taken in zip(listed, rounds, strict=True):
+                try:
+                    taken.append(entry.measure())
+                    rate = len(taken[-1].latencies_ms) / taken[-1].seconds
+                    console.log(
+                        f"{workload.name}, round {number + 1} of {options.rounds}: {entry.server} {entry.profile} {rate:.0f} rps"
+                    )
+                except (Wrong, SystemExit) as error:
+                    wrong.append(f"{workload.name}: {error}")
+                    console.log(wrong[-1], markup=False)
+    kept = [(entry, taken) for entry, taken in zip(listed, rounds, strict=True) if taken]
+    return [row(one.server, one.version, workload.name, workload.clients, taken, one.profile) for one, taken in kept], wrong
+
+
+def where_the_time_goes(rows: list[Row], workload: Workload, folder: Path, options: Options, console: Console) -> dict[str, float]:
+    """Split our CPU time for one picture: the steps each alone on one thread, and what remains of the container's."""
+    steps: dict[str, float] = bounds.alone(options.python, folder, workload, 1, options.seconds, parts=True)
+    mine = [one for one in rows if one["server"] == OURS and "cpu_ms" in one]
+    if mine:
+        steps["protocol and the rest"] = round(mine[0]["cpu_ms"] - sum(steps.values()), 3)
+    told = ", ".join(f"{name} {value:.2f}" for name, value in steps.items())
+    console.print(f"{workload.name}: CPU milliseconds for one picture: {told}")
+    return steps
+
+
+def names(text: str, known: list[str], option: str) -> list[str]:
+    """Read a list of names. Raises: SystemExit that names the unknown one."""
+    found = [name.strip() for name in re.split(r",(?! )", text) if name.strip()]
+    for name in found:
+        if name not in known:
+            raise SystemExit(f"{option}: there is no {name!r}; known are {'; '.join(known)}")
+    return found
+
+
+def parsed() -> argparse.Namespace:
+    servers = [OURS, *PEERS, ALONE, FLOOR]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one short round of each: does everything work; no figures")
+    parser.add_argument("--only", default=",".join(servers), help="these servers, of: " + "; ".join(servers))
+    parser.add_argument("--workload", default=",".join(WORKLOADS), help="these workloads, of: " + "; ".join(WORKLOADS))
+    parser.add_argument("--seconds", type=float, default=8.0, help="counted in each round, after 3 of warm-up (default 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="default 3")
+    parser.add_argument("--cpus", type=int, default=2, help="how many CPUs all of it shares (default 2)")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    told = parser.parse_args()
+    told.only = names(told.only, servers, "--only")
+    told.workload = names(told.workload, list(WORKLOADS), "--workload")
+    return told
+
+
+def main() -> int:
+    """Print the table; 1 when a server did not answer as it should."""
+    told, console = parsed(), Console(width=132)
+    configure_logging(verbose=False)
+    cpus = sorted(os.sched_getaffinity(0))[: told.cpus]
+    load = os.getloadavg()[0]
+    if load > QUIET_LOAD:
+        console.print(f"the machine is not quiet (load {load:.1f}): the figures will be too low and too far apart")
+    python = ensure_environment(progress())
+    if OURS in told.only:
+        ensure_runtime(RuntimeSettings.from_environment("cpu"), progress())
+    os.sched_setaffinity(0, cpus)  # for all that is started from here; containers have theirs set
+    warm_s, seconds, rounds = (1.0, 1.5, 1) if told.quick else (3.0, told.seconds, told.rounds)
+    options = Options(python, cpus, warm_s, seconds, rounds, frozenset(told.only))
+    rows: list[Row] = []
+    wrong: list[str] = []
+    parts: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TORCHRELAY_BENCH_DIR")) as scratch:
+        for name in told.workload:
+            folder = make_folder(Path(scratch) / name, name)
+            found, failed = measured(WORKLOADS[name], folder, options, console)
+            rows, wrong = rows + found, wrong + failed
+            if name == "image":
+                parts = where_the_time_goes(found, WORKLOADS[name], folder, options, console)
+    about = {"cpus": len(cpus), "seconds": seconds, "load_before": round(load, 2), "python": platform.python_version()}
+    console.print(table(rows, f"{len(cpus)} CPUs for server and client, {rounds} rounds of {seconds:g} s, medians"))
+    if told.json:
+        told.json.write_text(json.dumps(report(rows, image_ms=parts, **about), indent=2) + "\n")
+    for one in wrong:
+        console.print(f"wrong: {one}", markup=False)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The servers that benchmarks/serving.py measures: one file each, and in apps/ what each of them runs."""

@@ -1,0 +1,70 @@
+"""What no server can do better: torch alone, and nginx that answers by itself, which is what the load generator can reach."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from benchmarks.serving_peers.contract import APPS, Peer, Place
+from benchmarks.serving_peers.servers import Running, cpu_seconds, environment_of, free_ports, process, wait_right
+from benchmarks.serving_peers.workloads import Workload
+
+NGINX = """daemon off;
+worker_processes {cpus};
+pid {scratch}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+  client_body_temp_path {scratch}/body;
+  client_body_buffer_size 1m;
+  keepalive_requests 100000000;
+  server {{ listen 127.0.0.1:{port}; location / {{ default_type application/json; return 200 '[0.5, 0.5]'; }} }}
+}}
+"""
+
+
+def alone(python: Path, folder: Path, workload: Workload, cpus: int, seconds: float, *, parts: bool = False) -> Any:
+    """Run apps/alone.py. Raises: SystemExit with what it said when it fails."""
+    place = Place(python, folder, folder, workload, 0, 1 if parts else cpus)
+    peer = Peer("torch alone", "torch", lambda _: [], lambda _, __: None, lambda _, __: None)  # type: ignore[arg-type, return-value]  # never asked
+    argv = [str(python), "-m", f"{APPS}.alone", "--seconds", str(seconds), *(["--parts"] if parts else [])]
+    done = subprocess.run(argv, env=environment_of(peer, place), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"torch alone failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def nginx_program() -> str:
+    """Return nginx's path. Raises: SystemExit when there is none."""
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    return found or exit_without("nginx is missing: apt-get install nginx-light")
+
+
+def exit_without(message: str) -> str:
+    raise SystemExit(message)
+
+
+@contextmanager
+def floor(scratch: Path, cpus: int) -> Iterator[Running]:
+    """Run an nginx that answers every request with a fixed text."""
+    port = free_ports()
+    (scratch / "nginx.conf").write_text(NGINX.format(scratch=scratch, port=port, cpus=cpus))
+    with process([nginx_program(), "-p", str(scratch), "-c", str(scratch / "nginx.conf")], {}, scratch) as running:
+        wait_right("nginx", running, scratch, lambda: answers(port))
+        yield Running("127.0.0.1", port, lambda: cpu_seconds(running.pid))
+
+
+def answers(port: int) -> str:
+    """Return "" when somebody answers with 200, else what is wrong."""
+    try:
+        return "" if requests.post(f"http://127.0.0.1:{port}/", b"[]", timeout=5).status_code == 200 else "not 200"
+    except requests.RequestException as error:
+        time.sleep(0.05)
+        return str(error)

@@ -1,0 +1,95 @@
+"""Figures from latencies: percentiles, the median of rounds and the rows of `--json`."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from rich.table import Table
+
+
+class Row(TypedDict, total=False):
+    """One line of the table; the keys up to `p99_ms` are always there.
+
+    `rps`, `p50_ms`, `p99_ms` and `cpu_ms` are medians of the rounds, `rps_least` and `rps_most` their spread. `cpu_ms` is the
+    server's CPU time per answer. `profile` is there for ours in tiny: `latency` (batches of 1) or `default`.
+    """
+
+    server: str
+    version: str
+    workload: str
+    clients: int
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    rps_least: float
+    rps_most: float
+    rounds: int
+    answers: int
+    cpu_ms: float
+    profile: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round gave: a latency for each right answer within `seconds`, and the server's CPU time per answer, where told."""
+
+    latencies_ms: Sequence[float]
+    seconds: float
+    cpu_ms: float | None = None
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the nearest-rank percentile: the least value that at least `share` (0-1] of all values do not exceed.
+
+    Raises: ValueError for no values or a share outside of that.
+    """
+    if not values or not 0 < share <= 1:
+        raise ValueError(f"the percentile {share} of {len(values)} values")
+    ordered = sorted(values)
+    return ordered[-(-len(ordered) * round(share * 10_000) // 10_000) - 1]
+
+
+def row(server: str, version: str, workload: str, clients: int, rounds: Sequence[Round], profile: str = "") -> Row:
+    """Make a row of the rounds of one server. Raises: ValueError when a round has no answers."""
+    rates = [len(one.latencies_ms) / one.seconds for one in rounds]
+    made: Row = {
+        "server": server,
+        "version": version,
+        "workload": workload,
+        "clients": clients,
+        "rps": round(statistics.median(rates), 1),
+        "p50_ms": round(statistics.median(percentile(one.latencies_ms, 0.50) for one in rounds), 3),
+        "p99_ms": round(statistics.median(percentile(one.latencies_ms, 0.99) for one in rounds), 3),
+        "rps_least": round(min(rates), 1),
+        "rps_most": round(max(rates), 1),
+        "rounds": len(rounds),
+        "answers": sum(len(one.latencies_ms) for one in rounds),
+    }
+    used = [one.cpu_ms for one in rounds if one.cpu_ms is not None]
+    if used:
+        made["cpu_ms"] = round(statistics.median(used), 3)
+    if profile:
+        made["profile"] = profile
+    return made
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    """Make the table that is printed."""
+    shown = Table(title=title)
+    for column in ("server", "version", "workload"):
+        shown.add_column(column)
+    for column in ("clients", "rps", "least-most", "p50 ms", "p99 ms", "CPU ms"):
+        shown.add_column(column, justify="right")
+    for one in rows:
+        workload = one["workload"] + (f", {one['profile']}" if "profile" in one else "")
+        spread = f"{one['rps_least']:.0f}-{one['rps_most']:.0f}"
+        figures = (f"{one['rps']:.0f}", spread, f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}")
+        used = f"{one['cpu_ms']:.2f}" if "cpu_ms" in one else ""
+        shown.add_row(one["server"], one["version"], workload, str(one["clients"]), *figures, used)
+    return shown
+
+
+def report(rows: Sequence[Row], **about: Any) -> dict[str, Any]:
+    """Make the object that `--json` writes."""
+    return {**about, "rows": list(rows)}
