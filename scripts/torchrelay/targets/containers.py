@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -15,6 +16,7 @@ import requests
 from torchrelay import layout, verify
 from torchrelay.errors import DeployFailed, DockerUnavailable, GateFailed, PortTaken
 from torchrelay.model import Model
+from torchrelay.pause import pause
 from torchrelay.probe import exec_in
 from torchrelay.targets.contract import Release
 from torchrelay.targets.front import LABEL, PORT, STATE, Front, Version
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
 
+log = logging.getLogger(__name__)
 LIVE = "live"
 """Network alias of the version that serves: what a front points at when it starts, so a restarted one finds it."""
+DISCARD_TRIES = 3
 PROPAGATION_S = 1
 """Seconds between the switch and the look for requests in flight: what the front had accepted reaches the old version."""
 RESTART: Any = {"Name": "unless-stopped"}  # types-docker 7.1 knows the other two policies only
@@ -258,6 +262,23 @@ class Containers:
 
     def _endpoint_config(self, alias: str) -> dict[str, Any]:
         return {self.network_name: self.client.api.create_endpoint_config(aliases=[alias])}
+
+
+def discard(container: "Container") -> None:
+    """Remove a container that failed; that Docker cannot do so at once is no reason to say anything else than why it failed.
+
+    A daemon under load refuses a forced removal when the process does not end within ten seconds. `sweep` removes what stays.
+    """
+    for _ in range(DISCARD_TRIES):
+        try:
+            container.remove(force=True, v=True)
+        except requests.HTTPError as error:  # docker.errors.APIError is one
+            if error.response is not None and error.response.status_code == 404:
+                return
+            log.warning("%s could not be removed: %s", container.name, error)
+            pause(1.0)
+        else:
+            return
 
 
 def _running_first(fronts: list[Front]) -> Front | None:

@@ -21,7 +21,7 @@ from torchrelay.errors import DeployFailed, GateFailed, RollbackFailed, RolledBa
 from torchrelay.probe import ExecProber, HttpProber, ProbeAnswer, Prober, ProbeRequest
 from torchrelay.samples import Sample
 from torchrelay.targets import contract
-from torchrelay.targets.containers import Containers
+from torchrelay.targets.containers import Containers, discard
 from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release
 from torchrelay.targets.front import Front, Version
 from torchrelay.targets.images import image_id
@@ -198,7 +198,7 @@ class DockerTarget:
             inside = ExecProber(candidate.container)
             contract.prove(inside, self.model, release.samples, lambda: containers.log(candidate.container))
         except BaseException:
-            candidate.container.remove(force=True, v=True)
+            discard(candidate.container)
             raise
         return candidate
 
@@ -222,7 +222,7 @@ class DockerTarget:
             elif switched and old is not None:
                 self._restore(containers, old, new, error)
                 containers.drain_and_stop(new, self.model.timeouts.drain_s)
-            new.container.remove(force=True, v=True)
+            discard(new.container)
             if switched and old is not None and isinstance(error, GateFailed):
                 what = f"{new.name} failed behind the port: {error.message}; {old.name} answers again"
                 raise RolledBack(what, error.fix) from error
