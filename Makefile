@@ -82,6 +82,7 @@ lock: ## Lock the requirements again, with hashes and without an index's address
 bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe, and from a push to an answer.
 	$(MACHINE) $(BIN)/python benchmarks/push_path.py
 	$(MACHINE) $(BIN)/python -m benchmarks.pipeline
+	$(MACHINE) $(BIN)/python -m benchmarks.serving
 
 adopt: ## Re-home the repository: make adopt OWNER=acme REPO=serving
 	@test -n "$(OWNER)" -a -n "$(REPO)" || { echo "name both: make adopt OWNER=acme REPO=serving"; exit 2; }
