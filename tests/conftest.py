@@ -9,8 +9,7 @@ from _pytest.terminal import TerminalReporter
 
 STARTED = time.monotonic()
 KINDS = ("unit", "integration", "container", "workflow", "cluster", "gpu_image")
-ON_THEIR_OWN = KINDS[2:]
-"""Kinds whose tests share a Docker daemon, ports and a cluster: no two of them at a time."""
+SLOW = KINDS[2:]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,11 +41,19 @@ class Told:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """See the class."""
         seconds, file = time.monotonic() - STARTED, report.nodeid.partition("::")[0]
-        if file not in self.files and file.split("/")[1] in ON_THEIR_OWN:
+        if file not in self.files and file.split("/")[1] in SLOW:
             self.files.add(file)
             self.line(f"{seconds:5.0f} s  {file}")
         if report.failed:
             self.line(f"{report.nodeid} failed after {seconds:.0f} s\n{report.longreprtext}")
+
+
+def queue(parts: tuple[str, ...]) -> str:
+    """Return which tests a slow one follows, with `-n 2 --dist loadgroup`: what is in one queue runs one after another.
+
+    The image's own tests share nothing with those of the command, the workflows and the cluster but the daemon.
+    """
+    return "image" if parts[0] == "container" and parts[1] != "relay" else "machine"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,8 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     items.sort(key=kind)
     for item in items:
-        if KINDS[kind(item)] in ON_THEIR_OWN:  # with `-n 2 --dist loadgroup` one after another, beside the others
-            item.add_marker(pytest.mark.xdist_group("machine"))
+        if KINDS[kind(item)] in SLOW:
+            item.add_marker(pytest.mark.xdist_group(queue(item.path.relative_to(top).parts)))
     if not config.getoption("--run-gpu-image"):
         skip = pytest.mark.skip(reason="builds 5 GB of CUDA wheels: `make test-gpu-image` runs it")
         for item in items:

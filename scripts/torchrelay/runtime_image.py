@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from pathlib import Path
@@ -91,10 +92,7 @@ def ensure_runtime(settings: RuntimeSettings, progress: Progress) -> Image:
     Raises DockerUnavailable, BuildFailed with the end of the build's log, DiskFull.
     """
     inputs = inputs_digest(settings)
-    record = layout.cache_dir() / "runtime" / f"{inputs}.json"
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with record.with_suffix(".lock").open("w") as lock:
-        flock(lock, LOCK_EX)
+    with _alone(inputs) as record:
         if (found := images.load(record)) is not None:
             return found[0]
         with daemon() as client:
@@ -108,10 +106,20 @@ def ensure_runtime(settings: RuntimeSettings, progress: Progress) -> Image:
 def build_runtime(settings: RuntimeSettings) -> str:
     """Build the runtime image in the daemon, without taking it out of there, and return its tag. Raises as ensure_runtime."""
     inputs = inputs_digest(settings)
-    with daemon() as client:
+    with _alone(inputs), daemon() as client:
         if not has_image(client, tag_of(inputs)):
             _build(client, settings, inputs)
     return tag_of(inputs)
+
+
+@contextmanager
+def _alone(inputs: str) -> Iterator[Path]:
+    """Let one process of this user at a time make a runtime image; gives the path of its record."""
+    record = layout.cache_dir() / "runtime" / f"{inputs}.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with record.with_suffix(".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        yield record
 
 
 def _write_context(settings: RuntimeSettings, file: IO[bytes]) -> None:

@@ -7,6 +7,7 @@ the first run takes its 30 s.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import ssl
@@ -86,17 +87,19 @@ def import_tree(tree: Path, tag: str) -> None:
 
 
 def ensure_base_image() -> str:
-    """Return the tag of the base image, made now when the daemon lacks it."""
-    if present(TAG):
-        return TAG
+    """Return the tag of the base image, made now when the daemon lacks it; two processes do not make it twice."""
     tree = cache_dir() / f"base-{SUITE}"
-    if not tree.is_dir():
-        tree.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=tree.parent, prefix="base-") as scratch:
-            fresh = Path(scratch) / "tree"
-            build_tree(fresh)
-            fresh.rename(tree)
-    import_tree(tree, TAG)
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with tree.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if present(TAG):
+            return TAG
+        if not tree.is_dir():
+            with tempfile.TemporaryDirectory(dir=tree.parent, prefix="base-") as scratch:
+                fresh = Path(scratch) / "tree"
+                build_tree(fresh)
+                fresh.rename(tree)
+        import_tree(tree, TAG)
     return TAG
 
 
