@@ -29,11 +29,11 @@ class Rows(list[list[float]]):
 
 def parse_json(body: bytes | bytearray | memoryview | str) -> object:
     """A JSON value of UTF-8 bytes. NaN, Infinity, numbers beyond float64 and keys given twice are refused."""
+    if isinstance(body, bytes) and body.startswith(_BOM):  # one: a thousand of them would be a thousand copies
+        body = body[len(_BOM) :]
     try:
         value = orjson.loads(body) if orjson is not None else _standard(body)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        if isinstance(body, bytes) and body.startswith(_BOM):
-            return parse_json(body[len(_BOM) :])
         raise BadSample(f"the body is not valid JSON: {error or 'nested too deeply'}", kind="bad-json") from None
     if orjson is not None:
         colons = body.count(":") if isinstance(body, str) else bytes(body).count(b":")
