@@ -1,5 +1,6 @@
-"""The verbs for authors: init writes a model directory, `samples record` fills in expected answers."""
+"""The verbs for authors: init and export-fastai write a model directory, `samples record` fills in expected answers."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +54,42 @@ def init(
     written = initialising.init(model_dir, options)
     text = "\n".join([*(f"wrote {file}" for file in written.files), *(f"next: {step}" for step in written.next_steps)])
     return done({"files": written.files, "next_steps": written.next_steps}, text)
+
+
+@app.command("export-fastai")
+def export_fastai(
+    learner: Annotated[Path, typer.Argument(help="File that learn.export() wrote.", show_default=False)],
+    output: Annotated[Path, option("output", "Folder to write: new, or empty.")],
+    trust_pickle: Annotated[bool, option("trust-pickle", "Load the file, in a sandbox: you know who made it.")] = False,
+    python: Annotated[str | None, option("python", "Python that has fastai. Default: this one.")] = None,
+    size: Annotated[str | None, option("size", "HEIGHTxWIDTH of the pictures, for a learner that does not resize them.")] = None,
+    timeout: Annotated[int, option("timeout", "Longest time for loading the file, in seconds.", min=1, max=86_400)] = 600,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Make a model directory of a fastai learner.
+
+    Weights and a network in pure PyTorch: nothing that serves it needs fastai.
+    """
+    from torchrelay.fastai import export  # noqa: PLC0415 -- as in init
+
+    begin(as_json=as_json)
+    sides = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", size) if size is not None else None
+    if size is not None and sides is None:
+        raise typer.BadParameter(f"{size!r} is not HEIGHTxWIDTH, for example 96x128", param_hint="--size")
+    pixels = (int(sides[1]), int(sides[2])) if sides is not None else None
+    options = export.Options(learner, output, trust_pickle, python, pixels, timeout)
+    if dry_run:
+        return planned("export-fastai", export.plan(options))
+    made = export.export(options)
+    for warning in made.warnings:
+        report.log.warning("%s", warning)
+    parity = f"same answers as the learner's, to {made.difference:.1g} where the largest output is {made.largest:.3g}"
+    steps = export.next_steps(made)
+    text = "\n".join([f"wrote {output}: {', '.join(made.files)}", parity, *(f"next: {step}" for step in steps)])
+    result = {"output": str(output), "files": made.files, "handler": made.handler, "classes": made.classes}
+    parities = {"difference": made.difference, "largest": made.largest}
+    return done(result | parities | {"warnings": made.warnings, "next_steps": steps}, text)
 
 
 @samples_app.command("record")

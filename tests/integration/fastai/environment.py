@@ -1,0 +1,62 @@
+"""fastai in an environment of its own: made once for a lock file and a torch, kept in the tests' cache.
+
+`python -m tests.integration.fastai.environment` makes it by hand and prints its Python.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrelay-tests"
+LOCK = Path(__file__).parents[3] / "requirements" / "fastai.txt"
+SHIM = Path(__file__).with_name("torchvision_operators.py")
+
+
+def torch_version() -> str:
+    """The torch of the tests themselves, without its build: 2.13.0."""
+    return metadata.version("torch").partition("+")[0]
+
+
+def folder() -> Path:
+    """Where the environment of this very lock, shim, torch and Python lies."""
+    inputs = hashlib.sha256(LOCK.read_bytes() + SHIM.read_bytes() + torch_version().encode() + sys.version.encode())
+    return CACHE / f"fastai-{inputs.hexdigest()[:12]}"
+
+
+def ensure() -> Path:
+    """The environment's Python, made if need be: two minutes. Two processes do not make it twice; half of one does not count."""
+    home = folder()
+    complete = home / "complete"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_name(f"{home.name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not complete.exists():
+            shutil.rmtree(home, ignore_errors=True)
+            sys.stderr.write("making an environment with fastai (once)\n")
+            _make(home)
+            complete.touch()
+    return home / "bin" / "python"
+
+
+def _make(home: Path) -> None:
+    python = str(home / "bin" / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, stdout=sys.stderr)
+    subprocess.run([*pip, "--no-deps", "--require-hashes", "-r", str(LOCK)], check=True, stdout=sys.stderr)
+    wheels = os.environ.get("TORCHRELAY_WHEELS")  # without it the index's CUDA build, as in the Makefile
+    subprocess.run(
+        [*pip, *(["--find-links", wheels] if wheels else []), f"torch=={torch_version()}"], check=True, stdout=sys.stderr
+    )
+    if subprocess.run([python, "-c", "import torchvision"], check=False, capture_output=True).returncode != 0:
+        packages = next((home / "lib").glob("python3.*/site-packages"))
+        shutil.copy(SHIM, packages)
+        (packages / f"{SHIM.stem}.pth").write_text(f"import {SHIM.stem}\n")
+
+
+if __name__ == "__main__":
+    print(ensure())
