@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.serving_peers.contract import ROOT
 from tests.container.base_image import cache_dir
 from torchrelay.report import Progress
-from torchrelay.server_env import PROGRESS, ServerSettings, pip_install
+from torchrelay.server_env import ServerSettings, pip_install
 
 log = logging.getLogger(__name__)
 LOCK = ROOT / "requirements" / "serving.txt"
@@ -37,7 +37,7 @@ def ensure_environment(progress: Progress) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     pip_install(python, ["--require-hashes", "--requirement", str(LOCK)], progress, "installing the other servers")
-    torch = [*PROGRESS, f"torch=={settings.torch_version}"]
+    torch = [f"torch=={settings.torch_version}"]
     torch += ["--find-links", str(settings.wheels)] if settings.wheels else []
     pip_install(python, torch, progress, f"installing torch {settings.torch_version}", settings.index)
     (folder / COMPLETE).touch()
