@@ -58,9 +58,16 @@ class Connection:
     received: bytearray = field(default_factory=bytearray)
     needed: int = 0
     body_at: int = 0
+    closing: bool = False  # nginx closes a connection after every thousandth answer, and says so in that
 
     def __post_init__(self) -> None:
         self.raw = self.connect()
+
+    def renew(self) -> None:
+        """Connect anew."""
+        self.raw.close()
+        self.raw = self.connect()
+        self.closing = False
 
     def ask(self, message: bytes) -> None:
         """Send the next request; bodies here fit the socket's buffer, or wait for it."""
@@ -80,7 +87,9 @@ class Connection:
             if end < 0:
                 return False
             self.body_at = end + 4
-            self.needed = self.body_at + answer_length(bytes(self.received[:end]).lower())
+            head = bytes(self.received[:end]).lower()
+            self.needed = self.body_at + answer_length(head)
+            self.closing = b"\r\nconnection: close" in head
         return len(self.received) >= self.needed
 
 
@@ -122,10 +131,11 @@ class Load:
                     self._took(one, last if begin <= last <= end else None, look=count % LOOK == 0 or last < begin)
                 except (OSError, ValueError) as error:
                     self.failures.append(f"{type(error).__name__}: {error}")
+                    one.closing = True
+                if one.closing:
                     poll.unregister(descriptor)
-                    one.raw.close()
-                    one.raw = one.connect()
                     del connections[descriptor]
+                    one.renew()
                     connections[one.raw.fileno()] = one
                     poll.register(one.raw.fileno(), select.EPOLLIN)
                 count += 1

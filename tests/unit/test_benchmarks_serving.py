@@ -200,6 +200,13 @@ def test_answers_are_counted_within_the_time_alone() -> None:
     assert all(0 < one < 150 for one in load.latencies_ms)
 
 
+def test_a_connection_that_the_server_closes_as_it_said_is_no_failure() -> None:
+    last = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n[0.5]"
+    load = loaded(lambda number: b"" if number > 4 else last if number == 4 else RIGHT)
+    assert load.failures == []
+    assert load.answered > 10
+
+
 def test_latency_is_from_the_request_to_the_last_byte() -> None:
     def slow(_: int) -> bytes:
         time.sleep(0.02)
