@@ -32,12 +32,11 @@ from benchmarks.serving_peers.environment import ensure_environment, versions
 from benchmarks.serving_peers.peers import ALONE, FLOOR, LATENCY, OURS, PEERS
 from benchmarks.serving_peers.servers import Running, peer_server
 from benchmarks.serving_peers.workloads import WORKLOADS, Workload, make_folder
+from benchmarks.serving_quiet import QUIET, wait_quiet, watched
 from benchmarks.serving_rows import Round, Row, report, row, table
 from torchrelay import __version__
 from torchrelay.report import configure_logging, progress
 from torchrelay.runtime_image import RuntimeSettings, ensure_runtime
-
-QUIET_LOAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Options:
     seconds: float
     rounds: int
     only: frozenset[str]
+    patience_s: float
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,21 @@ class Wrong(Exception):
 
 def loaded(called: str, workload: Workload, folder: Path, options: Options, running: Running) -> Round:
     """Measure a running server with a client process. Raises: Wrong with the first failures."""
-    told = {"server": called, "workload": workload.name, "folder": str(folder), "host": running.host, "port": running.port}
-    told |= {"clients": workload.clients, "warm_s": options.warm_s, "seconds": options.seconds}
+    asked = {"server": called, "workload": workload.name, "folder": str(folder), "host": running.host, "port": running.port}
+    asked |= {"clients": workload.clients, "warm_s": options.warm_s, "seconds": options.seconds}
     spec = folder / "load.json"
-    spec.write_text(json.dumps(told))
-    before = running.cpu_s()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.serving_load", str(spec)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    spec.write_text(json.dumps(asked))
+    client = [sys.executable, "-m", "benchmarks.serving_load", str(spec)]
+    with watched(options.cpus) as share:
+        before = running.cpu_s()
+        done = subprocess.run(client, cwd=ROOT, capture_output=True, text=True, check=False)
+        share.told_s = running.cpu_s() - before
     if done.returncode != 0:
         raise Wrong(f"{called}: the client failed: {done.stderr[-1500:]}")
     found = json.loads(done.stdout)
     if found["failures"] or not found["latencies_ms"]:
         raise Wrong(f"{called}: {len(found['failures'])} wrong answers, such as: {found['failures'][:3]}")
-    return Round(found["latencies_ms"], found["seconds"], (running.cpu_s() - before) / found["answered"] * 1000)
+    return Round(found["latencies_ms"], found["seconds"], share.told_s / found["answered"] * 1000, share.others)
 
 
 @contextmanager
@@ -95,8 +96,9 @@ def entries(workload: Workload, folder: Path, options: Options) -> Iterator[list
             return loaded(called, workload, folder, options, running)
 
     def alone() -> Round:
-        told = bounds.alone(options.python, folder, workload, count, options.seconds)
-        return Round(told["latencies_ms"], told["seconds"])
+        with watched(options.cpus) as share:
+            told = bounds.alone(options.python, folder, workload, count, options.seconds)
+        return Round(told["latencies_ms"], told["seconds"], others=share.others)
 
     made: list[Entry] = []
     with ExitStack() as stack:
@@ -125,6 +127,11 @@ def nginx_version() -> str:
     return said.rpartition("/")[2].strip()
 
 
+def told(one: Round) -> str:
+    """Say a round in a few words."""
+    return f"{len(one.latencies_ms) / one.seconds:.0f} rps, others {one.others:.0%}"
+
+
 def measured(workload: Workload, folder: Path, options: Options, console: Console) -> tuple[list[Row], list[str]]:
     """Run all rounds of a workload; its rows, and what went wrong."""
     wrong: list[str] = []
@@ -132,11 +139,11 @@ def measured(workload: Workload, folder: Path, options: Options, console: Consol
         rounds: list[list[Round]] = [[] for _ in listed]
         for number in range(options.rounds):
             for entry, taken in zip(listed, rounds, strict=True):
+                wait_quiet(options.cpus, options.patience_s)
                 try:
                     taken.append(entry.measure())
-                    rate = len(taken[-1].latencies_ms) / taken[-1].seconds
                     console.log(
-                        f"{workload.name}, round {number + 1} of {options.rounds}: {entry.server} {entry.profile} {rate:.0f} rps"
+                        f"{workload.name}, round {number + 1} of {options.rounds}: {entry.server} {entry.profile}", told(taken[-1])
                     )
                 except (Wrong, SystemExit) as error:
                     wrong.append(f"{workload.name}: {error}")
@@ -174,6 +181,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0, help="counted in each round, after 3 of warm-up (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
     parser.add_argument("--cpus", type=int, default=2, help="how many CPUs all of it shares (default 2)")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for a quiet machine before each round")
     parser.add_argument("--json", type=Path, help="write the rows here")
     told = parser.parse_args()
     told.only = names(told.only, servers, "--only")
@@ -186,15 +194,12 @@ def main() -> int:
     told, console = parsed(), Console(width=132)
     configure_logging(verbose=False)
     cpus = sorted(os.sched_getaffinity(0))[: told.cpus]
-    load = os.getloadavg()[0]
-    if load > QUIET_LOAD:
-        console.print(f"the machine is not quiet (load {load:.1f}): the figures will be too low and too far apart")
     python = ensure_environment(progress())
     if OURS in told.only:
         ensure_runtime(RuntimeSettings.from_environment("cpu"), progress())
     os.sched_setaffinity(0, cpus)  # for all that is started from here; containers have theirs set
     warm_s, seconds, rounds = (1.0, 1.5, 1) if told.quick else (3.0, told.seconds, told.rounds)
-    options = Options(python, cpus, warm_s, seconds, rounds, frozenset(told.only))
+    options = Options(python, cpus, warm_s, seconds, rounds, frozenset(told.only), told.patience)
     rows: list[Row] = []
     wrong: list[str] = []
     parts: dict[str, float] = {}
@@ -205,8 +210,10 @@ def main() -> int:
             rows, wrong = rows + found, wrong + failed
             if name == "image":
                 parts = where_the_time_goes(found, WORKLOADS[name], folder, options, console)
-    about = {"cpus": len(cpus), "seconds": seconds, "load_before": round(load, 2), "python": platform.python_version()}
+    about = {"cpus": len(cpus), "seconds": seconds, "python": platform.python_version()}
     console.print(table(rows, f"{len(cpus)} CPUs for server and client, {rounds} rounds of {seconds:g} s, medians"))
+    if any(one["others"] > QUIET for one in rows):
+        console.print("the machine was not quiet: the figures of rows with a large share of others are too low")
     if told.json:
         told.json.write_text(json.dumps(report(rows, image_ms=parts, **about), indent=2) + "\n")
     for one in wrong:

@@ -13,6 +13,7 @@ class Row(TypedDict, total=False):
 
     `rps`, `p50_ms`, `p99_ms` and `cpu_ms` are medians of the rounds, `rps_least` and `rps_most` their spread. `cpu_ms` is the
     server's CPU time per answer. `profile` is there for ours in tiny: `latency` (batches of 1) or `default`.
+    `others` is the largest share (0-1) of the CPUs that other processes took in a round.
     """
 
     server: str
@@ -26,17 +27,22 @@ class Row(TypedDict, total=False):
     rps_most: float
     rounds: int
     answers: int
+    others: float
     cpu_ms: float
     profile: str
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round gave: a latency for each right answer within `seconds`, and the server's CPU time per answer, where told."""
+    """What one round gave: a latency for each right answer within `seconds`, and the server's CPU time per answer, where told.
+
+    `others`: the share (0-1) of the CPUs that went to processes which were not measured.
+    """
 
     latencies_ms: Sequence[float]
     seconds: float
     cpu_ms: float | None = None
+    others: float = 0.0
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -65,6 +71,7 @@ def row(server: str, version: str, workload: str, clients: int, rounds: Sequence
         "rps_most": round(max(rates), 1),
         "rounds": len(rounds),
         "answers": sum(len(one.latencies_ms) for one in rounds),
+        "others": round(max(one.others for one in rounds), 3),
     }
     used = [one.cpu_ms for one in rounds if one.cpu_ms is not None]
     if used:
@@ -79,14 +86,14 @@ def table(rows: Sequence[Row], title: str) -> Table:
     shown = Table(title=title)
     for column in ("server", "version", "workload"):
         shown.add_column(column)
-    for column in ("clients", "rps", "least-most", "p50 ms", "p99 ms", "CPU ms"):
+    for column in ("clients", "rps", "least-most", "p50 ms", "p99 ms", "CPU ms", "others"):
         shown.add_column(column, justify="right")
     for one in rows:
         workload = one["workload"] + (f", {one['profile']}" if "profile" in one else "")
         spread = f"{one['rps_least']:.0f}-{one['rps_most']:.0f}"
         figures = (f"{one['rps']:.0f}", spread, f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}")
         used = f"{one['cpu_ms']:.2f}" if "cpu_ms" in one else ""
-        shown.add_row(one["server"], one["version"], workload, str(one["clients"]), *figures, used)
+        shown.add_row(one["server"], one["version"], workload, str(one["clients"]), *figures, used, f"{one['others']:.0%}")
     return shown
 
 

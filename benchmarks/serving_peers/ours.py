@@ -21,6 +21,7 @@ from benchmarks.push_path import cli, free_port
 from benchmarks.serving_peers.peers import CALLED, MODELS, OURS
 from benchmarks.serving_peers.servers import START_S, Running, cpu_seconds
 from benchmarks.serving_peers.workloads import Workload, read_samples, right
+from benchmarks.serving_quiet import same_priority
 
 PORT = 8080
 
@@ -92,6 +93,7 @@ def started(container: Container, called: str, folder: Path, workload: Workload,
     host = str(next(iter(container.attrs["NetworkSettings"]["Networks"].values()))["IPAddress"])
     try:
         wait_right(container, host, called, folder, workload)
+        same_priority(int(container.attrs["State"]["Pid"]))
         yield Running(host, PORT, lambda: cpu_seconds(int(container.attrs["State"]["Pid"])))
     finally:
         container.stop(timeout=5)
