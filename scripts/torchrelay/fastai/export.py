@@ -59,7 +59,7 @@ def plan(options: Options) -> list[str]:
     _demand_places(options)
     _demand_trust(options, look(options.learner))
     python = sandbox.python_with_fastai(options.python)
-    kept = "no network" if sandbox.can_unshare() else "the network within reach (unshare gives no namespace here)"
+    kept = "namespaces of its own" if sandbox.can_unshare() else "no namespace of its own (unshare gives none here)"
     return [
         f"load {printable(options.learner.name)} with {python}, with {kept}, at most {options.seconds} s",
         f"write {printable(str(options.output))}: model.yaml, model.py, {directory.WEIGHTS}, classes and a sample",

@@ -57,6 +57,7 @@ class Told(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     fenced: bool
+    unplugged: bool
     problems: list[str] = []
     stand_ins: list[str] = []
     task: Literal["classify", "segment"]

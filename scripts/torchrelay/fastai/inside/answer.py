@@ -17,9 +17,9 @@ def predicted(learner: Any, picture: Path) -> tuple[Tensor, Tensor, Any]:
     loader = learner.dls.test_dl([picture], num_workers=0)
     batch = loader.one_batch()[0].as_subclass(Tensor)
     learner.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), learner.no_bar():
         output = learner.model(batch)
-    said = learner.predict(picture)
+        said = learner.predict(picture)
     return batch, output.as_subclass(Tensor), said
 
 

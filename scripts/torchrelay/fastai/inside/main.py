@@ -28,11 +28,12 @@ def main() -> None:
     readable = [sys.prefix, sys.base_prefix, *sys.path, *_SYSTEM, *_PROCESS]
     confine.limit(asked["seconds"] * (os.cpu_count() or 1), asked["file_bytes"])
     fenced = confine.files([Path(place) for place in readable], [scratch, Path("/dev/null")])
+    unplugged = confine.calls()
     if step == "read":
         from torchrelay.fastai.inside import read as work  # noqa: PLC0415 -- after the confinement
     else:
         from torchrelay.fastai.inside import prove as work  # type: ignore[no-redef] # noqa: PLC0415 -- as above
-    answer = {"fenced": fenced, **work.step(asked, scratch)}
+    answer = {"fenced": fenced, "unplugged": unplugged, **work.step(asked, scratch)}
     (scratch / f"{step}.json").write_text(json.dumps(answer), encoding="utf-8")
 
 

@@ -1,0 +1,158 @@
+"""The exported model answers as `learn.predict` does: the network in numbers, the handlers in masks and classes, without fastai."""
+
+import base64
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.integration.fastai.conftest import Exported, Learners
+from torchrelay.check import check
+from torchrelay.compare import compare
+from torchrelay.model import load_model
+from torchrelay_handlers import Handler, Request, loading, resolve
+from torchrelay_handlers.settings import Settings
+from torchrelay_handlers.steps import Noted
+
+SEEDS = range(100, 104)
+OUTPUTS_ATOL = 1e-4  # float32; the largest output of these learners is about 4
+CONFIDENCE_ATOL = 1e-5
+SAME_PIXELS = 0.999
+
+
+@pytest.fixture(autouse=True)
+def clean_imports() -> Iterator[None]:
+    path = list(sys.path)
+    sys.modules.pop("model", None)
+    yield
+    sys.path[:] = path
+    sys.modules.pop("model", None)
+
+
+def started(folder: Path) -> Handler:
+    """The shipped handler that model.yaml names, as a worker starts it."""
+    model = load_model(folder)
+    told = Settings(
+        model.handler,
+        handler_args=model.handler_args,
+        model_file=model.model_file,
+        init_args=model.init_args,
+        weights=model.weights.uri,
+    )
+    handler = resolve.find(told, folder)
+    assert isinstance(handler, Handler)
+    handler.start(told, folder)
+    return handler
+
+
+def answers_of(folder: Path, pictures: list[Path]) -> list[dict[str, Any]]:
+    handler = started(folder)
+    answers = handler.answer([Request(picture.read_bytes(), "image/png") for picture in pictures])
+    assert [answer.status for answer in answers] == [200] * len(pictures)
+    return [json.loads(answer.body) for answer in answers]
+
+
+def test_there_is_no_fastai_here() -> None:
+    assert importlib.util.find_spec("fastai") is None
+    assert importlib.util.find_spec("torchvision") is None
+
+
+@pytest.mark.parametrize("name", ["unet", "classifier"])
+def test_a_whole_model_directory_is_written(exported: dict[str, Exported], name: str) -> None:
+    made = exported[name]
+    checked = check(made.folder)
+    assert checked.warnings == []
+    assert checked.model.name == name
+    assert [sample.name for sample in checked.samples] == ["learner"]
+    assert (
+        sorted(path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()) == made.said["files"]
+    )
+    for file in ("model.py", "model.yaml"):
+        imports = [line for line in (made.folder / file).read_text().splitlines() if line.startswith(("import ", "from "))]
+        assert all("fastai" not in line and "torchvision" not in line for line in imports)
+    assert made.said["difference"] < OUTPUTS_ATOL
+
+
+def test_what_the_learner_did_to_pictures_is_in_model_yaml(exported: dict[str, Exported]) -> None:
+    statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "mode": "RGB"}
+    unet = load_model(exported["unet"].folder)
+    assert unet.handler == "image-segmenter"
+    wanted = {"classes": "classes.txt", "size": [48, 64], "fit": "stretch", "answer": ["mask", "size", "classes"]}
+    assert unet.handler_args == statistics | wanted
+    assert (exported["unet"].folder / "classes.txt").read_text() == "sky\nroad\ngrass\nbuilding\ntree\ncar\n"
+    classifier = load_model(exported["classifier"].folder)
+    assert classifier.handler == "image-classifier"
+    # one class ends in a blank, which a line of text would lose
+    wanted = {"classes": "classes.json", "size": [64, 64], "fit": "crop", "activation": "softmax"}
+    assert classifier.handler_args == statistics | wanted
+    assert json.loads((exported["classifier"].folder / "classes.json").read_text()) == ["both", "left", "right "]
+
+
+@pytest.mark.parametrize("name", ["unet", "classifier"])
+def test_the_weights_load_strictly_and_the_network_gives_the_same_numbers(
+    exported: dict[str, Exported], learners: Learners, name: str
+) -> None:
+    folder = exported[name].folder
+    spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network = loading.load(folder / "model.pt", module.init_function, torch.device("cpu"))
+    handler = started(folder)
+    for seed in SEEDS:
+        picture = learners.folder / f"{'ask' if name == 'unet' else 'square'}-{seed}.png"
+        made: Any = handler.steps.preprocess(picture.read_bytes())
+        sample: Any = made.sample if isinstance(made, Noted) else made
+        assert handler.steps.prepare is not None
+        batch = handler.steps.prepare(sample[None])
+        with torch.inference_mode():
+            output = network.call(batch).numpy()
+        wanted = learners.answers[f"{name}-{seed}-output"]
+        assert output.shape == wanted.shape
+        assert np.abs(output - wanted).max() < OUTPUTS_ATOL
+        assert np.abs(wanted).max() > 100 * OUTPUTS_ATOL
+
+
+def test_the_served_mask_is_the_predicted_one(exported: dict[str, Exported], learners: Learners) -> None:
+    served = answers_of(exported["unet"].folder, [learners.folder / f"ask-{seed}.png" for seed in SEEDS])
+    same = []
+    for seed, answer in zip(SEEDS, served, strict=True):
+        wanted = learners.answers[f"unet-{seed}"]
+        mask = np.frombuffer(base64.b64decode(answer["base64_prediction"]), np.uint8).reshape(answer["size"])
+        assert mask.shape == wanted.shape == (48, 64)
+        same.append(float((mask == wanted).mean()))
+        assert len(np.unique(wanted)) > 1, "a mask of one class is told right by chance"
+    assert min(same) >= SAME_PIXELS, same
+
+
+def test_the_served_class_is_the_predicted_one(exported: dict[str, Exported], learners: Learners) -> None:
+    names = ["both", "left", "right "]
+    served = answers_of(exported["classifier"].folder, [learners.folder / f"square-{seed}.png" for seed in SEEDS])
+    for seed, answer in zip(SEEDS, served, strict=True):
+        confidences = learners.answers[f"classifier-{seed}-confidences"]
+        assert answer["class"] == names[int(learners.answers[f"classifier-{seed}"])]
+        assert answer["confidence"] == pytest.approx(float(confidences.max()), abs=CONFIDENCE_ATOL)
+
+
+def test_a_picture_that_is_cropped_is_told_nearly_the_same(exported: dict[str, Exported], learners: Learners) -> None:
+    """fastai crops before it resizes, the handler after it: what the network sees is moved by up to a pixel."""
+    served = answers_of(exported["classifier"].folder, [learners.folder / f"ask-{seed}.png" for seed in SEEDS])
+    for seed, answer in zip(SEEDS, served, strict=True):
+        assert answer["confidence"] == pytest.approx(float(learners.answers[f"classifier-{seed}-wide"].max()), abs=0.05)
+    assert "cropped by a pixel or so otherwise" in exported["classifier"].log
+
+
+@pytest.mark.parametrize("name", ["unet", "classifier"])
+def test_the_sample_is_answered_as_the_learner_did(exported: dict[str, Exported], name: str) -> None:
+    checked = check(exported[name].folder)
+    handler = started(exported[name].folder)
+    for sample in checked.samples:
+        answer = handler.answer([Request(sample.body, sample.content_type)])[0]
+        assert compare(sample, answer.status, answer.content_type, answer.body, None) == []

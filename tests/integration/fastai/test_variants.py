@@ -1,0 +1,73 @@
+"""Many kinds of learners give the same numbers once exported, and those that are not known are refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torchrelay.check import check
+from torchrelay.errors import ModelInvalid
+from torchrelay.fastai import directory, told
+
+DIFFERENCE = 1e-5  # of the largest output, or of 1
+KNOWN = [
+    "alexnet",
+    "densenet121",
+    "grey",
+    "many",
+    "resnet34-head",
+    "resnet50",
+    "squeezenet",
+    "unet-binary",
+    "unet-norm",
+    "unet-spectral",
+    "unet-unsized",
+    "unet-vgg",
+    "unet-weight",
+    "unet-xresnet18",
+    "xresnet18-attention",
+    "xse-resnext18",
+]
+
+
+def found(variants: Path, name: str, step: str = "read") -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads((variants / name / f"{step}.json").read_text())
+    return answer
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_exported_network_gives_the_same_numbers(variants: Path, name: str) -> None:
+    proof = found(variants, name, "prove")
+    assert proof["difference"] <= DIFFERENCE * max(1.0, proof["largest"])
+    assert proof["largest"] > 0.05
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_directory_passes_check(variants: Path, tmp_path: Path, name: str) -> None:
+    learner = told.believed(found(variants, name))
+    for file, content in directory.files(learner, name, "learner.pkl").items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(content)
+    (tmp_path / directory.WEIGHTS).write_bytes(b"weights")
+    model = check(tmp_path).model
+    expected: dict[str, object] = {
+        "grey": {"mode": "L", "mean": [0.0], "std": [1.0]},
+        "many": {"activation": "sigmoid", "top_k": 3},
+        "unet-unsized": {"size": [40, 56], "fit": "stretch", "mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.25]},
+        "resnet50": {"size": [64, 64], "fit": "crop", "classes": "classes.txt"},
+    }.get(name, {})  # type: ignore[assignment] # of several types of values
+    assert {key: model.handler_args.get(key) for key in expected} == expected
+    assert model.handler == ("image-segmenter" if name.startswith("unet") else "image-classifier")
+    # three names do not fit the two classes of a mask of one channel
+    assert ("classes" in model.handler_args) == (name != "unet-binary")
+
+
+def test_what_is_not_known_is_refused_by_name(variants: Path) -> None:
+    with pytest.raises(ModelInvalid) as caught:
+        told.believed(found(variants, "patched"))
+    text = str(caught.value)
+    assert "its loss fastai.losses.CrossEntropyLossFlat has decodes of its own" in text
+    assert "model.1.4 has a forward of its own, which replaces that of torch.nn.modules.linear.Linear" in text
+    assert "model.1.9 is a torch.nn.modules.activation.Softsign" in text
+    assert "supported are vision_learner over resnet" in text

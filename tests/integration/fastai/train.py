@@ -1,0 +1,127 @@
+"""Run in the environment that has fastai: trains small learners on generated scenes, exports them, and notes what they answer.
+
+python train.py FOLDER          # FOLDER/unet.pkl, FOLDER/classifier.pkl, ..., FOLDER/answers.npz
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.vision import all as vision
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "segmentation"))
+from scenes import CLASSES, scene
+
+TRAINED_ON, ASKED_ABOUT = range(12), range(100, 104)
+HEIGHT, WIDTH = 96, 128
+PRESIZED_FROM, PRESIZED_TO = 64, 32
+NORMALISED = vision.Normalize.from_stats(*vision.imagenet_stats)
+
+
+def draw(folder: Path) -> None:
+    """Scenes and masks to train on; ask-N.png are those that are asked about."""
+    for kind in ("scenes", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for seed in TRAINED_ON:
+        picture, classes = scene(seed, HEIGHT, WIDTH)
+        picture.save(folder / "scenes" / f"{seed}.png")
+        vision.Image.fromarray(classes).save(folder / "masks" / f"{seed}.png")
+    for seed in ASKED_ABOUT:
+        scene(seed, HEIGHT, WIDTH)[0].save(folder / f"ask-{seed}.png")
+        scene(seed, HEIGHT, HEIGHT)[0].save(folder / f"square-{seed}.png")
+
+
+def mask_of(path: Path) -> Path:
+    """Where the mask of a scene lies: a function of this file, which the exported learner then names."""
+    return path.parent.parent / "masks" / path.name
+
+
+def unet(folder: Path) -> Any:
+    """A U-Net on resnet18 with self-attention, at 48x64: squished pictures, augmented and normalised."""
+    loaders = vision.SegmentationDataLoaders.from_label_func(
+        folder,
+        vision.get_image_files(folder / "scenes"),
+        mask_of,
+        codes=np.array(CLASSES),
+        bs=4,
+        item_tfms=vision.Resize((48, 64), method="squish"),
+        batch_tfms=[*vision.aug_transforms(), NORMALISED],
+        num_workers=0,
+    )
+    learner = vision.unet_learner(loaders, vision.resnet18, pretrained=False, self_attention=True, metrics=vision.foreground_acc)
+    fit(learner)
+    with torch.no_grad():  # one epoch leaves the attention all but unused, and an untried path proves nothing
+        next(value for name, value in learner.model.named_parameters() if name.endswith("gamma")).fill_(0.5)
+    return learner
+
+
+def classifier(folder: Path) -> Any:
+    """resnet18 with fastai's head: cropped to 64x64, then resized to 32x32 on the batch, as presizing does it."""
+    loaders = vision.ImageDataLoaders.from_path_func(
+        folder,
+        vision.get_image_files(folder / "scenes"),
+        lambda path: ("left", "right ", "both")[int(path.stem) % 3],
+        bs=4,
+        item_tfms=vision.Resize(PRESIZED_FROM),
+        batch_tfms=[*vision.aug_transforms(size=PRESIZED_TO), NORMALISED],
+        num_workers=0,
+    )
+    learner = vision.vision_learner(loaders, vision.resnet18, pretrained=False)
+    fit(learner)
+    return learner
+
+
+def regression(folder: Path) -> Any:
+    """What the handlers have no answer for: a number, from a network with a hook, by a padded picture."""
+    loaders = vision.ImageDataLoaders.from_path_func(
+        folder,
+        vision.get_image_files(folder / "scenes"),
+        lambda path: float(path.stem),
+        y_block=vision.RegressionBlock,
+        bs=4,
+        item_tfms=vision.Resize(32, method="pad"),
+        batch_tfms=vision.RandomResizedCropGPU(32),
+        num_workers=0,
+    )
+    learner = vision.vision_learner(loaders, vision.squeezenet1_1, pretrained=False, n_out=1)
+    learner.model[1].append(torch.nn.Threshold(0.1, 20))
+    learner.model[0].register_forward_hook(print)
+    return learner
+
+
+def fit(learner: Any) -> None:
+    with learner.no_bar(), learner.no_logging():
+        learner.fit(1, 1e-3)
+
+
+def said(learner: Any, picture: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What `learn.predict` decides about a picture, and the network's own output for it."""
+    with learner.no_bar():
+        decided = learner.predict(picture)[1]
+    batch = learner.dls.test_dl([picture], num_workers=0).one_batch()[0]
+    with torch.no_grad():
+        return np.asarray(decided), np.asarray(learner.model.eval()(batch))
+
+
+def main(folder: Path) -> None:
+    torch.manual_seed(7)
+    torch.set_num_threads(1)  # another process has the other CPU
+    draw(folder)
+    answers: dict[str, np.ndarray] = {}
+    for name, make, kind in (("unet", unet, "ask"), ("classifier", classifier, "square")):
+        learner = make(folder)
+        learner.export(folder / f"{name}.pkl")
+        for seed in ASKED_ABOUT:
+            picture = folder / f"{kind}-{seed}.png"
+            answers[f"{name}-{seed}"], answers[f"{name}-{seed}-output"] = said(learner, picture)
+            if name == "classifier":
+                answers[f"{name}-{seed}-wide"] = np.asarray(learner.predict(folder / f"ask-{seed}.png")[2])
+                answers[f"{name}-{seed}-confidences"] = np.asarray(learner.predict(picture)[2])
+    regression(folder).export(folder / "regression.pkl")
+    np.savez(folder / "answers.npz", allow_pickle=False, **answers)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
