@@ -76,13 +76,16 @@ def loaded(called: str, workload: Workload, folder: Path, options: Options, runn
     with watched(options.cpus) as share:
         before = running.cpu_s()
         done = subprocess.run(client, cwd=ROOT, capture_output=True, text=True, check=False)
-        share.told_s = running.cpu_s() - before
+        used = {name: seconds - before.get(name, 0.0) for name, seconds in running.cpu_s().items()}
+        share.told_s = sum(used.values())
     if done.returncode != 0:
         raise Wrong(f"{called}: the client failed: {done.stderr[-1500:]}")
     found = json.loads(done.stdout)
     if found["failures"] or not found["latencies_ms"]:
         raise Wrong(f"{called}: {len(found['failures'])} wrong answers, such as: {found['failures'][:3]}")
-    return Round(found["latencies_ms"], found["seconds"], share.told_s / found["answered"] * 1000, share.others)
+    return Round(
+        found["latencies_ms"], found["seconds"], {name: one / found["answered"] * 1000 for name, one in used.items()}, share.others
+    )
 
 
 @contextmanager
@@ -153,13 +156,15 @@ def measured(workload: Workload, folder: Path, options: Options, console: Consol
 
 
 def where_the_time_goes(rows: list[Row], workload: Workload, folder: Path, options: Options, console: Console) -> dict[str, float]:
-    """Split our CPU time for one picture: the steps each alone on one thread, and what remains of the container's."""
+    """Split our CPU milliseconds for one picture: the model's own steps, each alone on one thread, then what is left."""
     steps: dict[str, float] = bounds.alone(options.python, folder, workload, 1, options.seconds, parts=True)
-    mine = [one for one in rows if one["server"] == OURS and "cpu_ms" in one]
-    if mine:
-        steps["protocol and the rest"] = round(mine[0]["cpu_ms"] - sum(steps.values()), 3)
-    told = ", ".join(f"{name} {value:.2f}" for name, value in steps.items())
-    console.print(f"{workload.name}: CPU milliseconds for one picture: {told}")
+    for mine in [one for one in rows if one["server"] == OURS]:
+        used = mine["cpu_ms_by_program"]
+        steps["worker's own (handlers, protocol)"] = round(used.get("python", 0.0) - sum(steps.values()), 3)
+        steps |= {"TorchServe's frontend (java)": used.get("java", 0.0), "front (nginx)": used.get("nginx", 0.0)}
+    console.print(
+        f"{workload.name}, CPU milliseconds for one: " + ", ".join(f"{name} {value:.2f}" for name, value in steps.items())
+    )
     return steps
 
 

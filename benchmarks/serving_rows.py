@@ -1,8 +1,8 @@
 """Figures from latencies: percentiles, the median of rounds and the rows of `--json`."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from rich.table import Table
@@ -29,19 +29,20 @@ class Row(TypedDict, total=False):
     answers: int
     others: float
     cpu_ms: float
+    cpu_ms_by_program: dict[str, float]
     profile: str
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round gave: a latency for each right answer within `seconds`, and the server's CPU time per answer, where told.
+    """What one round gave: a latency for each right answer within `seconds`, and the CPU time per answer of the server's programs.
 
     `others`: the share (0-1) of the CPUs that went to processes which were not measured.
     """
 
     latencies_ms: Sequence[float]
     seconds: float
-    cpu_ms: float | None = None
+    cpu_ms: Mapping[str, float] = field(default_factory=dict)
     others: float = 0.0
 
 
@@ -73,9 +74,12 @@ def row(server: str, version: str, workload: str, clients: int, rounds: Sequence
         "answers": sum(len(one.latencies_ms) for one in rounds),
         "others": round(max(one.others for one in rounds), 3),
     }
-    used = [one.cpu_ms for one in rounds if one.cpu_ms is not None]
-    if used:
-        made["cpu_ms"] = round(statistics.median(used), 3)
+    programs = sorted({name for one in rounds for name in one.cpu_ms})
+    if programs:
+        made["cpu_ms"] = round(statistics.median(sum(one.cpu_ms.values()) for one in rounds), 3)
+        made["cpu_ms_by_program"] = {
+            name: round(statistics.median(one.cpu_ms.get(name, 0.0) for one in rounds), 3) for name in programs
+        }
     if profile:
         made["profile"] = profile
     return made

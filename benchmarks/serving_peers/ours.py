@@ -18,7 +18,7 @@ import requests
 from docker.models.containers import Container
 
 from benchmarks.push_path import cli, free_port
-from benchmarks.serving_peers.peers import CALLED, MODELS, OURS
+from benchmarks.serving_peers.peers import CALLED, LATENCY, MODELS
 from benchmarks.serving_peers.servers import START_S, Running, cpu_seconds
 from benchmarks.serving_peers.workloads import Workload, read_samples, right
 from benchmarks.serving_quiet import same_priority
@@ -27,7 +27,7 @@ PORT = 8080
 
 
 def describe(workload: Workload, called: str, cpus: int, port: int) -> dict[str, Any]:
-    """Return model.yaml of a workload. One client has the default batching, or batches of one in the latency profile."""
+    """Return model.yaml of a workload: one worker for each CPU; one client has the default profile or the one for latency."""
     described: dict[str, Any] = {
         "name": MODELS[called],
         "version": "1.0",
@@ -37,18 +37,16 @@ def describe(workload: Workload, called: str, cpus: int, port: int) -> dict[str,
         "resources": {"cpu": cpus, "memory": "3Gi"},
         "targets": {"docker": {"port": port}},
     }
+    if workload.clients > 1:
+        described |= {"workers": cpus, "batch": {"size": workload.batch(cpus)}}
+    elif called == LATENCY:
+        described |= {"batch": {"size": 1}}
     if workload.name == "image":
         names = [str(number) for number in range(10)]
         arguments = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "classes": names}
-        return described | {
-            "handler": "image-classifier",
-            "handler_args": arguments,
-            "workers": cpus,
-            "batch": {"size": workload.clients},
-        }
+        return described | {"handler": "image-classifier", "handler_args": arguments}
     shape = {"shape": [512 if workload.name == "mlp" else 10]}
-    batch = {} if workload.clients == 1 and called == OURS else {"batch": {"size": workload.clients}}
-    return described | {"handler": "tensor", "handler_args": shape} | batch
+    return described | {"handler": "tensor", "handler_args": shape}
 
 
 def make_directory(target: Path, folder: Path, workload: Workload, called: str, cpus: int) -> Path:

@@ -23,11 +23,11 @@ PORTS = 6  # a server may have more listeners beside its own
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers rightly: where, and the CPU seconds that it has taken so far."""
+    """A server that answers rightly: where, and the CPU seconds that each of its programs has taken so far."""
 
     host: str
     port: int
-    cpu_s: Callable[[], float]
+    cpu_s: Callable[[], dict[str, float]]
 
 
 def free_ports() -> int:
@@ -64,7 +64,7 @@ def environment_of(peer: Peer, place: Place) -> dict[str, str]:
         "SERVING_PORT": str(place.port),
         "SERVING_THREADS": threads,
         "SERVING_PROCESSES": str(peer.processes),
-        "SERVING_BATCH": str(place.workload.clients),
+        "SERVING_BATCH": str(place.workload.batch(peer.processes)),
         "LOG_LOCATION": str(place.scratch),
         "METRICS_LOCATION": str(place.scratch),
         **peer.environment,
@@ -140,13 +140,13 @@ def wait_right(name: str, running: subprocess.Popen[bytes], scratch: Path, look:
     raise SystemExit(f"{name} does not answer as it should: {said}\n{log}")
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU seconds that a process and its living descendants have taken."""
-    total = 0.0
+def cpu_seconds(pid: int) -> dict[str, float]:
+    """Return the CPU seconds that a process and its living descendants have taken, by the programs' names without versions."""
+    total: dict[str, float] = {}
     for one in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         try:
-            used = one.cpu_times()
+            name, used = one.name().rstrip("0123456789."), one.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        total += used.user + used.system
+        total[name] = total.get(name, 0.0) + used.user + used.system
     return total

@@ -17,7 +17,10 @@ class Workload:
     name: str
     clients: int
     tolerance: float
-    warm_s: float = 3.0
+
+    def batch(self, processes: int) -> int:
+        """Return the batch size with which all processes have work when all clients wait."""
+        return max(1, self.clients // processes)
 
 
 WORKLOADS = {

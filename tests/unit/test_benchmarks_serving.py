@@ -61,7 +61,11 @@ def test_a_percentile_of_nothing_is_refused(values: list[float], share: float) -
 
 
 def test_a_row_is_the_median_of_its_rounds_and_tells_their_spread() -> None:
-    rounds = [Round([1.0, 2.0, 3.0], 2.0, 0.5), Round([10.0] * 8, 2.0, 0.7, others=0.25), Round([4.0, 5.0], 2.0, 0.9)]
+    rounds = [
+        Round([1.0, 2.0, 3.0], 2.0, {"java": 0.5}),
+        Round([10.0] * 8, 2.0, {"java": 0.3, "python": 0.4}, others=0.25),
+        Round([4.0, 5.0], 2.0, {"java": 0.8, "python": 0.1}),
+    ]
     made = row("torchrelay", "1.2.3", "tiny", 1, rounds, "latency")
     assert made == {
         "server": "torchrelay",
@@ -77,6 +81,7 @@ def test_a_row_is_the_median_of_its_rounds_and_tells_their_spread() -> None:
         "answers": 13,
         "others": 0.25,
         "cpu_ms": 0.7,
+        "cpu_ms_by_program": {"java": 0.5, "python": 0.1},
         "profile": "latency",
     }
 
