@@ -113,14 +113,19 @@ def _exported(options: Options, scratch: Path) -> Exported:
     (scratch / "model.py").write_bytes(files["model.py"])
     mode = "RGB" if learner.channels == 3 else "L"
     asked = learner.model_dump(include={"size", "picture", "fit", "mean", "std"}) | {"mode": mode}
-    difference, largest = _demand_parity(box.step("prove", asked, room))
-    _write(options.output, files, scratch / directory.WEIGHTS)
+    difference, largest = demand_parity(box.step("prove", asked, room))
+    write(options.output, files, scratch / directory.WEIGHTS)
     handler = "image-segmenter" if learner.task == "segment" else "image-classifier"
     written = sorted([*files, directory.WEIGHTS])
     return Exported(options.output, written, handler, learner.count, difference, largest, _warnings(learner))
 
 
-def _demand_parity(proof: dict[str, Any]) -> tuple[float, float]:
+def demand_parity(proof: dict[str, Any]) -> tuple[float, float]:
+    """The largest difference of an output, and the largest output.
+
+    Raises:
+        ModelInvalid: the exported network answers otherwise than the learner.
+    """
     difference, largest = proof.get("difference"), proof.get("largest")
     if not isinstance(difference, float) or not isinstance(largest, float):
         raise refused("the exported network could not be held against the learner")
@@ -130,7 +135,12 @@ def _demand_parity(proof: dict[str, Any]) -> tuple[float, float]:
     return difference, largest
 
 
-def _write(output: Path, files: dict[str, bytes], weights: Path) -> None:
+def write(output: Path, files: dict[str, bytes], weights: Path) -> None:
+    """Write a model directory that passes check; all of it, or nothing.
+
+    Raises:
+        ModelInvalid: it does not pass.
+    """
     part = output.with_name(f".{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:

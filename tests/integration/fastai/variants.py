@@ -18,6 +18,7 @@ import torch
 from fastai.layers import NormType
 from fastai.vision import all as vision
 from fastai.vision.models import xresnet
+from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore] # in this environment alone
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -64,8 +65,9 @@ def segment(arch: Any, resize: Any = None, **more: Any) -> Callable[[Path], Any]
 def patched(folder: Path) -> Any:
     """A learner with a forward of its own on one module, a loss of its own and a part of torch's that is not known."""
     learner = classify(vision.resnet18)(folder)
-    learner.model[1][4].forward = torch.relu
+    learner.model[1][5].forward = torch.relu
     learner.model[1].append(torch.nn.Softsign())
+    learner.model[0].register_forward_hook(print)
     learner.loss_func.decodes = torch.argmin
     return learner
 
@@ -76,18 +78,16 @@ VARIANTS: dict[str, Callable[[Path], Any]] = {
     "resnet50": classify(vision.resnet50),
     "xresnet18-attention": classify(partial(xresnet.xresnet18, sa=True, act_cls=vision.Mish)),
     "xse-resnext18": classify(xresnet.xse_resnext18),
+    "vgg11-bn": classify(vision.models.vgg11_bn),
     "alexnet": classify(vision.models.alexnet),
     "squeezenet": classify(vision.squeezenet1_1),
     "densenet121": classify(vision.densenet121),
     "grey": classify(vision.resnet18, vision.PILImageBW, n_in=1),
     "many": classify(vision.resnet18, labels="many"),
     "unet-xresnet18": segment(xresnet.xresnet18, squish, blur=True, self_attention=True),
-    "unet-weight": segment(vision.resnet18, squish, norm_type=NormType.Weight, act_cls=vision.Swish),
-    "unet-spectral": segment(vision.resnet18, squish, norm_type=NormType.Spectral),
-    "unet-norm": segment(vision.resnet18, squish, norm_type=NormType.Batch, last_cross=False),
-    "unet-vgg": segment(vision.models.vgg11_bn, squish, y_range=(-3, 3)),
-    "unet-binary": segment(vision.resnet18, squish, n_out=1, loss_func=vision.BCEWithLogitsLossFlat(axis=1)),
-    "unet-unsized": segment(vision.resnet18),
+    "unet-weight": segment(vision.resnet18, squish, norm_type=NormType.Weight, act_cls=vision.Swish, last_cross=False),
+    "unet-binary": segment(vision.resnet18, squish, n_out=1, y_range=(-3, 3), loss_func=vision.BCEWithLogitsLossFlat(axis=1)),
+    "unet-unsized": segment(vision.resnet18, norm_type=NormType.Spectral),
     "patched": patched,
 }
 ASKED = {"unet-unsized": [40, 56]}
@@ -103,7 +103,7 @@ def draw(folder: Path) -> None:
 
 def stir(model: torch.nn.Module) -> None:
     for module in model.modules():
-        for name in ("weight", "bias", "running_mean"):
+        for name in ("weight", "bias"):
             value = getattr(module, name, None)
             if value is not None and "Norm" in type(module).__name__:
                 value.data.add_(torch.randn_like(value) * 0.1)
@@ -121,6 +121,9 @@ def main(folder: Path) -> None:
         scratch.mkdir()
         learner = make(folder)
         stir(learner.model)
+        with torch.no_grad():  # as a training leaves them: statistics of batches, and spectral norms that have settled
+            for _ in range(3):
+                learner.model.train()(learner.dls.one_batch()[0])
         learner.export(scratch / "learner.pkl")
         load.STAND_INS.clear()
         found = read.step({"size": ASKED.get(name)}, scratch)
@@ -129,6 +132,11 @@ def main(folder: Path) -> None:
             text = source.model_file(found["network"], name, (found["channels"], *found["size"]), "numbers")
             (scratch / "model.py").write_text(text)
             proof = prove.step({**found, "mode": "RGB" if found["channels"] == 3 else "L"}, scratch)
+            reference = load_file(scratch / read.WEIGHTS)  # the format's own reader
+            ours = prove.tensors(scratch / read.WEIGHTS)
+            proof["same_as_reference"] = (
+                all(torch.equal(reference.pop(key), value) for key, value in ours.items()) and not reference
+            )
             (scratch / "prove.json").write_text(json.dumps(proof))
             print(name, proof, f"{time.monotonic() - began:.1f} s", flush=True)
         for large in (*scratch.glob("*.pkl"), *scratch.glob("*.safetensors"), *scratch.glob("*.pt")):

@@ -1,0 +1,280 @@
+"""model.py and the directory are written of what the tables know; a stranger's description that says more is refused."""
+
+import ast
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from torchrelay.errors import ModelInvalid
+from torchrelay.fastai import directory, export, kinds, parts, picture, tensorfile, told
+from torchrelay.fastai.source import DescriptionInvalid, model_file
+
+CONV = {
+    "kind": "Conv2d",
+    "args": {
+        "in_channels": 3,
+        "out_channels": 4,
+        "kernel_size": [3, 3],
+        "stride": [2, 1],
+        "padding": [1, 1],
+        "dilation": [1, 1],
+        "groups": 1,
+        "bias": False,
+        "padding_mode": "zeros",
+    },
+}
+NETWORK = {"kind": "Sequential", "parts": [["0", CONV], ["1", {"kind": "ReLU", "args": {"inplace": True}}]]}
+LEARNER = {
+    "fenced": True,
+    "unplugged": True,
+    "problems": [],
+    "stand_ins": [],
+    "task": "classify",
+    "size": [8, 10],
+    "picture": [16, 20],
+    "fit": "crop",
+    "channels": 3,
+    "mean": [0.1, 0.2, 0.3],
+    "std": [1.0, 1.0, 1.0],
+    "activation": "softmax",
+    "outputs": [1, 3],
+    "vocab": ["a", "b", "c"],
+    "answer": {"confidences": [0.2, 0.7, 0.1]},
+    "network": NETWORK,
+}
+
+
+def made(text: str) -> torch.nn.Module:
+    namespace: dict[str, Any] = {}
+    exec(compile(text, "model.py", "exec"), namespace)  # noqa: S102 -- it is what is tested
+    network: torch.nn.Module = namespace["init_function"]()
+    return network
+
+
+def test_defaults_are_left_out() -> None:
+    text = model_file(NETWORK, "A title.", (3, 8, 10), "numbers")
+    assert "\n        nn.Conv2d(3, 4, 3, stride=(2, 1), padding=1, bias=False),\n        nn.ReLU(inplace=True),\n" in text
+    assert "import torch\n" not in text
+    assert list(made(text).state_dict()) == ["0.weight"]
+    assert ast.get_docstring(ast.parse(text)) is not None
+
+
+def test_a_sequence_with_names_of_its_own_keeps_them() -> None:
+    text = model_file({"kind": "Sequential", "parts": [["conv0", CONV]]}, "A title.", (3, 8, 10), "numbers")
+    assert list(made(text).state_dict()) == ["conv0.weight"]
+
+
+def change(path: list[Any], value: Any) -> dict[str, Any]:
+    network = copy.deepcopy(NETWORK)
+    at: Any = network
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return network
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        None,
+        [],
+        {"kind": "eval"},
+        {"kind": "Sequential"},
+        {"kind": "Sequential", "parts": [["0"]]},
+        {"kind": "Sequential", "parts": [["0", None]]},
+        {"kind": "Sequential", "parts": [["a\nimport os\n", CONV]]},
+        {"kind": "Sequential", "parts": [["0", CONV], ["0", CONV]]},
+        {"kind": "SequentialEx", "parts": [["1", CONV]]},
+        {"kind": "MergeLayer", "args": {"dense": True}},
+        {"kind": "DynamicUnet", "parts": [["0", CONV]], "skips": [0]},
+        {"kind": "DynamicUnet", "parts": [["0", CONV]], "skips": "import os"},
+        {"kind": "Presized", "parts": [["network", CONV]], "size": ["1); import os; (", 2]},
+        {"kind": "Presized", "parts": [["other", CONV]], "size": [1, 2]},
+        {"kind": "ResBlock", "args": {}, "parts": [["convpath", CONV]]},
+        {"kind": "DenseBlock", "parts": [["0", CONV]]},
+        change(["parts", 0, 1, "args", "in_channels"], "3); import os; ("),
+        change(["parts", 0, 1, "args", "in_channels"], True),
+        change(["parts", 0, 1, "args", "in_channels"], -1),
+        change(["parts", 0, 1, "args", "kernel_size"], [3, "3"]),
+        change(["parts", 0, 1, "args", "kernel_size"], []),
+        change(["parts", 0, 1, "args", "padding_mode"], 'zeros"); import os; ("'),
+        change(["parts", 0, 1, "args", "bias"], 1),
+        change(["parts", 0, 1, "args"], {}),
+        change(["parts", 1, 1, "args"], {"inplace": True, "more": 1}),
+    ],
+)
+def test_a_description_that_says_more_is_refused(network: Any) -> None:
+    with pytest.raises(DescriptionInvalid):
+        model_file(network, "A title.", (3, 8, 10), "numbers")
+
+
+def test_a_description_without_end_is_refused() -> None:
+    network: dict[str, Any] = CONV
+    for _ in range(100):
+        network = {"kind": "Sequential", "parts": [["0", network]]}
+    with pytest.raises(DescriptionInvalid, match="too deep or too large"):
+        model_file(network, "A title.", (3, 8, 10), "numbers")
+
+
+def test_every_kind_has_its_class() -> None:
+    for name, kind in kinds.KINDS.items():
+        assert kind.written.startswith("nn.") or kind.written in parts.PARTS, name
+    order = list(parts.PARTS)
+    for name, needs in parts.NEEDS.items():
+        assert all(order.index(need) < order.index(name) for need in needs), name
+    ast.parse("\n".join(parts.PARTS.values()))
+
+
+def learner(**changed: Any) -> told.Told:
+    return told.believed({**copy.deepcopy(LEARNER), **changed})
+
+
+def expected(**changed: Any) -> Any:
+    files = directory.files(learner(**changed), "one", "learner.pkl")
+    return json.loads(files["samples/learner.json"])["expect"]
+
+
+def test_the_sample_expects_what_the_learner_said() -> None:
+    assert expected() == {"json": {"class": "b", "confidence": 0.7}, "compare": "numeric", "atol": 0.005}
+    near = {"confidences": [0.4501, 0.45, 0.0999]}
+    assert expected(answer=near) == {"json": {}, "compare": "subset"}
+    several = expected(activation="sigmoid", answer={"confidences": [0.9, 0.2, 0.6]})
+    assert [one["class"] for one in several["json"]["top"]] == ["a", "c", "b"]
+
+
+def mask(pixels: list[int], unsure: int = 0, rivals: list[int] | None = None) -> dict[str, Any]:
+    import base64
+
+    text = base64.b64encode(bytes(pixels)).decode()
+    answer = {"size": [2, len(pixels) // 2], "mask": text, "unsure": unsure, "rivals": rivals or []}
+    return {"task": "segment", "outputs": [1, 3, 2, len(pixels) // 2], "answer": answer}
+
+
+@pytest.mark.parametrize(
+    ("unsure", "rivals", "keys"),
+    [
+        (0, [], {"size", "base64_prediction", "classes"}),
+        (1, [2], {"size", "classes"}),
+        (1, [1], {"size"}),  # a class that is not there may come up
+        (4, [2], {"size"}),  # enough to change places
+    ],
+)
+def test_a_mask_is_expected_as_far_as_it_is_sure(unsure: int, rivals: list[int], keys: set[str]) -> None:
+    value = expected(**mask([0] * 10 + [2] * 4, unsure, rivals))["json"]
+    assert value.keys() == keys
+    if "classes" in keys:
+        assert value["classes"] == [{"class": "a"}, {"class": "c"}]
+
+
+def test_odd_names_of_classes_survive() -> None:
+    for vocab in (["a", "b ", "c"], ["", "b", "c"], ["a", "b\nc", "d"], ["a\u2028", "b", "c"]):
+        files = directory.files(learner(vocab=vocab), "one", "learner.pkl")
+        assert json.loads(files["classes.json"]) == vocab
+    assert directory.files(learner(), "no", "learner.pkl")["classes.txt"] == b"a\nb\nc\n"
+    assert yaml.safe_load(directory.files(learner(), "1e3", "learner.pkl")["model.yaml"])["name"] == "1e3"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"problems": ["one\nis bad", "two"]}, "two; supported are vision_learner"),
+        ({"size": [8]}, "cannot be believed: size"),
+        ({"size": [8, 0]}, "cannot be believed: size.1"),
+        ({"fit": "pad"}, "cannot be believed: fit"),
+        ({"mean": [float("nan")]}, "cannot be believed: mean.0"),
+        ({"std": [0.0]}, "deviation of zero"),
+        ({"std": [1.0, 1.0]}, "another number of channels"),
+        ({"answer": {"confidences": [1.0]}}, "otherwise than one number per class"),
+        ({"outputs": [1, 3, 4, 4]}, "cannot be believed"),
+        ({"more": 1}, "cannot be believed: more"),
+        (mask([0] * 4) | {"activation": "sigmoid"}, "several classes in one pixel"),
+        (mask([0] * 4) | {"outputs": [1, 300, 2, 2]}, "300 classes apart"),
+        (mask([0] * 4) | {"answer": {"size": [2, 2], "mask": "AA==", "unsure": 0, "rivals": []}}, "cannot be believed"),
+        (mask([0] * 4) | {"answer": {"size": [2, 2], "mask": "?", "unsure": 0, "rivals": []}}, "cannot be believed: answer.mask"),
+    ],
+)
+def test_what_was_said_is_looked_at(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelInvalid, match=said):
+        learner(**changed)
+
+
+def test_the_picture_is_the_same_everywhere(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "one.png").write_bytes(picture.png(6, 9))
+    image = Image.open(tmp_path / "one.png")
+    image.load()
+    assert image.size == (9, 6)
+    assert image.getpixel((0, 0)) == (128, 212, 218)
+    assert picture.size_for(48, 64) == (96, 128)
+    assert picture.size_for(600, 600) == (600, 600)
+
+
+def header(text: bytes, body: bytes = b"") -> bytes:
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def entry(**changed: Any) -> bytes:
+    return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changed}}).encode()
+
+
+def test_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    tensorfile.write(path, [("a", "F32", (2,), b"01234567"), ("b", "U8", (), b"8"), ("c", "I64", (0, 3), b"")])
+    found = tensorfile.read(path)
+    blob = path.read_bytes()
+    assert {name: (one.dtype, one.shape, blob[one.start : one.end]) for name, one in found.items()} == {
+        "a": ("F32", (2,), b"01234567"),
+        "b": ("U8", (), b"8"),
+        "c": ("I64", (0, 3), b""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "no legal length"),
+        ((1 << 60).to_bytes(8, "little") + b"{}", "no legal length"),
+        (header(b"{]"), "not JSON"),
+        (header(b"[]"), "not an object"),
+        (header(entry(), b"0" * 7), "not all of it|overlap"),
+        (header(entry(), b"0" * 9), "not all of it"),
+        (header(entry(data_offsets=[1, 9]), b"0" * 9), "overlap or leave gaps"),
+        (header(entry(shape=[3]), b"0" * 8), "another size than its shape"),
+        (header(entry(shape=[-2]), b"0" * 8), "illegal shape"),
+        (header(entry(shape="2"), b"0" * 8), "illegal shape"),
+        (header(entry(dtype="C64"), b"0" * 8), "is not described"),
+        (header(b'{"a": 1}'), "is not described"),
+        (header(b'{"a\\n": {"dtype": "U8", "shape": [], "data_offsets": [0, 1]}}', b"0"), "illegal way"),
+    ],
+)
+def test_a_file_of_tensors_is_looked_at(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "one").write_bytes(data)
+    with pytest.raises(ValueError, match=said):
+        tensorfile.read(tmp_path / "one")
+
+
+@pytest.mark.parametrize("proof", [{}, {"difference": 0.1, "largest": 2.0}, {"difference": float("nan"), "largest": 1.0}])
+def test_another_answer_than_the_learner_s_is_refused(proof: dict[str, Any]) -> None:
+    with pytest.raises(ModelInvalid, match=r"otherwise than the learner|could not be held against"):
+        export.demand_parity(proof)
+    assert export.demand_parity({"difference": 0.001, "largest": 2.0}) == (0.001, 2.0)
+
+
+def test_all_is_written_or_nothing(tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    files = directory.files(learner(), "one", "learner.pkl")
+    with pytest.raises(ModelInvalid):
+        export.write(tmp_path / "one", {**files, "model.py": b"("}, weights)
+    assert list(tmp_path.iterdir()) == [weights]
+    (tmp_path / "one").mkdir()
+    (tmp_path / ".one.part").mkdir()  # of a run that was killed
+    export.write(tmp_path / "one", files, weights)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "one"]
+    assert (tmp_path / "one/model.pt").read_bytes() == b"weights"
