@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -268,12 +268,12 @@ def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:
     sent = threading.Event()
 
     def interrupt() -> None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if deployment.containers().get(deployment.name(two)) == "running":
-                sent.set()
-                os.kill(os.getpid(), signal.SIGINT)
-                return
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not sent.is_set():
+            with suppress(docker.errors.DockerException, requests.RequestException):  # it is looked at while it changes
+                if deployment.containers().get(deployment.name(two)) == "running":
+                    sent.set()
+                    os.kill(os.getpid(), signal.SIGINT)
 
     watcher = threading.Thread(target=interrupt)
     watcher.start()
@@ -281,7 +281,7 @@ def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:
         with pytest.raises(KeyboardInterrupt):
             deployment.target().apply(two)
     finally:
-        watcher.join(40)
+        watcher.join(70)
         assert sent.is_set(), "the candidate was never seen running"
     assert deployment.containers() == before
     assert deployment.target().status() == first
