@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -24,12 +24,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where the server listens (`host:port`) and which of its paths the front maps to: of each version, the default first."""
+    """Where the server listens (`host:port`) and which of its paths the front maps to: of each version, the default first.
+
+    `renamed`: content types whose bodies the server would take apart itself, and the names under which it leaves them whole.
+    """
 
     inference: str
     predict_paths: Mapping[str, str]
     metrics: str
     metrics_path: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Server(Protocol):

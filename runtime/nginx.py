@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Front:
     access_log: bool = False
     as_root: bool = False
     generation: str = "0"
+    renamed: tuple[tuple[str, str], ...] = ()  # (content type, the one that the server gets instead)
 
 
 def front_of(settings: Settings, upstream: Upstream, threads: int, *, as_root: bool) -> Front:
@@ -81,6 +83,7 @@ def front_of(settings: Settings, upstream: Upstream, threads: int, *, as_root: b
         processes=min(4, threads),
         access_log=settings.access_log,
         as_root=as_root,
+        renamed=tuple(upstream.renamed.items()),
     )
 
 
@@ -95,6 +98,16 @@ def error_pages(front: Front) -> str:
         lines.append(f"    error_page {code} {'=503 ' if code == 502 else ''}/.error/{code};")
         lines.append(f"    location = /.error/{code} {{ internal; default_type application/json;{retry} return {sent} '{body}'; }}")
     return "\n".join(lines)
+
+
+def content_type(front: Front) -> str:
+    """Return what makes the Content-Type that the server gets; its parameters, such as a form's boundary, stay."""
+    if not front.renamed:
+        return ""
+    rows = (f'"~*^{re.escape(kind)}(?<told{row}> *(;.*)?)$" "{name}$told{row}";' for row, (kind, name) in enumerate(front.renamed))
+    return f"""  map $http_content_type $sent_type {{ default $http_content_type; {" ".join(rows)} }}
+  proxy_set_header Content-Type $sent_type;
+"""
 
 
 def closing(front: Front, path: str) -> str:
@@ -176,7 +189,7 @@ http {{
   upstream server {{ server {front.inference} max_fails=0; keepalive 64; }}
   proxy_http_version 1.1;
   proxy_set_header Connection "";
-  proxy_connect_timeout 2s;
+{content_type(front)}  proxy_connect_timeout 2s;
   proxy_send_timeout 60s;
   proxy_read_timeout {front.read_timeout_s}s;
   proxy_next_upstream off;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,12 @@ FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grp
 LEAST_QUEUE = 16
 LARGEST_RESPONSE = 64 * MIB
 SERVICE = "torchrelay_service.py"  # the handler of every archive of ours
+# TorchServe takes forms apart itself, answers 500 to broken ones and forgets what type a part said it has. Our handlers know these
+# names and read forms themselves (torchrelay_handlers/adapters/forms.py).
+FORMS = {
+    "multipart/form-data": "application/vnd.torchrelay.form-data",
+    "application/x-www-form-urlencoded": "application/vnd.torchrelay.form-urlencoded",
+}
 
 
 def home(settings: Settings) -> Path:
@@ -96,7 +102,7 @@ def properties(
         "job_queue_size": str(queue_size(settings)),
         # T14: the front refuses larger bodies first, with a JSON answer.
         # Our handlers parse bodies themselves, in one go and strictly; others get JSON and text decoded, as they expect.
-        **({"decode_input_request": "false"} if {one.get("handler") for one in manifests.values()} == {SERVICE} else {}),
+        **({"decode_input_request": "false"} if renamed(manifests.values()) else {}),
         "max_request_size": str(serving.max_body_bytes + 64 * 1024),
         "max_response_size": str(max(LARGEST_RESPONSE, 4 * serving.max_body_bytes)),
         "limit_max_image_pixels": "true",
@@ -109,6 +115,11 @@ def properties(
         # Its collector starts a Python process every minute for what the container's own metrics say better.
         "disable_system_metrics": "true",
     }
+
+
+def renamed(manifests: Collection[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the content types that TorchServe must not see: those of forms, when all handlers are ours."""
+    return FORMS if {one.get("handler") for one in manifests} == {SERVICE} else {}
 
 
 def known_as(manifest: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from torchserve.config import (
     known_as,
     model_name,
     properties,
+    renamed,
     render,
     server_env,
 )
@@ -44,7 +45,8 @@ DEFAULT_RETRY_S = 300.0  # TorchServe's own, where the archive's model-config.ya
 def upstream(settings: Settings) -> Upstream:
     """Where the front finds TorchServe."""
     metrics = read_ports(settings)["metrics"] if settings.front == "none" else FIXED_PORTS["metrics"]
-    return Upstream(inference_address(settings), predict_paths(settings), f"127.0.0.1:{metrics}", "/metrics")
+    manifests = [read_manifest(folder) for folder in settings.serving.folders.values()]
+    return Upstream(inference_address(settings), predict_paths(settings), f"127.0.0.1:{metrics}", "/metrics", renamed(manifests))
 
 
 def predict_paths(settings: Settings) -> dict[str, str]:

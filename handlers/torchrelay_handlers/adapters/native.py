@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 from torchrelay_handlers import json_out
+from torchrelay_handlers.adapters.forms import taken_apart
 from torchrelay_handlers.device import is_sticky
 from torchrelay_handlers.messages import Answer
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
@@ -32,7 +33,12 @@ class Native:
 
         Sets `lost` when a CUDA error sticks and this process must end.
         """
-        data = [_decoded(row, index, context) for index, row in enumerate(data)]
+        rows = [_decoded(row, index, context) for index, row in enumerate(data)]
+        if any(isinstance(row, Refusal) for row in rows):
+            return [
+                _problem(row) if isinstance(row, Refusal) else self._single(row, index, context) for index, row in enumerate(rows)
+            ]
+        data = [row for row in rows if not isinstance(row, Refusal)]
         if len(data) > 1 and not self.one_by_one:
             try:
                 results = self.entry.handle(data, context)
@@ -68,8 +74,12 @@ class Native:
         return _problem(Refusal(500, "handler-failed", "the handler must return a list with one answer per request"))
 
 
-def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any]:
-    """JSON parsed and text as str, as TorchServe hands them over unless config.properties has decode_input_request=false."""
+def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | Refusal:
+    """JSON parsed, text as str and a form's fields apart, as TorchServe hands them over when it is not told to leave them."""
+    try:
+        row = taken_apart(row, context.get_all_request_header(index))
+    except Refusal as refusal:
+        return refusal
     for name, value in row.items():
         if isinstance(value, bytearray | bytes):
             said = context.get_all_request_header(index).get(name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torchrelay_handlers import device, resolve, settings, setup_functions, system
+from torchrelay_handlers.adapters.forms import own_type
 from torchrelay_handlers.adapters.native import Native
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.messages import Answer, Request
@@ -104,9 +105,11 @@ def request_of(row: dict[str, Any], index: int, context: Context) -> Request:
     else:
         body = row[name]
         said = headers.get(name.lower())
-        content_type = (said.get("content-type") if isinstance(said, dict) else None) or ("" if name != "body" else content_type)
+        of_part = (said.get("content-type") if isinstance(said, dict) else None) or ""
+        content_type = (content_type or of_part) if name == "body" else of_part  # the body's own lacks the charset
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
+    content_type = own_type(content_type)
     accept, request_id = _text(headers.get("accept")), context.get_request_id(index) or ""
     return Request(body, content_type, accept, request_id, parsed=not isinstance(body, bytes))
 
