@@ -76,11 +76,17 @@ def rendered(model_dir: Path, model: Model, version: str, samples: Sequence[Samp
 
 
 def document(model: Model, version: str, samples: Sequence[Sample], classes: list[str] | None = None) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of the model's endpoint; `classes` are the names of its classes, if there are any."""
+    """Return the OpenAPI 3.1 document of the model's endpoint; `classes` are the names of its classes, if there are any.
+
+    Of other versions in the same server only this is said: that there are any. What they take is not known here.
+    """
+    default = model.default_version or version
+    samples = [one for one in samples if (one.version or default) == version]
     bodies = bodies_of(model.handler, complete_options(model.handler, model.handler_args), classes)
     predict = f"/predictions/{model.name}"
     paths: dict[str, Any] = {}
-    for path, name in ((predict, "predict"), (f"{predict}/{version}", "predictVersion"), ("/invocations", "invoke")):
+    routes = ((predict, "predict"), (f"{predict}/{version}", "predictVersion"), ("/invocations", "invoke"))
+    for path, name in routes if default == version else routes[1:2]:
         paths[path] = {"post": _predict(name, bodies), "put": _predict(f"{name}ByPut", bodies)}
     paths["/ping"] = {"get": _health()}
     paths["/metrics"] = {"get": _plain("metrics", "Counters and times, in Prometheus' text format.", "text/plain")}
@@ -91,7 +97,8 @@ def document(model: Model, version: str, samples: Sequence[Sample], classes: lis
             "title": model.name,
             "version": version,
             "description": f"A PyTorch model behind the handler {model.handler}. "
-            f"Bodies may have {model.max_body_mb} MiB. An answer takes at most {2 * model.timeouts.response_s + 5} s.",
+            f"Bodies may have {model.max_body_mb} MiB. An answer takes at most {2 * model.timeouts.response_s + 5} s."
+            + (f" Other versions answer at {predict}/<version>; without one, {default}." if model.versions else ""),
         },
         "servers": [{"url": "/"}],
         "paths": paths,

@@ -17,6 +17,7 @@ from tests.unit.model_dirs import write
 from torchrelay import openapi
 from torchrelay.layout import ROOT
 from torchrelay.model import Model, load_model
+from torchrelay.samplefile import Expect
 from torchrelay.samples import Sample, load_samples
 from torchrelay_handlers import catalogue, shipped
 
@@ -219,3 +220,18 @@ def test_large_and_refused_samples_are_no_examples(tmp_path: Path) -> None:
     shown = document["components"]["requestBodies"]["Asked"]["content"][JSON]["examples"]
     assert shown == {"one": {"value": [1, 2, 3, 4]}}
     assert document["components"]["responses"]["Answered"]["content"][JSON]["examples"].keys() == {"one", "large"}
+
+
+@pytest.mark.parametrize(("default", "routes"), [(None, {"", "/1.0"}), ("1.0", {"", "/1.0"}), ("old", {"/1.0"})])
+def test_another_version_is_not_described_as_this_one(default: str | None, routes: set[str]) -> None:
+    two = model("tensor").model_copy(update={"versions": ["old.mar"], "default_version": default})
+    expect = Expect(value=[1.0])
+    samples = tuple(
+        Sample(name or "plain", name.encode() or b"[0]", JSON, expect, None, "s.json", 1, name) for name in ("old", "1.0", "")
+    )
+    made = openapi.document(two, "1.0", samples)
+    validate(made)
+    assert {path for path in made["paths"] if path.startswith("/predictions")} == {f"/predictions/m{route}" for route in routes}
+    text = json.dumps(made["components"]["requestBodies"])
+    assert ('"1.0"' in text, '"old"' in text, '"plain"' in text) == (True, False, default != "old")
+    assert "Other versions answer at /predictions/m/<version>" in made["info"]["description"]
