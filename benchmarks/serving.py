@@ -38,6 +38,8 @@ from torchrelay import __version__
 from torchrelay.report import configure_logging, progress
 from torchrelay.runtime_image import RuntimeSettings, ensure_runtime
 
+WARM_S = 8.0  # a JVM compiles its code for the first seconds
+
 
 @dataclass(frozen=True)
 class Options:
@@ -183,7 +185,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round of each: does everything work; no figures")
     parser.add_argument("--only", default=",".join(servers), help="these servers, of: " + "; ".join(servers))
     parser.add_argument("--workload", default=",".join(WORKLOADS), help="these workloads, of: " + "; ".join(WORKLOADS))
-    parser.add_argument("--seconds", type=float, default=8.0, help="counted in each round, after 3 of warm-up (default 8)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="counted in each round, after 8 of warm-up (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
     parser.add_argument("--cpus", type=int, default=2, help="how many CPUs all of it shares (default 2)")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for a quiet machine before each round")
@@ -203,7 +205,7 @@ def main() -> int:
     if OURS in told.only:
         ensure_runtime(RuntimeSettings.from_environment("cpu"), progress())
     os.sched_setaffinity(0, cpus)  # for all that is started from here; containers have theirs set
-    warm_s, seconds, rounds = (1.0, 1.5, 1) if told.quick else (3.0, told.seconds, told.rounds)
+    warm_s, seconds, rounds = (1.0, 1.5, 1) if told.quick else (WARM_S, told.seconds, told.rounds)
     options = Options(python, cpus, warm_s, seconds, rounds, frozenset(told.only), told.patience)
     rows: list[Row] = []
     wrong: list[str] = []

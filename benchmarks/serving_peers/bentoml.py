@@ -30,4 +30,4 @@ def answer(workload: Workload, body: bytes) -> Any:  # noqa: ARG001 -- the signa
     return json.loads(body)[0]
 
 
-PEER = Peer("bentoml", "bentoml", argv, request, answer, {"BENTOML_DO_NOT_TRACK": "True"}, processes=2)
+PEER = Peer("bentoml", "bentoml", argv, request, answer, {"BENTOML_DO_NOT_TRACK": "True"})

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from benchmarks.serving_peers.contract import APPS, Peer, Place
+from benchmarks.serving_peers.contract import APPS, Place
 from benchmarks.serving_peers.servers import Running, cpu_seconds, environment_of, free_ports, process, wait_right
 from benchmarks.serving_peers.workloads import Workload
 
@@ -33,9 +33,8 @@ http {{
 def alone(python: Path, folder: Path, workload: Workload, cpus: int, seconds: float, *, parts: bool = False) -> Any:
     """Run apps/alone.py. Raises: SystemExit with what it said when it fails."""
     place = Place(python, folder, folder, workload, 0, 1 if parts else cpus)
-    peer = Peer("torch alone", "torch", lambda _: [], lambda _, __: None, lambda _, __: None)  # type: ignore[arg-type, return-value]  # never asked
     argv = [str(python), "-m", f"{APPS}.alone", "--seconds", str(seconds), *(["--parts"] if parts else [])]
-    done = subprocess.run(argv, env=environment_of(peer, place), capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, env=environment_of(place, processes=1), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"torch alone failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout)
@@ -44,11 +43,9 @@ def alone(python: Path, folder: Path, workload: Workload, cpus: int, seconds: fl
 def nginx_program() -> str:
     """Return nginx's path. Raises: SystemExit when there is none."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    return found or exit_without("nginx is missing: apt-get install nginx-light")
-
-
-def exit_without(message: str) -> str:
-    raise SystemExit(message)
+    if found is None:
+        raise SystemExit("nginx is missing: apt-get install nginx-light")
+    return found
 
 
 @contextmanager

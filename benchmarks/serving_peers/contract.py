@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Peer:
-    """`argv` may write files into the place's scratch folder. The CPUs are shared out among `processes` as compute threads.
+    """`argv` may write files into the place's scratch folder. `processes` hold the network each; 0: as many as CPUs.
 
     `answer` takes a body and returns what `workloads.right` compares: a list of numbers, or `{"class": ..., "confidence": ...}`.
     """
@@ -52,7 +52,11 @@ class Peer:
     request: Callable[[Workload, Sample], Request]
     answer: Callable[[Workload, bytes], Any]
     environment: Mapping[str, str] = field(default_factory=dict)
-    processes: int = 1
+    processes: int = 0
+
+    def count(self, cpus: int) -> int:
+        """Return how many processes hold the network."""
+        return self.processes or cpus
 
 
 def plain_request(path: str, field_name: str = "input_data") -> Callable[[Workload, Sample], Request]:

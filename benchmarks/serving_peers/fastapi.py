@@ -6,13 +6,11 @@ advanced/custom-response (ORJSONResponse for performance).
 
 from benchmarks.serving_peers.contract import APPS, Peer, Place, plain_answer, plain_request
 
-PROCESSES = 2
-
 
 def argv(place: Place) -> list[str]:
     named = "pictures" if place.workload.name == "image" else "numbers"
     serve = [place.program("uvicorn"), f"{APPS}.fastapi_app:{named}", "--host", "127.0.0.1", "--port", str(place.port)]
-    return [*serve, "--workers", str(PROCESSES), "--no-access-log", "--log-level", "warning"]
+    return [*serve, "--workers", str(PEER.count(place.cpus)), "--no-access-log", "--log-level", "warning"]
 
 
-PEER = Peer("fastapi", "fastapi", argv, plain_request("/predict"), plain_answer, processes=PROCESSES)
+PEER = Peer("fastapi", "fastapi", argv, plain_request("/predict"), plain_answer)

@@ -22,4 +22,4 @@ def request(workload: Workload, sample: Sample) -> Request:
     return Request("/predict", body, f"multipart/form-data; boundary={BOUNDARY}")
 
 
-PEER = Peer("litserve", "litserve", argv, request, plain_answer, processes=2)
+PEER = Peer("litserve", "litserve", argv, request, plain_answer)

@@ -49,4 +49,4 @@ def answer(workload: Workload, body: bytes) -> Any:
     return outputs["y"]
 
 
-PEER = Peer("mlserver", "mlserver", argv, request, answer)
+PEER = Peer("mlserver", "mlserver", argv, request, answer, processes=1)

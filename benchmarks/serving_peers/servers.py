@@ -49,9 +49,9 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def environment_of(peer: Peer, place: Place) -> dict[str, str]:
-    """Return a peer's environment: its own, and what the apps read; as many compute threads as each process has CPUs."""
-    threads = str(max(1, place.cpus // peer.processes))
+def environment_of(place: Place, processes: int) -> dict[str, str]:
+    """Return what the apps read, beside this environment; each of so many processes has its share of the CPUs as threads."""
+    threads = str(max(1, place.cpus // processes))
     return {
         **os.environ,
         "PATH": f"{place.python.parent}{os.pathsep}{os.environ['PATH']}",
@@ -63,11 +63,10 @@ def environment_of(peer: Peer, place: Place) -> dict[str, str]:
         "SERVING_WORKLOAD": place.workload.name,
         "SERVING_PORT": str(place.port),
         "SERVING_THREADS": threads,
-        "SERVING_PROCESSES": str(peer.processes),
-        "SERVING_BATCH": str(place.workload.batch(peer.processes)),
+        "SERVING_PROCESSES": str(processes),
+        "SERVING_BATCH": str(place.workload.clients),
         "LOG_LOCATION": str(place.scratch),
         "METRICS_LOCATION": str(place.scratch),
-        **peer.environment,
     }
 
 
@@ -97,7 +96,7 @@ def peer_server(peer: Peer, python: Path, folder: Path, scratch: Path, workload:
     """Run one peer. Raises: SystemExit with the end of its log when it does not answer rightly in time."""
     place = Place(python, folder, scratch, workload, free_ports(), cpus)
     argv = peer.argv(place)
-    with process(argv, environment_of(peer, place), scratch) as running:
+    with process(argv, environment_of(place, peer.count(cpus)) | dict(peer.environment), scratch) as running:
         wait_right(peer.name, running, scratch, lambda: right_answer(peer, place))
         yield Running("127.0.0.1", place.port, lambda: cpu_seconds(running.pid))
 

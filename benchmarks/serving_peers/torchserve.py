@@ -58,7 +58,7 @@ def argv(place: Place) -> list[str]:
 
     handler, traced = place.scratch / "model_handler.py", place.scratch / "model.pt"
     handler.write_text(HANDLER.format(**PARTS.get(place.workload.name, NUMBERS)))
-    environment = environment_of(PEER, place)
+    environment = environment_of(place, PEER.count(place.cpus))
     subprocess.run([str(place.python), "-W", "ignore", "-c", TRACE, str(traced)], check=True, env=environment)
     packed = ["-m", "model_archiver.model_packaging", "--model-name", "bench", "--version", "1.0", "--serialized-file", str(traced)]
     where = ["--handler", str(handler), "--export-path", str(place.scratch)]
@@ -77,4 +77,4 @@ def answer(workload: Workload, body: bytes) -> Any:
     return found if workload.name == "image" or not isinstance(found[0], list) else found[0]
 
 
-PEER = Peer("torchserve, seed 000", "torchserve", argv, plain_request("/predictions/bench"), answer, processes=2)
+PEER = Peer("torchserve, seed 000", "torchserve", argv, plain_request("/predictions/bench"), answer)
