@@ -20,6 +20,7 @@ from torchrelay_handlers import Handler, Request, loading, resolve
 from torchrelay_handlers.settings import Settings
 from torchrelay_handlers.steps import Noted
 
+pytestmark = pytest.mark.xdist_group("fastai")  # one worker trains, once
 SEEDS = range(100, 104)
 OUTPUTS_ATOL = 1e-4  # float32; the largest output of these learners is about 4
 CONFIDENCE_ATOL = 1e-5
@@ -141,11 +142,13 @@ def test_the_served_class_is_the_predicted_one(exported: dict[str, Exported], le
         assert answer["confidence"] == pytest.approx(float(confidences.max()), abs=CONFIDENCE_ATOL)
 
 
-def test_a_picture_that_is_cropped_is_told_nearly_the_same(exported: dict[str, Exported], learners: Learners) -> None:
-    """fastai crops before it resizes, the handler after it: what the network sees is moved by up to a pixel."""
+def test_a_picture_that_is_cropped_gets_the_same_class(exported: dict[str, Exported], learners: Learners) -> None:
+    """fastai crops before it resizes, the handler after it: what the network sees is moved by up to a pixel, and a warning says so."""
     served = answers_of(exported["classifier"].folder, [learners.folder / f"ask-{seed}.png" for seed in SEEDS])
     for seed, answer in zip(SEEDS, served, strict=True):
-        assert answer["confidence"] == pytest.approx(float(learners.answers[f"classifier-{seed}-wide"].max()), abs=0.05)
+        wanted = learners.answers[f"classifier-{seed}-wide"]
+        assert answer["class"] == ["both", "left", "right "][int(wanted.argmax())]
+        assert answer["confidence"] == pytest.approx(float(wanted.max()), abs=0.15)
     assert "cropped by a pixel or so otherwise" in exported["classifier"].log
 
 

@@ -10,21 +10,22 @@ from torchrelay.check import check
 from torchrelay.errors import ModelInvalid
 from torchrelay.fastai import directory, told
 
+pytestmark = pytest.mark.xdist_group("fastai")  # one worker trains, once
+
 DIFFERENCE = 1e-5  # of the largest output, or of 1
 KNOWN = [
+    "absent",
     "alexnet",
-    "densenet121",
+    "basic",
+    "bottleneck",
+    "densenet",
     "grey",
-    "many",
-    "resnet34-head",
-    "resnet50",
     "squeezenet",
+    "unet-attention",
     "unet-binary",
     "unet-unsized",
     "unet-weight",
-    "unet-xresnet18",
-    "vgg11-bn",
-    "xresnet18-attention",
+    "xresnet-attention",
     "xse-resnext18",
 ]
 
@@ -52,9 +53,9 @@ def test_the_directory_passes_check(variants: Path, tmp_path: Path, name: str) -
     model = check(tmp_path).model
     expected: dict[str, object] = {
         "grey": {"mode": "L", "mean": [0.0], "std": [1.0]},
-        "many": {"activation": "sigmoid", "top_k": 3},
+        "absent": {"activation": "sigmoid", "top_k": 3},
         "unet-unsized": {"size": [40, 56], "fit": "stretch", "mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.25]},
-        "resnet50": {"size": [64, 64], "fit": "crop", "classes": "classes.txt"},
+        "bottleneck": {"size": [64, 64], "fit": "crop", "classes": "classes.txt"},
     }.get(name, {})  # type: ignore[assignment] # of several types of values
     assert {key: model.handler_args.get(key) for key in expected} == expected
     assert model.handler == ("image-segmenter" if name.startswith("unet") else "image-classifier")
@@ -68,6 +69,13 @@ def test_what_is_not_known_is_refused_by_name(variants: Path) -> None:
     text = str(caught.value)
     assert "its loss fastai.losses.CrossEntropyLossFlat has decodes of its own" in text
     assert "model.1.5 has a forward of its own, which replaces that of torch.nn.modules.activation.ReLU" in text
+    assert "its Resize has the method pad; the handlers know squish and crop" in text
+    assert "after_batch has the transform fastai.vision.augment.RandomResizedCropGPU" in text
     assert "model.0 has a forward hook, print" in text
     assert "model.1.9 is a torch.nn.modules.activation.Softsign" in text
     assert "supported are vision_learner over resnet" in text
+
+
+def test_what_training_alone_needed_may_be_missing(variants: Path) -> None:
+    assert found(variants, "absent")["stand_ins"] == ["authors.metric", "authors.Counter"]
+    assert all(found(variants, name)["stand_ins"] == [] for name in KNOWN if name != "absent")

@@ -75,24 +75,6 @@ def classifier(folder: Path) -> Any:
     return learner
 
 
-def regression(folder: Path) -> Any:
-    """What the handlers have no answer for: a number, from a network with a hook, by a padded picture."""
-    loaders = vision.ImageDataLoaders.from_path_func(
-        folder,
-        vision.get_image_files(folder / "scenes"),
-        lambda path: float(path.stem),
-        y_block=vision.RegressionBlock,
-        bs=4,
-        item_tfms=vision.Resize(32, method="pad"),
-        batch_tfms=vision.RandomResizedCropGPU(32),
-        num_workers=0,
-    )
-    learner = vision.vision_learner(loaders, vision.squeezenet1_1, pretrained=False, n_out=1)
-    learner.model[1].append(torch.nn.Threshold(0.1, 20))
-    learner.model[0].register_forward_hook(print)
-    return learner
-
-
 def fit(learner: Any) -> None:
     with learner.no_bar(), learner.no_logging():
         learner.fit(1, 1e-3)
@@ -121,7 +103,6 @@ def main(folder: Path) -> None:
             if name == "classifier":
                 answers[f"{name}-{seed}-wide"] = np.asarray(learner.predict(folder / f"ask-{seed}.png")[2])
                 answers[f"{name}-{seed}-confidences"] = np.asarray(learner.predict(picture)[2])
-    regression(folder).export(folder / "regression.pkl")
     np.savez(folder / "answers.npz", allow_pickle=False, **answers)
 
 

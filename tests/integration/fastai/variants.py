@@ -5,6 +5,7 @@
 Every normalisation is given numbers as after a training, so that no part of a network is passed over by being zero.
 """
 
+import importlib
 import json
 import sys
 import time
@@ -19,6 +20,7 @@ from fastai.layers import NormType
 from fastai.vision import all as vision
 from fastai.vision.models import xresnet
 from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore] # in this environment alone
+from torchvision.models import resnet  # type: ignore[import-not-found, unused-ignore] # the same
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -30,19 +32,20 @@ SIDE = 64
 CLASSES = ["one", "two", "three"]
 
 
-def images(folder: Path, cls: Any = vision.PILImage, resize: Any = None, labels: str = "one") -> Any:
+def images(folder: Path, cls: Any = vision.PILImage, resize: Any = None, labels: str = "one", batch: Any = None) -> Any:
     """Loaders of noise: a class, several classes or a mask for each picture."""
     blocks = {
         "one": (vision.CategoryBlock(vocab=CLASSES), lambda path: CLASSES[int(path.stem) % 3]),
         "many": (vision.MultiCategoryBlock(vocab=CLASSES), lambda path: CLASSES[: int(path.stem) % 3]),
         "mask": (vision.MaskBlock(codes=np.array(CLASSES)), lambda path: path.parent.parent / "masks" / path.name),
     }
+    normalize = [vision.Normalize.from_stats([0.4, 0.5, 0.6], [0.3, 0.2, 0.25])] if cls is vision.PILImage else []
     block = vision.DataBlock(
         blocks=(vision.ImageBlock(cls), blocks[labels][0]),
         get_items=vision.get_image_files,
         get_y=blocks[labels][1],
         item_tfms=[resize] if resize is not None else [],
-        batch_tfms=[vision.Normalize.from_stats([0.4, 0.5, 0.6], [0.3, 0.2, 0.25])] if cls is vision.PILImage else [],
+        batch_tfms=[*([batch] if batch is not None else []), *normalize],
     )
     return block.dataloaders(folder / "pictures", bs=2, num_workers=0)
 
@@ -62,9 +65,42 @@ def segment(arch: Any, resize: Any = None, **more: Any) -> Callable[[Path], Any]
     return make
 
 
+def narrow(**more: Any) -> Any:
+    """xresnet18 on a quarter of the channels: what is tried is the structure."""
+    return partial(xresnet.xresnet18, widen=0.25, stem_szs=(8, 8, 64), **more)
+
+
+def short(block: Any) -> Any:
+    """torchvision's ResNet with one block where the real ones have several."""
+    return partial(tiny_resnet, block)
+
+
+def tiny_resnet(block: Any, **_: Any) -> Any:
+    return resnet.ResNet(block, [1, 1, 1, 1])
+
+
+def tiny_densenet(**_: Any) -> Any:
+    """Ends in a pool, where fastai cuts what it does not know."""
+    return torch.nn.Sequential(vision.models.DenseNet(8, (2, 2, 2, 2), 16).features, torch.nn.AdaptiveAvgPool2d(1))
+
+
+def absent(folder: Path) -> Any:
+    """Several classes in one picture, and a metric and a callback of a module that is gone when the learner is loaded."""
+    (folder / "authors.py").write_text(
+        "from fastai.callback.core import Callback\n\n\ndef metric(*_):\n    return 0\n\n\nclass Counter(Callback):\n    pass\n"
+    )
+    sys.path.insert(0, str(folder))
+    authors = importlib.import_module("authors")
+
+    learner = classify(narrow(), labels="many", metrics=authors.metric, cbs=authors.Counter())(folder)
+    learner.gone = ("authors", str(folder))
+    return learner
+
+
 def patched(folder: Path) -> Any:
-    """A learner with a forward of its own on one module, a loss of its own and a part of torch's that is not known."""
-    learner = classify(vision.resnet18)(folder)
+    """A learner that pads and crops, with a hook, a forward and a loss of its own, and a part of torch's that is not known."""
+    loaders = images(folder, resize=vision.Resize(SIDE, method="pad"), batch=vision.RandomResizedCropGPU(SIDE))
+    learner = vision.vision_learner(loaders, narrow(), pretrained=False, normalize=False)
     learner.model[1][5].forward = torch.relu
     learner.model[1].append(torch.nn.Softsign())
     learner.model[0].register_forward_hook(print)
@@ -74,20 +110,19 @@ def patched(folder: Path) -> Any:
 
 squish = vision.Resize((32, 48), method="squish")
 VARIANTS: dict[str, Callable[[Path], Any]] = {
-    "resnet34-head": classify(vision.resnet34, bn_final=True, lin_first=True, concat_pool=False, lin_ftrs=[64, 32], ps=0.25),
-    "resnet50": classify(vision.resnet50),
-    "xresnet18-attention": classify(partial(xresnet.xresnet18, sa=True, act_cls=vision.Mish)),
+    "basic": classify(short(resnet.BasicBlock), bn_final=True, lin_first=True, concat_pool=False, lin_ftrs=[64, 32], ps=0.25),
+    "bottleneck": classify(short(resnet.Bottleneck)),
+    "xresnet-attention": classify(narrow(sa=True, act_cls=vision.Mish)),
     "xse-resnext18": classify(xresnet.xse_resnext18),
-    "vgg11-bn": classify(vision.models.vgg11_bn),
     "alexnet": classify(vision.models.alexnet),
     "squeezenet": classify(vision.squeezenet1_1),
-    "densenet121": classify(vision.densenet121),
-    "grey": classify(vision.resnet18, vision.PILImageBW, n_in=1),
-    "many": classify(vision.resnet18, labels="many"),
-    "unet-xresnet18": segment(xresnet.xresnet18, squish, blur=True, self_attention=True),
-    "unet-weight": segment(vision.resnet18, squish, norm_type=NormType.Weight, act_cls=vision.Swish, last_cross=False),
-    "unet-binary": segment(vision.resnet18, squish, n_out=1, y_range=(-3, 3), loss_func=vision.BCEWithLogitsLossFlat(axis=1)),
-    "unet-unsized": segment(vision.resnet18, norm_type=NormType.Spectral),
+    "densenet": classify(tiny_densenet),
+    "grey": classify(narrow(), vision.PILImageBW, n_in=1),
+    "absent": absent,
+    "unet-attention": segment(narrow(), squish, blur=True, self_attention=True),
+    "unet-weight": segment(narrow(), squish, norm_type=NormType.Weight, act_cls=vision.Swish, last_cross=False),
+    "unet-binary": segment(narrow(), squish, n_out=1, y_range=(-3, 3), loss_func=vision.BCEWithLogitsLossFlat(axis=1)),
+    "unet-unsized": segment(narrow(), norm_type=NormType.Spectral),
     "patched": patched,
 }
 ASKED = {"unet-unsized": [40, 56]}
@@ -126,6 +161,11 @@ def main(folder: Path) -> None:
                 learner.model.train()(learner.dls.one_batch()[0])
         learner.export(scratch / "learner.pkl")
         load.STAND_INS.clear()
+        if hasattr(learner, "gone"):
+            module, place = learner.gone
+            sys.path.remove(place)
+            del sys.modules[module]
+            sys.path_importer_cache.clear()
         found = read.step({"size": ASKED.get(name)}, scratch)
         (scratch / "read.json").write_text(json.dumps({"fenced": False, "unplugged": False, **found}))
         if not found["problems"]:
