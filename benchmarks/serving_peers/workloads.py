@@ -70,7 +70,10 @@ def make_folder(folder: Path, workload: str) -> Path:
     torch.manual_seed(6)
     network = init_function(workload)
     generator = torch.Generator().manual_seed(7)
-    bodies = [_body(workload, generator) for _ in range(SAMPLES)]
+    bodies = [_body(workload, generator, number) for number in range(SAMPLES)]
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the statistics of what it is shown, and nothing of what it began with
     with torch.no_grad():
         network(torch.stack([_tensor(workload, body) for body in bodies]))  # fills the statistics of the normalisations
         list(network.modules())[-1].weight.mul_(8)  # type: ignore[operator]  # nn.Module's attributes; answers that are far apart
@@ -89,7 +92,7 @@ def read_samples(folder: Path) -> list[Sample]:
     return [Sample(bytes.fromhex(one["body"]), one["answer"]) for one in kept]
 
 
-def _body(workload: str, generator: Any) -> bytes:
+def _body(workload: str, generator: Any, number: int) -> bytes:
     import torch  # noqa: PLC0415 -- as above
 
     if workload != "image":
@@ -97,7 +100,7 @@ def _body(workload: str, generator: Any) -> bytes:
         return json.dumps([round(value, 6) for value in values]).encode()
     from PIL import Image  # noqa: PLC0415 -- as above
 
-    coarse = torch.rand(1, 3, 14, 14, generator=generator) * 255
+    coarse = torch.rand(1, 3, 2 + number, 2 + number, generator=generator) * 255
     smooth = torch.nn.functional.interpolate(coarse, SIDE, mode="bicubic")[0]
     grained = smooth + 12 * torch.randn(3, SIDE, SIDE, generator=generator)  # a photograph of this size is 15 to 30 KB too
     out = io.BytesIO()

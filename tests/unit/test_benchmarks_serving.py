@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -16,7 +17,7 @@ from benchmarks.serving import names
 from benchmarks.serving_load import LOOK, Load, answer_length, looker, rendered
 from benchmarks.serving_peers.contract import Request
 from benchmarks.serving_peers.peers import CALLED, PEERS
-from benchmarks.serving_peers.workloads import WORKLOADS, Sample, right
+from benchmarks.serving_peers.workloads import WORKLOADS, Sample, make_folder, read_samples, right
 from benchmarks.serving_rows import Round, percentile, report, row
 
 ROW = {
@@ -134,6 +135,15 @@ def test_a_right_answer_has_the_numbers(found: object, same: bool) -> None:
 )
 def test_a_right_answer_has_the_class_and_its_confidence(found: object, same: bool) -> None:
     assert right(found, {"class": "3", "confidence": 0.9}, 2e-3) is same
+
+
+@pytest.mark.parametrize("name", ["mlp", "tiny"])
+def test_a_sample_cannot_pass_for_another(name: str, tmp_path: Path) -> None:
+    """An answer that went to the wrong client would else be taken for the right one."""
+    samples = read_samples(make_folder(tmp_path / name, name))
+    answers = [one.answer for one in samples]
+    assert len(samples) == 16
+    assert all(right(a, b, WORKLOADS[name].tolerance) is (i == j) for i, a in enumerate(answers) for j, b in enumerate(answers))
 
 
 def test_every_server_gets_the_same_numbers_and_its_answer_is_found() -> None:
