@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CONTENT = os.urandom(1 << 20) * 3
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-QUICK = Patience(stall_s=3, first_wait_s=0.01, longest_wait_s=0.05)
+QUICK = Patience(stall_s=20, first_wait_s=0.01, longest_wait_s=0.05)
 
 
 @pytest.fixture(scope="module")
