@@ -74,10 +74,10 @@ def export(options: Options) -> Exported:
     """
     _demand_places(options)
     with tempfile.TemporaryDirectory(prefix="torchrelay-fastai-") as folder:
-        scratch = Path(folder)
-        shutil.copyfile(options.learner, scratch / "learner.pkl")  # what is looked at is what is loaded
-        _demand_trust(options, look(scratch / "learner.pkl"))
-        return _exported(options, scratch)
+        learner = Path(folder) / "learner.pkl"
+        shutil.copyfile(options.learner, learner)  # what is looked at is what is loaded
+        _demand_trust(options, look(learner))
+        return _exported(options, Path(folder), learner)
 
 
 def _demand_places(options: Options) -> None:
@@ -101,20 +101,26 @@ def _demand_trust(options: Options, seen: Look) -> None:
         raise refused(f"{name} {DANGER}: {seen.told()}", fix)
 
 
-def _exported(options: Options, scratch: Path) -> Exported:
-    box = sandbox.Sandbox(sandbox.python_with_fastai(options.python), scratch, options.seconds)
-    room = 4 * (scratch / "learner.pkl").stat().st_size + (64 << 20)
-    learner = told.believed(box.step("read", {"size": list(options.size) if options.size else None}, room))
+def _exported(options: Options, folder: Path, file: Path) -> Exported:
+    box = sandbox.Sandbox(sandbox.python_with_fastai(options.python), folder, options.seconds)
+    room = 4 * file.stat().st_size + (64 << 20)
+    learner = told.believed(box.step("read", {"size": list(options.size) if options.size else None}, [file], room))
     try:
-        tensorfile.read(scratch / "weights.safetensors")
+        tensors = [box.take("read", name, room) for name in ("weights.safetensors", "output.safetensors")]
+        for one in tensors:
+            tensorfile.read(one)
         files = directory.files(learner, default_name(options.output), printable(options.learner.name))
     except (DescriptionInvalid, ValueError, OSError) as error:
         raise refused(f"{told.UNBELIEVED}: {printable(str(error))}") from error
-    (scratch / "model.py").write_bytes(files["model.py"])
+    (folder / "model.py").write_bytes(files["model.py"])
     mode = "RGB" if learner.channels == 3 else "L"
     asked = learner.model_dump(include={"size", "picture", "fit", "mean", "std"}) | {"mode": mode}
-    difference, largest = demand_parity(box.step("prove", asked, room))
-    write(options.output, files, scratch / directory.WEIGHTS)
+    difference, largest = demand_parity(box.step("prove", asked, [*tensors, folder / "model.py"], room))
+    try:
+        weights = box.take("prove", directory.WEIGHTS, room)
+    except (ValueError, OSError) as error:
+        raise refused(f"its weights were not written: {printable(str(error))}") from error
+    write(options.output, files, weights)
     handler = "image-segmenter" if learner.task == "segment" else "image-classifier"
     written = sorted([*files, directory.WEIGHTS])
     return Exported(options.output, written, handler, learner.count, difference, largest, _warnings(learner))

@@ -5,9 +5,10 @@ import logging
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,31 +31,29 @@ HOW_TO = (
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Where and how steps run. `python` has fastai; `seconds` is each step's time."""
+    """Where and how steps run. `python` has fastai; `seconds` is each step's time; each has a folder of its own in `folder`."""
 
     python: str
-    scratch: Path
+    folder: Path
     seconds: int
 
-    def step(self, name: str, asked: Mapping[str, Any], file_bytes: int) -> dict[str, Any]:
-        """Run `inside/main.py NAME` and return its answer, which is a stranger's: nothing in it has been looked at.
+    def step(self, name: str, asked: Mapping[str, Any], given: Iterable[Path], file_bytes: int) -> dict[str, Any]:
+        """Run `inside/main.py NAME` over copies of files and return its answer: a stranger's, of which nothing has been looked at.
 
         Raises:
             ModelInvalid: it failed, outlived its time, or left no answer.
         """
-        request = self.scratch / f"{name}-asked.json"
+        scratch = self.folder / name
+        scratch.mkdir()
+        for file in given:
+            shutil.copyfile(file, scratch / file.name)
         import_from = [str(layout.HANDLERS.parent)]
-        told = {
-            **asked,
-            "scratch": str(self.scratch),
-            "seconds": self.seconds,
-            "file_bytes": file_bytes,
-            "import_from": import_from,
-        }
+        told = {**asked, "scratch": str(scratch), "seconds": self.seconds, "file_bytes": file_bytes, "import_from": import_from}
+        request = scratch / "asked.json"
         request.write_text(json.dumps(told), encoding="utf-8")
-        self._run(name, request)
+        self._run(name, scratch, request)
         try:
-            found = answer_of(self.scratch / f"{name}.json")
+            found = answer_of(self.take(name, f"{name}.json", MAX_ANSWER))
         except (OSError, ValueError, RecursionError) as error:
             raise refused(f"loading it left no answer: {printable(str(error))}") from error
         if not found.get("fenced"):
@@ -63,18 +62,36 @@ class Sandbox:
             log.warning("no seccomp filter is known for this processor: while it was loaded the file could open sockets")
         return found
 
-    def _run(self, name: str, request: Path) -> None:
+    def take(self, name: str, file: str, most: int) -> Path:
+        """A copy of what a step left, out of the reach of anything that it started and that may have outlived it.
+
+        Raises:
+            ValueError: it left something else than a file of at most `most` bytes.
+            OSError: it cannot be read.
+        """
+        taken = self.folder / file
+        with os.fdopen(os.open(self.folder / name / file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as source:
+            told = os.fstat(source.fileno())
+            if not stat.S_ISREG(told.st_mode) or told.st_size > most:
+                raise ValueError(f"{file} is not a file of at most {most} bytes")
+            with taken.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        return taken
+
+    def _run(self, name: str, scratch: Path, request: Path) -> None:
+        written = self.folder / f"{name}.log"  # not in its folder: there it could be made into anything
         argv = command(self.python, name, request, unshared=can_unshare())
         log.debug("+ %s", " ".join(argv))
-        process = subprocess.Popen(
-            argv,
-            cwd=self.scratch,
-            env=environment(self.scratch),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.scratch / f"{name}.log").open("wb"),
-            start_new_session=True,
-        )
+        with written.open("wb") as errors:
+            process = subprocess.Popen(
+                argv,
+                cwd=scratch,
+                env=environment(scratch),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
         try:
             code = process.wait(self.seconds)
         except subprocess.TimeoutExpired:
@@ -84,7 +101,7 @@ class Sandbox:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if code != 0:
-            log_tail = (self.scratch / f"{name}.log").read_bytes()[-3000:].decode("utf-8", "replace")
+            log_tail = written.read_bytes()[-3000:].decode("utf-8", "replace")
             last = next((line for line in reversed(log_tail.splitlines()) if line.strip()), f"it ended with {code}")
             log.debug("%s", "\n".join(printable(line, 400) for line in log_tail.splitlines()))
             raise refused(
@@ -127,14 +144,11 @@ def can_unshare() -> bool:
 
 
 def answer_of(path: Path) -> dict[str, Any]:
-    """The JSON object that a step left.
+    """The JSON object in a file.
 
     Raises:
-        ValueError: it is no such file, or too large.
-        OSError: it cannot be read.
+        ValueError: it holds something else.
     """
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_ANSWER:
-        raise ValueError(f"{path.name} is missing or not a file of ours")
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ValueError(f"{path.name} is not an object")  # noqa: TRY004 -- of a file's content, not of an argument

@@ -143,7 +143,7 @@ def test_the_served_class_is_the_predicted_one(exported: dict[str, Exported], le
 
 
 def test_a_picture_that_is_cropped_gets_the_same_class(exported: dict[str, Exported], learners: Learners) -> None:
-    """fastai crops before it resizes, the handler after it: what the network sees is moved by up to a pixel, and a warning says so."""
+    """fastai crops before it resizes, the handler after it: what the network sees is moved by up to a pixel. A warning says so."""
     served = answers_of(exported["classifier"].folder, [learners.folder / f"ask-{seed}.png" for seed in SEEDS])
     for seed, answer in zip(SEEDS, served, strict=True):
         wanted = learners.answers[f"classifier-{seed}-wide"]
