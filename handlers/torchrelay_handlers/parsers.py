@@ -4,6 +4,7 @@ import base64
 import binascii
 import codecs
 import csv
+import functools
 import io
 import json
 import math
@@ -130,6 +131,7 @@ def _number(cell: str, line: int) -> float:
         raise BadSample(f"line {line} of the CSV: {cell[:40]!r} is not a number", kind="bad-csv") from None
 
 
+@functools.lru_cache(maxsize=32)  # 12 us for a header that most clients send the same every time
 def charset_of(content_type: str) -> str:
     """The charset that the content type names, by Python's name; UTF-8 if none.
 
