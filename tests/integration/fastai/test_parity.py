@@ -90,7 +90,7 @@ def test_what_the_learner_did_to_pictures_is_in_model_yaml(exported: dict[str, E
     classifier = load_model(exported["classifier"].folder)
     assert classifier.handler == "image-classifier"
     # one class ends in a blank, which a line of text would lose
-    wanted = {"classes": "classes.json", "size": [64, 64], "fit": "crop", "activation": "softmax"}
+    wanted = {"classes": "classes.json", "size": [72, 72], "fit": "crop", "activation": "softmax"}
     assert classifier.handler_args == statistics | wanted
     assert json.loads((exported["classifier"].folder / "classes.json").read_text()) == ["both", "left", "right "]
 
