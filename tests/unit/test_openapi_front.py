@@ -1,10 +1,16 @@
 """The front's one static file: where it lies, and that a front of another container's leaves the path to it."""
 
+import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 from nginx import OPENAPI, Front, render
 from torchrelay import layout
+from torchrelay.archive import Archived
+from torchrelay.build import _handler_layer
+from torchrelay.mar import Stored
+from torchrelay.report import Quiet
 
 
 def test_the_front_serves_the_file_that_the_build_writes() -> None:
@@ -13,3 +19,15 @@ def test_the_front_serves_the_file_that_the_build_writes() -> None:
     assert f"alias {layout.IMAGE_OPENAPI};" in line
     assert layout.IMAGE_OPENAPI == OPENAPI
     assert "/openapi.json" not in render(replace(front, routes=())), "the container behind it has its own"
+
+
+def test_the_handler_layer_holds_it_beside_the_serving_configuration(tmp_path: Path) -> None:
+    mar = tmp_path / "m.mar"
+    mar.write_bytes(b"import torch\n")
+    archived = Archived(mar, "m", "1.0", "model.pt", "", {"handler.py": Stored(0, 13, "0" * 64)}, skipped=False)
+    layer = _handler_layer(archived, "opt/torchrelay/models/m", {"name": "m"}, b'{"openapi":"3.1.0"}\n', Quiet())
+    with tarfile.open(fileobj=io.BytesIO(b"".join(layer.blob.chunks()))) as archive:
+        file = archive.extractfile(layout.IMAGE_OPENAPI.lstrip("/"))
+        assert file is not None
+        assert file.read() == b'{"openapi":"3.1.0"}\n'
+        assert {layout.IMAGE_SERVING.lstrip("/"), "opt/torchrelay/models/m/handler.py"} < set(archive.getnames())
