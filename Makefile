@@ -77,7 +77,7 @@ schema: $(VENV)/.package ## Write the JSON Schemas from the types.
 	$(BIN)/python -m torchrelay.schema schema
 
 lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
-	cd requirements && for name in package dev build runtime jre; do ./lock.sh $$name; done
+	cd requirements && for name in package dev build runtime jre fastai serving; do ./lock.sh $$name; done
 
 bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe, and from a push to an answer.
 	$(MACHINE) $(BIN)/python benchmarks/push_path.py
