@@ -56,6 +56,7 @@ def queue(parts: tuple[str, ...]) -> str:
     return "image" if parts[0] == "container" and parts[1] != "relay" else "machine"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the queues from the items when its own turn comes
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     top = Path(__file__).parent
 
