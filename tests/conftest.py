@@ -56,7 +56,13 @@ def queue(parts: tuple[str, ...]) -> str:
     return "image" if parts[0] == "container" and parts[1] != "relay" else "machine"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the queues from the items when its own turn comes
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put the slow ones into their queues, before xdist looks for them."""
+    parts = item.path.relative_to(Path(__file__).parent).parts
+    if parts[0] in SLOW:
+        item.add_marker(pytest.mark.xdist_group(queue(parts)))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     top = Path(__file__).parent
 
@@ -64,9 +70,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return KINDS.index(item.path.relative_to(top).parts[0])
 
     items.sort(key=kind)
-    for item in items:
-        if KINDS[kind(item)] in SLOW:
-            item.add_marker(pytest.mark.xdist_group(queue(item.path.relative_to(top).parts)))
     if not config.getoption("--run-gpu-image"):
         skip = pytest.mark.skip(reason="builds 5 GB of CUDA wheels: `make test-gpu-image` runs it")
         for item in items:
