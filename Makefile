@@ -37,7 +37,7 @@ demo: setup ## Archive, serve and query an example model: no Docker, no cloud.
 	$(BIN)/torchrelay invoke examples/digits --target local
 
 test: $(VENV)/.dev lint ## Install what the tests need and run all of them: those without Docker beside those with it.
-	$(MACHINE) --build-ahead $(BIN)/pytest -n 2 --dist loadgroup tests
+	$(MACHINE) --build-ahead $(BIN)/pytest -n 2 tests
 
 test-unit: $(VENV)/.dev ## The tests that need no Docker, no server and no network: seconds.
 	$(BIN)/pytest tests/unit

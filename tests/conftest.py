@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from _pytest.terminal import TerminalReporter
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 STARTED = time.monotonic()
 KINDS = ("unit", "integration", "container", "workflow", "cluster", "gpu_image")
@@ -48,19 +50,24 @@ class Told:
             self.line(f"{report.nodeid} failed after {seconds:.0f} s\n{report.longreprtext}")
 
 
-def queue(parts: tuple[str, ...]) -> str:
-    """Return which tests a slow one follows, with `-n 2 --dist loadgroup`: what is in one queue runs one after another.
+class Queues(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
+    """With `-n 2`: what is in one queue runs one after another, in one process.
 
-    The image's own tests share nothing with those of the command, the workflows and the cluster but the daemon.
+    The image's own tests share nothing with those of the command, the workflows and the cluster but the daemon. (xdist's own
+    groups, `--dist loadgroup`, do not work with pytest 9.2: names of tests cannot be changed any more.)
     """
-    return "image" if parts[0] == "container" and parts[1] != "relay" else "machine"
+
+    def _split_scope(self, nodeid: str) -> str:
+        parts = nodeid.partition("::")[0].split("/")[1:]
+        if parts[0] in SLOW:
+            return "image" if parts[0] == "container" and parts[1] != "relay" else "machine"
+        return "fastai" if "fastai" in parts else nodeid
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Put the slow ones into their queues, before xdist looks for them."""
-    parts = item.path.relative_to(Path(__file__).parent).parts
-    if parts[0] in SLOW:
-        item.add_marker(pytest.mark.xdist_group(queue(parts)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Queues:
+    """See `Queues`; the fast ones come first."""
+    config.option.loadscopereorder = False
+    return Queues(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

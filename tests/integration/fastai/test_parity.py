@@ -20,7 +20,6 @@ from torchrelay_handlers import Handler, Request, loading, resolve
 from torchrelay_handlers.settings import Settings
 from torchrelay_handlers.steps import Noted
 
-pytestmark = pytest.mark.xdist_group("fastai")  # one worker trains, once
 SEEDS = range(100, 104)
 OUTPUTS_ATOL = 1e-4  # float32; the largest output of these learners is about 4
 CONFIDENCE_ATOL = 1e-5

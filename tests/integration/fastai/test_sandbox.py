@@ -19,7 +19,6 @@ from tests.integration.fastai.conftest import export
 from torchrelay.errors import ModelInvalid
 from torchrelay.fastai import sandbox
 
-pytestmark = pytest.mark.xdist_group("fastai")  # one worker trains, once
 ATTEMPTS = """
 import json, os, socket, resource
 told = {}

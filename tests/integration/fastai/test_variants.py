@@ -10,8 +10,6 @@ from torchrelay.check import check
 from torchrelay.errors import ModelInvalid
 from torchrelay.fastai import directory, told
 
-pytestmark = pytest.mark.xdist_group("fastai")  # one worker trains, once
-
 DIFFERENCE = 1e-5  # of the largest output, or of 1
 KNOWN = [
     "absent",
