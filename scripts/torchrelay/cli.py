@@ -70,10 +70,32 @@ def _translated(error: BaseException) -> TorchrelayError:
 
 
 class Stop:
-    """What came of Ctrl-C or TERM in this process."""
+    """What came of Ctrl-C or TERM in this process. `raised` is what was raised for it last."""
 
     asked = False
     told = False
+    raised: BaseException | None = None
+
+
+AGAIN_S = 0.5
+"""Seconds between two looks whether what was raised is on its way."""
+
+
+def _is_handled() -> bool:
+    """Whether the exception that was raised for a signal is being dealt with where the alarm found the main thread."""
+    error = sys.exc_info()[1]
+    while error is not None:
+        if error is Stop.raised:
+            return True
+        error = error.__context__
+    return False
+
+
+def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
+    """Raise it once more when it was lost: what a finalizer of CPython's io raises, it clears without a word (iobase_finalize)."""
+    if not Stop.told and not _is_handled():
+        Stop.raised = KeyboardInterrupt()
+        raise Stop.raised
 
 
 def _on_signal(_signal: int, _frame: FrameType | None) -> None:
@@ -88,7 +110,10 @@ def _on_signal(_signal: int, _frame: FrameType | None) -> None:
         github.resume_at_once()
         os._exit(error.exit_code)
     Stop.asked = True
-    raise KeyboardInterrupt
+    Stop.raised = KeyboardInterrupt()
+    signal.signal(signal.SIGALRM, _on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
+    raise Stop.raised
 
 
 def run(arguments: list[str], application: Callable[..., Any] = app) -> int:
@@ -126,6 +151,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, _on_signal)
     github.shield()
     code = run(sys.argv[1:])
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for late in (signal.SIGTERM, signal.SIGINT):
         signal.signal(late, signal.SIG_IGN)  # the interpreter's own end would let them kill it
     if code and threading.active_count() > 1:

@@ -127,6 +127,38 @@ def test_a_second_ctrl_c_ends_what_the_first_one_does_not() -> None:
     assert told.count("torchrelay: interrupted") == 1
 
 
+LOST = """
+import io, os, signal, sys, time
+from torchrelay import cli
+
+class Lossy(io.RawIOBase):
+    def close(self):  # as an HTTP response's: what is raised here by its finalizer is cleared, and nothing is said
+        if not self.closed:
+            os.kill(os.getpid(), signal.SIGINT)
+        super().close()
+
+def busy(arguments, standalone_mode):
+    Lossy()
+    print("lost", flush=True)
+    try:
+        time.sleep(20)
+    finally:
+        print("cleaning", flush=True)
+        time.sleep(2)  # longer than until the next look: what is on its way is not raised again
+        print("clean", flush=True)
+
+signal.signal(signal.SIGINT, cli._on_signal)
+sys.exit(cli.run([], application=busy))
+"""
+
+
+def test_a_ctrl_c_that_a_finalizer_swallows_is_heard_all_the_same() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run([sys.executable, "-c", LOST], env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout.split()) == (130, ["lost", "cleaning", "clean"]), done.stderr
+    assert done.stderr.count("torchrelay: interrupted") == 1
+
+
 @pytest.mark.parametrize(("variable", "folder"), [("TORCHRELAY_WEIGHTS_CACHE", "handed-over"), ("UNSET", "cache")])
 def test_weights_lie_in_the_cache_or_in_a_folder_that_another_job_filled(
     model: Path, tmp_path: Path, variable: str, folder: str
