@@ -24,6 +24,7 @@ SOCK=$RUN/containerd/containerd.sock
 
 [ "$(id -u)" = 0 ] || { echo "up.sh: must be root" >&2; exit 1; }
 [ ! -e "$RUN/pids" ] || { echo "up.sh: $RUN exists; run down.sh first" >&2; exit 1; }
+! ip link show kn0 >/dev/null 2>&1 || { echo "up.sh: the bridge kn0 is there: another cluster runs here, or was killed (RUN=its folder down.sh)" >&2; exit 1; }
 mkdir -p "$RUN"/{pki,pids,logs,containerd,certs.d,cni/net.d,cni/state,kubelet,podlogs}
 T0=$(date +%s.%N)
 say() { printf '%6.1fs  %s\n' "$(echo "$(date +%s.%N) - $T0" | bc)" "$*"; }
