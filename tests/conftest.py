@@ -53,14 +53,14 @@ class Told:
 class Queues(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
     """With `-n 2`: what is in one queue runs one after another, in one process.
 
-    The image's own tests share nothing with those of the command, the workflows and the cluster but the daemon. (xdist's own
+    Tests of containers share nothing with those of the workflows and the cluster but the daemon. (xdist's own
     groups, `--dist loadgroup`, do not work with pytest 9.2: names of tests cannot be changed any more.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
         parts = nodeid.partition("::")[0].split("/")[1:]
         if parts[0] in SLOW:
-            return "image" if parts[0] == "container" and parts[1] != "relay" else "machine"
+            return "containers" if parts[0] == "container" else "workflows and cluster"
         return "fastai" if "fastai" in parts else nodeid
 
 
@@ -76,7 +76,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def kind(item: pytest.Item) -> int:
         return KINDS.index(item.path.relative_to(top).parts[0])
 
-    items.sort(key=kind)
+    # what needs the cluster comes last: on a new machine its programs are still being built when the slow ones begin
+    items.sort(key=lambda item: (kind(item), item.path.name == "test_cluster.py"))
     if not config.getoption("--run-gpu-image"):
         skip = pytest.mark.skip(reason="builds 5 GB of CUDA wheels: `make test-gpu-image` runs it")
         for item in items:
