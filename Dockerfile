@@ -20,8 +20,10 @@ RUN jlink --output /opt/torchrelay/jre --strip-debug --no-header-files --no-man-
     && /opt/torchrelay/jre/bin/java -Xshare:dump
 
 
+# As above: BASE_IMAGE carries its tag or digest, and Debian keeps only the newest build of a package.
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE} AS venv
+# As above.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
@@ -45,8 +47,10 @@ COPY runtime/trim.py /build/trim.py
 RUN ["/opt/torchrelay/venv/bin/python", "/build/trim.py"]
 
 
+# As above.
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE}
+# As above.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates nginx python3 \
