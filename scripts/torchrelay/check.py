@@ -61,6 +61,7 @@ class _Check:
         self._extra: list[tuple[FieldPath, str]] = []
         self._sources: list[handlercode.Source] = []
         self._told = modelconfig.Told()
+        self._others: list[versions.Further] = []
 
     def all(self, *, with_samples: bool) -> None:
         steps: dict[str, Callable[[], None]] = {
@@ -183,7 +184,8 @@ class _Check:
 
     def _versions(self) -> None:
         if not self.bad & {"name", "version", "default_version"}:
-            for index, message, fix in versions.problems(self.dir, self.model):
+            self._others, wrong = versions.look(self.dir, self.model)
+            for index, message, fix in wrong:
                 self._say(("default_version",) if index is None else ("versions", index), message, fix)
 
     def _environment(self) -> None:
@@ -294,7 +296,7 @@ class _Check:
             known = {str(problem) for problem in self.problems}
             self.problems += [problem for problem in error.problems if str(problem) not in known]
         own = [self.model.version] if self.model.version else []
-        there = [*own, *(one.version for one in versions.readable(self.dir, self.model))]
+        there = [*own, *(one.version for one in self._others)]
         for sample in self.samples:
             if sample.version and sample.version not in there:
                 fix = f"write one of {', '.join(there)}" if there else "list the archive of that version in model.yaml's `versions`"

@@ -75,6 +75,8 @@ def _components(contents: Contents, model: Model | None) -> list[dict[str, Any]]
         found[reference] = {"type": "platform", "bom-ref": reference, "name": "openjdk", "version": java, "purl": reference}
     if contents.serving.get("name"):
         found["model"] = _model(contents, model)
+        for other in contents.serving.get("versions", []):
+            found[f"model/{other['version']}"] = _other_version(contents, other)
     for one in found.values():
         if "evidence" in one:
             one["evidence"]["occurrences"].sort(key=lambda place: place["location"])
@@ -113,6 +115,23 @@ def _model(contents: Contents, model: Model | None) -> dict[str, Any]:
     serving = contents.serving
     version = {"version": serving["version"]} if serving.get("version") else {}
     return {"type": "machine-learning-model", "bom-ref": "model", "name": serving["name"], **version, "components": parts}
+
+
+def _other_version(contents: Contents, other: dict[str, str]) -> dict[str, Any]:
+    """Return another version of the model in the same image, with every file of its archive: which are weights no layer says."""
+    reference, folder = f"model/{other['version']}", other["model_dir"].strip("/") + "/"
+    files = [
+        {
+            "type": "file",
+            "bom-ref": f"{reference}/{path.removeprefix(folder)}",
+            "name": path.removeprefix(folder),
+            "hashes": [{"alg": "SHA-256", "content": file.sha256}],
+        }
+        for path, file in sorted(contents.files.items())
+        if path.startswith(folder)
+    ]
+    kind, name = "machine-learning-model", contents.serving["name"]
+    return {"type": kind, "bom-ref": reference, "name": name, "version": other["version"], "components": files}
 
 
 def _source(model: Model) -> dict[str, str]:

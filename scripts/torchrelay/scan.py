@@ -19,9 +19,9 @@ from torchrelay.report import Progress, Task
 from torchrelay.runtime_image import ChunkReader
 from torchrelay.workspace import read_json, write_json
 
-FORMAT = 1  # to be raised with any change to what is read of a layer
+FORMAT = 2  # to be raised with any change to what is read of a layer
 RECORD_LIMIT = 32 << 20
-MODELS = f"{layout.IMAGE_HOME}/models/".lstrip("/")
+MODELS = tuple(f"{layout.IMAGE_HOME}/{folder}/".lstrip("/") for folder in ("models", "versions"))
 SERVING = layout.IMAGE_SERVING.lstrip("/")
 JAVA = f"{layout.IMAGE_HOME}/jre/release".lstrip("/")
 DPKG = "var/lib/dpkg/status"
@@ -206,6 +206,13 @@ def _bytes(source: IO[bytes], path: str) -> bytes:
     return data
 
 
+def _version(value: Any) -> dict[str, str]:
+    """Return version and folder of another version; empty when it says no such thing."""
+    told = value if isinstance(value, dict) else {}
+    kept = {key: told[key] for key in ("version", "model_dir") if isinstance(told.get(key), str)}
+    return kept if len(kept) == 2 else {}
+
+
 def _hashed(source: IO[bytes], documents: dict[str, dict[str, Any]], path: str) -> File:
     """Hash a file of the model; its two small documents are kept."""
     if path != SERVING and not path.endswith("/torchrelay.json"):
@@ -222,4 +229,6 @@ def _hashed(source: IO[bytes], documents: dict[str, dict[str, Any]], path: str) 
     if isinstance(document, dict):
         kept = ("name", "version", "model_dir", "weights")
         documents[path] = {key: document[key] for key in kept if isinstance(document.get(key), str)}
+        if isinstance(listed := document.get("versions"), list):
+            documents[path]["versions"] = [found for one in listed if (found := _version(one))]
     return File(hashlib.sha256(data).hexdigest(), len(data))

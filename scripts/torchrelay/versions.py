@@ -6,7 +6,6 @@ Any `.mar` will do, of `torchrelay archive` or of torch-model-archiver. They run
 import json
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,33 +39,27 @@ class Further:
         return sha256_of(self.path)
 
 
-def problems(model_dir: Path, model: Model) -> list[tuple[int | None, str, str]]:
-    """Return what is wrong with `versions` (by index) and `default_version` (None): message and mend of each."""
+def look(model_dir: Path, model: Model) -> tuple[list[Further], list[tuple[int | None, str, str]]]:
+    """Return the other versions that can be read, and what is wrong: index in `versions` (None: the default), message, mend."""
+    every: list[Further] = []
     found: list[tuple[int | None, str, str]] = []
     names: dict[str, str] = {model.version: FILE} if model.version else {}
     for index, name in enumerate(model.versions):
         try:
-            version = _read(model_dir, model, name).version
+            one = _read(model_dir, model, name)
         except ArchiveInvalid as error:
             found.append((index, error.message, error.fix))
             continue
-        if version in names:
-            found.append((index, f"{shown(name)} is version {version}, and so is {shown(names[version])}", "keep one of them"))
-        names.setdefault(version, name)
+        if one.version in names:
+            same = f"{shown(name)} is version {one.version}, and so is {shown(names[one.version])}"
+            found.append((index, same, "keep one of them"))
+        names.setdefault(one.version, name)
+        every.append(one)
     default = model.default_version
-    if default and default not in names and len(found) == 0:
+    if default and default not in names and not found:
         fix = f"write one of {', '.join(sorted(names))}" if names else "declare `version:`, or list its archive in `versions`"
         found.append((None, f"there is no version {shown(default)} here", fix))
-    return found
-
-
-def readable(model_dir: Path, model: Model) -> list[Further]:
-    """Return the other versions that can be read; `problems` tells of the rest."""
-    found = []
-    for name in model.versions:
-        with suppress(ArchiveInvalid):
-            found.append(_read(model_dir, model, name))
-    return found
+    return every, found
 
 
 def further(model_dir: Path, model: Model, own: str) -> list[Further]:
@@ -74,13 +67,11 @@ def further(model_dir: Path, model: Model, own: str) -> list[Further]:
 
     Raises ModelInvalid when one cannot be read, or when two are the same.
     """
-    told = [Problem(FILE, None, "versions", message, fix) for _, message, fix in problems(model_dir, model)]
-    if told:
-        raise ModelInvalid(told)
-    every = [_read(model_dir, model, name) for name in model.versions]
+    every, wrong = look(model_dir, model)
     if own in [one.version for one in every]:
-        message = f"{own} is this version, and an archive's too"
-        raise ModelInvalid([Problem(FILE, None, "versions", message, "declare another `version:`, or remove the archive")])
+        wrong.append((None, f"{own} is this version, and an archive's too", "declare another `version:`, or remove the archive"))
+    if wrong:
+        raise ModelInvalid([Problem(FILE, None, "versions", message, fix) for _, message, fix in wrong])
     return every
 
 

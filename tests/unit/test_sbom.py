@@ -139,6 +139,25 @@ def test_the_model_is_listed_with_its_weights_and_where_they_came_from() -> None
     assert root["purl"] == f"pkg:oci/digits@{image().digest}"
 
 
+def test_another_version_in_the_image_is_listed_with_all_its_files() -> None:
+    from hashlib import sha256
+
+    home = "opt/torchrelay/versions/0.9"
+    old = layer("torchrelay version 0.9", {f"{home}/old.pt": b"old weights", f"{home}/MAR-INF/MANIFEST.json": b"{}"})
+    listed: list[Any] = [{"version": "0.9", "model_dir": f"/{home}"}, {"version": 1}, "odd"]
+    own = {"name": "digits", "version": "1.0", "model_dir": "/opt/torchrelay/models/digits"}
+    serving = {**own, "versions": listed}
+    told = layer("torchrelay handler", {"opt/torchrelay/serving.json": json.dumps(serving).encode()})
+    document = bill(image(runtime(), old, *model_layers(), told))
+    (found,) = [one for one in document["components"] if one["bom-ref"] == "model/0.9"]
+    assert (found["type"], found["name"], found["version"]) == ("machine-learning-model", "digits", "0.9")
+    assert {one["name"]: one["hashes"][0]["content"] for one in found["components"]} == {
+        "old.pt": sha256(b"old weights").hexdigest(),
+        "MAR-INF/MANIFEST.json": sha256(b"{}").hexdigest(),
+    }
+    jsonschema.validate(document, CYCLONEDX)
+
+
 def test_the_same_image_gives_the_same_bytes_and_another_image_another_serial(own_cache: Path) -> None:
     first = canonical(bill(image()))
     assert canonical(bill(image())) == first  # from the cache
