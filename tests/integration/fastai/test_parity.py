@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from tests.integration.fastai.conftest import Exported, Learners
+from tests.started import started
 from torchrelay.check import check
 from torchrelay.compare import compare
 from torchrelay.model import load_model
-from torchrelay_handlers import Handler, Request, loading, resolve
-from torchrelay_handlers.settings import Settings
+from torchrelay_handlers import Request, loading
 from torchrelay_handlers.steps import Noted
 
 SEEDS = range(100, 104)
@@ -33,22 +33,6 @@ def clean_imports() -> Iterator[None]:
     yield
     sys.path[:] = path
     sys.modules.pop("model", None)
-
-
-def started(folder: Path) -> Handler:
-    """The shipped handler that model.yaml names, as a worker starts it."""
-    model = load_model(folder)
-    told = Settings(
-        model.handler,
-        handler_args=model.handler_args,
-        model_file=model.model_file,
-        init_args=model.init_args,
-        weights=model.weights.uri,
-    )
-    handler = resolve.find(told, folder)
-    assert isinstance(handler, Handler)
-    handler.start(told, folder)
-    return handler
 
 
 def answers_of(folder: Path, pictures: list[Path]) -> list[dict[str, Any]]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.started import started
 from torchrelay.compare import compare
 from torchrelay.model import load_model
 from torchrelay.samples import load_samples
-from torchrelay_handlers import Handler, Request, resolve
-from torchrelay_handlers.settings import Settings
+from torchrelay_handlers import Request
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -30,16 +30,7 @@ def clean_imports() -> Iterator[None]:
 def test_samples_are_answered_as_recorded(name: str) -> None:
     folder = EXAMPLES / name
     model = load_model(folder)
-    told = Settings(
-        model.handler,
-        handler_args=model.handler_args,
-        model_file=model.model_file,
-        init_args=model.init_args,
-        weights=model.weights.uri,
-    )
-    handler = resolve.find(told, folder)
-    assert isinstance(handler, Handler)
-    handler.start(told, folder)
+    handler = started(folder)
     samples = load_samples(folder, model)
     requests = [Request(sample.body, sample.content_type) for sample in samples]
     alone = [handler.answer([request])[0] for request in requests]
