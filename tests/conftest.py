@@ -2,12 +2,15 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from _pytest.terminal import TerminalReporter
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.cluster.cluster import Cluster, running
 
 STARTED = time.monotonic()
 KINDS = ("unit", "integration", "container", "workflow", "cluster", "gpu_image")
@@ -27,11 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Told:
-    """Says at once what failed, and when each file of the slow kinds began: a run that is cut short has no summary."""
+    """Says at once what failed, and at the end when each queue ran: also of a run that is cut short."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.files: set[str] = set()
+        self.running: dict[str, float] = {}
+        self.queues: dict[str, list[float]] = {}
 
     def line(self, text: str) -> None:
         """Write into the run's own output, between its dots."""
@@ -40,28 +44,46 @@ class Told:
         reporter.ensure_newline()
         reporter.write_line(text)
 
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """See the class."""
+        self.running[nodeid] = time.monotonic() - STARTED
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """See the class."""
-        seconds, file = time.monotonic() - STARTED, report.nodeid.partition("::")[0]
-        if file not in self.files and file.split("/")[1] in SLOW:
-            self.files.add(file)
-            self.line(f"{seconds:5.0f} s  {file}")
         if report.failed:
-            self.line(f"{report.nodeid} failed after {seconds:.0f} s\n{report.longreprtext}")
+            self.line(f"{report.nodeid} failed after {time.monotonic() - STARTED:.0f} s\n{report.longreprtext}")
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """See the class."""
+        self.queues.setdefault(queue(nodeid), []).extend((self.running.pop(nodeid), time.monotonic() - STARTED))
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """See the class."""
+        terminalreporter.section("when each queue ran")
+        for name, times in self.queues.items():
+            tests, began, ended = len(times) // 2, min(times), max(times)
+            terminalreporter.write_line(f"{began:5.0f} s to {ended:5.0f} s  {name}, {tests} tests")
+        for nodeid, began in self.running.items():
+            terminalreporter.write_line(f"{began:5.0f} s, not ended  {nodeid}")
+
+
+def queue(nodeid: str) -> str:
+    """Return the queue of a test: what shares a session's costly fixtures, containers or the cluster."""
+    folders = nodeid.partition("::")[0].split("/")[1:]
+    if folders[-1] == "test_cluster.py":
+        return "cluster"
+    return folders[0] if folders[0] in SLOW or "fastai" not in folders else "fastai"
 
 
 class Queues(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
-    """With `-n 2`: what is in one queue runs one after another, in one process.
+    """With `-n 2`: a queue of the slow kinds runs in one process, one test after another; any process takes the fast ones.
 
-    Tests of containers share nothing with those of the workflows and the cluster but the daemon. (xdist's own
-    groups, `--dist loadgroup`, do not work with pytest 9.2: names of tests cannot be changed any more.)
+    (xdist's own groups, `--dist loadgroup`, do not work with pytest 9.2: names of tests cannot be changed any more.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        parts = nodeid.partition("::")[0].split("/")[1:]
-        if parts[0] in SLOW:
-            return "containers" if parts[0] == "container" else "workflows and cluster"
-        return "fastai" if "fastai" in parts else nodeid
+        name = queue(nodeid)
+        return nodeid if name in KINDS[:2] else str(name)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Queues:
@@ -83,3 +105,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if KINDS[kind(item)] == "gpu_image":
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Start the one cluster; a second definition of this fixture would wait for the first one's lock for ever."""
+    with running() as made:
+        yield made

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ RUN = WORK / "run"
 CNI = Path("/usr/lib/cni")
 REGISTRY = "127.0.0.1:5001"
 UP_S = 300
+LOCK_S = 2400
 
 # program -> Debian package
 PACKAGES = {
@@ -87,10 +89,18 @@ def build_command(name: str, output: Path) -> list[str]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; another run on this machine waits."""
+    """Hold a file's lock; another run on this machine waits, though not for ever."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + LOCK_S
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{path} is still locked after {LOCK_S} s: by another run, or by this very one") from None
+                time.sleep(0.2)
         yield
 
 

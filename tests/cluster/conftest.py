@@ -1,4 +1,4 @@
-"""One cluster for all tests, a namespace under restricted Pod Security for each. Nothing is skipped: without root they fail."""
+"""A namespace under restricted Pod Security for each test, in the one cluster. Nothing is skipped: without root they fail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster, running
+from tests.cluster.cluster import Cluster
 from tests.cluster.harness import Deployment, Images, poll
 from tests.container.conftest import cpu_settings
 from torchrelay.report import Quiet
@@ -23,12 +23,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         item.stash[FAILED] = True
     return report
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    with running() as made:
-        yield made
 
 
 @pytest.fixture(scope="session")

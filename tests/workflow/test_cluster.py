@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import cluster
 from tests.workflow.act import Act
 from tests.workflow.conftest import Scene
 from tests.workflow.repositories import ModelRepository
@@ -17,8 +16,6 @@ from torchrelay.probe import ProbeRequest
 from torchrelay.report import Quiet
 from torchrelay.targets import Context
 from torchrelay.targets.kubernetes import KubernetesTarget
-
-__all__ = ["cluster"]
 
 
 @pytest.fixture
