@@ -161,7 +161,7 @@ _IMAGES: dict[str, Option] = {
         None,
         "an integer or null",
         _optional(_positive),
-        "Shorter side, in pixels, before the centre crop (null: just covers `size`).",
+        "Shorter side, in pixels, before the centre crop (null: the centre is cropped in the proportions of `size`, then resized).",
     ),
     "mode": _choice("RGB", ("RGB", "L"), "Colour, or greyscale (one channel)."),
     "formats": Option(

@@ -84,7 +84,10 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def fit(image: Image.Image, height: int, width: int, *, stretch: bool = False, shorter: int | None = None) -> Image.Image:
-    """`image` at height x width: stretched, or scaled (shorter side to `shorter`, or so that it covers) and centre cropped."""
+    """`image` at height x width: stretched, or the largest centre of that proportion, or scaled to `shorter` and centre cropped.
+
+    The centre is cropped and then resized, to the pixel as fastai's Resize does it.
+    """
     if image.size == (width, height) and shorter is None:
         return image
     if stretch:
@@ -93,6 +96,11 @@ def fit(image: Image.Image, height: int, width: int, *, stretch: bool = False, s
     scaled = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if max(scaled) > 16 * max(width, height, shorter or 0):  # 1 x 60000 pixels, say
         raise BadSample(f"an image of {image.width} x {image.height} pixels is too elongated", kind="bad-image")
+    if shorter is None:
+        times = min(image.width / width, image.height / height)
+        wide, high = max(1, int(times * width)), max(1, int(times * height))
+        left, top = (image.width - wide) // 2, (image.height - high) // 2
+        return image.crop((left, top, left + wide, top + high)).resize((width, height), Image.Resampling.BILINEAR)
     if scaled != image.size:
         image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)

@@ -169,10 +169,6 @@ def _warnings(learner: told.Told) -> list[str]:
         found.append(
             f"the learner names {len(learner.vocab)} classes and its network tells {learner.count} apart: they have no names"
         )
-    if learner.fit == "crop":
-        found.append(
-            "pictures of other proportions than the network's input are cropped by a pixel or so otherwise than fastai does"
-        )
     return found
 
 

@@ -145,6 +145,15 @@ def test_a_crop_keeps_proportions_and_a_stretch_keeps_everything() -> None:
     assert seen_by_network(picture((40, 30)), size=[4, 4], resize=8).shape == (1, 4, 4)
 
 
+def test_what_is_cropped_away_does_not_shine_into_the_rest() -> None:
+    wide = Image.new("L", (12, 4), 0)
+    wide.paste(255, (4, 0, 8, 4))
+    buffer = io.BytesIO()
+    wide.save(buffer, "PNG")
+    for size in (3, 7):  # resizing first would mix the black edges in
+        assert seen_by_network(buffer.getvalue(), size=[size, size]).min().item() == 1.0
+
+
 def test_sixteen_bit_and_transparent_and_paletted_pictures_are_understood() -> None:
     half = picture(colour=32896, mode="I;16")
     assert seen_by_network(half)[0, 0, 0].item() == pytest.approx(0.5, abs=0.01)
