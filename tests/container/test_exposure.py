@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from tests.container.harness import JSON, Container
+from tests.container.harness import JSON, PREDICT, Container
 
 INTERNAL = {"inference": 8085, "management": 8081, "metrics": 8082, "grpc_inference": 7070, "grpc_management": 7071}
 
@@ -32,6 +32,25 @@ def test_the_front_has_no_way_to_the_management_api(shared: Container) -> None:
         answer = shared.send(method, path)
         assert (answer.status, answer.json["type"], answer.headers["content-type"]) == (404, "NotFound", JSON), path
     assert shared.inside(INTERNAL["management"], "/models/model")[0] == 200, "control: it answers on loopback"
+
+
+@pytest.mark.parametrize(
+    "query", ["", "%", "%zz", "a=%ff", "=&&=;", "a=%00", "data=[1]", "body=x", "%u1234", "a=%0d%0aX:1", "model_name=b"]
+)
+def test_a_query_of_any_kind_changes_no_answer(shared: Container, query: str) -> None:
+    plain = shared.send("POST", PREDICT, b"{}")
+    answer = shared.send("POST", f"{PREDICT}?{query}", b"{}")
+    assert (answer.status, answer.body) == (plain.status, plain.body) == (200, plain.body)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/", 404), ("%2f", 404), ("%", 400), ("%zz", 400), ("/%00", 400), (";x=1", 404), ("/1/2", 404), ("?" + "a" * 9000, 414)],
+    ids=lambda value: str(value)[:8],
+)
+def test_an_address_that_is_none_is_refused(shared: Container, path: str, status: int) -> None:
+    answer = shared.send("POST", PREDICT + path, b"{}")
+    assert (answer.status, answer.headers["content-type"], answer.json["code"]) == (status, JSON, status)
 
 
 def test_models_cannot_be_registered_or_removed_even_on_loopback(shared: Container) -> None:
