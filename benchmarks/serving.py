@@ -29,7 +29,7 @@ from rich.console import Console
 from benchmarks.serving_peers import bounds, ours
 from benchmarks.serving_peers.contract import ROOT
 from benchmarks.serving_peers.environment import ensure_environment, versions
-from benchmarks.serving_peers.peers import ALONE, FLOOR, LATENCY, OURS, PEERS
+from benchmarks.serving_peers.peers import ALONE, FLOOR, OURS, PEERS, PROFILES
 from benchmarks.serving_peers.servers import Running, peer_server
 from benchmarks.serving_peers.workloads import WORKLOADS, Workload, make_folder
 from benchmarks.serving_quiet import QUIET, wait_quiet, watched
@@ -107,12 +107,11 @@ def entries(workload: Workload, folder: Path, options: Options) -> Iterator[list
 
     made: list[Entry] = []
     with ExitStack() as stack:
-        for called in [OURS, LATENCY] if workload.clients == 1 else [OURS]:
+        for called, profile in PROFILES[workload.name].items():
             if OURS not in options.only:
                 continue
             directory = ours.make_directory(folder / called.replace(", ", "-"), folder, workload, called, count)
             container = stack.enter_context(ours.relayed(directory, called, options.cpus))
-            profile = {OURS: "default", LATENCY: "latency"}[called] if workload.clients == 1 else ""
             made.append(
                 Entry(
                     OURS, __version__, partial(serve, called, partial(ours.started, container, called, folder, workload)), profile
@@ -160,7 +159,7 @@ def measured(workload: Workload, folder: Path, options: Options, console: Consol
 def where_the_time_goes(rows: list[Row], workload: Workload, folder: Path, options: Options, console: Console) -> dict[str, float]:
     """Split our CPU milliseconds for one picture: the model's own steps, each alone on one thread, then what is left."""
     steps: dict[str, float] = bounds.alone(options.python, folder, workload, 1, options.seconds, parts=True)
-    for mine in [one for one in rows if one["server"] == OURS]:
+    for mine in [one for one in rows if one["server"] == OURS and one["profile"] == PROFILES[workload.name][OURS]]:
         used = mine["cpu_ms_by_program"]
         steps["worker's own (handlers, protocol)"] = round(used.get("python", 0.0) - sum(steps.values()), 3)
         steps |= {"TorchServe's frontend (java)": used.get("java", 0.0), "front (nginx)": used.get("nginx", 0.0)}

@@ -12,8 +12,8 @@ class Row(TypedDict, total=False):
     """One line of the table; the keys up to `p99_ms` are always there.
 
     `rps`, `p50_ms`, `p99_ms` and `cpu_ms` are medians of the rounds, `rps_least` and `rps_most` their spread. `cpu_ms` is the
-    server's CPU time per answer. `profile` is there for ours in tiny: `latency` (batches of 1) or `default`.
-    `others` is the largest share (0-1) of the CPUs that other processes took in a round.
+    server's CPU time per answer. `profile` is there for ours: `latency` (batches of 1) in tiny, `channels_last` in image, else
+    `default`. `others` is the largest share (0-1) of the CPUs that other processes took in a round.
     """
 
     server: str

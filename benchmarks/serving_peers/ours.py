@@ -18,7 +18,7 @@ import requests
 from docker.models.containers import Container
 
 from benchmarks.push_path import cli, free_port
-from benchmarks.serving_peers.peers import CALLED, LATENCY, MODELS
+from benchmarks.serving_peers.peers import CALLED, CHANNELS_LAST, LATENCY, MODELS
 from benchmarks.serving_peers.servers import START_S, Running, cpu_seconds
 from benchmarks.serving_peers.workloads import Workload, read_samples, right
 from benchmarks.serving_quiet import same_priority
@@ -27,7 +27,7 @@ PORT = 8080
 
 
 def describe(workload: Workload, called: str, cpus: int, port: int) -> dict[str, Any]:
-    """Return model.yaml of a workload: one worker for each CPU; one client has the default profile or the one for latency."""
+    """Return model.yaml of a workload: one worker for each CPU; `called` says in which profile."""
     described: dict[str, Any] = {
         "name": MODELS[called],
         "version": "1.0",
@@ -43,7 +43,9 @@ def describe(workload: Workload, called: str, cpus: int, port: int) -> dict[str,
         described |= {"batch": {"size": 1}}
     if workload.name == "image":
         names = [str(number) for number in range(10)]
-        arguments = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "classes": names}
+        arguments: dict[str, Any] = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "classes": names}
+        if called == CHANNELS_LAST:
+            arguments["channels_last"] = True
         return described | {"handler": "image-classifier", "handler_args": arguments}
     shape = {"shape": [512 if workload.name == "mlp" else 10]}
     return described | {"handler": "tensor", "handler_args": shape}

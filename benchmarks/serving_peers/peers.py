@@ -8,9 +8,15 @@ from benchmarks.serving_peers.contract import Peer, plain_answer, plain_request
 
 PEERS: dict[str, Peer] = {one.PEER.name: one.PEER for one in (litserve, bentoml, mlserver, fastapi, torchserve)}
 OURS = "torchrelay"
-LATENCY = "torchrelay, latency"
-MODELS = {OURS: "serving-bench", LATENCY: "serving-bench-latency"}
-"""Our two profiles by the names of their models: both run on one daemon."""
+LATENCY, CHANNELS_LAST = "torchrelay, latency", "torchrelay, channels_last"
+MODELS = {OURS: "serving-bench", LATENCY: "serving-bench-latency", CHANNELS_LAST: "serving-bench-channels-last"}
+"""Our profiles by the names of their models: all run on one daemon."""
+PROFILES = {
+    "mlp": {OURS: ""},
+    "tiny": {OURS: "default", LATENCY: "latency"},
+    "image": {OURS: "default", CHANNELS_LAST: "channels_last"},
+}
+"""Workload -> what runs of ours and the profile that its row names: the other one has a line more in model.yaml."""
 ALONE = "torch alone"
 FLOOR = "nginx, no model"
 
