@@ -12,7 +12,7 @@ LATENCY, CHANNELS_LAST = "torchrelay, latency", "torchrelay, channels_last"
 MODELS = {OURS: "serving-bench", LATENCY: "serving-bench-latency", CHANNELS_LAST: "serving-bench-channels-last"}
 """Our profiles by the names of their models: all run on one daemon."""
 PROFILES = {
-    "mlp": {OURS: ""},
+    "mlp": {OURS: "default"},
     "tiny": {OURS: "default", LATENCY: "latency"},
     "image": {OURS: "default", CHANNELS_LAST: "channels_last"},
 }

@@ -4,6 +4,7 @@ Stock TorchServe answers 503 to a whole batch for any exception and for a list o
 nothing leaves `Service.__call__` but what goes wrong while the model is loaded.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torchrelay_handlers import device, resolve, settings, setup_functions, system
+from torchrelay_handlers.adapters import worker
 from torchrelay_handlers.adapters.forms import own_type
 from torchrelay_handlers.adapters.native import Native
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.messages import Answer, Request
+
+logger = logging.getLogger("torchrelay")
 
 
 class Context(Protocol):
@@ -63,6 +67,8 @@ class Service:
 
     def initialize(self, context: Context) -> None:
         """Load the model that torchrelay.json beside the handler describes; without that file, the manifest's."""
+        if not worker.ease(getattr(context, "metrics", None)):
+            logger.debug("not the worker of TorchServe 0.12, which is left as it is")
         model_dir = Path(context.system_properties["model_dir"])
         gpu_id = context.system_properties.get("gpu_id")
         if isinstance(self.served, Handler) and not (model_dir / settings.FILE).is_file():

@@ -1,0 +1,98 @@
+"""What TorchServe's worker does for every request and batch beside the model, made cheap: a tenth of a small model's time.
+
+It reads its socket four bytes at a time: a request is 10 to 20 strings behind their lengths, each fetched by two calls of
+`_retrieve_buffer` and so by two system calls. And it prints two lines for every batch, which the frontend reads and parses: one
+that nobody is shown, and one for the gauge PredictionTime (ts/protocol/otf_message_handler.py and ts/service.py, 0.12.0).
+"""
+
+import inspect
+import logging
+import sys
+import time
+from collections.abc import Callable
+from socket import socket
+from types import ModuleType
+from typing import Any
+
+PIECE = 1 << 16
+EVERY_S = 1.0
+GAUGE, ANNOUNCEMENT = "PredictionTime", "Backend received inference at: %d"
+_MODULE, _FUNCTION = "ts.protocol.otf_message_handler", "_retrieve_buffer"
+
+logger = logging.getLogger("torchrelay")
+
+
+class Reader:
+    """Stands in for `_retrieve_buffer(conn, length)`: the next `length` bytes of a connection, as a bytearray.
+
+    What it reads ahead is given to the next call: the frontend's connection has no other reader.
+    """
+
+    def __init__(self) -> None:
+        self.conn: socket | None = None
+        self.piece = bytearray(PIECE)
+        self.start = self.end = 0
+
+    def __call__(self, conn: socket, length: int) -> bytearray:
+        """Ends the process with 0 when the frontend is gone, as TorchServe's own does."""
+        if conn is not self.conn:
+            self.conn, self.start, self.end = conn, 0, 0
+        stop = self.start + length
+        if stop <= self.end:
+            found = self.piece[self.start : stop]
+            self.start = stop
+            return found
+        found = self.piece[self.start : self.end]
+        self.start = self.end = 0
+        if (missing := length - len(found)) >= PIECE:
+            return self._large(conn, found, length)
+        while self.end < missing:
+            self.end += self._received(conn.recv_into(memoryview(self.piece)[self.end :]))
+        self.start = missing
+        found += self.piece[:missing]
+        return found
+
+    def _large(self, conn: socket, found: bytearray, length: int) -> bytearray:
+        at = len(found)
+        found += bytes(length - at)
+        with memoryview(found) as view:
+            while at < length:
+                at += self._received(conn.recv_into(view[at:]))
+        return found
+
+    def _received(self, count: int) -> int:
+        if not count:
+            logger.info("the frontend is gone")
+            sys.exit(0)
+        return count
+
+
+def now_and_then(add_time: Callable[..., None], clock: Callable[[], float] = time.monotonic) -> Callable[..., None]:
+    """`add_time(name, value, ...)` of TorchServe's metrics, that of its own gauge once in `EVERY_S` seconds."""
+    due = 0.0
+
+    def added(name: str, *values: Any, **named: Any) -> None:
+        nonlocal due
+        if name == GAUGE:
+            if (now := clock()) < due:
+                return
+            due = now + EVERY_S
+        add_time(name, *values, **named)
+
+    return added
+
+
+def ease(metrics: Any, module: ModuleType | None = None) -> bool:
+    """Make this process, a worker between two messages, cheap; False where it is another TorchServe than the known one.
+
+    `metrics`: TorchServe's, of the context; `module`: its reader's.
+    """
+    module = module or sys.modules.get(_MODULE)
+    stock = getattr(module, _FUNCTION, None)
+    if module is None or not inspect.isfunction(stock) or list(inspect.signature(stock).parameters) != ["conn", "length"]:
+        return False
+    setattr(module, _FUNCTION, Reader())
+    logging.getLogger().addFilter(lambda record: record.msg != ANNOUNCEMENT)
+    if hasattr(metrics, "add_time"):
+        metrics.add_time = now_and_then(metrics.add_time)
+    return True
