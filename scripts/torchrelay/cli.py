@@ -81,10 +81,9 @@ AGAIN_S = 0.5
 """Seconds between two looks whether what was raised is on its way."""
 
 
-def _is_handled() -> bool:
-    """Whether the exception that was raised for a signal is being dealt with where the alarm found the main thread."""
-    error = sys.exc_info()[1]
-    while error is not None:
+def _came_of_signal(error: BaseException | None) -> bool:
+    """Whether an exception is what was raised for a signal, or was raised while that was dealt with."""
+    while error is not None and Stop.raised is not None:
         if error is Stop.raised:
             return True
         error = error.__context__
@@ -93,7 +92,7 @@ def _is_handled() -> bool:
 
 def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
     """Raise it once more when it was lost: what a finalizer of CPython's io raises, it clears without a word (iobase_finalize)."""
-    if not Stop.told and not _is_handled():
+    if not Stop.told and not _came_of_signal(sys.exc_info()[1]):
         Stop.raised = KeyboardInterrupt()
         raise Stop.raised
 
@@ -140,6 +139,10 @@ def _run(arguments: list[str], application: Callable[..., Any]) -> int:
         return 141
     except (TorchrelayError, OSError, typer.Abort, KeyboardInterrupt) as error:
         return _fail(_translated(error))
+    except Exception as error:  # a signal inside of threading's Condition.wait ends as its RuntimeError, "release unlocked lock"
+        if not _came_of_signal(error):
+            raise
+        return _fail(_translated(KeyboardInterrupt()))
     if result == Interrupted.exit_code:  # what typer makes of Ctrl-C
         return _fail(_translated(KeyboardInterrupt()))
     return result if isinstance(result, int) else 0

@@ -159,6 +159,35 @@ def test_a_ctrl_c_that_a_finalizer_swallows_is_heard_all_the_same() -> None:
     assert done.stderr.count("torchrelay: interrupted") == 1
 
 
+REPLACED = """
+import os, signal, sys, threading
+from torchrelay import cli
+
+def busy(arguments, standalone_mode):
+    lock = threading.Lock()
+    with lock:  # as threading.Condition.wait does: a signal between release and acquire, and leaving the block fails
+        lock.release()
+        if arguments:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, cli._on_signal)
+sys.exit(cli.run(sys.argv[1:], application=busy))
+"""
+
+
+@pytest.mark.parametrize(
+    ("signalled", "code", "said"), [(["yes"], 130, "torchrelay: interrupted"), ([], 1, "release unlocked lock")]
+)
+def test_a_ctrl_c_in_the_midst_of_a_lock_is_no_traceback(signalled: list[str], code: int, said: str) -> None:
+    """The control: without a signal, an error that nobody foresaw keeps its traceback."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    command = [sys.executable, "-c", REPLACED, *signalled]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert ("Traceback" in done.stderr) == (not signalled)
+
+
 @pytest.mark.parametrize(("variable", "folder"), [("TORCHRELAY_WEIGHTS_CACHE", "handed-over"), ("UNSET", "cache")])
 def test_weights_lie_in_the_cache_or_in_a_folder_that_another_job_filled(
     model: Path, tmp_path: Path, variable: str, folder: str
