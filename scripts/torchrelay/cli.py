@@ -137,12 +137,12 @@ def _run(arguments: list[str], application: Callable[..., Any]) -> int:
     except SystemExit:  # what typer makes of a reader of our output that went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (TorchrelayError, OSError, typer.Abort, KeyboardInterrupt) as error:
-        return _fail(_translated(error))
-    except Exception as error:  # a signal inside of threading's Condition.wait ends as its RuntimeError, "release unlocked lock"
-        if not _came_of_signal(error):
+    except (Exception, KeyboardInterrupt) as error:
+        foreseen = isinstance(error, TorchrelayError | OSError | typer.Abort | KeyboardInterrupt)
+        # a signal inside of threading's Condition.wait ends as its RuntimeError, "release unlocked lock"
+        if not (foreseen or _came_of_signal(error)):
             raise
-        return _fail(_translated(KeyboardInterrupt()))
+        return _fail(_translated(error))
     if result == Interrupted.exit_code:  # what typer makes of Ctrl-C
         return _fail(_translated(KeyboardInterrupt()))
     return result if isinstance(result, int) else 0
