@@ -166,8 +166,7 @@ def java_argv(settings: Settings, limits: Limits, java: str, packages: Path) -> 
     return [
         java,
         f"-Xmx{heap_bytes(settings, limits) // MIB}m",
-        # The second compiler takes CPU from the model for a minute after every start, and the frontend is no faster afterwards
-        # (benchmarks/serving.py, mlp and image, with and without).
+        # The second compiler takes CPU from the model for a minute after every start, and the frontend is no faster afterwards.
         "-XX:TieredStopAtLevel=1",
         "-XX:+ExitOnOutOfMemoryError",  # a server without memory is to die and be seen (T2), not to limp
         "-Djava.awt.headless=true",

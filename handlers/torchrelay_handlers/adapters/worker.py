@@ -1,4 +1,4 @@
-"""What TorchServe's worker does for every request and batch beside the model, made cheap: a tenth of a small model's time.
+"""What TorchServe's worker does for every request and batch beside the model, made cheap.
 
 It reads its socket four bytes at a time: a request is 10 to 20 strings behind their lengths, each fetched by two calls of
 `_retrieve_buffer` and so by two system calls. And it prints two lines for every batch, which the frontend reads and parses: one
