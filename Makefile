@@ -74,7 +74,7 @@ format: $(VENV)/.dev ## Let ruff write the code its way.
 	$(BIN)/ruff check --fix .
 
 schema: $(VENV)/.package ## Write the JSON Schemas from the types.
-	$(BIN)/python -m torchrelay.schema schema
+	$(BIN)/python -m torchrelay.cli.schema schema
 
 lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
 	cd requirements && for name in package dev build runtime jre fastai serving; do ./lock.sh $$name; done

@@ -36,8 +36,8 @@ from tests.workflow.conftest import make_act, step_environment
 from tests.workflow.repositories import ModelRepository, export
 from tests.workflow.services import github_api
 from tests.workflow.test_monorepo import fifty
-from torchrelay.report import Quiet
-from torchrelay.runtime_image import RuntimeSettings, ensure_runtime
+from torchrelay.core.progress import Quiet
+from torchrelay.image.runtime import RuntimeSettings, ensure_runtime
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
 ANSWERS = {"1.0": (0.9944, 0.0056), "0.5": (0.9301, 0.0699)}  # how sure the model is -> its first two probabilities

@@ -26,8 +26,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from torchrelay.report import configure_logging, progress
-from torchrelay.runtime_image import RuntimeSettings, ensure_runtime, inputs_digest, tag_of
+from torchrelay.core.log import configure_logging
+from torchrelay.core.progress import progress
+from torchrelay.image.runtime import RuntimeSettings, ensure_runtime, inputs_digest, tag_of
 
 COLUMNS = 1024
 MODEL = """

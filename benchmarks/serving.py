@@ -35,8 +35,9 @@ from benchmarks.serving_peers.workloads import WORKLOADS, Workload, make_folder
 from benchmarks.serving_quiet import QUIET, wait_quiet, watched
 from benchmarks.serving_rows import Round, Row, report, row, table
 from torchrelay import __version__
-from torchrelay.report import configure_logging, progress
-from torchrelay.runtime_image import RuntimeSettings, ensure_runtime
+from torchrelay.core.log import configure_logging
+from torchrelay.core.progress import progress
+from torchrelay.image.runtime import RuntimeSettings, ensure_runtime
 
 WARM_S = 8.0  # a JVM compiles its code for the first seconds
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchrelay.image import Image
-from torchrelay.layers import Layer, LayerFile, tar_layer
-from torchrelay.model import Model
-from torchrelay.report import Quiet
-from torchrelay.source import Source
-from torchrelay.verdict import Verdict
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
+from torchrelay.model.origin import Source
+from torchrelay.oci.image import Image
+from torchrelay.oci.layers import Layer, LayerFile, tar_layer
+from torchrelay.verification.verdict import Verdict
 
 SITE = "opt/torchrelay/venv/lib/python3.11/site-packages"
 WEIGHTS = b"weights" * 1000

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torchrelay.model import load_model
+from torchrelay.model.model import load_model
 from torchrelay_handlers import Handler, resolve
 from torchrelay_handlers.settings import Settings
 

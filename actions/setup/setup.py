@@ -52,7 +52,7 @@ FOREIGN = (
 LAUNCH = """import sys
 
 sys.path.insert(0, {scripts!r})
-from torchrelay.cli import main  # noqa: E402 -- found by the line above
+from torchrelay.cli.main import main  # noqa: E402 -- found by the line above
 
 main()
 """

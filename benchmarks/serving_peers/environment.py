@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.serving_peers.contract import ROOT
 from tests.container.base_image import cache_dir
-from torchrelay.report import Progress
-from torchrelay.server_env import ServerSettings, pip_install
+from torchrelay.core.progress import Progress
+from torchrelay.targets.local.environment import ServerSettings, pip_install
 
 log = logging.getLogger(__name__)
 LOCK = ROOT / "requirements" / "serving.txt"

@@ -1,5 +1,5 @@
 """Lets `python -m torchrelay` run the command line."""
 
-from torchrelay.cli import main
+from torchrelay.cli.main import main
 
 main()

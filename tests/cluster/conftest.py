@@ -11,8 +11,8 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.harness import Deployment, Images, poll
 from tests.container.conftest import cpu_settings
-from torchrelay.report import Quiet
-from torchrelay.runtime_image import ensure_runtime
+from torchrelay.core.progress import Quiet
+from torchrelay.image.runtime import ensure_runtime
 
 FAILED = pytest.StashKey[bool]()
 

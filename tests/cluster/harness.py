@@ -11,19 +11,20 @@ from typing import Any
 
 from tests.cluster.cluster import Cluster
 from tests.container.harness import CASES, NAME, SERVING
-from torchrelay.build import compose
-from torchrelay.image import Image
-from torchrelay.layers import LayerFile, tar_layer
-from torchrelay.layout import ROOT
-from torchrelay.model import Model
-from torchrelay.probe import ProbeRequest
-from torchrelay.push import push_image
-from torchrelay.registry import Registry, parse_reference
-from torchrelay.report import Quiet
-from torchrelay.samples import Expect, Sample
-from torchrelay.source import Source
+from torchrelay.core.paths import ROOT
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
+from torchrelay.model.origin import Source
+from torchrelay.model.samples import Expect, Sample
+from torchrelay.oci.image import Image
+from torchrelay.oci.layers import LayerFile, tar_layer
+from torchrelay.oci.reference import parse_reference
+from torchrelay.oci.registry import Registry
+from torchrelay.stages.build import compose
+from torchrelay.stages.push import push_image
 from torchrelay.targets import Context, Endpoint, Release
-from torchrelay.targets.kubernetes import KubernetesTarget
+from torchrelay.targets.kubernetes.target import KubernetesTarget
+from torchrelay.verification.prober import ProbeRequest
 
 OWN_CASES = Path(__file__).parent / "cases"
 JSON = "application/json"

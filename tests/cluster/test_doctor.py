@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster
-from torchrelay import doctor_cluster
-from torchrelay.doctor import Asked, Check, examine
-from torchrelay.kube_rules import RULES
-from torchrelay.layout import ROOT
+from torchrelay.core.paths import ROOT
+from torchrelay.doctor import cluster as doctor_cluster
+from torchrelay.doctor import examine
+from torchrelay.doctor.finding import Asked, Check
+from torchrelay.targets.kubernetes.permissions import RULES
 
 ROLE = ROOT / "infra" / "kubernetes" / "deployer-role.yaml"
 

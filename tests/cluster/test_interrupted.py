@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.harness import ALL, Deployment, poll
-from torchrelay.errors import GateFailed, Outdated, TorchrelayError
+from torchrelay.core.errors import GateFailed, Outdated, TorchrelayError
 from torchrelay.targets import Release
 
 

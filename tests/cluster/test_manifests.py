@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from tests.cluster.cluster import Cluster
-from torchrelay.model import Model
+from torchrelay.model.model import Model
 from torchrelay.targets import Release
-from torchrelay.targets.kube_manifests import BASE, render
+from torchrelay.targets.kubernetes.manifests import BASE, render
 
 DIGEST = "sha256:" + "a" * 64
 KINDS = {"ServiceAccount", "Service", "Deployment", "PodDisruptionBudget"}

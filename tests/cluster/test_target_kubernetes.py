@@ -13,8 +13,8 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.harness import ALL, Deployment, Images, poll
 from tests.container.harness import NAME
-from torchrelay.errors import ClusterRefused, DeployFailed, GateFailed, Outdated, RolledBack
-from torchrelay.targets import kube_rollout
+from torchrelay.core.errors import ClusterRefused, DeployFailed, GateFailed, Outdated, RolledBack
+from torchrelay.targets.kubernetes import rollout
 
 PLAIN_POD = {
     "apiVersion": "v1",
@@ -108,7 +108,7 @@ def test_a_version_that_cannot_load_is_refused_with_its_traceback(untouched: Dep
 
 
 def test_an_image_that_cannot_be_pulled_is_refused(untouched: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube_rollout, "TROUBLE_S", 2.0)
+    monkeypatch.setattr(rollout, "TROUBLE_S", 2.0)
     release = untouched.images.release("two")
     missing = replace(release, reference=release.reference[:-8] + "00000000")
     with pytest.raises(DeployFailed, match="cannot be pulled") as refused:
@@ -172,6 +172,6 @@ def test_a_missing_namespace_and_an_absent_api_are_named(
     config = json.loads(cluster.run("config", "view", "--raw", "--output", "json").stdout)
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     monkeypatch.setenv("TORCHRELAY_KUBECONFIG", json.dumps(config))
-    monkeypatch.setattr("torchrelay.targets.kube_api.RETRY_S", 1.0)
+    monkeypatch.setattr("torchrelay.targets.kubernetes.api.RETRY_S", 1.0)
     with pytest.raises(ClusterRefused, match=r"127\.0\.0\.1:1 cannot be reached"):
         nowhere.apply("one")

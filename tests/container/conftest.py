@@ -11,8 +11,8 @@ import pytest
 
 from tests.container.base_image import ensure_base_image
 from tests.container.harness import Container, Factory
-from torchrelay import engine
-from torchrelay.runtime_image import RuntimeSettings, build_runtime
+from torchrelay.docker import daemon
+from torchrelay.image.runtime import RuntimeSettings, build_runtime
 
 SERVERS = ("torchserve",)
 FAILED = pytest.StashKey[bool]()
@@ -28,7 +28,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[docker.DockerClient]:
-    with engine.daemon() as client:
+    with daemon.daemon() as client:
         yield client
 
 

@@ -17,8 +17,8 @@ import docker
 import torch
 
 from tests.container.harness import PREDICT, PYTHON, Factory, poll
-from torchrelay import mar
-from torchrelay.layout import ROOT
+from torchrelay.core.paths import ROOT
+from torchrelay.image import mar
 
 EXAMPLE = ROOT / "examples/resnet-factory"
 # Needs what unpack_dependencies leaves, which stock TorchServe's own steps do not bring.

@@ -25,9 +25,9 @@ from PIL import Image
 from torch import nn
 
 from tests.container.harness import JSON, PREDICT, Answer, Container, Factory
-from torchrelay.archive import plan_entries
-from torchrelay.layout import ROOT
-from torchrelay.model import Batch, load_model
+from torchrelay.core.paths import ROOT
+from torchrelay.model.model import Batch, load_model
+from torchrelay.stages.archive import plan_entries
 
 EXAMPLES = ROOT / "examples"
 SIZES = (1, 2, 7, 32)

@@ -11,12 +11,12 @@ import pytest
 
 from tests.container.conftest import cpu_settings
 from tests.proved import model, model_layers
-from torchrelay.build import compose
-from torchrelay.image import canonical
-from torchrelay.report import Quiet
-from torchrelay.runtime_image import ensure_runtime, inputs_digest, tag_of
-from torchrelay.sbom import sbom
-from torchrelay.scan import contents
+from torchrelay.attestation.image_contents import contents
+from torchrelay.attestation.sbom import sbom
+from torchrelay.core.progress import Quiet
+from torchrelay.image.runtime import ensure_runtime, inputs_digest, tag_of
+from torchrelay.oci.image import canonical
+from torchrelay.stages.build import compose
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """The size of the runtime image as it travels: every layer gzip'd."""
 
 from tests.container.conftest import cpu_settings
-from torchrelay.report import Quiet
-from torchrelay.runtime_image import ensure_runtime
+from torchrelay.core.progress import Quiet
+from torchrelay.image.runtime import ensure_runtime
 
 LIMIT_MB = 350
 

@@ -21,16 +21,16 @@ import pytest
 import requests
 
 from tests.container.harness import Factory
-from torchrelay.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
-from torchrelay.model import Model
-from torchrelay.probe import ExecProber, ProbeRequest
-from torchrelay.report import Quiet
-from torchrelay.samples import Expect, Sample
+from torchrelay.core.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
+from torchrelay.model.samples import Expect, Sample
 from torchrelay.targets import Context, Endpoint, Release, contract
-from torchrelay.targets import docker as docker_target
-from torchrelay.targets.containers import Containers
-from torchrelay.targets.docker import DockerTarget
-from torchrelay.targets.front import RUNTIME, Front
+from torchrelay.targets.docker import target as docker_target
+from torchrelay.targets.docker.containers import Containers
+from torchrelay.targets.docker.front import RUNTIME, Front
+from torchrelay.targets.docker.target import DockerTarget
+from torchrelay.verification.prober import ExecProber, ProbeRequest
 
 NAME = "model"
 

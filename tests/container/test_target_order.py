@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tests.container.test_target_docker import NAME, Deployment, deployment
-from torchrelay.errors import Outdated
-from torchrelay.source import Source
+from torchrelay.core.errors import Outdated
+from torchrelay.model.origin import Source
 from torchrelay.targets import Release
 
 __all__ = ["deployment"]

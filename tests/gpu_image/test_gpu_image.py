@@ -9,8 +9,8 @@ import pytest
 from docker.errors import ContainerError
 
 from tests.container.base_image import ensure_base_image
-from torchrelay.layout import IMAGE_PYTHON, IMAGE_SERVING
-from torchrelay.runtime_image import RuntimeSettings, build_runtime
+from torchrelay.core.paths import IMAGE_PYTHON, IMAGE_SERVING
+from torchrelay.image.runtime import RuntimeSettings, build_runtime
 
 pytestmark = pytest.mark.timeout(3600)
 SERVING = {

@@ -3,16 +3,16 @@
 import json
 from pathlib import Path
 
-from torchrelay import image as images
-from torchrelay import verdict as verdicts
-from torchrelay import verify
-from torchrelay.check import check
-from torchrelay.image import Image
-from torchrelay.layers import Layer, LayerFile, tar_layer
-from torchrelay.report import Quiet
-from torchrelay.store import Slice
-from torchrelay.verdict import Verdict
-from torchrelay.workspace import Workspace
+from torchrelay.core.progress import Quiet
+from torchrelay.core.workspace import Workspace
+from torchrelay.oci import image as images
+from torchrelay.oci.blobs import Slice
+from torchrelay.oci.image import Image
+from torchrelay.oci.layers import Layer, LayerFile, tar_layer
+from torchrelay.stages.check import check
+from torchrelay.verification import verdict
+from torchrelay.verification.replay import at_once, conditions, samples_digest
+from torchrelay.verification.verdict import Verdict
 
 YAML = """\
 name: digits
@@ -61,28 +61,28 @@ def proved(folder: Path, weights: bytes = b"weights" * 1000, handler: bytes = b"
     workspace = Workspace(folder)
     workspace.ensure()
     images.save(workspace.image_record, image)
-    verdicts.save(workspace, verdict_on(folder, image))
+    verdict.save(workspace, verdict_on(folder, image))
     return image
 
 
 def verdict_on(folder: Path, image: Image) -> Verdict:
     """A passing verdict, as verify writes it."""
     checked = check(folder)
-    at_once = verify.at_once(checked.model)
+    concurrency = at_once(checked.model)
     return Verdict(
         result="passed",
         model=checked.model.name,
         version="7",
         image=image.digest,
         config=image.config_digest,
-        samples_digest=verify.samples_digest(checked.samples),
-        conditions=verify.conditions(checked.model, at_once),
-        concurrency=at_once,
+        samples_digest=samples_digest(checked.samples),
+        conditions=conditions(checked.model, concurrency),
+        concurrency=concurrency,
         ready_s=1.5,
         load_s=0.5,
         total_s=3.0,
         samples=[
-            verdicts.SampleResult(name=one.name, passed=True, differences=[], alone_ms=1.0, together_ms=[2.0])
+            verdict.SampleResult(name=one.name, passed=True, differences=[], alone_ms=1.0, together_ms=[2.0])
             for one in checked.samples
         ],
     )

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from torchrelay import archive as archiving
-from torchrelay.archive import Archived
-from torchrelay.check import check
-from torchrelay.errors import ArchiveInvalid, ModelInvalid, WeightsChanged
-from torchrelay.fetch import Fetched, fetch
-from torchrelay.layout import ROOT, cache_dir
-from torchrelay.model import load_model
-from torchrelay.report import Quiet
-from torchrelay.workspace import Workspace
+from torchrelay.core.errors import ArchiveInvalid, ModelInvalid, WeightsChanged
+from torchrelay.core.paths import ROOT, cache_dir
+from torchrelay.core.progress import Quiet
+from torchrelay.core.workspace import Workspace
+from torchrelay.image.mar import Archived
+from torchrelay.model.model import load_model
+from torchrelay.stages import archive as archiving
+from torchrelay.stages.check import check
+from torchrelay.stages.fetch import Fetched, fetch
 
 
 @pytest.fixture(params=["digits", "tabular"])

@@ -21,18 +21,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
 from tests.proved import Bundle, image, model_layers, runtime, verdict
-from torchrelay import attest as attesting
-from torchrelay import dsse, provenance
-from torchrelay import referrers as referring
-from torchrelay.attest import attest, demand, pushed_reference
-from torchrelay.errors import BundleInvalid, NotAttested, RegistryError
-from torchrelay.image import MANIFEST_TYPE, Image
-from torchrelay.push import push_image
-from torchrelay.referrers import INDEX_TYPE, artifact, fallback_tag, put_referrer, referrers
-from torchrelay.registry import Reference, Registry, parse_reference
-from torchrelay.report import Quiet
-from torchrelay.store import from_bytes, sha256_digest
-from torchrelay.workspace import Workspace, write_json
+from torchrelay.attestation import dsse, provenance
+from torchrelay.core.errors import BundleInvalid, NotAttested, RegistryError
+from torchrelay.core.files import write_json
+from torchrelay.core.progress import Quiet
+from torchrelay.core.workspace import Workspace
+from torchrelay.oci import referrers as referring
+from torchrelay.oci.blobs import from_bytes, sha256_digest
+from torchrelay.oci.image import MANIFEST_TYPE, Image
+from torchrelay.oci.reference import Reference, parse_reference
+from torchrelay.oci.referrers import INDEX_TYPE, artifact, fallback_tag, put_referrer, referrers
+from torchrelay.oci.registry import Registry
+from torchrelay.stages import attest as attesting
+from torchrelay.stages.attest import attest, demand, pushed_reference
+from torchrelay.stages.push import push_image
 
 KINDS = [provenance.SBOM, provenance.PROVENANCE, provenance.VERDICT]
 

@@ -17,8 +17,8 @@ from cfnlint.decode import cfn_yaml  # type: ignore[import-untyped] # no types a
 
 from tests.integration import policies
 from tests.integration.accounts import moto
-from torchrelay.aws_trust import TEMPLATE
-from torchrelay.layout import ROOT
+from torchrelay.core.paths import ROOT
+from torchrelay.credentials.trust_policy import TEMPLATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS")  # what moto does not know, see below
 FILE = ROOT / TEMPLATE

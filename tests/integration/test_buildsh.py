@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from torchrelay import mar
-from torchrelay.layout import ROOT
+from torchrelay.core.paths import ROOT
+from torchrelay.image import mar
 
 EXAMPLE = ROOT / "examples/resnet-factory"
 CONFIG = "minWorkers: 2\nmaxWorkers: 2\nbatchSize: 4\nmaxBatchDelay: 40\nresponseTimeout: 52\n"

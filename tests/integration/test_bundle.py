@@ -18,17 +18,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.integration import bundles
-from torchrelay import bundle, stages
-from torchrelay.check import check
-from torchrelay.deploy import release_of_bundle
-from torchrelay.errors import BundleInvalid, DeployFailed, NotAttested, NotProved
-from torchrelay.image import CONFIG_TYPE, MANIFEST_TYPE
-from torchrelay.outcome import gather
-from torchrelay.push import Pushed, last_push, push_bundle
-from torchrelay.relay import deploy_bundle
-from torchrelay.report import Quiet
-from torchrelay.source import Source
-from torchrelay.workspace import Workspace
+from torchrelay.core.errors import BundleInvalid, DeployFailed, NotAttested, NotProved
+from torchrelay.core.progress import Quiet
+from torchrelay.core.workspace import Workspace
+from torchrelay.model.origin import Source
+from torchrelay.oci.image import CONFIG_TYPE, MANIFEST_TYPE
+from torchrelay.stages import bundle, journal
+from torchrelay.stages.check import check
+from torchrelay.stages.deploy import release_of_bundle
+from torchrelay.stages.push import Pushed, last_push, push_bundle
+from torchrelay.stages.relay import deploy_bundle
+from torchrelay.workflow.job_result import gather
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -440,7 +440,7 @@ def test_push_forgets_what_the_build_job_left(registry_host: str, made: Path) ->
     state.deployments.mkdir()
     (state.deployments / "docker.json").write_text("{}")
     (state.root / "outside").symlink_to(made.parent / "model")
-    stages.record(state, {"stage": "deploy", "seconds": 1.0, "url": "http://evil.example", "skipped": False})
+    journal.record(state, {"stage": "deploy", "seconds": 1.0, "url": "http://evil.example", "skipped": False})
     state.push_record.write_text(json.dumps({"reference": "evil.example/x"}))
     done = run("push", "--bundle", made, "--repository", f"{registry_host}/bundled/forgets", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -459,7 +459,7 @@ def test_only_the_build_jobs_stages_are_read(made: Path, tmp_path: Path) -> None
     file.write_text(json.dumps(told))
     assert bundle.read(made).stages == told[:1]
     assert gather(made, bundle=True).endpoint == ""
-    file.write_text(json.dumps(told) + " " * stages.LIMIT)
+    file.write_text(json.dumps(told) + " " * journal.LIMIT)
     assert bundle.read(made).stages == []
     (tmp_path / "stages.json").write_text(json.dumps(told))
     file.unlink()
@@ -488,8 +488,8 @@ def test_a_key_demands_statements_before_anything_is_touched(made: Path) -> None
 
 
 def test_the_commands(registry_host: str, model: Path, tmp_path: Path) -> None:
-    stages.record(Workspace(model), {"stage": "build", "seconds": 1.0, "digest": "x", "skipped": False})
-    stages.record(Workspace(model), {"stage": "deploy", "seconds": 1.0, "digest": "x", "skipped": False})
+    journal.record(Workspace(model), {"stage": "build", "seconds": 1.0, "digest": "x", "skipped": False})
+    journal.record(Workspace(model), {"stage": "deploy", "seconds": 1.0, "digest": "x", "skipped": False})
     folder = tmp_path / "out"
     done = run("bundle", model, "--output", folder, "--json")
     assert done.returncode == 0, done.stderr

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.integration.github_server import BOT, GitHub, serving
-from torchrelay import comment
-from torchrelay.comment import Comments, MayNot, Thread, thread_of
-from torchrelay.errors import GitHubRefused
+from torchrelay.core.errors import GitHubRefused
+from torchrelay.workflow import comment
+from torchrelay.workflow.comment import Comments, MayNot, Thread, thread_of
 
 
 @pytest.fixture

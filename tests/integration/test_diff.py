@@ -12,11 +12,12 @@ import pytest
 from tests.integration import bundles
 from tests.integration.conftest import free_port
 from tests.integration.test_bundle import run
-from torchrelay import answers, image
-from torchrelay.diff import diff
-from torchrelay.errors import InputsInvalid, NotProved
-from torchrelay.probe import ProbeAnswer
-from torchrelay.workspace import Workspace
+from torchrelay.core.errors import InputsInvalid, NotProved
+from torchrelay.core.workspace import Workspace
+from torchrelay.oci import image
+from torchrelay.stages.diff import diff
+from torchrelay.verification import kept_answers
+from torchrelay.verification.prober import ProbeAnswer
 
 ANSWERS: dict[str, tuple[int, bytes]] = {
     "json": (200, b'{"a": [0.5, NaN], "\\u00fc": null}'),
@@ -60,7 +61,7 @@ def live() -> Iterator[Any]:
 def model(tmp_path: Path) -> Path:
     made = bundles.proved(tmp_path / "model")
     came = {name: ProbeAnswer(name, status, "", body, 1.0, None) for name, (status, body) in ANSWERS.items()}
-    answers.keep(Workspace(tmp_path / "model"), made.config_digest, came)
+    kept_answers.keep(Workspace(tmp_path / "model"), made.config_digest, came)
     return tmp_path / "model"
 
 

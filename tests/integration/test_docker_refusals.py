@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from torchrelay.engine import daemon
-from torchrelay.errors import DockerRefused, DockerUnavailable
+from torchrelay.core.errors import DockerRefused, DockerUnavailable
+from torchrelay.docker.daemon import daemon
 
 CPUS = "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"
 DRIVER = 'could not select device driver "" with capabilities: [[gpu]]'

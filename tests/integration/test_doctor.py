@@ -15,8 +15,8 @@ from tests.integration.accounts import SIGNATURE, answering, moto, token_service
 from tests.integration.conftest import serve_registry
 from tests.integration.test_login import HTPASSWD
 from tests.integration.weights_server import WeightsServer, serving, status
-from torchrelay import cli
-from torchrelay.layout import ROOT
+from torchrelay.cli import main
+from torchrelay.core.paths import ROOT
 
 ROLE = "arn:aws:iam::123456789012:role/deploy"
 ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
@@ -50,7 +50,7 @@ def git(folder: Path, *arguments: str) -> None:
 
 def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Run the verb; gives its exit code, the checks by name, and all that was printed."""
-    code = cli.run(["doctor", *arguments, "--json"])
+    code = main.run(["doctor", *arguments, "--json"])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1, "one JSON object"
     checks = json.loads(out)["checks"]

@@ -10,8 +10,8 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from tests.integration.weights_server import Behaviour, Handler, serving
-from torchrelay import ecr
-from torchrelay.errors import RegistryError
+from torchrelay.core.errors import RegistryError
+from torchrelay.oci import ecr
 
 HOST = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
 

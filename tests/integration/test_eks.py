@@ -15,8 +15,8 @@ from botocore.credentials import Credentials
 
 from tests.integration.accounts import answering, moto
 from tests.integration.weights_server import serving
-from torchrelay import eks
-from torchrelay.errors import ClusterRefused
+from torchrelay.core.errors import ClusterRefused
+from torchrelay.targets.kubernetes import eks
 
 REGION = "eu-west-1"
 

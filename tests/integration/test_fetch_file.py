@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay import digest
-from torchrelay.errors import ModelInvalid, TorchrelayError, WeightsChanged, WeightsMissing
-from torchrelay.fetch import Fetched, fetch, planned
-from torchrelay.model import Model
-from torchrelay.report import Quiet
+from torchrelay.core import digests
+from torchrelay.core.errors import ModelInvalid, TorchrelayError, WeightsChanged, WeightsMissing
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
+from torchrelay.stages.fetch import Fetched, fetch, planned
 
 CONTENT = b"weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -45,13 +45,13 @@ def test_a_file_is_read_in_place_and_locked(model_dir: Path) -> None:
 
 def test_an_unchanged_file_is_hashed_once_and_a_changed_one_again(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    real = digest.sha256_of
+    real = digests.sha256_of
 
     def counted(path: Path, advance: Callable[[int], None]) -> str:
         read.append(path)
         return real(path, advance)
 
-    monkeypatch.setattr(digest, "sha256_of", counted)
+    monkeypatch.setattr(digests, "sha256_of", counted)
     get(model_dir)
     get(model_dir)
     assert len(read) == 1

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.integration.weights_server import Behaviour, Handler, WeightsServer, serving, status, truncated
-from torchrelay.download import Patience
-from torchrelay.errors import WeightsChanged, WeightsMissing
-from torchrelay.fetch import Fetched, fetch
-from torchrelay.model import Model
-from torchrelay.report import Quiet
+from torchrelay.core.errors import WeightsChanged, WeightsMissing
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
+from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.weights.download import Patience
 
 CONTENT = b"safetensors" * 30_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

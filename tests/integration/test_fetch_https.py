@@ -19,12 +19,12 @@ import pytest
 
 import torchrelay
 from tests.integration.weights_server import Handler, WeightsServer, reset, serving, status, truncated
-from torchrelay.download import Download, Patience
-from torchrelay.errors import DiskFull, UnsafeName, WeightsChanged, WeightsMissing
-from torchrelay.fetch import Fetched, fetch
-from torchrelay.model import Model
-from torchrelay.report import Quiet
-from torchrelay.sources import Stream
+from torchrelay.core.errors import DiskFull, UnsafeName, WeightsChanged, WeightsMissing
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
+from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.weights.download import Download, Patience
+from torchrelay.weights.sources import Stream
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

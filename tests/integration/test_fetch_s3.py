@@ -12,12 +12,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.integration.weights_server import Behaviour, Handler, serving
-from torchrelay.download import Download, Patience
-from torchrelay.errors import WeightsChanged, WeightsMissing
-from torchrelay.fetch import Fetched, fetch
-from torchrelay.model import Model
-from torchrelay.report import Quiet
-from torchrelay.sources import s3
+from torchrelay.core.errors import WeightsChanged, WeightsMissing
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
+from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.weights.download import Download, Patience
+from torchrelay.weights.sources import s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

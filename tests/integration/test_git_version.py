@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.errors import ModelInvalid
-from torchrelay.gitversion import resolved_version
-from torchrelay.model import Model
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.model.model import Model
+from torchrelay.model.version import resolved_version
 
 MODEL = Model.model_validate({"name": "digits", "weights": "model.pt", "handler": "tensor"})
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.archive import plan_entries
-from torchrelay.check import check
-from torchrelay.compare import compare
-from torchrelay.init import HANDLERS, InitOptions, init
+from torchrelay.authoring.init import HANDLERS, InitOptions, init
+from torchrelay.stages.archive import plan_entries
+from torchrelay.stages.check import check
+from torchrelay.verification.compare import compare
 
 # A process of its own: handler and network are modules called `handler` and `model`, once per model.
 SERVE = """

@@ -16,9 +16,11 @@ import yaml
 from tests.integration.accounts import CLAIMS, SIGNATURE, answering, exported, moto, sts_error, token_service
 from tests.integration.conftest import serve_registry
 from tests.integration.weights_server import Handler, serving, status
-from torchrelay import cli, login, oidc
-from torchrelay.errors import LoginFailed
-from torchrelay.registry import docker_credentials
+from torchrelay.cli import main
+from torchrelay.core.errors import LoginFailed
+from torchrelay.credentials import oidc
+from torchrelay.oci.docker_config import docker_credentials
+from torchrelay.stages import login
 
 ROLE = "arn:aws:iam::123456789012:role/deploy"
 USER, PASSWORD = "robot", "right horse"
@@ -70,7 +72,7 @@ def test_a_role_is_taken_and_handed_on_masked(
     aws: str, job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with token_service(monkeypatch) as service:
-        code = cli.run(["login", "--aws-role", ROLE, "--aws-region", "eu-west-1", "--json"])
+        code = main.run(["login", "--aws-role", ROLE, "--aws-region", "eu-west-1", "--json"])
     out, err = capsys.readouterr()
     assert code == 0
     assert service.asked[0]["path"] == "/token?v=1&audience=sts.amazonaws.com"
@@ -90,7 +92,7 @@ def test_a_role_is_taken_and_handed_on_masked(
 
 
 def test_nothing_to_log_in_to_is_said(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["login"]) == 0
+    assert main.run(["login"]) == 0
     assert "nothing to log in to" in capsys.readouterr().out
     assert exported(job / "env") == {}
 
@@ -139,7 +141,7 @@ def test_a_refusal_of_sts_shows_the_claims_and_the_policy(
     with token_service(monkeypatch), serving(b"") as sts:
         sts.next = [sts_error("AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity")]
         monkeypatch.setenv("AWS_ENDPOINT_URL", sts.url)
-        assert cli.run(["login", "--aws-role", ROLE, "--aws-region", "eu-west-1"]) == 35
+        assert main.run(["login", "--aws-role", ROLE, "--aws-region", "eu-west-1"]) == 35
     err = capsys.readouterr().err
     assert "sub: repo:acme@7/serving@8:environment:production" in err
     assert '"repo:acme/serving:environment:production"' in err
@@ -183,7 +185,7 @@ def test_trouble_at_sts_is_retried(aws: str, monkeypatch: pytest.MonkeyPatch, jo
     ],
 )
 def test_bad_input_is_one_clear_error(job: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
-    assert cli.run(["login", *arguments]) == 35
+    assert main.run(["login", *arguments]) == 35
     assert message in capsys.readouterr().err
     assert exported(job / "env") == {}
     assert [path.name for path in (job / "temp").iterdir()] == ["torchrelay-error.json"]
@@ -211,7 +213,7 @@ def test_a_registrys_password_is_tried_and_kept_for_docker(
         json.dumps({"auths": {"other.example": {"auth": "eDp5"}}, "credsStore": "none"})
     )
     monkeypatch.setenv("TORCHRELAY_REGISTRY_PASSWORD", PASSWORD)
-    assert cli.run(["login", "--registry", f"{locked_registry}/models/digits", "--registry-username", USER, "--json"]) == 0
+    assert main.run(["login", "--registry", f"{locked_registry}/models/digits", "--registry-username", USER, "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["registry"] == locked_registry
     assert PASSWORD not in out
@@ -229,7 +231,7 @@ def test_a_wrong_password_is_refused_before_anything_is_written(
     locked_registry: str, job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["login", "--registry", locked_registry, "--registry-username", USER, "--registry-password", "wrong horse"]
-    assert cli.run(arguments) == 35
+    assert main.run(arguments) == 35
     err = capsys.readouterr().err
     assert "401" in err
     assert "registry-password" in err
@@ -242,7 +244,7 @@ def test_a_kubeconfig_is_written_anew_for_this_user_alone(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCHRELAY_KUBECONFIG_DATA", KUBECONFIG)
-    assert cli.run(["login"]) == 0
+    assert main.run(["login"]) == 0
     file = Path(exported(job / "env")["KUBECONFIG"])
     assert file.is_relative_to(job / "temp")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -260,7 +262,7 @@ def test_outside_of_a_job_nothing_is_written(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RUNNER_TEMP")
-    assert cli.run(["login", "--kubeconfig-data", KUBECONFIG]) == 35
+    assert main.run(["login", "--kubeconfig-data", KUBECONFIG]) == 35
     assert "RUNNER_TEMP is not set" in capsys.readouterr().err
     assert not (job / "home").exists()
 
@@ -285,11 +287,11 @@ def test_ecr_is_logged_in_to_by_the_aws_credentials_of_the_job(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
-    assert cli.run(["login", "--registry", f"{host}/models/digits"]) == LoginFailed.exit_code
+    assert main.run(["login", "--registry", f"{host}/models/digits"]) == LoginFailed.exit_code
     assert "no AWS credentials" in capsys.readouterr().err
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
-    assert cli.run(["login", "--registry", f"{host}/models/digits"]) == 0
+    assert main.run(["login", "--registry", f"{host}/models/digits"]) == 0
     folder = Path(exported(job / "env")["DOCKER_CONFIG"])
     assert folder.name == ".docker", "what reads $HOME/.docker finds it too"
     monkeypatch.setenv("DOCKER_CONFIG", str(folder))
@@ -303,5 +305,5 @@ def test_ecr_is_logged_in_to_by_the_aws_credentials_of_the_job(
 def test_with_a_role_ecr_needs_no_login(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
     with token_service(monkeypatch):
-        assert cli.run(["login", "--aws-role", ROLE, "--aws-region", "eu-west-1", "--registry", f"{host}/x"]) == 0
+        assert main.run(["login", "--aws-role", ROLE, "--aws-region", "eu-west-1", "--registry", f"{host}/x"]) == 0
     assert "DOCKER_CONFIG" not in exported(job / "env")

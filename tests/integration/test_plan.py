@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from torchrelay import inputs as serve_inputs
-from torchrelay.errors import InputsInvalid, ModelInvalid, SystemRefused
-from torchrelay.plan import Plan, plan
+from torchrelay.core.errors import InputsInvalid, ModelInvalid, SystemRefused
+from torchrelay.workflow import inputs as serve_inputs
+from torchrelay.workflow.plan import Plan, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 ZEROS = "0" * 40

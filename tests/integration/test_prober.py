@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from torchrelay import probe
-from torchrelay.probe import HttpProber, ProbeRequest
+from torchrelay.verification import prober
+from torchrelay.verification.prober import HttpProber, ProbeRequest
 
 
 class Endless(BaseHTTPRequestHandler):
@@ -35,6 +35,6 @@ def url() -> Iterator[str]:
 
 @pytest.mark.parametrize(("limit", "error"), [(1 << 20, "the answer is larger than 1048576 bytes"), (64 << 20, None)])
 def test_an_answer_is_read_to_its_bound(url: str, limit: int, error: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "MAX_ANSWER_BYTES", limit)
+    monkeypatch.setattr(prober, "MAX_ANSWER_BYTES", limit)
     (answer,) = HttpProber(url).send([ProbeRequest("s", "POST", "/", "", b"x")], 1, 30.0)
     assert (answer.error, len(answer.body)) == (error, 0 if error else 64 << 20)

@@ -12,16 +12,17 @@ from typing import Any, Literal
 import pytest
 import requests
 
-from torchrelay import image as images
-from torchrelay import verdict as verdicts
-from torchrelay.errors import NotProved, RegistryError
-from torchrelay.image import Image
-from torchrelay.layers import Layer, LayerFile, tar_layer
-from torchrelay.push import push, push_image
-from torchrelay.registry import Registry, parse_reference
-from torchrelay.report import Quiet
-from torchrelay.verdict import Verdict
-from torchrelay.workspace import Workspace
+from torchrelay.core.errors import NotProved, RegistryError
+from torchrelay.core.progress import Quiet
+from torchrelay.core.workspace import Workspace
+from torchrelay.oci import image as images
+from torchrelay.oci.image import Image
+from torchrelay.oci.layers import Layer, LayerFile, tar_layer
+from torchrelay.oci.reference import parse_reference
+from torchrelay.oci.registry import Registry
+from torchrelay.stages.push import push, push_image
+from torchrelay.verification import verdict
+from torchrelay.verification.verdict import Verdict
 
 
 def layer(name: str, content: bytes) -> Layer:
@@ -78,7 +79,7 @@ def record(model_dir: Path, built: Image, *, config: str, result: Literal["passe
     workspace = Workspace(model_dir)
     workspace.ensure()
     images.save(workspace.image_record, built)
-    verdicts.save(
+    verdict.save(
         workspace,
         Verdict(result=result, model="m", version="1.0", image=built.digest, config=config, samples_digest="",
             conditions="", concurrency=1,
@@ -203,7 +204,7 @@ def test_a_registry_that_is_down_ends_in_one_error() -> None:
 
 
 def test_weights_that_changed_since_the_build_are_refused_by_their_digest(registry_host: str, tmp_path: Path) -> None:
-    from torchrelay.store import Slice
+    from torchrelay.oci.blobs import Slice
 
     weights = tmp_path / "m.mar"
     weights.write_bytes(bytes(5000))

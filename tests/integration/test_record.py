@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.init import InitOptions, init
+from torchrelay.authoring.init import InitOptions, init
 
 
 class Answering(http.server.BaseHTTPRequestHandler):

@@ -15,10 +15,11 @@ import pytest
 from tests.integration.github_server import GitHub, serving
 from tests.runner_lines import HOSTILE, Runner, Taken, values
 from tests.unit.model_dirs import GOOD_YAML, write
-from torchrelay import errors, outcome
-from torchrelay.errors import DeployFailed, GateFailed, Interrupted, ModelInvalid, RollbackFailed
-from torchrelay.layout import ROOT
-from torchrelay.outcome import Failed, Outcome
+from torchrelay.core import errors
+from torchrelay.core.errors import DeployFailed, GateFailed, Interrupted, ModelInvalid, RollbackFailed
+from torchrelay.core.paths import ROOT
+from torchrelay.workflow import job_result
+from torchrelay.workflow.job_result import Failed, Outcome
 
 TITLES = {"usage", "failed", *(one.kind for one in vars(errors).values() if hasattr(one, "kind"))}
 
@@ -81,7 +82,7 @@ def hub() -> Iterator[GitHub]:
 
 def put(folder: Path, name: str, **facts: Any) -> None:
     made = Outcome(**({"model": name, "version": "v1", "result": "passed"} | facts))
-    outcome.save(folder / f"torchrelay-result-{name}-{made.job}" / f"{name}-{made.job}.json", made)
+    job_result.save(folder / f"torchrelay-result-{name}-{made.job}" / f"{name}-{made.job}.json", made)
 
 
 def failed(kind: str, message: str = "no") -> Failed:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.wheels import wheel
-from torchrelay import server_env
-from torchrelay.errors import DependenciesUnresolved
-from torchrelay.report import Quiet
+from torchrelay.core.errors import DependenciesUnresolved
+from torchrelay.core.progress import Quiet
+from torchrelay.targets.local import environment
 
 
 class Shared:
@@ -39,7 +39,7 @@ class Shared:
         shutil.rmtree(self.folder / "deps", ignore_errors=True)
         requirements = self.folder / "requirements.txt"
         requirements.write_text("\n".join([f"--find-links {self.index}", *lines, ""]))
-        return server_env.install_beside(self.python, requirements, self.folder / "deps", Quiet())
+        return environment.install_beside(self.python, requirements, self.folder / "deps", Quiet())
 
     def sees(self, name: str, path: Path | None) -> str:
         """The version of a module that a model with this folder on its path imports."""

@@ -8,9 +8,9 @@ import pytest
 
 from tests.integration.bundles import proved
 from tests.integration.test_bundle import run
-from torchrelay.errors import ModelInvalid
-from torchrelay.outcome import gather
-from torchrelay.workspace import Workspace
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.core.workspace import Workspace
+from torchrelay.workflow.job_result import gather
 
 
 def git(folder: Path, *arguments: str) -> None:

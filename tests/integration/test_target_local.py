@@ -14,27 +14,29 @@ from pathlib import Path
 import pytest
 
 from tests.integration.wheels import wheel
-from torchrelay import deploy, layout
-from torchrelay.archive import archive
-from torchrelay.check import check, resolved_version
-from torchrelay.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
-from torchrelay.fetch import fetch
-from torchrelay.probe import ProbeRequest
-from torchrelay.report import Quiet
-from torchrelay.server_env import ServerSettings, ensure_server
-from torchrelay.targets import Context, Endpoint, Release, processes
-from torchrelay.targets.local import LocalTarget
-from torchrelay.targets.turn import turn
+from torchrelay.core import paths
+from torchrelay.core.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
+from torchrelay.core.locks import turn
+from torchrelay.core.progress import Quiet
+from torchrelay.stages import deploy
+from torchrelay.stages.archive import archive
+from torchrelay.stages.check import check, resolved_version
+from torchrelay.stages.fetch import fetch
+from torchrelay.targets import Context, Endpoint, Release
+from torchrelay.targets.local import processes
+from torchrelay.targets.local.environment import ServerSettings, ensure_server
+from torchrelay.targets.local.target import LocalTarget
+from torchrelay.verification.prober import ProbeRequest
 
-DIGITS = layout.ROOT / "examples" / "digits"
-CACHE = layout.cache_dir()  # read before the tests get a cache of their own: the server environment is 1 GB
+DIGITS = paths.ROOT / "examples" / "digits"
+CACHE = paths.cache_dir()  # read before the tests get a cache of their own: the server environment is 1 GB
 BROKEN = "\n\nraise RuntimeError('no weights today')\n"
 
 
 @pytest.fixture(autouse=True)
 def shared_cache(own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 -- runs after it
     monkeypatch.setenv("TORCHRELAY_CACHE", str(CACHE))
-    wheels = layout.ROOT.parent / "shared" / "wheels"
+    wheels = paths.ROOT.parent / "shared" / "wheels"
     if "TORCHRELAY_WHEELS" not in os.environ and wheels.is_dir():
         monkeypatch.setenv("TORCHRELAY_WHEELS", str(wheels))
 

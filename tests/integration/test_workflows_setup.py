@@ -46,9 +46,10 @@ def small_tree(folder: Path) -> Path:
     shutil.copytree(ROOT / "actions/setup", folder / "actions/setup")
     (folder / "requirements").mkdir()
     (folder / "requirements/package.txt").write_text(locked("packaging"))
-    (folder / "scripts/torchrelay").mkdir(parents=True)
+    (folder / "scripts/torchrelay/cli").mkdir(parents=True)
     (folder / "scripts/torchrelay/__init__.py").touch()
-    (folder / "scripts/torchrelay/cli.py").write_text(VERSION_CLI)
+    (folder / "scripts/torchrelay/cli/__init__.py").touch()
+    (folder / "scripts/torchrelay/cli/main.py").write_text(VERSION_CLI)
     return folder
 
 
@@ -192,7 +193,7 @@ def test_the_actions_folder_may_go_away(small: Runner, tmp_path: Path) -> None:
 
 def test_other_code_with_the_same_lock_is_a_command_of_its_own(small: Runner, tmp_path: Path) -> None:
     tree = shutil.copytree(small.tree, tmp_path / "deploy")
-    cli = tree / "scripts/torchrelay/cli.py"
+    cli = tree / "scripts/torchrelay/cli/main.py"
     cli.write_text(cli.read_text().replace("9.8.7", "9.9.0"))
     job = Runner(small.folder, tree, 800)()
     assert not job.installed
@@ -290,9 +291,9 @@ def test_our_own_package_is_complete(tmp_path: Path) -> None:
 
 def layout_paths() -> list[Path]:
     """Every file or folder of the repository that the package's modules name."""
-    from torchrelay import layout
+    from torchrelay.core import paths
 
-    named = [path for path in vars(layout).values() if isinstance(path, Path) and path != layout.ROOT]
+    named = [path for path in vars(paths).values() if isinstance(path, Path) and path != paths.ROOT]
     for module in (ROOT / "scripts/torchrelay").rglob("*.py"):
         for parts in re.findall(r"\bROOT((?: / \"[\w.-]+\")+)", module.read_text()):
             named.append(ROOT.joinpath(*re.findall(r'"([\w.-]+)"', parts)))

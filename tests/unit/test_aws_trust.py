@@ -5,8 +5,8 @@ import json
 import pytest
 from pydantic import SecretStr
 
-from torchrelay import aws_trust
-from torchrelay.oidc import Identity
+from torchrelay.credentials import trust_policy
+from torchrelay.credentials.oidc import Identity
 
 ROLE = "arn:aws:iam::123456789012:role/deploy"
 IDS = {"repository_owner_id": "7", "repository_id": "8", "aud": "sts.amazonaws.com"}
@@ -18,7 +18,7 @@ def job(sub: str, **claims: str) -> Identity:
 
 @pytest.mark.parametrize("sub", ["repo:acme/serving:environment:production", "repo:acme@7/serving@8:environment:production"])
 def test_the_policy_lists_both_forms(sub: str) -> None:
-    policy = json.loads(aws_trust.statement(ROLE, job(sub, **IDS)))
+    policy = json.loads(trust_policy.statement(ROLE, job(sub, **IDS)))
     assert policy == {
         "Effect": "Allow",
         "Action": "sts:AssumeRoleWithWebIdentity",
@@ -36,7 +36,7 @@ def test_the_policy_lists_both_forms(sub: str) -> None:
 
 
 def test_the_partition_is_the_roles() -> None:
-    policy = json.loads(aws_trust.statement("arn:aws-cn:iam::123456789012:role/x/deploy", job("repo:a/b:pull_request")))
+    policy = json.loads(trust_policy.statement("arn:aws-cn:iam::123456789012:role/x/deploy", job("repo:a/b:pull_request")))
     assert policy["Principal"]["Federated"].startswith("arn:aws-cn:iam::123456789012:oidc-provider/")
 
 
@@ -52,14 +52,14 @@ def test_the_partition_is_the_roles() -> None:
     ],
 )
 def test_access_denied_names_the_claim_and_shows_the_policy(sub: str, suspect: str) -> None:
-    error = aws_trust.refused(
+    error = trust_policy.refused(
         ROLE, "AccessDenied", "Not authorized", job(sub, **IDS, job_workflow_ref="o/d/.github/workflows/serve.yml@v1")
     )
     assert suspect in error.message
     assert f"sub: {sub}" in error.message or not sub
     assert "job_workflow_ref: o/d/.github/workflows/serve.yml@v1" in error.message
     assert "sts:AssumeRoleWithWebIdentity" in error.fix
-    assert aws_trust.TEMPLATE in error.fix
+    assert trust_policy.TEMPLATE in error.fix
     assert "the-token" not in str(error)
 
 
@@ -74,7 +74,7 @@ def test_access_denied_names_the_claim_and_shows_the_policy(sub: str, suspect: s
     ],
 )
 def test_other_refusals_have_their_own_mend(code: str, text: str, message: str, fix: str) -> None:
-    error = aws_trust.refused(ROLE, code, text, job("repo:a/b:pull_request"))
+    error = trust_policy.refused(ROLE, code, text, job("repo:a/b:pull_request"))
     assert message in error.message
     assert fix in error.fix
 
@@ -92,4 +92,4 @@ def test_other_refusals_have_their_own_mend(code: str, text: str, message: str, 
     ],
 )
 def test_the_arn_of_a_role_is_known(arn: str, legal: bool) -> None:
-    assert (aws_trust.ROLE.fullmatch(arn) is not None) == legal
+    assert (trust_policy.ROLE.fullmatch(arn) is not None) == legal

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.model_dirs import GOOD_YAML, write
-from torchrelay.check import check
-from torchrelay.errors import ModelInvalid
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.stages.check import check
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
 HANDLER = GOOD_YAML.replace("handler: tensor", "handler: handler.py").replace("handler_args: {shape: [4]}\n", "")

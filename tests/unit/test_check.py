@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.model_dirs import GOOD_YAML, write
-from torchrelay.check import check
-from torchrelay.layout import ROOT
+from torchrelay.core.paths import ROOT
+from torchrelay.stages.check import check
 
 OWN = "name: digits\nweights: model.pt\nhandler: handler.py\n"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from torchrelay.compare import MOST, compare, ranked
-from torchrelay.samples import Expect, Sample
+from torchrelay.model.samples import Expect, Sample
+from torchrelay.verification.compare import MOST, compare, ranked
 
 NAN = math.nan
 

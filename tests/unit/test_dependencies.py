@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from torchrelay.dependencies import ended
-from torchrelay.errors import DependenciesUnresolved
+from torchrelay.core.errors import DependenciesUnresolved
+from torchrelay.image.dependencies import ended
 
 MOST_S = 20.0
 

@@ -1,6 +1,6 @@
 """From a real TorchServe log to the Python traceback and the mend."""
 
-from torchrelay import diagnosis
+from torchrelay.verification import diagnosis
 
 LOG = """\
 2026-01-01T10:00:00,001 [INFO ] main org.pytorch.serve.ModelServer - Initialize Inference server

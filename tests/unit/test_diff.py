@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from torchrelay import answers
-from torchrelay.answers import Answer
-from torchrelay.diff import compare_with, differences, route
-from torchrelay.model import Model
-from torchrelay.probe import ProbeAnswer, ProbeRequest
-from torchrelay.samplefile import Expect, Sample
-from torchrelay.workspace import Workspace
+from torchrelay.core.workspace import Workspace
+from torchrelay.model.model import Model
+from torchrelay.model.sample_file import Expect, Sample
+from torchrelay.stages.diff import compare_with, differences, route
+from torchrelay.verification import kept_answers
+from torchrelay.verification.kept_answers import Answer
+from torchrelay.verification.prober import ProbeAnswer, ProbeRequest
 
 MODEL = Model.model_validate({"name": "digits", "weights": "model.pt", "handler": "tensor"})
 
@@ -146,19 +146,19 @@ def test_an_answer_that_is_lost_on_the_way() -> None:
 
 
 def test_answers_are_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "LARGEST", 100)
-    monkeypatch.setattr(answers, "MOST_BYTES", 150)
+    monkeypatch.setattr(kept_answers, "LARGEST", 100)
+    monkeypatch.setattr(kept_answers, "MOST_BYTES", 150)
     workspace = Workspace(tmp_path)
     workspace.ensure()
     came = {
         name: ProbeAnswer(name, 200, "", b"x" * size, 1.0, None) for name, size in {"a": 101, "b": 100, "c": 60, "d": 50}.items()
     }
-    answers.keep(workspace, "sha256:1", came)
-    kept = answers.kept(workspace, "sha256:1")
+    kept_answers.keep(workspace, "sha256:1", came)
+    kept = kept_answers.kept(workspace, "sha256:1")
     assert kept is not None
     assert {name: one.body and len(one.body) for name, one in kept.items()} == {"a": None, "b": 100, "c": None, "d": 50}
     assert kept["a"].digest == Answer.of(came["a"]).digest
-    assert answers.kept(workspace, "sha256:2") is None
+    assert kept_answers.kept(workspace, "sha256:2") is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"config": "x"}', '{"config": "x", "answers": {"a": {}}}',
@@ -166,4 +166,4 @@ def test_answers_are_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.Monk
 def test_damaged_answers_are_none(tmp_path: Path, text: str) -> None:
     Workspace(tmp_path).ensure()
     Workspace(tmp_path).answers.write_text(text)
-    assert answers.kept(Workspace(tmp_path), "x") is None
+    assert kept_answers.kept(Workspace(tmp_path), "x") is None

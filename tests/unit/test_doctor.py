@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay import doctor, doctor_machine, doctor_workflow
-from torchrelay.doctor import Asked, Check, Subject, bad, good
-from torchrelay.errors import DoctorFailed, RegistryError
+from torchrelay import doctor
+from torchrelay.core.errors import DoctorFailed, RegistryError
+from torchrelay.doctor import machine, workflow
+from torchrelay.doctor.finding import Asked, Check, Subject, bad, good
 
 MODEL = "name: digits\nweights: model.pt\nhandler: tensor\n"
 SERVE = """
@@ -107,8 +108,8 @@ def test_disk_is_held_against_the_weights(model_dir: Path, monkeypatch: pytest.M
     (model_dir / "model.yaml").write_text(MODEL.replace("model.pt", "s3://bucket/model.pt"))
     monkeypatch.setenv("TORCHRELAY_CACHE", str(model_dir / "not" / "yet"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
-    monkeypatch.setattr(doctor_machine, "_docker_root", lambda: model_dir)
-    checks = [check for check in doctor.examine(Asked(model_dir), {"disk": doctor_machine.disk}) if check.name != "model"]
+    monkeypatch.setattr(machine, "_docker_root", lambda: model_dir)
+    checks = [check for check in doctor.examine(Asked(model_dir), {"disk": machine.disk}) if check.name != "model"]
     assert [check.name for check in checks] == ["disk", "disk of docker"]
     assert [check.ok for check in checks] == [ok, ok]
     assert "31.0 GiB wanted for 10.0 GiB of weights" in checks[0].detail
@@ -119,8 +120,8 @@ def caller(model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     """Return where the caller's workflow goes; serve.yml is the one above."""
     serve = tmp_path / "serve.yml"
     serve.write_text(SERVE)
-    monkeypatch.setattr(doctor_workflow, "SERVE", serve)
-    monkeypatch.setattr(doctor_workflow.needed_permissions, "__defaults__", (serve,))
+    monkeypatch.setattr(workflow, "SERVE", serve)
+    monkeypatch.setattr(workflow.needed_permissions, "__defaults__", (serve,))
     (model_dir / ".git").mkdir()
     (model_dir / ".github" / "workflows").mkdir(parents=True)
     return model_dir / ".github" / "workflows" / "deploy.yml"
@@ -128,9 +129,7 @@ def caller(model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def read(caller: Path, text: str) -> list[Check]:
     caller.write_text(text)
-    return [
-        check for check in doctor.examine(Asked(caller.parents[2]), {"workflow": doctor_workflow.workflow}) if check.name != "model"
-    ]
+    return [check for check in doctor.examine(Asked(caller.parents[2]), {"workflow": workflow.workflow}) if check.name != "model"]
 
 
 GOOD = """on: {push: {branches: [main]}, pull_request: {}}
@@ -223,5 +222,5 @@ def test_other_workflows_are_none_of_ours(caller: Path, text: str) -> None:
 
 
 def test_what_serve_asks_for_is_read_from_it(caller: Path) -> None:
-    assert doctor_workflow.needed_permissions(doctor_workflow.SERVE) == {"contents": "read", "id-token": "write"}
-    assert doctor_workflow.needed_permissions(caller.parent / "none.yml") == doctor_workflow.NEEDED
+    assert workflow.needed_permissions(workflow.SERVE) == {"contents": "read", "id-token": "write"}
+    assert workflow.needed_permissions(caller.parent / "none.yml") == workflow.NEEDED

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from pydantic import SecretStr
 
-from torchrelay import dsse
-from torchrelay.errors import InputsInvalid, NotAttested
+from torchrelay.attestation import dsse
+from torchrelay.core.errors import InputsInvalid, NotAttested
 
 PEM = serialization.Encoding.PEM
 PKCS8, SEC1 = serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL

@@ -2,8 +2,8 @@
 
 import pytest
 
-from torchrelay import ecr
-from torchrelay.errors import RegistryError
+from torchrelay.core.errors import RegistryError
+from torchrelay.oci import ecr
 
 ACCOUNT = "123456789012"
 

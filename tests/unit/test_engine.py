@@ -5,10 +5,10 @@ from typing import Any
 import docker
 import pytest
 
-from torchrelay.engine import load
-from torchrelay.errors import DockerUnavailable
-from torchrelay.image import Image
-from torchrelay.report import Quiet
+from torchrelay.core.errors import DockerUnavailable
+from torchrelay.core.progress import Quiet
+from torchrelay.docker.daemon import load
+from torchrelay.oci.image import Image
 
 
 class Daemon:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay import cli, console, failure
-from torchrelay.errors import GateFailed, LoginFailed, ModelInvalid, Problem, WeightsMissing
+from torchrelay.cli import console, main
+from torchrelay.core.errors import GateFailed, LoginFailed, ModelInvalid, Problem, WeightsMissing
+from torchrelay.stages import error_file
 
 
 @pytest.fixture(autouse=True)
@@ -20,14 +21,14 @@ def ours(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_what_failed_is_kept(ours: Path) -> None:
-    failure.keep(ours, "fetch", WeightsMissing("gone", "put it back"))
+    error_file.keep(ours, "fetch", WeightsMissing("gone", "put it back"))
     told = {"stage": "fetch", "kind": "weights_missing", "message": "gone", "fix": "put it back", "problems": []}
-    assert failure.read(ours) == told
+    assert error_file.read(ours) == told
 
 
 def test_problems_are_kept_with_their_places(ours: Path) -> None:
-    failure.keep(ours, "check", ModelInvalid([Problem("model.yaml", 3, "name", "wrong", "mend")]))
-    found = failure.read(ours)
+    error_file.keep(ours, "check", ModelInvalid([Problem("model.yaml", 3, "name", "wrong", "mend")]))
+    found = error_file.read(ours)
     assert found is not None
     assert found["problems"] == [{"file": "model.yaml", "line": 3, "field": "name", "message": "wrong", "fix": "mend"}]
 
@@ -35,8 +36,8 @@ def test_problems_are_kept_with_their_places(ours: Path) -> None:
 def test_the_stage_within_a_longer_run_is_named(ours: Path) -> None:
     error = GateFailed("no")
     error.stage = "verify"
-    failure.keep(ours, "relay", error)
-    found = failure.read(ours)
+    error_file.keep(ours, "relay", error)
+    found = error_file.read(ours)
     assert found is not None
     assert found["stage"] == "verify"
 
@@ -56,27 +57,27 @@ def test_the_stage_within_a_longer_run_is_named(ours: Path) -> None:
     ],
 )
 def test_a_stage_that_begins_anew_forgets_it(failed: str, begins: str, gone: bool, ours: Path) -> None:
-    failure.keep(ours, failed, GateFailed("no"))
-    failure.clear(ours, begins)
-    assert (failure.read(ours) is None) is gone
+    error_file.keep(ours, failed, GateFailed("no"))
+    error_file.clear(ours, begins)
+    assert (error_file.read(ours) is None) is gone
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
-    failure.keep(tmp_path, "check", GateFailed("no"))
-    failure.keep(None, "check", GateFailed("no"))
-    failure.clear(None, "check")
+    error_file.keep(tmp_path, "check", GateFailed("no"))
+    error_file.keep(None, "check", GateFailed("no"))
+    error_file.clear(None, "check")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
 def test_a_name_that_no_folder_can_have_does_not_hide_the_error(name: str) -> None:
-    failure.keep(Path(name), "check", GateFailed("no"))
-    failure.clear(Path(name), "check")
+    error_file.keep(Path(name), "check", GateFailed("no"))
+    error_file.clear(Path(name), "check")
 
 
 def test_a_verb_that_only_asks_leaves_nothing(ours: Path) -> None:
     before = set(ours.iterdir())
-    failure.keep(ours, "status", GateFailed("no"))
+    error_file.keep(ours, "status", GateFailed("no"))
     assert set(ours.iterdir()) == before
 
 
@@ -87,7 +88,7 @@ def test_what_cannot_be_written_does_not_hide_the_error(ours: Path, capsys: pyte
         console.Output.folder, console.Output.stage = ours, "verify"
         raise GateFailed("the real reason")
 
-    assert cli.run([], application) == GateFailed.exit_code
+    assert main.run([], application) == GateFailed.exit_code
     assert "the real reason" in capsys.readouterr().err
 
 
@@ -95,17 +96,17 @@ def test_a_damaged_file_says_nothing(ours: Path) -> None:
     (ours / ".torchrelay").mkdir()
     for text in ("", "[]", "{", "null"):
         (ours / ".torchrelay" / "error.json").write_text(text)
-        assert failure.read(ours) is None
-        failure.clear(ours, "check")
+        assert error_file.read(ours) is None
+        error_file.clear(ours, "check")
 
 
 def test_a_verb_without_a_folder_leaves_it_where_the_job_keeps_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_TEMP", str(tmp_path))
-    failure.keep(None, "login", LoginFailed("no role"))
-    found = failure.read(None)
+    error_file.keep(None, "login", LoginFailed("no role"))
+    found = error_file.read(None)
     assert found is not None
     assert found["message"] == "no role"
-    failure.clear(None, "push")
-    assert failure.there(None)
-    failure.clear(None, "login")
-    assert not failure.there(None)
+    error_file.clear(None, "push")
+    assert error_file.there(None)
+    error_file.clear(None, "login")
+    assert not error_file.there(None)

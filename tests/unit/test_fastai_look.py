@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import ModelInvalid
-from torchrelay.fastai.export import Options, export, plan
-from torchrelay.fastai.look import look
+from torchrelay.authoring.fastai.export import Options, export, plan
+from torchrelay.authoring.fastai.pickle_names import look
+from torchrelay.core.errors import ModelInvalid
 
 
 class Runs:

@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 
-from torchrelay.errors import ModelInvalid
-from torchrelay.fastai import directory, export, kinds, parts, picture, tensorfile, told
-from torchrelay.fastai.source import DescriptionInvalid, model_file
+from torchrelay.authoring.fastai import directory, export, module_classes, module_kinds, picture, tensorfile
+from torchrelay.authoring.fastai import learner as told
+from torchrelay.authoring.fastai.model_source import DescriptionInvalid, model_file
+from torchrelay.core.errors import ModelInvalid
 
 CONV = {
     "kind": "Conv2d",
@@ -122,12 +123,12 @@ def test_a_description_without_end_is_refused() -> None:
 
 
 def test_every_kind_has_its_class() -> None:
-    for name, kind in kinds.KINDS.items():
-        assert kind.written.startswith("nn.") or kind.written in parts.PARTS, name
-    order = list(parts.PARTS)
-    for name, needs in parts.NEEDS.items():
+    for name, kind in module_kinds.KINDS.items():
+        assert kind.written.startswith("nn.") or kind.written in module_classes.PARTS, name
+    order = list(module_classes.PARTS)
+    for name, needs in module_classes.NEEDS.items():
         assert all(order.index(need) < order.index(name) for need in needs), name
-    ast.parse("\n".join(parts.PARTS.values()))
+    ast.parse("\n".join(module_classes.PARTS.values()))
 
 
 def learner(**changed: Any) -> told.Told:

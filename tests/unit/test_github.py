@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from tests.runner_lines import HOSTILE, Runner, Taken, values
-from torchrelay import cli, console, github, report
-from torchrelay.errors import GateFailed, ModelInvalid, Problem, TorchrelayError, UnsafeName
+from torchrelay.cli import console, main
+from torchrelay.core import runner as github
+from torchrelay.core.errors import GateFailed, ModelInvalid, Problem, TorchrelayError, UnsafeName
+from torchrelay.core.log import configure_logging, log, table
 
 hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 both = pytest.mark.parametrize("act", [False, True], ids=["runner", "act"])
@@ -21,10 +23,10 @@ both = pytest.mark.parametrize("act", [False, True], ids=["runner", "act"])
 
 @pytest.fixture(autouse=True)
 def no_word_left() -> Iterator[None]:
-    handlers, level, propagate = report.log.handlers[:], report.log.level, report.log.propagate
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
     yield
-    report.log.handlers[:], report.log.propagate = handlers, propagate
-    report.log.setLevel(level)
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
     assert github._Stopped.word == "", "a command ended without letting the runner take commands again"
     github.Annotations.folder = None
 
@@ -180,9 +182,9 @@ def test_the_runner_takes_commands_again_however_a_verb_ends(
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     if isinstance(error, RuntimeError):
         with pytest.raises(RuntimeError):
-            cli.run([], raising(error))
+            main.run([], raising(error))
     else:
-        assert cli.run([], raising(error)) != 0
+        assert main.run([], raising(error)) != 0
     reader = Runner().read(capfd.readouterr().err)
     assert not reader.stopped
     assert [one.name for one in reader.taken] == ([] if isinstance(error, RuntimeError | SystemExit) else ["error"])
@@ -244,7 +246,7 @@ def test_outputs_say_true_false_and_nothing(runner: Path) -> None:
 
 
 def test_an_output_that_github_would_refuse_is_left_out(runner: Path, caplog: pytest.LogCaptureFixture) -> None:
-    report.log.propagate = True
+    log.propagate = True
     github.outputs({"big": "x" * (github.MAX_OUTPUT // 2 + 1), "fits": "x" * (github.MAX_OUTPUT // 2), "b=c\nd": "1", "ok": "1"})
     assert set(values((runner / "GITHUB_OUTPUT").read_text())) == {"fits", "ok"}
     assert [record.getMessage().partition(" is left out")[0] for record in caplog.records] == ["output big", "output b=c\\nd"]
@@ -327,11 +329,11 @@ def test_an_annotation_is_one_command(text: str, runner: Path, capfd: pytest.Cap
 
 
 def test_warnings_are_annotations_and_information_is_not(runner: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    report.configure_logging(verbose=False)
+    configure_logging(verbose=False)
     github.Annotations.folder = runner / "m"
-    report.log.info("%s", "::error::said by a model")
-    report.log.warning("%s", Problem("model.yaml", 7, "name", "is odd"))
-    report.log.error("worse")
+    log.info("%s", "::error::said by a model")
+    log.warning("%s", Problem("model.yaml", 7, "name", "is odd"))
+    log.error("worse")
     github.notice("told")
     logging.getLogger("torchrelay.x").warning("below")
     told = capfd.readouterr().err
@@ -350,9 +352,9 @@ def test_shield_holds_for_log_and_table(capfd: pytest.CaptureFixture[str], monke
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     github.shield()
-    report.configure_logging(verbose=False)
-    report.log.info("%s", "::error::said by a model")
-    report.table("::error::title", ["a"], [["##[error]x"], ["::error::y"]])
+    configure_logging(verbose=False)
+    log.info("%s", "::error::said by a model")
+    table("::error::title", ["a"], [["##[error]x"], ["::error::y"]])
     sys.stdout.write("##[error]x\n")
     told = capfd.readouterr()
     assert taken(told.err + told.out) == []
@@ -360,7 +362,7 @@ def test_shield_holds_for_log_and_table(capfd: pytest.CaptureFixture[str], monke
 
 def test_elsewhere_warnings_are_lines(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    report.configure_logging(verbose=False)
-    report.log.warning("odd")
+    configure_logging(verbose=False)
+    log.warning("odd")
     github.notice("told")
     assert capfd.readouterr().err == "odd\ntold\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.gitversion import resolved_version
-from torchrelay.model import Model
+from torchrelay.model.model import Model
+from torchrelay.model.version import resolved_version
 
 
 @pytest.mark.parametrize(

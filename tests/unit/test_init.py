@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from torchrelay.check import check
-from torchrelay.errors import ModelInvalid
-from torchrelay.init import HANDLERS, InitOptions, default_name, importers, init, questions
+from torchrelay.authoring.init import HANDLERS, InitOptions, default_name, importers, init, questions
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.stages.check import check
 
 
 @pytest.mark.parametrize("handler", HANDLERS)

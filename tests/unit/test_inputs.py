@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import InputsInvalid
-from torchrelay.inputs import INPUTS, parse
+from torchrelay.core.errors import InputsInvalid
+from torchrelay.workflow.inputs import INPUTS, parse
 
 ROLE = "arn:aws:iam::123456789012:role/deploy"
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import ClusterRefused
-from torchrelay.model import Kubernetes
-from torchrelay.targets import kube_api, kube_exec
-from torchrelay.targets.kube_api import Api
+from torchrelay.core.errors import ClusterRefused
+from torchrelay.model.model import Kubernetes
+from torchrelay.targets.kubernetes import api as kube_api
+from torchrelay.targets.kubernetes import exec
+from torchrelay.targets.kubernetes.api import Api
 
 MAY_NOT = 'pods "p" is forbidden: User "ci" cannot get resource "pods/log" in API group "" in the namespace "ns"'
 
@@ -63,24 +64,24 @@ def test_expired_credentials_are_made_anew_once_for_a_command(
             raise ApiException(status=0, reason=f"Handshake status {status} -+-+- {{}}")
         return "session"
 
-    monkeypatch.setattr(kube_exec, "_connect", connect)
+    monkeypatch.setattr(exec, "_connect", connect)
     make = Made()
     api = Api(make, "ns")
     if answers[-1] == 200:
-        assert kube_exec._opened(api, "p", ["python", "probe.py"], False) == "session"
+        assert exec._opened(api, "p", ["python", "probe.py"], False) == "session"
     else:
         with pytest.raises(ClusterRefused):
-            kube_exec._opened(api, "p", ["python", "probe.py"], False)
+            exec._opened(api, "p", ["python", "probe.py"], False)
     assert (left, len(make.clients)) == ([], clients)
 
 
 def test_a_handshake_that_is_never_answered_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
-    monkeypatch.setattr(kube_exec, "CONNECT_S", 0.05)
-    monkeypatch.setattr(kube_exec, "_connect", lambda *_: never.wait(30))
+    monkeypatch.setattr(exec, "CONNECT_S", 0.05)
+    monkeypatch.setattr(exec, "_connect", lambda *_: never.wait(30))
     try:
         with pytest.raises(ClusterRefused, match=r"run probe.py: no answer within 0.05 s"):
-            kube_exec._opened(Api(Made(), "ns"), "p", ["python", "probe.py"], False)
+            exec._opened(Api(Made(), "ns"), "p", ["python", "probe.py"], False)
     finally:
         never.set()
 

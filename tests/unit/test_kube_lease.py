@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import Busy, ClusterRefused
-from torchrelay.targets import kube_lease
-from torchrelay.targets.kube_lease import LASTS_S, Turn, take
+from torchrelay.core.errors import Busy, ClusterRefused
+from torchrelay.targets.kubernetes import lock
+from torchrelay.targets.kubernetes.lock import LASTS_S, Turn, take
 
 NAME = "torchrelay-digits"
 
@@ -73,7 +73,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(kube_lease, "time", made)
+    monkeypatch.setattr(lock, "time", made)
     return made
 
 
@@ -152,7 +152,7 @@ def test_keep_renews_tries_again_soon_and_ends_when_it_is_lost(clock: Clock) -> 
     turn = taken(leases)
     turn.over = waits = Waits(clock, 5)  # type: ignore[assignment]
     turn.keep()
-    usual, soon = kube_lease.RENEW_S, kube_lease.POLL_S
+    usual, soon = lock.RENEW_S, lock.POLL_S
     assert waits.pauses == [usual, usual, soon, soon, usual, usual]
     turn.require()
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from torchrelay.errors import DeployFailed
-from torchrelay.model import Model
-from torchrelay.source import Source
-from torchrelay.targets import Release, kube_state
-from torchrelay.targets.kube_manifests import BASE, candidate, cpu_quantity, grace_s, kustomize_command, label_value, overlay
+from torchrelay.core.errors import DeployFailed
+from torchrelay.model.model import Model
+from torchrelay.model.origin import Source
+from torchrelay.targets import Release
+from torchrelay.targets.kubernetes import state
+from torchrelay.targets.kubernetes.manifests import BASE, candidate, cpu_quantity, grace_s, kustomize_command, label_value, overlay
 
 DIGEST = "sha256:" + "ab" * 32
 REFERENCE = f"registry.example:5000/models/digits@{DIGEST}"
@@ -139,15 +140,15 @@ SOURCE = Source("github.com/acme/x", "c" * 40, "refs/heads/main", 12, "run\n::er
 
 
 def test_what_is_annotated_is_read_again() -> None:
-    one = kube_state.Version(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
-    two = kube_state.Version(DIGEST.replace("a", "c"), "v2", "2026-01-02", Source(), base()["spec"])
-    document = kube_state.deployment(base(), two, proved=False, previous=one)
-    live = kube_state.read(document)
+    one = state.Version(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
+    two = state.Version(DIGEST.replace("a", "c"), "v2", "2026-01-02", Source(), base()["spec"])
+    document = state.deployment(base(), two, proved=False, previous=one)
+    live = state.read(document)
     assert live is not None
     assert (live.version, live.previous, live.proved) == (two, one, False)
     assert live.good == one
     assert all(isinstance(value, str) for value in document["metadata"]["annotations"].values())
-    settled = kube_state.read(kube_state.deployment(base(), two, proved=True, previous=None))
+    settled = state.read(state.deployment(base(), two, proved=True, previous=None))
     assert settled is not None
     assert (settled.good, settled.previous) == (two, None)
 
@@ -161,15 +162,15 @@ def test_what_is_annotated_is_read_again() -> None:
     ],
 )
 def test_what_is_not_ours_or_damaged_is_not_touched(change: Any, told: str) -> None:
-    version = kube_state.Version(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
-    document = kube_state.deployment(base(), version, proved=True, previous=None)
+    version = state.Version(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
+    document = state.deployment(base(), version, proved=True, previous=None)
     change(document["metadata"])
     with pytest.raises(DeployFailed, match=told):
-        kube_state.read(document)
+        state.read(document)
 
 
 def test_the_base_applied_by_hand_is_taken_over() -> None:
-    live = kube_state.read(base())
+    live = state.read(base())
     assert live is not None
     assert live.good is not None  # it is gone back to when the first deploy fails
     assert (live.version.digest, live.good.spec) == ("", base()["spec"])
@@ -179,5 +180,5 @@ def test_the_number_of_pods_is_left_to_an_autoscaler() -> None:
     fields: dict[str, Any] = {"fieldsV1": {"f:spec": {"f:replicas": {}}}}
     by_hand = {"metadata": {"managedFields": [{"manager": "kubectl", **fields}]}}
     by_cluster = {"metadata": {"managedFields": [{"manager": "kube-controller-manager", **fields}]}}
-    assert [kube_state.is_scaled_by_cluster(one) for one in (None, by_hand, by_cluster)] == [False, False, True]
-    assert "replicas" not in kube_state.without_replicas(base()["spec"])
+    assert [state.is_scaled_by_cluster(one) for one in (None, by_hand, by_cluster)] == [False, False, True]
+    assert "replicas" not in state.without_replicas(base()["spec"])

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import ClusterRefused, DeployFailed, GateFailed
-from torchrelay.targets.kube_lease import Seen
-from torchrelay.targets.kube_reasons import Trouble, refused_pods, state_of, trouble_of
-from torchrelay.targets.kube_refusals import conflict, forbidden, is_transient, refusal
-from torchrelay.targets.kube_rollout import TROUBLE_S, Patience, Rollout, is_complete
+from torchrelay.core.errors import ClusterRefused, DeployFailed, GateFailed
+from torchrelay.targets.kubernetes.api_errors import conflict, forbidden, is_transient, refusal
+from torchrelay.targets.kubernetes.lock import Seen
+from torchrelay.targets.kubernetes.pod_trouble import Trouble, refused_pods, state_of, trouble_of
+from torchrelay.targets.kubernetes.rollout import TROUBLE_S, Patience, Rollout, is_complete
 
 
 def pod(state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:

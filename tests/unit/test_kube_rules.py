@@ -4,9 +4,9 @@ import re
 
 import yaml
 
-from torchrelay.kube_rules import RULES
-from torchrelay.layout import ROOT
-from torchrelay.targets.kube_api import KINDS
+from torchrelay.core.paths import ROOT
+from torchrelay.targets.kubernetes.api import KINDS
+from torchrelay.targets.kubernetes.permissions import RULES
 
 MANIFEST = ROOT / "infra" / "kubernetes" / "deployer-role.yaml"
 
@@ -43,7 +43,7 @@ def test_every_verb_that_the_target_writes_has_its_rule() -> None:
     }
     granted = {(rule.resource, verb) for rule in RULES for verb in rule.verbs}
     found = 0
-    for file in sorted((ROOT / "scripts" / "torchrelay" / "targets").glob("kube*.py")):
+    for file in sorted((ROOT / "scripts" / "torchrelay" / "targets" / "kubernetes").glob("*.py")):
         for verb, kind in re.findall(r'\bapi\.(get|list|delete)\("(\w+)"', file.read_text()):
             resource = KINDS[kind][1].removeprefix("namespaced_").replace("_", "") + "s"
             assert {(resource, one) for one in needed[verb]} <= granted, (file.name, verb, kind)

@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import Busy, GateFailed, RolledBack
-from torchrelay.model import Model
-from torchrelay.report import Quiet
-from torchrelay.source import Source
-from torchrelay.targets import Context, contract, kube_objects, kube_rollout, kube_state, kubernetes
-from torchrelay.targets.kube_lease import LASTS_S, Turn
-from torchrelay.targets.kube_objects import Wanted
-from torchrelay.targets.kube_state import Live, Version
+from torchrelay.core.errors import Busy, GateFailed, RolledBack
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
+from torchrelay.model.origin import Source
+from torchrelay.targets import Context, contract
+from torchrelay.targets.kubernetes import objects as kube_objects
+from torchrelay.targets.kubernetes import rollout, state
+from torchrelay.targets.kubernetes import target as kubernetes
+from torchrelay.targets.kubernetes.lock import LASTS_S, Turn
+from torchrelay.targets.kubernetes.objects import Wanted
+from torchrelay.targets.kubernetes.state import Live, Version
 
 NAME = "digits"
 LABELS = {"app.kubernetes.io/managed-by": "torchrelay", "app.kubernetes.io/name": NAME}
@@ -54,7 +57,7 @@ class Cluster:
 
     @property
     def live(self) -> Live:
-        found = kube_state.read(self.objects["Deployment"])
+        found = state.read(self.objects["Deployment"])
         assert found is not None
         return found
 
@@ -73,7 +76,7 @@ def document(kind: str, **more: Any) -> dict[str, Any]:
 
 
 def deployed(one: Version, *, proved: bool = True, previous: Version | None = None) -> dict[str, Any]:
-    return kube_state.deployment(document("Deployment"), one, proved=proved, previous=previous)
+    return state.deployment(document("Deployment"), one, proved=proved, previous=previous)
 
 
 def wanted(one: Version) -> Wanted:
@@ -92,7 +95,7 @@ class World:
     fails: Callable[[], None] = lambda: None
 
     def put(self, one: Version) -> Any:
-        live = kube_state.read(self.cluster.get("Deployment", NAME))
+        live = state.read(self.cluster.get("Deployment", NAME))
         return self.target._put_live(self.held, live, wanted(one), (), ())
 
     def lose(self) -> None:
@@ -248,7 +251,7 @@ def test_what_was_cut_short_is_not_asked_what_it_answers(world: World, monkeypat
     monkeypatch.setattr(kubernetes, "address_of", lambda *_: None)
     monkeypatch.setattr(kubernetes, "answered_right", lambda *_: ["sample"])
     for proved, right in ((True, ["sample"]), (False, [])):
-        live = kube_state.read(deployed(TWO, proved=proved, previous=ONE))
+        live = state.read(deployed(TWO, proved=proved, previous=ONE))
         found: Any = world.target._prove_candidate(world.held, live, wanted(THREE), ())
         assert found == right
 
@@ -280,7 +283,7 @@ def test_going_back_leaves_the_number_of_pods_to_an_autoscaler(world: World) -> 
 @pytest.mark.parametrize(("phase", "told"), [("Failed", None), ("Pending", "the container ended with code 1")])
 def test_evicted_pods_hold_no_rollout_up(phase: str, told: str | None) -> None:
     """The second is the control: a pod that is still there."""
-    revision = {"annotations": {kube_rollout.REVISION: "1"}}
+    revision = {"annotations": {rollout.REVISION: "1"}}
     ended = {"name": "server", "state": {"terminated": {"exitCode": 1}}}
     pods = [{"metadata": {"name": "a"}, "status": {"phase": phase, "containerStatuses": [ended]}}]
     sets = [{"metadata": {"name": "s", "labels": {"pod-template-hash": "x"}, **revision}}]
@@ -291,5 +294,5 @@ def test_evicted_pods_hold_no_rollout_up(phase: str, told: str | None) -> None:
         def list(self, kind: str, _: str) -> list[dict[str, Any]]:
             return pods if kind == "Pod" else sets
 
-    _, trouble, _ = kube_rollout._newest(Lists(), {"metadata": revision}, NAME)  # type: ignore[arg-type]
+    _, trouble, _ = rollout._newest(Lists(), {"metadata": revision}, NAME)  # type: ignore[arg-type]
     assert (trouble and trouble.what.partition(" before")[0]) == told

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from torchrelay import kubeconfig
-from torchrelay.errors import LoginFailed
+from torchrelay.core.errors import LoginFailed
+from torchrelay.credentials import kubeconfig
 
 SECRET = "hunter2-hunter2-hunter2"
 

@@ -7,12 +7,12 @@ import os
 import tarfile
 from pathlib import Path
 
-from torchrelay import layers
-from torchrelay.image import Image
-from torchrelay.image import load as load_record
-from torchrelay.image import save as save_record
-from torchrelay.report import Quiet
-from torchrelay.store import Blob, Slice
+from torchrelay.core.progress import Quiet
+from torchrelay.oci import layers
+from torchrelay.oci.blobs import Blob, Slice
+from torchrelay.oci.image import Image
+from torchrelay.oci.image import load as load_record
+from torchrelay.oci.image import save as save_record
 
 
 def make(files: list[layers.LayerFile]) -> layers.Layer:

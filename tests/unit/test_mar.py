@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay import mar
-from torchrelay.errors import ArchiveInvalid
-from torchrelay.report import Quiet
+from torchrelay.core.errors import ArchiveInvalid
+from torchrelay.core.progress import Quiet
+from torchrelay.image import mar
 
 ENTRIES = [mar.Entry("model.pt", b"weights" * 999), mar.Entry("MAR-INF/MANIFEST.json", b"{}"), mar.Entry("a/b.py", b"x = 1\n")]
 

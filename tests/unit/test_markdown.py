@@ -7,8 +7,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from tests.runner_lines import HOSTILE
-from torchrelay import markdown
-from torchrelay.wording import printable
+from torchrelay.core.text import printable
+from torchrelay.workflow import markdown
 
 hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.unit.model_dirs import GOOD_YAML, write
-from torchrelay import memory
-from torchrelay.errors import ModelInvalid
-from torchrelay.model import Model, load_model
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.model import quantities
+from torchrelay.model.model import Model, load_model
 
 
 def model_of(folder: Path, more: str = "", files: dict[str, str | bytes | None] | None = None) -> Model:
@@ -132,7 +132,7 @@ def test_load_model_looks_at_no_other_file(tmp_path: Path) -> None:
     ],
 )
 def test_memory(text: str, size: int) -> None:
-    assert memory.parse(text) == size
+    assert quantities.parse(text) == size
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_memory(text: str, size: int) -> None:
 )
 def test_memory_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        memory.parse(text)
+        quantities.parse(text)

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.model_dirs import GOOD_YAML, write
-from torchrelay.check import check
-from torchrelay.errors import ModelInvalid
-from torchrelay.model import Model, load_model
-from torchrelay.samples import load_samples
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.model.model import Model, load_model
+from torchrelay.model.samples import load_samples
+from torchrelay.stages.check import check
 
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

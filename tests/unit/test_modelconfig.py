@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.model_dirs import GOOD_YAML, write
-from torchrelay import modelconfig
-from torchrelay.check import check
-from torchrelay.errors import ModelInvalid
-from torchrelay.model import Model
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.model import server_config
+from torchrelay.model.model import Model
+from torchrelay.stages.check import check
 
 SEED_004 = """\
 # TorchServe controls.
@@ -52,7 +52,7 @@ def test_it_is_taken_as_seed_004_writes_it(tmp_path: Path) -> None:
     model = made(tmp_path, SEED_004, "", {"test.tar.gz": SOURCE})
     assert (model.workers, model.batch.size, model.batch.delay_ms, model.timeouts.response_s) == (1, 4, 4000, 5200)
     assert (model.device, model.gpus) == ("gpu", 4)
-    told = modelconfig.read(tmp_path)
+    told = server_config.read(tmp_path)
     assert told.files == {"nets/block.py": b"x = 1\n"}
     assert told.rest == {"maxWorkers": 1, "deviceIds": [0, 1, 2, 3], "system": {"maxGPUMemory": 500}}
 
@@ -184,7 +184,7 @@ def test_several_archives_and_zip_files_are_taken(tmp_path: Path) -> None:
         "a.py": "",  # beside the model, and in the archive by a.tar alone
     }
     assert check(write(tmp_path, files)).warnings == []
-    assert set(modelconfig.read(tmp_path).files) == {"a.py", "lib/b.py"}
+    assert set(server_config.read(tmp_path).files) == {"a.py", "lib/b.py"}
 
 
 def test_a_tar_that_ends_in_a_zip_file_is_a_tar(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_tar_that_ends_in_a_zip_file_is_a_tar(tmp_path: Path) -> None:
     with zipfile.ZipFile(inner, "w") as archive:
         archive.writestr("inner.py", "")
     made(tmp_path, "system: {extraFiles: a.tar}\n", "", {"a.tar": packed({"data.zip": inner.getvalue()}, "w")})
-    assert set(modelconfig.read(tmp_path).files) == {"data.zip"}
+    assert set(server_config.read(tmp_path).files) == {"data.zip"}
 
 
 def test_a_gpu_by_the_file_counts_where_the_model_is_judged(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_a_gpu_by_the_file_counts_where_the_model_is_judged(tmp_path: Path) -> N
 
 def test_every_verb_can_have_both_files_together(tmp_path: Path) -> None:
     made(tmp_path, "batchSize: 3\n")
-    assert modelconfig.load_model(tmp_path).batch.size == 3
+    assert server_config.load_model(tmp_path).batch.size == 3
     (tmp_path / "model-config.yaml").write_text("minWorkers: 2\n")
     (tmp_path / "model.yaml").write_text(GOOD_YAML + "workers: 1\n")
     with pytest.raises(ModelInvalid, match=re.escape("workers is 1 at model.yaml:6")):
-        modelconfig.load_model(tmp_path)
+        server_config.load_model(tmp_path)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from torchrelay.errors import Outdated
-from torchrelay.source import Source
+from torchrelay.core.errors import Outdated
+from torchrelay.model.origin import Source
 from torchrelay.targets.contract import require_newer
 
 LIVE = Source("acme/models", "b" * 40, "refs/heads/main", 7, "https://example.org/runs/7", "ann")

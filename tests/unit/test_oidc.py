@@ -6,8 +6,8 @@ import json
 import pytest
 from pydantic import SecretStr
 
-from torchrelay import oidc
-from torchrelay.errors import LoginFailed
+from torchrelay.core.errors import LoginFailed
+from torchrelay.credentials import oidc
 
 NAMES = "repo:acme/serving:environment:production"
 NUMBERS = "repo:acme@123456/serving@456789:environment:production"

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import nn
 
 from tests.unit.model_dirs import write
-from torchrelay import openapi
-from torchrelay.layout import ROOT
-from torchrelay.model import Model, load_model
-from torchrelay.samplefile import Expect
-from torchrelay.samples import Sample, load_samples
+from torchrelay.core.paths import ROOT
+from torchrelay.image import openapi
+from torchrelay.model.model import Model, load_model
+from torchrelay.model.sample_file import Expect
+from torchrelay.model.samples import Sample, load_samples
 from torchrelay_handlers import catalogue, shipped
 
 EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/model.yaml"))

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.runner_lines import HOSTILE
-from torchrelay import failure, outcome, results
-from torchrelay.errors import LoginFailed
-from torchrelay.outcome import Failed, Outcome, Stage
+from torchrelay.core.errors import LoginFailed
+from torchrelay.stages import error_file
+from torchrelay.workflow import job_result, run_results
+from torchrelay.workflow.job_result import Failed, Outcome, Stage
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def test_everything_is_told(tmp_path: Path) -> None:
         "samples": [{"name": "zero", "same": False, "differences": ["d"]}],
     }
     left(tmp_path, verdict=VERDICT, stages=[push, deploy], image={"layers": layers}, diff=diff)
-    found = outcome.gather(tmp_path, bundle=False)
+    found = job_result.gather(tmp_path, bundle=False)
     assert (found.model, found.version, found.result, found.job) == ("digits", "v1", "passed", "build")
     assert (found.endpoint, found.target, found.previous, found.reference) == ("", "", "", "")  # a build job makes nothing live
     assert found.image == DIGEST
@@ -70,7 +71,7 @@ def test_a_deploy_job_tells_what_is_live(tmp_path: Path) -> None:
     deploy = {"stage": "deploy", "seconds": 3.0, "url": "http://x", "target": "docker", "previous": "p"}
     (tmp_path / "release.json").write_text(json.dumps({"model": {"name": "digits"}, "version": "v1", "verdict": VERDICT}))
     left(tmp_path, stages=[deploy], push={"reference": f"r/x@{DIGEST}"})
-    found = outcome.gather(tmp_path, bundle=True)
+    found = job_result.gather(tmp_path, bundle=True)
     assert (found.endpoint, found.target, found.previous) == ("http://x", "docker", "p")
     assert found.reference == f"r/x@{DIGEST}"
 
@@ -79,7 +80,7 @@ def test_what_lies_behind_a_link_is_not_believed(tmp_path: Path) -> None:
     elsewhere = left(tmp_path / "elsewhere", verdict=VERDICT) / ".torchrelay"
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / ".torchrelay").symlink_to(elsewhere)
-    found = outcome.gather(tmp_path / "m", bundle=False)
+    found = job_result.gather(tmp_path / "m", bundle=False)
     assert (found.result, found.samples) == ("failed", [])
     assert found.error is not None
     assert (found.error.kind, found.error.problems[0].file) == ("model_invalid", ".torchrelay")
@@ -88,31 +89,31 @@ def test_what_lies_behind_a_link_is_not_believed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["gate_failed", "rolled_back", "rollback_failed"])
 def test_a_failure_of_the_gate_or_of_the_rollout_is_the_result(kind: str, tmp_path: Path) -> None:
     error = {"stage": "deploy", "kind": kind, "message": "m", "fix": "", "problems": []}
-    assert outcome.gather(left(tmp_path, verdict=VERDICT, error=error), bundle=False).result == kind
+    assert job_result.gather(left(tmp_path, verdict=VERDICT, error=error), bundle=False).result == kind
 
 
 @pytest.mark.parametrize("kind", ["registry_error", "passed", "", "x"])
 def test_every_other_failure_is_failed(kind: str, tmp_path: Path) -> None:
     error = {"stage": "push", "kind": kind, "message": "m", "fix": "", "problems": []}
-    assert outcome.gather(left(tmp_path, verdict=VERDICT, error=error), bundle=False).result == "failed"
+    assert job_result.gather(left(tmp_path, verdict=VERDICT, error=error), bundle=False).result == "failed"
 
 
 def test_nothing_proved_and_nothing_served_is_failed(tmp_path: Path) -> None:
-    assert outcome.gather(tmp_path, bundle=False).result == "failed"
-    assert outcome.gather(left(tmp_path, verdict=VERDICT), bundle=False).result == "passed"
+    assert job_result.gather(tmp_path, bundle=False).result == "failed"
+    assert job_result.gather(left(tmp_path, verdict=VERDICT), bundle=False).result == "passed"
 
 
 def test_what_is_served_without_an_image_passed(tmp_path: Path) -> None:
     row = {"stage": "deploy", "seconds": 1.0, "url": "http://x", "target": "local", "version": "v2"}
-    found = outcome.gather(left(tmp_path, stages=[row]), bundle=False)
+    found = job_result.gather(left(tmp_path, stages=[row]), bundle=False)
     assert (found.result, found.version) == ("passed", "v2")
 
 
 def test_a_login_that_failed_is_told_of_the_model_that_waited_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_TEMP", str(tmp_path / "temp"))
     left(tmp_path / "m", verdict=VERDICT)
-    failure.keep(None, "login", LoginFailed("no role"))
-    found = outcome.gather(tmp_path / "m", bundle=False, job_status="failure")
+    error_file.keep(None, "login", LoginFailed("no role"))
+    found = job_result.gather(tmp_path / "m", bundle=False, job_status="failure")
     assert found.result == "failed"
     assert found.error is not None
     assert (found.error.stage, found.error.kind, found.error.message) == ("login", "login_failed", "no role")
@@ -121,8 +122,8 @@ def test_a_login_that_failed_is_told_of_the_model_that_waited_for_it(tmp_path: P
 @pytest.mark.parametrize("status", ["failure", "cancelled"])
 def test_a_job_that_was_killed_did_not_pass(status: str, tmp_path: Path) -> None:
     left(tmp_path, verdict=VERDICT)
-    assert outcome.gather(tmp_path, bundle=False, job_status="success").result == "passed"
-    found = outcome.gather(tmp_path, bundle=False, job_status=status)
+    assert job_result.gather(tmp_path, bundle=False, job_status="success").result == "passed"
+    found = job_result.gather(tmp_path, bundle=False, job_status=status)
     assert found.result == "failed"
     assert found.error is not None
     assert found.error.kind == "interrupted"
@@ -140,7 +141,7 @@ def test_a_bundle_is_read_without_its_hidden_verdict(tmp_path: Path) -> None:
     )
     (tmp_path / "release.json").write_text(json.dumps({"model": {"name": "digits"}, "version": "v1", "verdict": VERDICT}))
     left(tmp_path, verdict={**VERDICT, "model": "other"}, stages=[{"stage": "push", "seconds": 1.0}])
-    found = outcome.gather(tmp_path, bundle=True)
+    found = job_result.gather(tmp_path, bundle=True)
     assert (found.model, found.job, found.result) == ("digits", "deploy", "passed")
     assert {row.stage: row.seconds for row in found.stages} == {"build": 2.0, "push": 1.0}
     assert [(row.size, row.created_by) for row in found.layers] == [(5, "weights")]
@@ -155,15 +156,15 @@ def test_damage_is_no_reason_to_fail(value: Any, bundle: bool, tmp_path: Path) -
     left(tmp_path, verdict=value, stages=value, image=value, push=value, diff=value, error=value)
     for name in ("release", "index", "stages"):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
-    assert outcome.gather(tmp_path, bundle=bundle).result == "failed"
+    assert job_result.gather(tmp_path, bundle=bundle).result == "failed"
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_other_peoples_words_come_back_as_they_were(text: str, tmp_path: Path) -> None:
     error = {"stage": "check", "kind": "model_invalid", "message": text, "fix": text, "problems": []}
-    found = outcome.gather(left(tmp_path / "m", verdict={**VERDICT, "model": text}, error=error), bundle=False)
-    outcome.save(tmp_path / "r" / "torchrelay-result-x-build" / "x-build.json", found)
-    read, bad = results.load(tmp_path / "r")
+    found = job_result.gather(left(tmp_path / "m", verdict={**VERDICT, "model": text}, error=error), bundle=False)
+    job_result.save(tmp_path / "r" / "torchrelay-result-x-build" / "x-build.json", found)
+    read, bad = run_results.load(tmp_path / "r")
     assert (read, bad) == ([found.model_copy(update={"model": "x"})], [])
     assert found.model == (text.replace("\ud800", "\\ud800")[:4096] or "m")
     assert found.error is not None
@@ -175,9 +176,9 @@ def test_other_peoples_words_come_back_as_they_were(text: str, tmp_path: Path) -
 )
 def test_an_error_that_cannot_be_read_is_still_one(told: str, tmp_path: Path) -> None:
     left(tmp_path, verdict=VERDICT)
-    assert outcome.gather(tmp_path, bundle=False).result == "passed"
+    assert job_result.gather(tmp_path, bundle=False).result == "passed"
     (tmp_path / ".torchrelay" / "error.json").write_text(told)
-    assert outcome.gather(tmp_path, bundle=False).result == "failed"
+    assert job_result.gather(tmp_path, bundle=False).result == "failed"
 
 
 # many
@@ -191,7 +192,7 @@ def test_the_deploy_jobs_word_counts_and_the_build_jobs_facts_stay() -> None:
     build = made("a", samples=[{"name": "s", "passed": True}], stages=[Stage(stage="build", seconds=5.0)], diff={"reachable": True})
     deploy = made("a", job="deploy", result="rolled_back", endpoint="http://x", stages=[Stage(stage="deploy", seconds=1.0)])
     for order in ([build, deploy], [deploy, build]):
-        found = results.merged(order)["a"]
+        found = run_results.merged(order)["a"]
         assert (found.result, found.endpoint, found.job) == ("rolled_back", "http://x", "deploy")
         assert [row.stage for row in found.stages] == ["build", "deploy"]
         assert found.samples
@@ -200,7 +201,7 @@ def test_the_deploy_jobs_word_counts_and_the_build_jobs_facts_stay() -> None:
 
 def test_a_model_that_failed_in_one_job_failed() -> None:
     error = Failed(stage="verify", kind="gate_failed")
-    found = results.merged([made("a", result="gate_failed", error=error), made("a", job="deploy")])["a"]
+    found = run_results.merged([made("a", result="gate_failed", error=error), made("a", job="deploy")])["a"]
     assert (found.result, found.error) == ("gate_failed", error)
 
 
@@ -210,39 +211,39 @@ def needs(plan: list[str], **jobs: str) -> Any:
 
 
 def test_no_model_of_the_plan_is_forgotten() -> None:
-    found = results.completed({"a": made("a")}, needs(["a", "b"], build="failure", deploy="skipped"))
+    found = run_results.completed({"a": made("a")}, needs(["a", "b"], build="failure", deploy="skipped"))
     assert {name: one.result for name, one in found.items()} == {"a": "passed", "b": "failed"}
-    assert results.worst(found.values()) == "failed"
+    assert run_results.worst(found.values()) == "failed"
 
 
 def test_control_without_needs_it_would_be() -> None:
-    assert results.worst(results.completed({"a": made("a")}, {}).values()) == "passed"
+    assert run_results.worst(run_results.completed({"a": made("a")}, {}).values()) == "passed"
 
 
 def test_a_deploy_job_that_was_killed_is_no_success() -> None:
-    found = results.completed(
+    found = run_results.completed(
         {"a": made("a"), "b": made("b", job="deploy")}, needs(["a", "b"], build="success", deploy="cancelled")
     )
     assert {name: one.result for name, one in found.items()} == {"a": "failed", "b": "passed"}
 
 
 def test_a_job_that_no_model_explains_stands_for_itself() -> None:
-    assert set(results.completed({}, {"plan": {"result": "failure", "outputs": {}}})) == {"(plan)"}
-    found = results.completed({"a": made("a", job="deploy")}, needs(["a"], build="success", deploy="failure"))
+    assert set(run_results.completed({}, {"plan": {"result": "failure", "outputs": {}}})) == {"(plan)"}
+    found = run_results.completed({"a": made("a", job="deploy")}, needs(["a"], build="success", deploy="failure"))
     assert {name: one.result for name, one in found.items()} == {"(deploy)": "failed", "a": "passed"}
 
 
 def test_jobs_that_went_well_or_were_skipped_add_nothing() -> None:
-    assert set(results.completed({"a": made("a")}, needs(["a", "b"], build="success", deploy="skipped"))) == {"a"}
+    assert set(run_results.completed({"a": made("a")}, needs(["a", "b"], build="success", deploy="skipped"))) == {"a"}
 
 
 @pytest.mark.parametrize(
     "odd", [None, [], "x", {"plan": 1}, {"plan": {"outputs": {"matrix": "{"}}}, {"plan": {"outputs": {"matrix": 3}}}]
 )
 def test_odd_needs_are_borne(odd: Any) -> None:
-    assert results.completed({"a": made("a")}, odd) == {"a": made("a")}
+    assert run_results.completed({"a": made("a")}, odd) == {"a": made("a")}
     extra = {**odd, "build": {"result": "failure"}} if isinstance(odd, dict) else {"build": {"result": "failure"}}
-    assert results.worst(results.completed({"a": made("a")}, extra).values()) == "failed"
+    assert run_results.worst(run_results.completed({"a": made("a")}, extra).values()) == "failed"
 
 
 def test_what_is_no_result_file_is_a_failure(tmp_path: Path) -> None:
@@ -260,11 +261,11 @@ def test_what_is_no_result_file_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "link-build.json").symlink_to("/etc/hostname")
     big = tmp_path / "big-build.json"
     with big.open("wb") as file:
-        file.truncate(results.MAX_FILE + 1)
-    found, bad = results.load(tmp_path)
+        file.truncate(run_results.MAX_FILE + 1)
+    found, bad = run_results.load(tmp_path)
     assert found == []
     assert len(bad) == len(texts) + 2
-    assert {one.result for one in results.unreadable(bad)} == {"failed"}
+    assert {one.result for one in run_results.unreadable(bad)} == {"failed"}
 
 
 PLAN = ["a", "b", "a-b"]
@@ -291,8 +292,8 @@ PLACES = [  # where a result lies, whose it says it is, and whether it is taken
 
 @pytest.mark.parametrize(("place", "model", "job", "deployed", "taken"), PLACES)
 def test_whose_a_result_is_its_place_says(place: str, model: str, job: Any, deployed: str, taken: bool, tmp_path: Path) -> None:
-    outcome.save(tmp_path / place, made(model, job=job, endpoint="http://x", reference="r/x@1", target="docker", previous="p"))
-    found, bad = results.load(tmp_path, needs(PLAN, build="success", deploy=deployed))
+    job_result.save(tmp_path / place, made(model, job=job, endpoint="http://x", reference="r/x@1", target="docker", previous="p"))
+    found, bad = run_results.load(tmp_path, needs(PLAN, build="success", deploy=deployed))
     assert bad == ([] if taken else [place])
     for one in found:
         assert (one.model, one.job) == (Path(place).stem.removesuffix(f"-{job}"), job)
@@ -301,17 +302,17 @@ def test_whose_a_result_is_its_place_says(place: str, model: str, job: Any, depl
 
 def test_by_hand_a_flat_folder_tells_of_deploys_too(tmp_path: Path) -> None:
     for job in ("build", "deploy"):
-        outcome.save(tmp_path / f"a-{job}.json", made("a", job=job, endpoint=f"http://{job}"))
-    found, bad = results.load(tmp_path)
-    assert (results.merged(found)["a"].endpoint, bad) == ("http://deploy", [])
+        job_result.save(tmp_path / f"a-{job}.json", made("a", job=job, endpoint=f"http://{job}"))
+    found, bad = run_results.load(tmp_path)
+    assert (run_results.merged(found)["a"].endpoint, bad) == ("http://deploy", [])
 
 
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
-    assert results.load(tmp_path / "none") == ([], [])
+    assert run_results.load(tmp_path / "none") == ([], [])
 
 
 def test_results_are_ordered_from_good_to_bad() -> None:
     order = ["passed", "gate_failed", "failed", "rolled_back", "rollback_failed"]
-    assert list(outcome.WORST) == order
-    assert results.worst([made("a", result=one) for one in order]) == "rollback_failed"
-    assert results.worst([]) == ""
+    assert list(job_result.WORST) == order
+    assert run_results.worst([made("a", result=one) for one in order]) == "rollback_failed"
+    assert run_results.worst([]) == ""

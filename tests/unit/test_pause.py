@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from torchrelay import pause
+from torchrelay.core import retry
 
 
 def test_no_piece_is_longer_than_a_signal_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,8 +17,8 @@ def test_no_piece_is_longer_than_a_signal_may_wait(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pause.pause(60.2)
+    retry.pause(60.2)
     assert sum(slept) == pytest.approx(60.2)
-    assert max(slept) <= pause.SLICE_S
-    pause.pause(0.0)
+    assert max(slept) <= retry.SLICE_S
+    retry.pause(0.0)
     assert sum(slept) == pytest.approx(60.2)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from torchrelay import inputs as serve_inputs
-from torchrelay.errors import InputsInvalid, ModelInvalid, Problem
-from torchrelay.event import Event
-from torchrelay.inputs import Inputs
-from torchrelay.plan import ModelFolder, Plan, changed_models, decided, normal, plan, require_plain, selected
+from torchrelay.core.errors import InputsInvalid, ModelInvalid, Problem
+from torchrelay.workflow import inputs as serve_inputs
+from torchrelay.workflow.event import Event
+from torchrelay.workflow.inputs import Inputs
+from torchrelay.workflow.plan import ModelFolder, Plan, changed_models, decided, normal, plan, require_plain, selected
 
 MAIN = Event("push", "refs/heads/main", payload={"repository": {"default_branch": "main"}})
 MODELS = [ModelFolder(f"m{number}", f"models/m{number}", f"models/m{number}") for number in range(50)]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from torchrelay.probe import ProbeAnswer, ProbeRequest, decode_batch, encode_batch
+from torchrelay.verification.prober import ProbeAnswer, ProbeRequest, decode_batch, encode_batch
 
 REQUESTS = [
     ProbeRequest("a", "POST", "/predictions/digits", "image/png", b"\x89PNG\x00"),

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.proved import WEIGHTS, image, layer, model, model_layers, runtime
-from torchrelay.provenance import BY_HAND, PROVENANCE, Builder, builder_of, provenance, statement
-from torchrelay.report import Quiet
-from torchrelay.scan import contents
-from torchrelay.source import Source
+from torchrelay.attestation.image_contents import contents
+from torchrelay.attestation.provenance import BY_HAND, PROVENANCE, Builder, builder_of, provenance, statement
+from torchrelay.core.progress import Quiet
+from torchrelay.model.origin import Source
 
 GITHUB = {
     "GITHUB_SERVER_URL": "https://github.com",

@@ -9,9 +9,12 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from tests.workflow.act import COMMAND
-from torchrelay import cli as _registers_every_verb  # noqa: F401 -- by being imported
-from torchrelay import console, errors
-from torchrelay.layout import ROOT
+from torchrelay.cli import (
+    console,
+    main,  # noqa: F401 -- by being imported
+)
+from torchrelay.core import errors
+from torchrelay.core.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
 

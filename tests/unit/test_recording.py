@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.unit.model_dirs import write
-from torchrelay.compare import compare
-from torchrelay.model import load_model
-from torchrelay.recording import Answer, record, recorded
-from torchrelay.samples import load_samples
+from torchrelay.authoring.record import Answer, record, recorded
+from torchrelay.model.model import load_model
+from torchrelay.model.samples import load_samples
+from torchrelay.verification.compare import compare
 
 JSON = "application/json"
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from torchrelay.errors import RegistryError
-from torchrelay.registry import Registry, parse_reference
+from torchrelay.core.errors import RegistryError
+from torchrelay.oci.reference import parse_reference
+from torchrelay.oci.registry import Registry
 
 
 def test_a_reference_is_taken_apart() -> None:

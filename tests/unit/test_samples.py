@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.unit.model_dirs import GOOD_SAMPLE, GOOD_YAML, write
-from torchrelay.errors import ModelInvalid
-from torchrelay.model import load_model
-from torchrelay.samples import Expect, Sample, load_samples
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.model.model import load_model
+from torchrelay.model.samples import Expect, Sample, load_samples
 
 OK = '"expect": {"json": 1}'
 REQ = '"request": {"json": 1}'

@@ -10,16 +10,16 @@ import jsonschema
 import pytest
 
 from tests.proved import SITE, WEIGHTS, image, layer, metadata, model, model_layers, python, runtime
-from torchrelay import scan as scanning
-from torchrelay.errors import BundleInvalid
-from torchrelay.image import Image, canonical
-from torchrelay.layers import TAR_GZIP, Layer
-from torchrelay.packages import Package, debian_licences, debian_purl, dpkg_status, purl, pypi_purl, python_metadata
-from torchrelay.provenance import public_uri
-from torchrelay.report import Quiet
-from torchrelay.sbom import sbom
-from torchrelay.scan import contents
-from torchrelay.store import from_bytes
+from torchrelay.attestation import image_contents
+from torchrelay.attestation.image_contents import contents
+from torchrelay.attestation.packages import Package, debian_licences, debian_purl, dpkg_status, purl, pypi_purl, python_metadata
+from torchrelay.attestation.provenance import public_uri
+from torchrelay.attestation.sbom import sbom
+from torchrelay.core.errors import BundleInvalid
+from torchrelay.core.progress import Quiet
+from torchrelay.oci.blobs import from_bytes
+from torchrelay.oci.image import Image, canonical
+from torchrelay.oci.layers import TAR_GZIP, Layer
 
 # What of bom-1.6.schema.json (CycloneDX/specification) our documents use, and nothing else; by hand they met all of it.
 TEXT = {"type": "string", "minLength": 1}
@@ -212,13 +212,13 @@ def test_one_package_in_two_places_is_one_component_with_both() -> None:
 
 def test_a_layer_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    really = scanning.scan
+    really = image_contents.scan
 
     def counted(one: Layer, diff_id: str, task: Any) -> Any:
         read.append(diff_id)
         return really(one, diff_id, task)
 
-    monkeypatch.setattr(scanning, "scan", counted)
+    monkeypatch.setattr(image_contents, "scan", counted)
     bill(image())
     assert len(read) == 3
     bill(image(runtime(), *model_layers(weights=b"others")))
@@ -257,7 +257,7 @@ def test_a_layer_that_is_not_what_the_config_names_is_refused(own_cache: Path) -
 
 
 def test_a_record_of_boundless_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanning, "RECORD_LIMIT", 100)
+    monkeypatch.setattr(image_contents, "RECORD_LIMIT", 100)
     with pytest.raises(BundleInvalid, match="larger than"):
         bill(image())
 

@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 import yaml
 
-from torchrelay.layout import ROOT
-from torchrelay.schema import rendered
+from torchrelay.cli.schema import rendered
+from torchrelay.core.paths import ROOT
 
 SCHEMAS = rendered()
 
@@ -20,7 +20,7 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_no_drift(name: str) -> None:
     committed = (ROOT / "schema" / name).read_text(encoding="utf-8")
-    assert committed == SCHEMAS[name], "run `python -m torchrelay.schema schema`"
+    assert committed == SCHEMAS[name], "run `python -m torchrelay.cli.schema schema`"
     jsonschema.Draft202012Validator.check_schema(json.loads(committed))
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay import server_env
-from torchrelay.report import Quiet
-from torchrelay.server_env import ServerSettings, for_pip, for_server, inputs_digest, parse_java_version
+from torchrelay.core.progress import Quiet
+from torchrelay.targets.local import environment
+from torchrelay.targets.local.environment import ServerSettings, for_pip, for_server, inputs_digest, parse_java_version
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_index_of_torch_is_in_no_argument_and_no_log(
 
     monkeypatch.setattr(subprocess, "Popen", Pip)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
-    server_env._make(tmp_path, Path("python"), ServerSettings("2.13.0", None, "https://me:secret@index"), Quiet())
+    environment._make(tmp_path, Path("python"), ServerSettings("2.13.0", None, "https://me:secret@index"), Quiet())
     (server, server_s_env), (torch, torch_s_env) = started
     assert torch_s_env["PIP_INDEX_URL"] == "https://me:secret@index"
     assert server_s_env.get("PIP_INDEX_URL") != "https://me:secret@index"

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay import inside_setup, setup_layer
-from torchrelay.archive import Archived
-from torchrelay.errors import DependenciesUnresolved
-from torchrelay.image import Image
-from torchrelay.mar import Entry, write_mar
-from torchrelay.report import Quiet
+from torchrelay.core.errors import DependenciesUnresolved
+from torchrelay.core.progress import Quiet
+from torchrelay.image import setup, setup_program
+from torchrelay.image.mar import Archived, Entry, write_mar
+from torchrelay.oci.image import Image
 
 FOLDER = "opt/torchrelay/models/m"
 RUNTIME = Image({"config": {}, "rootfs": {"diff_ids": []}, "history": []}, (), {})
@@ -44,12 +43,12 @@ def tar(path: Path, *members: tarfile.TarInfo) -> Path:
     ],
 )
 def test_only_code_that_speaks_of_a_setup_is_run_for_one(tmp_path: Path, files: dict[str, bytes], wanted: bool) -> None:
-    assert setup_layer.has_setup(archived(tmp_path, files)) is wanted
+    assert setup.has_setup(archived(tmp_path, files)) is wanted
 
 
 def test_it_is_made_again_for_other_code_alone(tmp_path: Path) -> None:
     def key(files: dict[str, bytes], runtime: Image = RUNTIME) -> str:
-        return setup_layer._key(runtime, archived(tmp_path, files), None, FOLDER)
+        return setup._key(runtime, archived(tmp_path, files), None, FOLDER)
 
     code = {"handler.py": b"install_packages"}
     assert key(code) == key(code) == key(code | {"model.pt": b"other weights"}) == key(code | {"torchrelay_handlers/x.py": b"1"})
@@ -67,8 +66,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
 def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
     names = [f"{FOLDER}/a.txt", "opt/torchrelay/deps/lib/python3.11/site-packages/x.py"]
     made = tar(tmp_path / "x.tar", member("opt", tarfile.DIRTYPE), *map(member, names))
-    assert setup_layer._names(made, FOLDER) == names
-    assert [match[1] for name in names if (match := setup_layer.SITE.match(name))] == ["lib/python3.11/site-packages"]
+    assert setup._names(made, FOLDER) == names
+    assert [match[1] for name in names if (match := setup.SITE.match(name))] == ["lib/python3.11/site-packages"]
 
 
 @pytest.mark.parametrize(
@@ -85,12 +84,12 @@ def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
 )
 def test_anything_else_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
     with pytest.raises(DependenciesUnresolved, match="no file of the model"):
-        setup_layer._names(tar(tmp_path / "x.tar", bad), FOLDER)
+        setup._names(tar(tmp_path / "x.tar", bad), FOLDER)
 
 
 def test_the_reason_is_the_programs_own_or_what_was_said_last() -> None:
-    assert setup_layer.reason("x\nERROR: install_packages failed: no\n") == "install_packages failed: no"
-    assert setup_layer.reason("a\nb\nc\nKilled\n") == "b c Killed"
+    assert setup.reason("x\nERROR: install_packages failed: no\n") == "install_packages failed: no"
+    assert setup.reason("a\nb\nc\nKilled\n") == "b c Killed"
 
 
 def test_what_is_new_or_changed_is_packed_with_fixed_owners_and_times(tmp_path: Path) -> None:
@@ -98,18 +97,18 @@ def test_what_is_new_or_changed_is_packed_with_fixed_owners_and_times(tmp_path: 
     (root / "sub").mkdir(parents=True)
     (root / "old.txt").write_text("old")
     (root / "changed.txt").write_text("old")
-    before = inside_setup.state([root])
+    before = setup_program.state([root])
     (root / "changed.txt").write_text("newer")
     (root / "sub/run.sh").write_text("#!")
     (root / "sub/run.sh").chmod(0o700)
     (root / "sub/link").symlink_to("run.sh")
-    after = inside_setup.state([root])
+    after = setup_program.state([root])
     changed = [path for path in sorted(after) if before.get(path) != after[path]]
     assert [os.path.relpath(path, root) for path in changed] == ["changed.txt", "sub/link", "sub/run.sh"]
-    inside_setup.pack(tmp_path / "x.tar", changed)
+    setup_program.pack(tmp_path / "x.tar", changed)
     first = (tmp_path / "x.tar").read_bytes()
     os.utime(root / "changed.txt", (1, 1))
-    inside_setup.pack(tmp_path / "x.tar", changed)
+    setup_program.pack(tmp_path / "x.tar", changed)
     assert (tmp_path / "x.tar").read_bytes() == first
     with tarfile.open(tmp_path / "x.tar") as archive:
         found = {info.name.removeprefix(f"{root}/".lstrip("/")): info for info in archive if not info.isdir()}
@@ -124,7 +123,7 @@ def test_a_file_of_two_names_is_packed_twice(tmp_path: Path) -> None:
     root.mkdir(parents=True)
     (root / "a.bin").write_bytes(b"bytes")
     (root / "b.bin").hardlink_to(root / "a.bin")
-    inside_setup.pack(tmp_path / "r.tar", [str(root / "a.bin"), str(root / "b.bin")])
+    setup_program.pack(tmp_path / "r.tar", [str(root / "a.bin"), str(root / "b.bin")])
     with tarfile.open(tmp_path / "r.tar") as archive:
         files = [member for member in archive if not member.isdir()]
         assert [member.isreg() for member in files] == [True, True]

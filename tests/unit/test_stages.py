@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay import stages
-from torchrelay.stages import Row, merged
-from torchrelay.workspace import Workspace
+from torchrelay.core.workspace import Workspace
+from torchrelay.stages import journal
+from torchrelay.stages.journal import Row, merged
 
 FETCH: Row = {"stage": "fetch", "seconds": 9.0, "sha256": "aa", "skipped": False}
 BUILD: Row = {"stage": "build", "seconds": 5.0, "digest": "sha256:1", "skipped": False}
@@ -37,20 +37,20 @@ def test_the_same_result_made_again_forgets_nothing() -> None:
 
 def test_rows_are_kept_beside_the_model(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    assert stages.read(workspace) == []
-    stages.record(workspace, BUILD)
-    stages.record(workspace, FETCH)
-    assert stages.read(workspace) == [FETCH, BUILD]
+    assert journal.read(workspace) == []
+    journal.record(workspace, BUILD)
+    journal.record(workspace, FETCH)
+    assert journal.read(workspace) == [FETCH, BUILD]
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", '[1, {"stage": "no-such"}, {"stage": ["fetch"]}]'])
 def test_damaged_rows_are_none(tmp_path: Path, text: str) -> None:
     Workspace(tmp_path).ensure()
     Workspace(tmp_path).stages.write_text(text)
-    assert stages.read(Workspace(tmp_path)) == []
+    assert journal.read(Workspace(tmp_path)) == []
 
 
 def test_a_folder_that_cannot_be_written_to_fails_nothing(tmp_path: Path) -> None:
-    stages.record(Workspace(tmp_path / "gone"), FETCH)
+    journal.record(Workspace(tmp_path / "gone"), FETCH)
     (tmp_path / ".torchrelay").write_text("a file where the folder belongs")
-    stages.record(Workspace(tmp_path), FETCH)
+    journal.record(Workspace(tmp_path), FETCH)

@@ -7,8 +7,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tests.runner_lines import HOSTILE
-from torchrelay import summary
-from torchrelay.outcome import Diff, DiffRow, Failed, LayerRow, Mistake, Outcome, SampleRow, Stage
+from torchrelay.workflow import summary
+from torchrelay.workflow.job_result import Diff, DiffRow, Failed, LayerRow, Mistake, Outcome, SampleRow, Stage
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 DIGEST = f"sha256:{'a' * 64}"

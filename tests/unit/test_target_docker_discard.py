@@ -6,8 +6,8 @@ import docker
 import pytest
 import requests
 
-from torchrelay.targets import containers
-from torchrelay.targets.containers import discard
+from torchrelay.targets.docker import containers
+from torchrelay.targets.docker.containers import discard
 
 
 class Stuck:

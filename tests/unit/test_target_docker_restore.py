@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.proved import model
-from torchrelay.report import Quiet
+from torchrelay.core.progress import Quiet
 from torchrelay.targets.contract import Context, Deployed, Record
-from torchrelay.targets.docker import DockerTarget
+from torchrelay.targets.docker.target import DockerTarget
 
 
 def named(name: str, status: str = "running") -> Any:

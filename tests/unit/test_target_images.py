@@ -5,11 +5,11 @@ from typing import Any
 import docker
 import pytest
 
-from torchrelay.errors import DeployFailed, DockerUnavailable
-from torchrelay.model import Model
-from torchrelay.report import Quiet
+from torchrelay.core.errors import DeployFailed, DockerUnavailable
+from torchrelay.core.progress import Quiet
+from torchrelay.model.model import Model
 from torchrelay.targets.contract import Release
-from torchrelay.targets.images import image_id
+from torchrelay.targets.docker.images import image_id
 
 MODEL = Model.model_validate({"name": "model", "weights": "model.pt", "handler": "handler.py"})
 RELEASE = Release("one", "sha256:" + "0" * 64, ())

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import DeployFailed, GateFailed
-from torchrelay.model import Model
-from torchrelay.probe import ProbeAnswer, ProbeRequest
-from torchrelay.relay import chosen_target, relay_plan
-from torchrelay.samplefile import Expect, Sample
-from torchrelay.verdict import SampleResult, Verdict
-from torchrelay.verify import CONCURRENCY, at_once, conditions, hardened, replay, require_passed
+from torchrelay.core.errors import DeployFailed, GateFailed
+from torchrelay.docker.container import hardened
+from torchrelay.model.model import Model
+from torchrelay.model.sample_file import Expect, Sample
+from torchrelay.stages.relay import relay_plan
+from torchrelay.stages.verify import require_passed
+from torchrelay.targets import chosen_target
+from torchrelay.verification.prober import ProbeAnswer, ProbeRequest
+from torchrelay.verification.replay import CONCURRENCY, at_once, conditions, replay
+from torchrelay.verification.verdict import SampleResult, Verdict
 
 
 def model(**more: Any) -> Model:

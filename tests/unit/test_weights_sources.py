@@ -5,10 +5,10 @@ from email.utils import formatdate
 
 import pytest
 
-from torchrelay.errors import WeightsChanged, WeightsMissing
-from torchrelay.fetch import Expected, expectation, require
-from torchrelay.lock import Locked
-from torchrelay.sources import Transient, hf, https, s3, scheme_of, source_of
+from torchrelay.core.errors import WeightsChanged, WeightsMissing
+from torchrelay.model.weights_lock import Locked
+from torchrelay.stages.fetch import Expected, expectation, require
+from torchrelay.weights.sources import Transient, hf, https, s3, scheme_of, source_of
 
 HERE = "0" * 64
 THERE = "1" * 64

@@ -11,8 +11,8 @@ import typer
 
 import references
 from tests.unit.workflow_files import EXPRESSION, Tree, expressions
-from torchrelay import cli, console
-from torchrelay.inputs import INPUTS
+from torchrelay.cli import console, main
+from torchrelay.workflow.inputs import INPUTS
 
 Rule = Callable[[Tree], Iterator[str]]
 TREE = Tree.of()
@@ -126,7 +126,7 @@ def called_as_they_declare(tree: Tree) -> Iterator[str]:
 
 def variables_are_flags(tree: Tree) -> Iterator[str]:
     """An action's variables are what its verb reads."""
-    assert cli.VERBS  # importing it registers them
+    assert main.VERBS  # importing it registers them
     group: Any = typer.main.get_command(console.app)
     for file in tree.actions.values():
         for _, step in file.steps():
@@ -183,12 +183,12 @@ def serve_takes_what_plan_checks(tree: Tree) -> Iterator[str]:
     if called != dispatched:
         yield "workflow_call and workflow_dispatch do not take the same inputs"
     for name in set(called) ^ set(INPUTS):
-        yield f"{name} is an input of one of serve.yml and scripts/torchrelay/inputs.py"
+        yield f"{name} is an input of one of serve.yml and scripts/torchrelay/workflow/inputs.py"
     for name, said in called.items():
         default = INPUTS[name].default if name in INPUTS else ""
         shown = str(default).lower() if isinstance(default, bool) else "" if default == [] else default
         if said["default"] != shown:
-            yield f"{name}: the default is {said['default']!r} in serve.yml and {shown!r} in scripts/torchrelay/inputs.py"
+            yield f"{name}: the default is {said['default']!r} in serve.yml and {shown!r} in scripts/torchrelay/workflow/inputs.py"
         if said["type"] != ("boolean" if isinstance(default, bool) else "string"):
             yield f"{name}: the type is {said['type']}"
 

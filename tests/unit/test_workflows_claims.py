@@ -13,7 +13,7 @@ import pytest
 
 import references
 from tests.unit.workflow_files import Tree, expressions
-from torchrelay.provenance import VERDICT
+from torchrelay.attestation.provenance import VERDICT
 
 TREE = Tree.of()
 SERVE = references.SERVE

@@ -17,9 +17,10 @@ TREE = Tree.of()
 PACKAGE = references.ROOT / "scripts/torchrelay"
 # Where the result that a verb hands to `console.done` is put together.
 WRITERS = {
-    "plan": "plan", "check": "stage_verbs", "fetch": "stage_verbs", "archive": "archive", "build": "build", "verify": "verdict",
-    "diff": "diff", "bundle": "bundle", "login": "login", "push": "push", "attest": "trust_verbs", "deploy": "relay",
-    "summary": "outcome", "report": "report_verbs", "doctor": "account_verbs",
+    "plan": "workflow/plan", "check": "cli/stages", "fetch": "cli/stages", "archive": "image/mar", "build": "stages/build",
+    "verify": "verification/verdict", "diff": "stages/diff", "bundle": "stages/bundle", "login": "stages/login",
+    "push": "stages/push", "attest": "cli/trust", "deploy": "stages/relay", "summary": "workflow/job_result",
+    "report": "cli/report", "doctor": "cli/accounts",
 }  # fmt: skip
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from torchrelay.errors import ModelInvalid
-from torchrelay.yamlfile import MAX_NODES, parse
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.model.yaml_document import MAX_NODES, parse
 
 
 @pytest.mark.parametrize(

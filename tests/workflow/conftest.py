@@ -23,7 +23,7 @@ from tests.integration.conftest import free_port, registry_host
 from tests.workflow.act import Act, Run, installed
 from tests.workflow.repositories import OWN, ModelRepository, export, local_repositories
 from tests.workflow.services import Comments, github_api
-from torchrelay.layout import cache_dir
+from torchrelay.core.paths import cache_dir
 
 __all__ = ["client", "registry_host", "runtime"]
 

@@ -12,10 +12,10 @@ from tests.cluster.cluster import Cluster
 from tests.workflow.act import Act
 from tests.workflow.conftest import Scene
 from tests.workflow.repositories import ModelRepository
-from torchrelay.probe import ProbeRequest
-from torchrelay.report import Quiet
+from torchrelay.core.progress import Quiet
 from torchrelay.targets import Context
-from torchrelay.targets.kubernetes import KubernetesTarget
+from torchrelay.targets.kubernetes.target import KubernetesTarget
+from torchrelay.verification.prober import ProbeRequest
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 def answer(repository: ModelRepository, scratch: Path) -> float:
     """What the Service says to an iris setosa."""
-    from torchrelay.model import load_model
+    from torchrelay.model.model import load_model
 
     model = load_model(repository.folder)
     body = json.dumps([5.1, 3.5, 1.4, 0.2]).encode()

@@ -12,7 +12,7 @@ import pytest
 from tests.workflow.act import COMMAND, Act
 from tests.workflow.conftest import Scene
 from tests.workflow.runner_image import ensure_runner_image
-from torchrelay.layout import cache_dir
+from torchrelay.core.paths import cache_dir
 
 
 @pytest.mark.timeout(400)

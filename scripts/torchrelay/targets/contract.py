@@ -6,16 +6,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from torchrelay import diagnosis, verify
-from torchrelay.compare import compare
-from torchrelay.errors import GateFailed, Outdated
-from torchrelay.image import Image
-from torchrelay.model import Model
-from torchrelay.probe import ProbeAnswer, Prober, ProbeRequest
-from torchrelay.report import Progress
-from torchrelay.samples import Sample
-from torchrelay.source import Source
-from torchrelay.workspace import Workspace, read_json, write_json
+from torchrelay.core.errors import GateFailed, Outdated
+from torchrelay.core.files import read_json, write_json
+from torchrelay.core.progress import Progress
+from torchrelay.core.workspace import Workspace
+from torchrelay.model.model import Model
+from torchrelay.model.origin import Source
+from torchrelay.model.samples import Sample
+from torchrelay.oci.image import Image
+from torchrelay.verification import diagnosis
+from torchrelay.verification.compare import compare
+from torchrelay.verification.prober import ProbeAnswer, Prober, ProbeRequest
+from torchrelay.verification.replay import CONCURRENCY, replay
 
 State = Literal["ready", "not_ready", "failed", "stopped", "absent"]
 
@@ -201,7 +203,7 @@ def prove(prober: Prober, model: Model, samples: Sequence[Sample], log: Callable
     Raises GateFailed, with the traceback that `log` gives, if any.
     """
     timeout_s = model.timeouts.response_s + 5
-    outcome = verify.replay(prober, list(samples), predict_path(model), verify.CONCURRENCY, timeout_s)
+    outcome = replay(prober, list(samples), predict_path(model), CONCURRENCY, timeout_s)
     if not outcome.passed:
         raise explained(GateFailed(outcome.reason(), "compare the answers with the samples"), log())
 

@@ -18,11 +18,11 @@ from tests.container.corpus import encoded, pictures, tensors, texts
 from tests.container.corpus.case import JSON, Case
 from tests.container.harness import HOME, NAME, SERVING, Container, Factory, add
 from tests.container.test_batches import EXAMPLES, text_model
-from torchrelay import openapi
-from torchrelay.archive import plan_entries
-from torchrelay.layout import IMAGE_OPENAPI
-from torchrelay.model import Batch, load_model
-from torchrelay.samples import load_samples
+from torchrelay.core.paths import IMAGE_OPENAPI
+from torchrelay.image import openapi
+from torchrelay.model.model import Batch, load_model
+from torchrelay.model.samples import load_samples
+from torchrelay.stages.archive import plan_entries
 
 LARGEST_BODY_MIB = 2
 BATCH = 16

@@ -20,8 +20,8 @@ import docker
 import requests
 
 from tests.container.harness import CASES, poll
-from torchrelay.layout import cache_dir
-from torchrelay.scratch import LABEL, owner
+from torchrelay.core.paths import cache_dir
+from torchrelay.docker.scratch import LABEL, owner
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"

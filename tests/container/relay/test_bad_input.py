@@ -37,7 +37,7 @@ from tests.container.relay.runs import (
 from tests.container.relay.servers import package_index
 from tests.integration.conftest import free_port
 from tests.integration.weights_server import Handler, WeightsServer, reset, serving, status
-from torchrelay.layout import cache_dir
+from torchrelay.core.paths import cache_dir
 
 LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123456\n"
 WORKERS = 1 + (EXAMPLES / "digits/model.yaml").read_text().splitlines().index("workers: 1")

@@ -14,9 +14,9 @@ import torch
 
 from tests.integration.fastai.conftest import Exported, Learners
 from tests.started import started
-from torchrelay.check import check
-from torchrelay.compare import compare
-from torchrelay.model import load_model
+from torchrelay.model.model import load_model
+from torchrelay.stages.check import check
+from torchrelay.verification.compare import compare
 from torchrelay_handlers import Request, loading
 from torchrelay_handlers.steps import Noted
 

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from tests.integration.fastai.conftest import export
-from torchrelay.errors import ModelInvalid
-from torchrelay.fastai import sandbox
+from torchrelay.authoring.fastai import sandbox
+from torchrelay.core.errors import ModelInvalid
 
 ATTEMPTS = """
 import json, os, socket, resource

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from torchrelay.check import check
-from torchrelay.errors import ModelInvalid
-from torchrelay.fastai import directory, told
+from torchrelay.authoring.fastai import directory
+from torchrelay.authoring.fastai import learner as told
+from torchrelay.core.errors import ModelInvalid
+from torchrelay.stages.check import check
 
 DIFFERENCE = 1e-5  # of the largest output, or of 1
 KNOWN = [

@@ -25,8 +25,8 @@ from torchvision.models import resnet  # type: ignore[import-not-found, unused-i
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "handlers"))
-from torchrelay.fastai import source  # noqa: E402 -- found by the lines above: torchrelay is not installed in this environment
-from torchrelay.fastai.inside import load, prove, read  # noqa: E402 -- the same
+from torchrelay.authoring.fastai import model_source  # noqa: E402 -- found by the lines above: torchrelay is not installed in this environment
+from torchrelay.authoring.fastai.inside import load, prove, read  # noqa: E402 -- the same
 
 SIDE = 64
 CLASSES = ["one", "two", "three"]
@@ -169,7 +169,7 @@ def main(folder: Path) -> None:
         found = read.step({"size": ASKED.get(name)}, scratch)
         (scratch / "read.json").write_text(json.dumps({"fenced": False, "unplugged": False, **found}))
         if not found["problems"]:
-            text = source.model_file(found["network"], name, (found["channels"], *found["size"]), "numbers")
+            text = model_source.model_file(found["network"], name, (found["channels"], *found["size"]), "numbers")
             (scratch / "model.py").write_text(text)
             proof = prove.step({**found, "mode": "RGB" if found["channels"] == 3 else "L"}, scratch)
             reference = load_file(scratch / read.WEIGHTS)  # the format's own reader

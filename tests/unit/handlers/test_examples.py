@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.started import started
-from torchrelay.compare import compare
-from torchrelay.model import load_model
-from torchrelay.samples import load_samples
+from torchrelay.model.model import load_model
+from torchrelay.model.samples import load_samples
+from torchrelay.verification.compare import compare
 from torchrelay_handlers import Request
 
 EXAMPLES = Path(__file__).parents[3] / "examples"

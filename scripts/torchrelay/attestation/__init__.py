@@ -1,0 +1,1 @@
+"""What vouches for an image: signatures, provenance and the bill of materials."""

@@ -1,0 +1,103 @@
+"""`torchrelay samples record`: a run's answers become the expected ones, for a human to review before they are committed."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchrelay.core.files import atomic_write
+from torchrelay.model.samples import Sample
+
+NUMERIC = {"compare": "numeric", "rtol": 1e-3, "atol": 1e-4}  # floats differ in the last digits from one CPU to the next
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered to a sample."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+def record(model_dir: Path, samples: list[Sample], answers: Mapping[str, Answer]) -> list[Path]:
+    """Write the answers as expectations; samples without an answer stay as they are. Returns the files that changed.
+
+    Each file is replaced whole or not at all.
+    """
+    plan: dict[Path, bytes] = {}
+    for sample in samples:
+        if sample.name in answers:
+            plan |= plan_record(model_dir / sample.file, sample, answers[sample.name])
+    changed = [path for path, content in plan.items() if not path.is_file() or path.read_bytes() != content]
+    for path in changed:
+        with atomic_write(path) as stream:
+            stream.write(plan[path])
+    return changed
+
+
+def plan_record(path: Path, sample: Sample, answer: Answer) -> dict[Path, bytes]:
+    """The files to write for one sample, with their content: the sample itself, or the companions of a pair."""
+    if path.name == f"{sample.name}.json":
+        return {path: recorded(path.read_bytes(), answer)}
+    return _plan_pair(path, sample, answer)
+
+
+def recorded(data: bytes, answer: Answer) -> bytes:
+    """A sample file's text with the answer as its expectation; everything else as it was, in its order."""
+    file: dict[str, Any] = json.loads(data.decode("utf-8-sig"))
+    before: dict[str, Any] = file.get("expect") or {}
+    key, value = _value(answer)
+    kept = {name: part for name, part in before.items() if name not in {"status", "json", "text", "base64"}}
+    if key != "json":
+        kept = {}  # tolerances and the like compare JSON only
+    elif not kept and _has_float(value):
+        kept = dict(NUMERIC)
+    status = {"status": answer.status} if answer.status != 200 or "status" in before else {}
+    file["expect"] = status | {key: value} | kept
+    return _json(file)
+
+
+def _plan_pair(path: Path, sample: Sample, answer: Answer) -> dict[Path, bytes]:
+    key, value = _value(answer)
+    suffix = {"json": ".json", "text": ".txt", "base64": ".bin"}[key]
+    others = [other for other in path.parent.glob("*") if other.name.startswith(f"{sample.name}.expected.")]
+    expected = path.with_name(f"{sample.name}.expected{suffix}")
+    if others and expected not in others:
+        expected = others[0]  # a second file would be a mistake: the form that the author chose stays
+    plan = {expected: _json(value) if expected.suffix == ".json" and key == "json" else answer.body}
+    sidecar = path.with_name(f"{sample.name}.compare.json")
+    compare: dict[str, Any] = json.loads(sidecar.read_bytes()) if sidecar.is_file() else {}
+    if key == "json" and "compare" not in compare and _has_float(value):
+        compare |= NUMERIC
+    if answer.status != compare.get("status", 200):
+        compare["status"] = answer.status
+    return plan | ({sidecar: _json(compare)} if compare else {})
+
+
+def _value(answer: Answer) -> tuple[str, Any]:
+    """JSON when it is JSON, text when the server calls it text, and bytes otherwise."""
+    try:
+        return "json", json.loads(answer.body)
+    except (ValueError, RecursionError):
+        pass
+    if answer.content_type.startswith("text/"):
+        try:
+            return "text", answer.body.decode()
+        except UnicodeDecodeError:
+            pass
+    return "base64", base64.b64encode(answer.body).decode()
+
+
+def _has_float(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_float(part) for part in value.values())
+    if isinstance(value, list):
+        return any(_has_float(part) for part in value)
+    return isinstance(value, float)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"

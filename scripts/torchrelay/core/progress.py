@@ -1,0 +1,85 @@
+"""What a person reads while a stage runs: progress and log on stderr, nothing but the result on stdout."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+from torchrelay.core.log import log
+
+LINE_EVERY_S = 5.0
+
+
+class Task(Protocol):
+    """One running transfer."""
+
+    def advance(self, amount: int) -> None:
+        """Tell that `amount` more bytes are done."""
+
+
+class Progress(Protocol):
+    """Shows transfers; what the stages are given."""
+
+    def task(self, description: str, total: int | None, /) -> AbstractContextManager[Task]:
+        """Open a transfer of `total` bytes (None: unknown)."""
+
+
+class _Counter:
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.advance = tell
+
+
+class Quiet:
+    """Shows nothing: for tests and library use."""
+
+    @contextmanager
+    def task(self, _description: str, _total: int | None) -> Iterator[Task]:
+        """See Progress.task."""
+        yield _Counter(lambda _amount: None)
+
+
+class Lines:
+    """A line every few seconds, for logs that keep no cursor (CI, files)."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Task]:
+        """See Progress.task."""
+        done, last = 0, self.clock()
+
+        def tell(amount: int) -> None:
+            nonlocal done, last
+            done += amount
+            if self.clock() - last >= LINE_EVERY_S:
+                last = self.clock()
+                share = f" of {total / 1e6:.0f}" if total else ""
+                log.info("%s: %.0f%s MB", description, done / 1e6, share)
+
+        yield _Counter(tell)
+
+
+class Bars:
+    """A bar per transfer, for terminals."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Task]:
+        """See Progress.task."""
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Bar(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
+            row = bar.add_task(description, total=total)
+            yield _Counter(lambda amount: bar.advance(row, amount))
+
+
+def progress() -> Progress:
+    """Return bars on a terminal, lines elsewhere."""
+    return Bars(Console(stderr=True)) if sys.stderr.isatty() else Lines()

@@ -1,0 +1,89 @@
+"""The state of one model directory: files and digests under `.torchrelay/`, one relay at a time."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from torchrelay.core import shell
+from torchrelay.core.errors import ModelInvalid, Problem
+from torchrelay.core.locks import exclusive
+
+STATE_DIR = ".torchrelay"
+LOCK = "lock"
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what atomic_write calls its files: tempfile's eight characters
+
+
+class Workspace:
+    """Paths of what the stages leave for each other; the folder ignores itself in git."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self.model_dir = model_dir
+        self.root = model_dir / STATE_DIR
+        self.archive_record = self.root / "archive.json"
+        self.image_record = self.root / "image.json"
+        self.verdict = self.root / "verdict.json"
+        self.push_record = self.root / "push.json"
+        self.deployments = self.root / "deployments"
+        self.stages = self.root / "stages.json"
+        self.answers = self.root / "answers.json"
+        self.diff = self.root / "diff.json"
+        self.error = self.root / "error.json"
+
+    def own(self) -> None:
+        """Refuse a folder that came with the model's repository: what stages believe, the stages themselves have left here.
+
+        Raises ModelInvalid when it is a link, or git tracks anything in it.
+        """
+        if self.root.is_symlink():
+            raise ModelInvalid([Problem(STATE_DIR, None, "", "is a link, and only a folder of ours is written to", "remove it")])
+        if not self.root.exists():
+            return
+        here = self.model_dir.resolve()
+        if not any((folder / ".git").exists() for folder in (here, *here.parents)):
+            return
+        # Whoever owns the files, only git's index is read; names differ in case where the file system does not tell them apart.
+        options = ["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(self.model_dir)]
+        with suppress(shell.CommandFailed):
+            told = shell.run(["git", *options, "ls-files", "-z", "--", f":(icase){STATE_DIR}"], timeout=60, check=False)
+            if told.stdout:
+                fix = f"run `git rm -r --cached {STATE_DIR}`, and commit that"
+                raise ModelInvalid([Problem(STATE_DIR, None, "", "is tracked by git, and what it says is not believed", fix)])
+
+    def clear(self) -> None:
+        """Forget all that was left here but the lock, which the caller holds."""
+        for left in self.root.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            elif left.name != LOCK:
+                left.unlink()
+        self.ensure()
+
+    def ensure(self) -> None:
+        """Make the folder, with a .gitignore that hides all of it. Raises ModelInvalid when it is a link."""
+        if self.root.is_symlink():
+            self.own()
+        self.root.mkdir(exist_ok=True)
+        ignore = self.root / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for this process; the kernel frees it when the process ends, however that is.
+
+        Raises Busy when another process holds it, ModelInvalid as `own` does.
+        """
+        self.own()
+        self.ensure()
+        with exclusive(self.root / LOCK, f"{self.model_dir}: another relay (process {{}}) works on this directory"):
+            self._sweep()
+            yield
+
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing; nobody else writes here while the lock is held."""
+        for folder in (self.model_dir, self.root, self.deployments):
+            for left in folder.glob(".*.tmp"):
+                if UNFINISHED.fullmatch(left.name):
+                    left.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Short-lived credentials: OIDC tokens, trust policies and kubeconfigs."""

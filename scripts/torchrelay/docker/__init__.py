@@ -1,0 +1,1 @@
+"""A Docker daemon: its images, its containers, and commands inside them."""

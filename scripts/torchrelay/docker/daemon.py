@@ -1,0 +1,162 @@
+"""The Docker daemon: found, asked and filled with images, always through its API."""
+
+import itertools
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from torchrelay.core.errors import BuildFailed, DockerRefused, DockerUnavailable
+from torchrelay.core.progress import Progress
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from torchrelay.oci.image import Image
+
+TIMEOUT_S = 600
+
+
+def connect() -> "DockerClient":
+    """Return a client of the daemon that the environment names (DOCKER_HOST, else the local socket).
+
+    Raises DockerUnavailable when none answers.
+    """
+    import docker  # noqa: PLC0415 -- 0.2 s that `check` and `archive` need not pay
+
+    try:
+        client = docker.from_env(timeout=TIMEOUT_S)
+        client.ping()
+    except (docker.errors.DockerException, OSError) as error:
+        where = os.environ.get("DOCKER_HOST", "the local socket")
+        raise DockerUnavailable(
+            f"no Docker daemon answers at {where}: {_first_line(error)}",
+            "start Docker, or set DOCKER_HOST to where it listens (see `docker context inspect`); `--target local` needs none",
+        ) from error
+    return client
+
+
+def _first_line(error: object) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+@contextmanager
+def daemon() -> Iterator["DockerClient"]:
+    """Give a connected client and close it."""
+    import docker  # noqa: PLC0415 -- as in connect
+    import requests  # noqa: PLC0415
+
+    client = connect()
+    try:
+        yield client
+    except docker.errors.APIError as error:
+        told = str(error.explanation or error).strip()
+        raise DockerRefused(f"the Docker daemon refused: {told}", _mend(told)) from error
+    except requests.RequestException as error:
+        raise DockerUnavailable(f"the Docker daemon stopped answering: {_first_line(error)}", "see the daemon's log") from error
+    finally:
+        client.close()
+
+
+def _mend(told: str) -> str:
+    if "CPUs" in told:
+        return "lower resources.cpu in model.yaml: this machine has fewer"
+    if "device driver" in told or "nvidia" in told.lower():
+        return "install the NVIDIA container toolkit, or set device: cpu in model.yaml"
+    if "memory" in told.lower():
+        return "correct resources.memory in model.yaml"
+    return "see the daemon's log"
+
+
+def has_image(client: "DockerClient", reference: str) -> bool:
+    """Tell whether the daemon has an image by tag or by id (`sha256:` of its config)."""
+    import docker  # noqa: PLC0415 -- as in connect
+
+    try:
+        client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def _known_layers(client: "DockerClient", image: "Image") -> int:
+    """Count the layers from the bottom that some image of the daemon already has in this order."""
+    import docker  # noqa: PLC0415 -- as in connect
+
+    wanted = [layer.diff_id for layer in image.layers]
+    best = 0
+    for present in client.api.images():
+        with suppress(docker.errors.ImageNotFound):  # removed since it was listed
+            layers = client.images.get(present["Id"]).attrs["RootFS"].get("Layers") or []
+            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(layers, wanted, strict=False))
+            best = max(best, sum(1 for _ in same))
+    return best
+
+
+def _archive(image: "Image", tag: str, skip: int) -> Iterator[bytes]:
+    """Yield a docker-archive; the first `skip` layers are named but left out, as the daemon has them.
+
+    dockerd looks a layer up by its chain of diff ids before it opens the file (moby `image/tarexport/load.go`).
+    """
+    config_name = image.config_digest.removeprefix("sha256:") + ".json"
+    names = [layer.diff_id.removeprefix("sha256:") + "/layer.tar" for layer in image.layers]
+    manifest = json.dumps([{"Config": config_name, "RepoTags": [tag], "Layers": names}]).encode()
+    for name, data in (("manifest.json", manifest), (config_name, image.config_bytes)):
+        yield from _member(name, len(data), iter([data]))
+    for index, (name, layer) in enumerate(zip(names, image.layers, strict=True)):
+        if index >= skip and name not in names[:index]:
+            yield from _member(name, layer.blob.size, layer.blob.chunks())
+    yield bytes(1024)
+
+
+def _member(name: str, size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    yield info.tobuf(tarfile.PAX_FORMAT)
+    yield from chunks
+    yield bytes(-size % 512)
+
+
+def require_config_ids(client: "DockerClient") -> None:
+    """Refuse a daemon whose image ids are manifest digests: the digest that was proved is the config's.
+
+    Raises DockerUnavailable.
+    """
+    told = client.info().get("DriverStatus") or []
+    if any("io.containerd.snapshotter" in str(part) for row in told for part in row):
+        raise DockerUnavailable(
+            "this Docker daemon keeps images in the containerd image store, which names them by another digest than was proved",
+            'set `"features": {"containerd-snapshotter": false}` in its daemon.json and restart it: the classic store is supported',
+        )
+
+
+def load(client: "DockerClient", image: "Image", tag: str, progress: Progress) -> bool:
+    """Put an image into the daemon under a tag; layers that it has are not sent. Returns False when there was nothing to do.
+
+    Raises BuildFailed when the daemon refuses the image or ends up with another config digest.
+    """
+    if has_image(client, image.config_digest):
+        client.images.get(image.config_digest).tag(tag)
+        return False
+    require_config_ids(client)
+    failure = ""
+    for skip in dict.fromkeys([_known_layers(client, image), 0]):
+        failure = _load(client, image, tag, skip, progress)
+        if has_image(client, image.config_digest):
+            return True
+    raise BuildFailed(f"the Docker daemon did not take the image: {failure or 'no reason given'}", "see the daemon's log")
+
+
+def _load(client: "DockerClient", image: "Image", tag: str, skip: int, progress: Progress) -> str:
+    total = sum(layer.blob.size for layer in image.layers[skip:])
+    with progress.task("load into Docker", total) as task:
+
+        def counted() -> Iterator[bytes]:
+            for chunk in _archive(image, tag, skip):
+                task.advance(len(chunk))
+                yield chunk
+
+        messages: list[dict[str, Any]] = list(client.api.load_image(counted(), quiet=False))  # type: ignore[no-untyped-call] # the stubs leave it out
+    return " ".join(str(message["error"]) for message in messages if "error" in message)

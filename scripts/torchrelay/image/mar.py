@@ -1,0 +1,187 @@
+"""The model archive (.mar): a stored zip in fixed order with fixed times, so the same inputs give the same bytes.
+
+The layout is the one torch-model-archiver 0.12 writes and TorchServe 0.12 reads: files at the top and `MAR-INF/MANIFEST.json`
+(https://github.com/pytorch/serve/blob/v0.12.0/model-archiver/README.md). Stored, because weights do not compress: deflating
+1 GiB of them took torch-model-archiver 61 s where a stored zip takes 2 s.
+"""
+
+import gzip
+import hashlib
+import io
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, BinaryIO, cast
+
+from torchrelay.core.errors import ArchiveInvalid
+from torchrelay.core.files import CHUNK, atomic_write
+from torchrelay.core.progress import Task
+
+FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
+MAX_ENTRIES = 100_000
+MAX_RATIO = 200  # deflate cannot pass 1032; weights and code stay under 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of an archive: its name inside, and its bytes or the file that holds them."""
+
+    name: str
+    source: Path | bytes
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
+
+    def open(self) -> BinaryIO:
+        """Open the content for reading."""
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else cast("BinaryIO", self.source.open("rb", buffering=0))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where an entry's bytes lie in the archive file: they can be read there without unzipping."""
+
+    offset: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Archived:
+    """A finished archive: where it lies, what went in, and where each entry's bytes are in it."""
+
+    path: Path
+    name: str
+    version: str
+    weights: str
+    inputs: str
+    entries: dict[str, Stored]
+    skipped: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the CLI prints."""
+        return {
+            "path": str(self.path),
+            "size": sum(stored.size for stored in self.entries.values()),
+            "inputs": self.inputs,
+            "version": self.version,
+            "entries": len(self.entries),
+            "skipped": self.skipped,
+        }
+
+
+def _hashed_copy(source: BinaryIO, target: IO[bytes], task: Task) -> str:
+    """Copy to the end and return the sha256 (hex).
+
+    Hashing runs beside the copy on another core, a buffer behind it; two buffers serve all of it, so no memory is asked for anew.
+    """
+    digest = hashlib.sha256()
+    buffers = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
+    with ThreadPoolExecutor(1) as pool:
+        hashing: list[Future[None]] = [pool.submit(digest.update, b"")] * 2
+        turn = 0
+        hashing[turn].result()
+        while count := source.readinto(buffers[turn]):  # type: ignore[attr-defined] # files and BytesIO alike have it
+            piece = buffers[turn][:count]
+            hashing[turn] = pool.submit(digest.update, piece)
+            target.write(piece)
+            task.advance(count)
+            turn = 1 - turn
+            hashing[turn].result()
+    return digest.hexdigest()
+
+
+def write_mar(path: Path, entries: Sequence[Entry], task: Task) -> dict[str, Stored]:
+    """Write the archive atomically and return where each entry's bytes lie in it.
+
+    Memory stays at a few MiB whatever the size. Raises DiskFull; OSError when an input cannot be read.
+    """
+    ordered = sorted(entries, key=lambda entry: entry.name)
+    digests: dict[str, str] = {}
+    with atomic_write(path) as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for entry in ordered:
+                info = zipfile.ZipInfo(entry.name, FIXED_TIME)
+                info.create_system = 3
+                info.external_attr = (stat.S_IFREG | 0o644) << 16
+                size = entry.size
+                with entry.open() as source, archive.open(info, "w", force_zip64=size >= 1 << 31) as target:
+                    digests[entry.name] = _hashed_copy(source, target, task)
+            infos = {info.filename: info for info in archive.infolist()}
+        return {name: Stored(_data_offset(file, infos[name]), infos[name].file_size, digests[name]) for name in digests}
+
+
+def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
+    file.seek(info.header_offset)
+    fields = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    return int(info.header_offset + LOCAL_HEADER.size + fields[-2] + fields[-1])
+
+
+def write_tgz(path: Path, top: str, entries: Sequence[Entry], task: Task) -> None:
+    """Write the entries under one folder as a gzip'd tar with fixed order, owners and times (torch-model-archiver's `tgz`)."""
+    with (
+        atomic_write(path) as file,
+        gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            info = tarfile.TarInfo(f"{top}/{entry.name}")
+            info.size, info.mode = entry.size, 0o644
+            with entry.open() as source:
+                archive.addfile(info, source)
+            task.advance(info.size)
+
+
+def write_folder(path: Path, entries: Sequence[Entry], task: Task) -> None:
+    """Write the entries as an unpacked folder (torch-model-archiver's `no-archive`)."""
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        with entry.open() as source, atomic_write(path / entry.name) as target:
+            _hashed_copy(source, target, task)
+
+
+def unpack(mar: Path, destination: Path) -> None:
+    """Unpack an archive of any origin into a folder, refusing what could leave it or fill the disk.
+
+    Raises ArchiveInvalid for a broken zip, absolute or climbing names, links, name collisions and zip bombs: TorchServe 0.12 itself
+    checks only that a name begins with the destination's text.
+    """
+    try:
+        with zipfile.ZipFile(mar) as archive:
+            for info in checked(mar, archive.infolist()):
+                target = destination / info.filename
+                if info.is_dir():
+                    target.mkdir(parents=True, exist_ok=True)
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(info) as source, target.open("wb") as file:
+                    while chunk := source.read(CHUNK):
+                        file.write(chunk)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ArchiveInvalid(f"{mar}: not a readable model archive: {error}", "archive the model again") from error
+
+
+def checked(mar: Path, infos: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """Return the entries of an archive of any origin. Raises ArchiveInvalid for what `unpack` refuses."""
+    if len(infos) > MAX_ENTRIES:
+        raise ArchiveInvalid(f"{mar}: holds {len(infos)} entries, more than {MAX_ENTRIES}")
+    seen: set[str] = set()
+    for info in infos:
+        name = PurePosixPath(info.filename)
+        if name.is_absolute() or ".." in name.parts or "\\" in info.filename or "\0" in info.filename or not name.parts:
+            raise ArchiveInvalid(f"{mar}: entry {info.filename!r} would be written outside the model's folder")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise ArchiveInvalid(f"{mar}: entry {info.filename!r} is a symbolic link")
+        if info.file_size > MAX_RATIO * max(info.compress_size, 1024):
+            raise ArchiveInvalid(f"{mar}: entry {info.filename!r} unpacks to {info.file_size} bytes: a zip bomb")
+        if str(name) in seen:
+            raise ArchiveInvalid(f"{mar}: entry {info.filename!r} is there twice")
+        seen.add(str(name))
+    return infos

@@ -1,0 +1,244 @@
+"""The runtime image: TorchServe, its front and their Python, built rarely and addressed by the digest of its inputs.
+
+Its layers are kept gzip'd in the cache, so that later builds and pushes need neither the daemon nor a second compression.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from torchrelay.core import paths
+from torchrelay.core.errors import BuildFailed
+from torchrelay.core.files import CHUNK, ChunkReader, read_json, write_json
+from torchrelay.core.log import log
+from torchrelay.core.progress import Progress, Task
+from torchrelay.docker.daemon import daemon, has_image
+from torchrelay.oci import image as images
+from torchrelay.oci.blobs import Slice, stored_blob, write_blob
+from torchrelay.oci.image import Image
+from torchrelay.oci.layers import TAR_GZIP, Layer
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+REPOSITORY = "torchrelay/runtime"
+BUILD_ARGUMENTS = {
+    "BASE_IMAGE": "TORCHRELAY_BASE_IMAGE",
+    "TORCH_VERSION": "TORCHRELAY_TORCH_VERSION",
+    "TORCHSERVE_VERSION": "TORCHRELAY_TORCHSERVE_VERSION",
+    "TORCH_INDEX_URL": "TORCHRELAY_TORCH_INDEX",
+}
+JSON_LIMIT = 4 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """What the runtime image is made of; empty build arguments take the Dockerfile's defaults."""
+
+    device: str
+    arguments: dict[str, str]
+    wheels: Path | None
+
+    @staticmethod
+    def from_environment(device: str) -> "RuntimeSettings":
+        """Read TORCHRELAY_BASE_IMAGE, _TORCH_VERSION, _TORCHSERVE_VERSION, _TORCH_INDEX and _WHEELS (a folder of wheels)."""
+        arguments = {name: os.environ[key] for name, key in BUILD_ARGUMENTS.items() if os.environ.get(key)}
+        wheels = os.environ.get("TORCHRELAY_WHEELS")
+        return RuntimeSettings(device, arguments, Path(wheels) if wheels and device == "cpu" else None)
+
+
+def context_files(settings: RuntimeSettings) -> dict[str, Path]:
+    """Return the build context: name -> file, sorted."""
+    files = {"Dockerfile": paths.DOCKERFILE, "requirements/runtime.txt": paths.RUNTIME_REQUIREMENTS}
+    for file in paths.RUNTIME.rglob("*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            files[f"runtime/{file.relative_to(paths.RUNTIME).as_posix()}"] = file
+    if settings.wheels is not None:
+        files.update({f"wheels/{wheel.name}": wheel for wheel in settings.wheels.glob("*.whl")})
+    return dict(sorted(files.items()))
+
+
+def inputs_digest(settings: RuntimeSettings) -> str:
+    """Return the sha256 (hex) of the build context and the build arguments."""
+    digest = hashlib.sha256(json.dumps([settings.device, settings.arguments], sort_keys=True).encode())
+    for name, path in context_files(settings).items():
+        with path.open("rb") as file:
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def tag_of(inputs: str) -> str:
+    """Return the local tag of a runtime image."""
+    return f"{REPOSITORY}:{inputs[:16]}"
+
+
+def ensure_runtime(settings: RuntimeSettings, progress: Progress) -> Image:
+    """Return the runtime image of these inputs: from the cache, else from the daemon, else built.
+
+    Raises DockerUnavailable, BuildFailed with the end of the build's log, DiskFull.
+    """
+    inputs = inputs_digest(settings)
+    with _alone(inputs) as record:
+        if (found := images.load(record)) is not None:
+            return found[0]
+        with daemon() as client:
+            if not has_image(client, tag_of(inputs)):
+                _build(client, settings, inputs)
+            image = _export(client, tag_of(inputs), inputs, progress)
+        images.save(record, image)
+    return image
+
+
+def build_runtime(settings: RuntimeSettings) -> str:
+    """Build the runtime image in the daemon, without taking it out of there, and return its tag. Raises as ensure_runtime."""
+    inputs = inputs_digest(settings)
+    with _alone(inputs), daemon() as client:
+        if not has_image(client, tag_of(inputs)):
+            _build(client, settings, inputs)
+    return tag_of(inputs)
+
+
+@contextmanager
+def _alone(inputs: str) -> Iterator[Path]:
+    """Let one process of this user at a time make a runtime image; gives the path of its record."""
+    record = paths.cache_dir() / "runtime" / f"{inputs}.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with record.with_suffix(".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        yield record
+
+
+def _write_context(settings: RuntimeSettings, file: IO[bytes]) -> None:
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        folder = tarfile.TarInfo("wheels")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(folder)
+        for name, path in context_files(settings).items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = path.stat().st_size, 0o644
+            with path.open("rb") as content:
+                archive.addfile(info, content)
+    file.seek(0)
+
+
+def _build(client: "DockerClient", settings: RuntimeSettings, inputs: str) -> None:
+    log.info("building the runtime image %s (once for these versions; it takes minutes)", tag_of(inputs))
+    arguments = settings.arguments | {"DEVICE": settings.device}
+    labels = {"org.torchrelay.runtime": inputs}
+    tail: list[str] = []
+    with tempfile.TemporaryFile() as context:
+        _write_context(settings, context)
+        stream = client.api.build(
+            fileobj=context,
+            custom_context=True,
+            tag=tag_of(inputs),
+            buildargs=arguments,
+            labels=labels,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for message in stream:
+            if "error" in message:
+                end = "\n".join(tail[-25:])
+                told = f"the runtime image did not build: {message['error'].strip()}\n{end}"
+                raise BuildFailed(told, "see the build's log above")
+            if text := message.get("stream", "").rstrip():
+                tail.append(text)
+                log.debug("%s", text)
+                if text.startswith("Step "):
+                    log.info("  %s", text.splitlines()[0][:150])
+
+
+def _export(client: "DockerClient", tag: str, inputs: str, progress: Progress) -> Image:
+    """Take the image out of the daemon: raw layers into a scratch folder, then each gzip'd once, by its diff id."""
+    log.info("exporting the runtime image (once)")
+    scratch = paths.cache_dir() / "blobs" / "incoming"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        with progress.task("export the runtime image", client.images.get(tag).attrs["Size"]) as task:
+            documents, files = _save(client.api.get_image(tag), Path(folder), task)
+        manifest = documents["manifest.json"][0]
+        config = documents[manifest["Config"]]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            layers = tuple(pool.map(_compressed, [files[name] for name in manifest["Layers"]]))
+    expected = config["rootfs"]["diff_ids"]
+    actual = [layer.diff_id for layer in layers]
+    if expected != actual:
+        raise BuildFailed(f"the daemon exported layers {actual} where the image's config says {expected}")
+    return Image(_clean(config), layers, {"org.torchrelay.runtime": inputs})
+
+
+def _save(chunks: Iterator[bytes], folder: Path, task: Task) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Unpack `docker save`: JSON documents by name, and every other file's path by name (links followed)."""
+    documents: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+
+    def counted() -> Iterator[bytes]:
+        for chunk in chunks:
+            task.advance(len(chunk))
+            yield chunk
+
+    with tarfile.open(fileobj=ChunkReader(counted()), mode="r|") as archive:
+        for member in archive:
+            source = archive.extractfile(member) if member.isreg() else None
+            if member.islnk() or member.issym():
+                files[member.name] = files[os.path.normpath(Path(member.name).parent / member.linkname)]
+            elif source is not None and member.size <= JSON_LIMIT and (content := source.read())[:1] in (b"{", b"["):
+                documents[member.name] = json.loads(content)
+            elif source is not None:
+                path = folder / str(len(files))
+                with path.open("wb") as file:
+                    if member.size <= JSON_LIMIT:
+                        file.write(content)
+                    shutil.copyfileobj(source, file, CHUNK)
+                files[member.name] = path
+    return documents, files
+
+
+def _compressed(path: Path) -> Layer:
+    """Return a layer gzip'd in the store; a diff id that was compressed before, or comes gzip'd, is not compressed again."""
+    with path.open("rb") as file:
+        packed = file.read(2) == GZIP_MAGIC
+    with gzip.open(path) if packed else path.open("rb") as source:
+        diff_id = f"sha256:{hashlib.file_digest(source, 'sha256').hexdigest()}"
+    record = paths.cache_dir() / "layers" / f"gzip-{diff_id.removeprefix('sha256:')}.json"
+    known = read_json(record)
+    blob = stored_blob(known["digest"]) if isinstance(known, dict) and "digest" in known else None
+    if blob is None:
+        blob = write_blob(Slice(path, 0, path.stat().st_size).chunks() if packed else _gzip(path))
+        write_json(record, {"digest": blob.digest})
+    return Layer(blob, diff_id, TAR_GZIP, "torchrelay runtime")
+
+
+def _gzip(path: Path) -> Iterator[bytes]:
+    """Yield a file gzip'd at level 6, without a name or a time."""
+    squeeze = zlib.compressobj(6, zlib.DEFLATED, wbits=31)
+    for chunk in Slice(path, 0, path.stat().st_size).chunks():
+        if squeezed := squeeze.compress(chunk):
+            yield squeezed
+    yield squeeze.flush()
+
+
+def _clean(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config without what a build leaves of its own machine."""
+    kept: dict[str, Any] = {key: config[key] for key in ("architecture", "os", "created", "rootfs") if key in config}
+    kept["config"] = {key: value for key, value in config["config"].items() if key not in ("Hostname", "Image", "Domainname")}
+    kept["history"] = [
+        {"created_by": step.get("created_by", ""), **({"empty_layer": True} if step.get("empty_layer") else {})}
+        for step in config.get("history", [])
+    ]
+    return kept

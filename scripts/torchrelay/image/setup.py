@@ -1,0 +1,182 @@
+"""The setup layer: what a handler's install_packages and unpack_dependencies make, run once in the image that is to serve it.
+
+They see what they would at start, in seed 004's order: the requirements are installed, the archive lies unpacked in the model's
+folder (all but the weights), and the network is there. What they leave in that folder, and what pip installs, goes into the image.
+"""
+
+import hashlib
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchrelay.core import paths
+from torchrelay.core.errors import DependenciesUnresolved
+from torchrelay.core.files import ChunkReader, read_json, write_json
+from torchrelay.core.log import log
+from torchrelay.core.progress import Progress
+from torchrelay.core.text import printable
+from torchrelay.docker.daemon import daemon, load
+from torchrelay.docker.scratch import scratch_container
+from torchrelay.image.dependencies import MADE_OF, ended, passed_on
+from torchrelay.image.mar import Archived
+from torchrelay.oci.blobs import Slice, stored_blob, write_blob
+from torchrelay.oci.image import Image
+from torchrelay.oci.layers import TAR, TAR_FORMAT, Layer, LayerFile, tar_parts
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+TIMEOUT_S = 1800
+LIBRARY = "torchrelay_handlers/"
+CREATED_BY = "torchrelay setup"
+NAMES = re.compile(rb"\b(install_packages|unpack_dependencies)\b")
+PROGRAM = Path(__file__).with_name("setup_program.py")
+RESULT = "/tmp/torchrelay-setup.tar"  # noqa: S108 -- inside the container
+SITE = re.compile(re.escape(paths.IMAGE_DEPS.lstrip("/")) + r"/(lib/python3[^/]*/site-packages)/")
+# Written by any command, and no loss.
+FLEETING = ("/tmp", "/var/tmp", "/var/cache", "/var/log", "/root", "/run")  # noqa: S108 -- looked away from, not used
+
+
+def has_setup(archived: Archived) -> bool:
+    """Tell whether the author's code speaks of either function; only running it tells more."""
+    return any(
+        NAMES.search(b"".join(Slice(archived.path, place.offset, place.size).chunks()))
+        for name, place in archived.entries.items()
+        if name.endswith(".py") and not name.startswith(LIBRARY)
+    )
+
+
+def setup_layer(
+    model_dir: Path, runtime: Image, archived: Archived, dependencies: Layer | None, folder: str, progress: Progress
+) -> tuple[str | None, Layer] | None:
+    """Return the folder that pip installed to, if it did, and the layer; None when there is nothing to run or to keep.
+
+    `folder` is the model's in the image, without the leading slash. Raises DependenciesUnresolved with what the function said.
+    """
+    if not has_setup(archived):
+        return None
+    record = paths.cache_dir() / "layers" / f"setup-{_key(runtime, archived, dependencies, folder)}.json"
+    known = read_json(record)
+    if isinstance(known, dict) and "digest" in known:
+        if known["digest"] is None:
+            return None
+        if (blob := stored_blob(known["digest"])) is not None:
+            return known["folder"], Layer(blob, blob.digest, TAR, CREATED_BY)
+    log.info("running the handler's install_packages and unpack_dependencies (once for this code)")
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "setup.tar"
+        _run(model_dir, runtime, archived, dependencies, folder, made, progress)
+        names = _names(made, folder)
+        if not names:
+            write_json(record, {"digest": None, "folder": None})
+            return None
+        blob = write_blob(Slice(made, 0, made.stat().st_size).chunks())
+    site = next((match[1] for name in names if (match := SITE.match(name))), None)
+    imports = f"{paths.IMAGE_DEPS}/{site}" if site else None
+    write_json(record, {"digest": blob.digest, "folder": imports})
+    return imports, Layer(blob, blob.digest, TAR, CREATED_BY)
+
+
+def _key(runtime: Image, archived: Archived, dependencies: Layer | None, folder: str) -> str:
+    digest = hashlib.sha256(f"{TAR_FORMAT} {runtime.config_digest} {dependencies and dependencies.diff_id} {folder}\n".encode())
+    digest.update(PROGRAM.read_bytes())
+    digest.update("".join(f"{name}={value}\n" for name, value in passed_on().items() if name in MADE_OF).encode())
+    for name, place in sorted(archived.entries.items()):
+        if name != archived.weights and not name.startswith(LIBRARY):
+            digest.update(f"{place.sha256}  {name}\n".encode())
+    return digest.hexdigest()
+
+
+def _run(
+    model_dir: Path,
+    runtime: Image,
+    archived: Archived,
+    dependencies: Layer | None,
+    folder: str,
+    made: Path,
+    progress: Progress,
+) -> None:
+    """Run the program in a container of the runtime image, and bring its tar here."""
+    freeze = f"{paths.IMAGE_PYTHON} -m pip freeze --all | grep -E '^(torch|torchserve)==' > /tmp/constraints.txt"
+    program = f"{paths.IMAGE_PYTHON} /tmp/setup_program.py /{folder} {paths.IMAGE_DEPS} {RESULT}"
+    settings: dict[str, Any] = {
+        "entrypoint": ["/bin/sh", "-c", f"set -eu\nmkdir -p {paths.IMAGE_DEPS}\n{freeze}\nexec {program}"],
+        "user": "0",
+        "environment": passed_on() | _pip(dependencies),
+        "healthcheck": {"test": ["NONE"]},
+    }
+    with daemon() as client:
+        load(client, runtime, f"torchrelay/runtime:{runtime.config_digest[7:23]}", progress)
+        with scratch_container(client, model_dir, "setup", runtime.config_digest, settings) as container:
+            if dependencies is not None:
+                container.put_archive("/", dependencies.blob.chunks())
+            container.put_archive("/", _model(archived, folder))
+            container.start()
+            code, output = ended(container, TIMEOUT_S, "the handler's setup")
+            if code != 0:
+                raise DependenciesUnresolved(
+                    f"the handler's setup does not run in the runtime image: {reason(output)}",
+                    "correct the function; it runs as root, without a compiler, and before the weights are there",
+                )
+            _tell_lost(container, folder)
+            stream, _ = container.get_archive(RESULT)
+            with tarfile.open(fileobj=ChunkReader(iter(stream)), mode="r|") as outer, made.open("wb") as file:
+                for member in outer:
+                    source = outer.extractfile(member)
+                    while source is not None and (chunk := source.read(1 << 20)):
+                        file.write(chunk)
+
+
+def _pip(dependencies: Layer | None) -> dict[str, str]:
+    """Let whatever calls pip install beside the requirements, and keep the torch that is there."""
+    site = ""
+    if dependencies is not None:
+        with tarfile.open(fileobj=ChunkReader(dependencies.blob.chunks()), mode="r|") as archive:
+            site = next((f"{paths.IMAGE_DEPS}/{match[1]}" for member in archive if (match := SITE.match(member.name))), "")
+    told = {"PIP_PREFIX": paths.IMAGE_DEPS, "PIP_CONSTRAINT": "/tmp/constraints.txt"}  # noqa: S108 -- inside the container
+    told |= {"PIP_NO_INPUT": "1", "PIP_NO_CACHE_DIR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+    return told | ({"PYTHONPATH": site} if site else {})
+
+
+def _model(archived: Archived, folder: str) -> Iterator[bytes]:
+    """The unpacked archive but for the weights, and the program, as a tar."""
+    files = [LayerFile("tmp/setup_program.py", PROGRAM.read_bytes(), PROGRAM.stat().st_size)]
+    for name, place in archived.entries.items():
+        if name != archived.weights:
+            files.append(LayerFile(f"{folder}/{name}", Slice(archived.path, place.offset, place.size), place.size))
+    for part in tar_parts(files):
+        yield from [part] if isinstance(part, bytes) else part.chunks()
+
+
+def _names(made: Path, folder: str) -> list[str]:
+    """The names of the files in the tar. Raises DependenciesUnresolved for one that reaches out of its two folders."""
+    allowed = (f"{folder}/", f"{paths.IMAGE_DEPS.lstrip('/')}/")
+    names = []
+    with tarfile.open(made) as archive:
+        for member in archive:
+            if member.isdir():
+                continue
+            if not member.name.startswith(allowed) or ".." in member.name.split("/") or not (member.isreg() or member.issym()):
+                raise DependenciesUnresolved(f"the handler's setup left {printable(member.name)!r}, which is no file of the model")
+            names.append(member.name)
+    return names
+
+
+def _tell_lost(container: "Container", folder: str) -> None:
+    kept = (f"/{folder}", paths.IMAGE_DEPS, *FLEETING)
+    added = [str(change["Path"]) for change in container.diff() or [] if change["Kind"] == 1]
+    lost = [path for path in added if not any(path == root or path.startswith(f"{root}/") for root in kept)]
+    if lost:
+        what = ", ".join(printable(path, 80) for path in lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        log.warning(
+            "the handler's setup wrote %s, which does not go into the image: only its own folder and pip's packages do", what
+        )
+
+
+def reason(output: str) -> str:
+    """Return the program's last word, or what was said last."""
+    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
+    return printable(errors[-1] if errors else " ".join(output.strip().splitlines()[-3:]), 600)

@@ -1,0 +1,1 @@
+"""What an author writes, typed and checked: model.yaml, samples, handlers and requirements."""

@@ -1,0 +1,57 @@
+"""The shipped handlers and the options of `handler_args`, as the handler library's own catalogue lists them."""
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchrelay.core import paths
+from torchrelay.core.text import meant, printable
+
+
+def _load(module_name: str) -> Any:
+    """The module by its path: the library goes into images and is not installed beside this command."""
+    name = f"torchrelay_handlers_{module_name}"
+    spec = importlib.util.spec_from_file_location(name, paths.HANDLERS / f"{module_name}.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{paths.HANDLERS}/{module_name}.py is missing: the checkout is incomplete")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_CATALOGUE = _load("catalogue")
+_CLASSNAMES = _load("classnames")
+
+SHIPPED: tuple[str, ...] = tuple(sorted(_CATALOGUE.SHIPPED))
+
+
+def option_problems(handler: str, given: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Option, message and fix of every mistake in `handler_args`."""
+    known = _CATALOGUE.options_of(handler)
+    return [
+        (found.option, "unknown key", meant(found.option, known))
+        if found.option not in known
+        else (found.option, printable(found.message, 400), printable(found.fix, 400))
+        for found in _CATALOGUE.check_options(handler, given)
+    ]
+
+
+def file_options(handler: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """The options that name a file of the model directory, with its path."""
+    known = _CATALOGUE.options_of(handler)
+    return {key: value for key, value in given.items() if key in known and known[key].file and isinstance(value, str)}
+
+
+def complete_options(handler: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """`handler_args` on top of the defaults. Raises ValueError with every mistake in it."""
+    made: dict[str, Any] = _CATALOGUE.with_defaults(handler, given)
+    return made
+
+
+def class_names(model_dir: Path, handler: str, given: Mapping[str, Any]) -> list[str] | None:
+    """The names of the classes, None when there are none. Raises ValueError when their file cannot be read."""
+    names: list[str] | None = _CLASSNAMES.read_classes(complete_options(handler, given).get("classes"), model_dir)
+    return names

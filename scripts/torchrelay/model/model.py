@@ -1,0 +1,322 @@
+"""model.yaml as a type: what a model is, what it needs and where it goes; the JSON Schema for editors comes from it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from torchrelay.core.errors import ModelInvalid, Problem
+from torchrelay.core.text import printable
+from torchrelay.model import fields
+from torchrelay.model import quantities as memory
+from torchrelay.model.handlers import SHIPPED
+from torchrelay.model.validation import explain
+from torchrelay.model.weights_uri import Weights, from_text
+from torchrelay.model.yaml_document import MAX_BYTES, Document, FieldPath, parse, read_bytes
+
+__all__ = ["FILE", "Loaded", "Model", "Weights", "load", "load_model", "schema"]
+
+FILE = "model.yaml"
+SCHEMA_URL = "https://raw.githubusercontent.com/org/deploy/main/schema/model.schema.json"
+
+RelativePath = Annotated[str, AfterValidator(fields.relative_path)]
+PythonFile = Annotated[str, AfterValidator(fields.relative_path), AfterValidator(fields.python_file)]
+Port = Annotated[int, Field(ge=1, le=65535, description="TCP port on this machine's loopback address.")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Batch(_Part):
+    """Requests that are answered by one pass through the network."""
+
+    size: int = Field(8, ge=1, le=1024, description="Most requests in one batch.")
+    delay_ms: int = Field(1, ge=1, le=60_000, description="Milliseconds to wait for a batch to fill, also when idle; at least 1.")
+
+
+class Timeouts(_Part):
+    """Deadlines, in seconds."""
+
+    startup_s: int = Field(120, ge=1, le=86_400, description="Seconds from start until a worker must have answered.")
+    response_s: int = Field(60, ge=1, le=86_400, description="Seconds for one batch; then its worker is restarted.")
+    drain_s: int = Field(25, ge=1, le=3600, description="Seconds for requests in flight to end when the container is stopped.")
+
+
+class Resources(_Part):
+    """What one container gets."""
+
+    cpu: float = Field(1, gt=0, le=1024, description="CPU cores; fractions are allowed.")
+    memory: Annotated[str, AfterValidator(fields.memory_quantity)] = Field("2Gi", description="Memory, for example 512Mi or 2Gi.")
+    gpu: int = Field(0, ge=0, le=64, description="Number of GPUs. At least 1 is taken when device is gpu.")
+
+
+class Kubernetes(_Part):
+    """The kubernetes target."""
+
+    replicas: int = Field(1, ge=1, le=10_000, description="Number of pods.")
+    namespace: Annotated[str, AfterValidator(fields.legal_name)] = Field(
+        "default",
+        description="Namespace, which has to exist.",
+        json_schema_extra={"pattern": f"^{fields.NAME.pattern}$"},
+    )
+    context: str | None = Field(None, min_length=1, description="Context of the kubeconfig. Default: its current one.")
+    cluster: Annotated[str, AfterValidator(fields.eks_cluster)] | None = Field(
+        None,
+        description="ARN of an Amazon EKS cluster; its address and a short-lived token come from AWS, and no kubeconfig is read.",
+        examples=["arn:aws:eks:eu-west-1:123456789012:cluster/serving"],
+        json_schema_extra={"pattern": f"^{fields.EKS_CLUSTER.pattern}$"},
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.cluster and self.context:
+            raise fields.refuse("names both a cluster and a context", "a context is for kubeconfigs: remove it")
+        return self
+
+
+class PortTarget(_Part):
+    """A target on this machine."""
+
+    port: Port = 8080
+
+
+def _empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Free = Annotated[dict[str, Any] | None, BeforeValidator(_empty, json_schema_input_type=dict[str, Any] | None)]
+
+
+class Targets(_Part):
+    """Where the model is deployed to."""
+
+    kubernetes: Annotated[Kubernetes | None, BeforeValidator(_empty)] = Field(None, description="A Kubernetes cluster.")
+    sagemaker: Free = Field(None, description="An Amazon SageMaker endpoint.")
+    lambda_: Free = Field(None, alias="lambda", description="An AWS Lambda function.")
+    vertex: Free = Field(None, description="A Google Vertex AI endpoint.")
+    docker: Annotated[PortTarget, BeforeValidator(_empty, json_schema_input_type=PortTarget | None)] = Field(
+        PortTarget(), description="A container on this machine."
+    )
+    local: Annotated[PortTarget, BeforeValidator(_empty, json_schema_input_type=PortTarget | None)] = Field(
+        PortTarget(), description="A process on this machine, without Docker."
+    )
+
+    _declared: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_order(cls, value: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        made = make(value)
+        if isinstance(value, dict):
+            made._declared = tuple(str(key) for key in value)
+        return made
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The targets that the file names, in its order."""
+        return self._declared
+
+
+class Model(_Part):
+    """A model to serve: its weights, its handler, what they need and where they go."""
+
+    name: Annotated[str, AfterValidator(fields.legal_name)] = Field(
+        description="Name of the model: of its archive, image, route /predictions/<name> and endpoint.",
+        json_schema_extra={"pattern": f"^{fields.NAME.pattern}$"},
+    )
+    version: Annotated[str, AfterValidator(fields.legal_version)] | None = Field(
+        None,
+        description="Version of the model, and the image's tag. Default: the git commit, 1.0 outside of git.",
+        json_schema_extra={"pattern": f"^{fields.VERSION.pattern}$"},
+    )
+    weights: Annotated[Weights, BeforeValidator(from_text, json_schema_input_type=str | Weights)] = Field(
+        description="Address of the weights, or a mapping with uri and sha256."
+    )
+    handler: Annotated[str, AfterValidator(fields.handler)] = Field(
+        description=f"A shipped handler ({', '.join(SHIPPED)}), or handler.py, or handler.py:attribute.",
+        examples=[*SHIPPED, "handler.py"],
+    )
+    handler_args: dict[str, Any] = Field({}, description="Options of a shipped handler, such as classes.")
+    model_file: PythonFile | None = Field(
+        None,
+        description="Python file with init_function, or with one nn.Module. Unused for TorchScript and .pt2 weights.",
+    )
+    init_args: dict[str, Any] = Field({}, description="Keyword arguments of init_function.")
+    requirements: RelativePath | None = Field(
+        None,
+        description="Requirements file, installed when the image is built. Default: requirements.txt when it exists.",
+    )
+    extra_files: list[RelativePath] = Field([], description="Files and folders that go along, under their relative path.")
+    versions: list[RelativePath] = Field(
+        [], description="Archives (.mar) of other versions, which the same server answers at /predictions/<name>/<version>."
+    )
+    default_version: Annotated[str, AfterValidator(fields.legal_version)] | None = Field(
+        None,
+        description="The version that /predictions/<name> answers. Default: this one.",
+        json_schema_extra={"pattern": f"^{fields.VERSION.pattern}$"},
+    )
+    samples: RelativePath = Field("samples", description="Folder of requests with their expected answers.")
+    device: Literal["cpu", "gpu"] = Field("cpu", description="What the model runs on.")
+    batch: Batch = Field(Batch(), description="Batching of requests.")
+    workers: int = Field(1, ge=1, le=256, description="Processes, each with its own copy of the model.")
+    timeouts: Timeouts = Field(Timeouts(), description="Deadlines of start, requests and stop.")
+    max_body_mb: int = Field(6, ge=1, le=1024, description="Largest request body, in MiB.")
+    resources: Resources = Field(Resources(), description="CPU, memory and GPUs of one container.")
+    environment: dict[
+        Annotated[str, AfterValidator(fields.variable_name)],
+        Annotated[
+            str,
+            AfterValidator(fields.variable_value),
+            Field(json_schema_extra={"type": ["string", "number", "boolean"]}),
+        ],
+    ] = Field({}, description="Environment variables of the server, readable by everyone who has the image: no secrets.")
+    targets: Targets = Field(Targets(), description="Where the model is deployed to, with each target's options.")
+
+    @property
+    def handler_file(self) -> str | None:
+        """The Python file of the handler; None for a shipped one."""
+        path = self.handler.partition(":")[0]
+        return path if path.endswith(".py") else None
+
+    @property
+    def handler_attribute(self) -> str | None:
+        """What `handler.py:attribute` names."""
+        return self.handler.partition(":")[2] or None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of one container, in bytes."""
+        return memory.parse(self.resources.memory)
+
+    @property
+    def first_target(self) -> str:
+        """The target that model.yaml names first; docker when it names none."""
+        return next(iter(self.targets.declared), "docker")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one container."""
+        return max(1, self.resources.gpu) if self.device == "gpu" else 0
+
+
+_HINTS = {
+    "name": "write `name: digits`",
+    "weights": "write `weights: model.pt` or an address",
+    "handler": f"write one of {', '.join(SHIPPED)}, or handler.py",
+    "batch.delay_ms": "write at least 1: TorchServe treats 0 as 100 ms",
+    "resources.cpu": "write cores, such as 0.5",
+}
+
+# Text keeps the form in which it was written: `version: 1.10` is not 1.1 and `environment: {PORT: 080}` not 80.
+_TEXT: tuple[FieldPath, ...] = (
+    ("name",),
+    ("version",),
+    ("default_version",),
+    ("weights",),
+    ("weights", "uri"),
+    ("weights", "sha256"),
+    ("handler",),
+    ("model_file",),
+    ("requirements",),
+    ("samples",),
+    ("extra_files", "*"),
+    ("versions", "*"),
+    ("environment", "*"),
+    ("resources", "memory"),
+)
+
+
+class Loaded(BaseModel):
+    """model.yaml as far as it could be read; in `model` the top-level keys named by `bad` are placeholders."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    document: Document
+    model: Model
+    bad: frozenset[str]
+    problems: list[Problem]
+
+
+def load(model_dir: Path) -> Loaded:
+    """Read model.yaml and keep every mistake for the caller, who may find more in the files it names.
+
+    Raises:
+        ModelInvalid: there is nothing to go on with: no file, or no YAML mapping in it.
+    """
+    if not model_dir.is_dir():
+        what = "is not a directory" if model_dir.exists() else "does not exist"
+        raise ModelInvalid([Problem(printable(str(model_dir)), None, "", what, "name a directory that holds model.yaml")])
+    try:
+        data = read_bytes(model_dir / FILE, FILE, MAX_BYTES)
+    except ModelInvalid as error:
+        if not (model_dir / FILE).exists():
+            fix = f"run `torchrelay init {printable(str(model_dir))}`"
+            raise ModelInvalid([Problem(FILE, None, "", "does not exist", fix)]) from error
+        raise
+    return from_document(parse(data, FILE), model_dir)
+
+
+def from_document(document: Document, model_dir: Path) -> Loaded:
+    """The model out of parsed YAML; `model_dir` is only asked whether requirements.txt is there."""
+    data = _as_written(document)
+    problems = list(document.problems)
+    bad: frozenset[str] = frozenset()
+    try:
+        model = Model.model_validate(data)
+    except ValidationError as error:
+        problems += explain(error, document, Model, _HINTS)
+        bad = frozenset(str(detail["loc"][0]) for detail in error.errors(include_url=False))
+        placeholders = {"name": "model", "weights": "weights", "handler": SHIPPED[0]}
+        rest = {key: value for key, value in data.items() if key not in bad}
+        model = Model.model_validate(placeholders | rest)
+    if "requirements" not in data and (model_dir / "requirements.txt").is_file():
+        model = model.model_copy(update={"requirements": "requirements.txt"})
+    return Loaded(document=document, model=model, bad=bad, problems=problems)
+
+
+def load_model(model_dir: Path) -> Model:
+    """The model that model.yaml declares; the files that it names are not looked at (see `check`).
+
+    Raises:
+        ModelInvalid: with every mistake in model.yaml.
+    """
+    loaded = load(model_dir)
+    if loaded.problems:
+        raise ModelInvalid(loaded.problems)
+    return loaded.model
+
+
+def _as_written(document: Document) -> dict[str, Any]:
+    data = dict(document.value)
+    for path, text in document.texts.items():
+        pattern = (*path[:-1], "*") if path and (*path[:-1], "*") in _TEXT else path
+        if pattern in _TEXT and text not in {"", "~", "null", "Null", "NULL"}:
+            _put(data, path, text)
+    return data
+
+
+def _put(data: dict[str, Any], path: FieldPath, text: str) -> None:
+    """Replace the value at a path of one or two parts, copying what is shared with the document."""
+    first = str(path[0])
+    if len(path) == 1:
+        data[first] = text
+    else:
+        data[first] = data[first].copy()
+        data[first][path[1]] = text
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of model.yaml."""
+    body = Model.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **body}

@@ -1,0 +1,269 @@
+"""model-config.yaml: TorchServe's own file beside model.yaml, read as strictly; what both can say is said once, or alike.
+
+Keys and types are those of TorchServe 0.12 (frontend/archive ModelConfig), which only warns of a wrong type and ignores an
+unknown key, and `system`, which the handler library reads (`maxGPUMemory` in MB, `extraFiles` archives with source files).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from torchrelay.core.errors import ModelInvalid, Problem
+from torchrelay.core.text import field_name, shown
+from torchrelay.model import fields, source_archives
+from torchrelay.model.files import regular
+from torchrelay.model.model import Model, load
+from torchrelay.model.validation import explain
+from torchrelay.model.yaml_document import Document, FieldPath, parse, read_bytes
+
+FILE = "model-config.yaml"
+LIMIT = 1 << 20
+
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Natural = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Free = dict[str, Any]
+
+
+def _archives(value: str | list[str]) -> list[str]:
+    names = [name.strip() for name in (value.split(",") if isinstance(value, str) else value)]
+    if not names or not all(names):
+        raise fields.refuse("names no archive", "write for example `extraFiles: source.tar.gz`")
+    return [fields.relative_path(name) for name in names]
+
+
+def _no_venv(value: bool) -> bool:
+    if value:
+        raise fields.refuse(
+            "installs at start, and the image does not", "remove it: requirements are installed when the image is built"
+        )
+    return value
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, alias_generator=to_camel, validate_by_alias=True
+    )
+
+
+class System(_Part):
+    """What seed 004's handlers are told, and ours."""
+
+    max_gpu_memory: Positive | None = Field(None, alias="maxGPUMemory")
+    extra_files: Annotated[str | list[str], AfterValidator(_archives)] | None = None
+
+
+class TorchRun(_Part):
+    """Options of torchrun, for a model in several processes."""
+
+    nnodes: Positive | None = None
+    nproc_per_node: Positive | None = Field(None, alias="nproc-per-node")
+    rdzv_backend: str | None = Field(None, alias="rdzv-backend")
+    rdzv_endpoint: str | None = Field(None, alias="rdzv-endpoint")
+    rdzv_conf: str | None = Field(None, alias="rdzv-conf")
+    monitor_interval: Positive | None = Field(None, alias="monitor-interval")
+    node_rank: Natural | None = Field(None, alias="node-rank")
+    omp_number_threads: Positive | None = Field(None, alias="OMP_NUMBER_THREADS")
+
+
+class ServerConfig(_Part):
+    """The whole file; times in seconds but for maxBatchDelay, clientTimeoutInMills and the sequence times (milliseconds)."""
+
+    min_workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    max_workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_batch_delay: Annotated[int, Field(ge=1, le=60_000)] | None = None
+    response_timeout: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    startup_timeout: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    device_type: Literal["cpu", "gpu"] | None = None
+    device_ids: list[Annotated[int, Field(ge=0, le=63)]] | None = Field(None, min_length=1)
+    parallel_type: Literal["pp", "tp", "pptp", "custom"] | None = None
+    parallel_level: Positive | None = None
+    torchrun: TorchRun | None = None
+    max_retry_timeout_in_sec: Positive | None = None
+    client_timeout_in_mills: Natural | None = None
+    job_queue_size: Positive | None = None
+    use_job_ticket: bool | None = None
+    sequence_max_idle_msec: Positive | None = Field(None, alias="sequenceMaxIdleMSec")
+    sequence_timeout_msec: Positive | None = Field(None, alias="sequenceTimeoutMSec")
+    max_sequence_job_queue_size: Positive | None = None
+    max_num_sequence: Positive | None = None
+    continuous_batching: bool | None = None
+    sequence_batching: bool | None = None
+    async_communication: bool | None = None
+    use_venv: Annotated[bool, AfterValidator(_no_venv)] | None = None
+    system: System | None = None
+    handler: Free | None = None
+    pt2: Free | None = None
+    pippy: Free | None = None
+    deepspeed: Free | None = None
+    micro_batching: Free | None = Field(None, alias="micro_batching")
+    dali: Free | None = None
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> "ServerConfig":
+        if self.min_workers is not None and self.max_workers is not None and self.min_workers > self.max_workers:
+            raise fields.refuse("has a minWorkers above maxWorkers", "write both alike: nothing scales them here")
+        if self.device_ids and len(set(self.device_ids)) != len(self.device_ids):
+            raise fields.refuse("names a GPU twice in deviceIds", "keep one")
+        if self.device_ids and self.device_type == "cpu":
+            raise fields.refuse("has deviceIds, which are GPUs, and deviceType cpu", "remove one")
+        return self
+
+
+_HINTS = {
+    "maxBatchDelay": "write at least 1: TorchServe treats 0 as 100 ms",
+    "minWorkers": "write at least 1: nothing would start one later",
+    "deviceType": "a model is served on cpu or gpu",
+}
+
+# Where model.yaml says the same.
+_ALIKE: dict[str, FieldPath] = {
+    "minWorkers": ("workers",),
+    "batchSize": ("batch", "size"),
+    "maxBatchDelay": ("batch", "delay_ms"),
+    "responseTimeout": ("timeouts", "response_s"),
+    "startupTimeout": ("timeouts", "startup_s"),
+    "deviceType": ("device",),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the file says: `values` by key, as written; `files` that its extraFiles unpack to, by name in the archive."""
+
+    document: Document | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """What goes into the archive's own file beside model.yaml's fields: the extra files lie there unpacked already."""
+        kept = {key: value for key, value in self.values.items() if key not in _ALIKE and value is not None}
+        system = {
+            key: value for key, value in (kept.pop("system", None) or {}).items() if key != "extraFiles" and value is not None
+        }
+        return kept | ({"system": system} if system else {})
+
+
+def read(model_dir: Path) -> Told:
+    """Read the model directory's model-config.yaml, and the archives that its `system.extraFiles` names; empty without one.
+
+    Raises:
+        ModelInvalid: with every mistake in it.
+    """
+    path = model_dir / FILE
+    if not path.is_file():
+        return Told()
+    document = parse(read_bytes(path, FILE, LIMIT), FILE)
+    problems = list(document.problems)
+    config = ServerConfig()
+    try:
+        config = ServerConfig.model_validate(document.value)
+    except ValidationError as error:
+        problems += explain(error, document, ServerConfig, _HINTS)
+    files, found = _unpacked(model_dir, document, config)
+    if problems + found:
+        raise ModelInvalid(problems + found)
+    return Told(document, document.value, files)
+
+
+def load_model(model_dir: Path) -> Model:
+    """The model that model.yaml and model-config.yaml declare together; the files that they name are not looked at (see `check`).
+
+    Raises:
+        ModelInvalid: with every mistake in the two.
+    """
+    loaded = load(model_dir)
+    model, problems = applied(loaded.model, read(model_dir), loaded.document)
+    if loaded.problems + problems:
+        raise ModelInvalid(loaded.problems + problems)
+    return model
+
+
+def _unpacked(model_dir: Path, document: Document, config: ServerConfig) -> tuple[dict[str, bytes], list[Problem]]:
+    files: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    for name in (config.system.extra_files if config.system else None) or ():
+        where = ("system", "extraFiles")
+        found = regular(model_dir, name)
+        try:
+            members = source_archives.read(found) if isinstance(found, Path) else None
+        except ValueError as error:
+            found, members = str(error), None
+        if members is None:
+            problems.append(document.problem(where, f"{shown(name)} {found}", "pack it with `tar -czf FILE -C FOLDER .`"))
+            continue
+        for twice in sorted(files.keys() & members.keys()):
+            problems.append(document.problem(where, f"{shown(twice)} is in two of the archives", "keep one"))
+        files |= members
+    return files, problems
+
+
+def applied(model: Model, told: Told, document: Document | None = None) -> tuple[Model, list[Problem]]:
+    """The model with the file's values where model.yaml says nothing, and a problem for each on which the two differ.
+
+    `document` is model.yaml's, for its lines. What is applied once counts as said by model.yaml: doing it again changes nothing.
+    """
+    problems: list[Problem] = []
+    for key, path, value in _sayings(told):
+        if path[-1] == "gpu" and model.device != "gpu":
+            continue  # told already
+        said, given = _said(model, path)
+        if not given:
+            model = _with(model, path, value)
+        elif said != value and told.document is not None and not (path[-1] == "gpu" and said > value):
+            mine = f"means {field_name(path)}: {value}" if key == "deviceIds" else f"is {shown(value)}"
+            other = f"{field_name(path)} is {shown(said)}" + _place(document, path)
+            fix = "say it in one of the two files, or alike"
+            problems.append(told.document.problem((key,), f"{mine}, and {other}", fix))
+    return model, problems
+
+
+def collisions(told: Told, taken: Mapping[str, str], reserved: Iterable[str]) -> list[Problem]:
+    """A problem for each extra file whose name another file of the archive has; `taken` is folded name -> path."""
+    problems = []
+    if told.document is None:
+        return []
+    for name in told.files:
+        folded = name.casefold()
+        if folded.split("/")[0] in {*reserved, FILE}:
+            message = f"unpacks to {shown(name)}, a name that the archive needs itself"
+        elif folded in taken:
+            message = f"unpacks to {shown(name)}, and {shown(taken[folded])} gets that name already"
+        else:
+            continue
+        problems.append(told.document.problem(("system", "extraFiles"), message, "keep one"))
+    return problems
+
+
+def _place(document: Document | None, path: FieldPath) -> str:
+    line = document.line(path) if document is not None else None
+    return f" at model.yaml:{line}" if line else " in model.yaml"
+
+
+def _sayings(told: Told) -> list[tuple[str, FieldPath, Any]]:
+    values = {key: value for key, value in told.values.items() if value is not None}
+    found: list[tuple[str, FieldPath, Any]] = [(key, path, values[key]) for key, path in _ALIKE.items() if key in values]
+    if "maxWorkers" in values and "minWorkers" not in values:
+        found.append(("maxWorkers", ("workers",), values["maxWorkers"]))
+    if ids := values.get("deviceIds"):
+        found += [("deviceIds", ("device",), "gpu"), ("deviceIds", ("resources", "gpu"), max(ids) + 1)]
+    return found
+
+
+def _said(model: Model, path: FieldPath) -> tuple[Any, bool]:
+    part: BaseModel = model
+    for name in path[:-1]:
+        part = getattr(part, str(name))
+    return getattr(part, str(path[-1])), path[-1] in part.model_fields_set
+
+
+def _with(model: Model, path: FieldPath, value: Any) -> Model:
+    if len(path) == 1:
+        return model.model_copy(update={str(path[0]): value})
+    first, last = str(path[0]), str(path[1])
+    return model.model_copy(update={first: getattr(model, first).model_copy(update={last: value})})

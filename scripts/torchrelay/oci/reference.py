@@ -1,0 +1,55 @@
+"""Image references: `host[:port]/repository[:tag]`."""
+
+import re
+from dataclasses import dataclass
+
+from torchrelay.core.errors import RegistryError
+
+REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+
+
+HOST = re.compile(
+    r"(?=[^/]*[.:]|localhost)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::(\d{1,5}))?"
+)
+
+
+DOCKER_HUB = "registry-1.docker.io"  # what answers for docker.io
+
+
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository in a registry: `host`, `repository` and what to call the image there."""
+
+    host: str
+    repository: str
+    tag: str
+
+    @property
+    def base(self) -> str:
+        """Address of the registry: plain http only on this machine itself."""
+        name = self.host.partition(":")[0]
+        scheme = "http" if name == "localhost" or name.startswith("127.") else "https"
+        return f"{scheme}://{DOCKER_HUB if name == 'docker.io' else self.host}"
+
+    @property
+    def name(self) -> str:
+        """`host/repository`."""
+        return f"{self.host}/{self.repository}"
+
+
+def parse_reference(text: str, default_tag: str) -> Reference:
+    """Read `host[:port]/repository[:tag]`. Raises RegistryError naming what is wrong with it."""
+    host, slash, rest = text.partition("/")
+    named = HOST.fullmatch(host)
+    if not slash or named is None or int(named[1] or 1) not in range(1, 65536) or "@" in text:
+        raise RegistryError(f"{text!r} is not an image repository", "write host/repository, as in 127.0.0.1:5000/models/digits")
+    repository, colon, tag = rest.partition(":")
+    tag = tag if colon else default_tag
+    if not REPOSITORY.fullmatch(repository):
+        raise RegistryError(f"{text!r}: {repository!r} is not a repository name", "lower-case letters, digits and . _ - / only")
+    if not TAG.fullmatch(tag):
+        raise RegistryError(f"{text!r}: {tag!r} is not a tag", "letters, digits and . _ -, 128 characters at most")
+    return Reference(host, repository, tag)

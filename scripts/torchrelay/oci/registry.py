@@ -1,0 +1,270 @@
+"""A client of any OCI registry (distribution-spec 1.1): only what push and deploy need, streaming and with retries."""
+
+import random
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin, urlparse
+
+import requests
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from torchrelay.core.errors import RegistryError
+from torchrelay.core.log import log
+from torchrelay.core.progress import Task
+from torchrelay.core.retry import pause
+from torchrelay.oci.blobs import Blob, sha256_digest
+from torchrelay.oci.docker_config import docker_credentials
+from torchrelay.oci.image import MANIFEST_TYPE
+
+ATTEMPTS = 6
+LONGEST_WAIT_S = 60.0
+TIMEOUT_S = (10.0, 300.0)  # connect, and between two bytes
+RETRIED = {408, 425, 429, 500, 502, 503, 504}
+MANIFEST_TYPES = ", ".join([MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json"])
+
+Credentials = Callable[[str], tuple[str, str] | None]
+
+
+class _Bearer(AuthBase):
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+class _Body:
+    """A blob as a request body: its length is known, and it goes out in pieces of 1 MiB."""
+
+    def __init__(self, blob: Blob, task: Task, stop: threading.Event) -> None:
+        self.blob, self.task, self.stop = blob, task, stop
+
+    def __len__(self) -> int:
+        return self.blob.size
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self.blob.chunks():
+            if self.stop.is_set():
+                raise RegistryError("the upload was stopped", "push again")
+            yield chunk
+            self.task.advance(len(chunk))
+
+
+@dataclass
+class Registry:
+    """One registry, with its session, its token and its patience."""
+
+    base: str
+    credentials: Credentials = docker_credentials
+    sleep: Callable[[float], None] = pause
+    session: requests.Session = field(default_factory=requests.Session)
+    auth: AuthBase | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when another thread has failed: uploads end at their next piece, and nothing is tried again."""
+
+    def answers(self) -> None:
+        """See that this is a registry and lets us in. Raises RegistryError."""
+        self._call("GET", "/v2/")
+
+    def try_upload(self, repository: str) -> None:
+        """Begin an upload and cancel it, once: whether a push would be let in. Raises RegistryError."""
+        try:
+            opened = self._once("POST", f"/v2/{repository}/blobs/uploads/", headers={"Content-Length": "0"})
+            if opened.status_code != 202:
+                raise RegistryError(f"{self.base}: {repository}: {_reason(opened)}", _fix(opened.status_code))
+            self._once("DELETE", self._location(opened))  # a registry that knows no cancelling forgets the upload by itself
+        except requests.RequestException as error:
+            raise RegistryError(f"{self.base}: {_short(error)}", "see that the registry is up") from error
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        """Tell whether the registry holds a blob in this repository."""
+        return self._call("HEAD", f"/v2/{repository}/blobs/{digest}", accept=(200, 404)).status_code == 200
+
+    def manifest_digest(self, repository: str, reference: str) -> str | None:
+        """Return the digest behind a tag or digest, None when there is none."""
+        headers = {"Accept": MANIFEST_TYPES}
+        answer = self._call("HEAD", f"/v2/{repository}/manifests/{reference}", headers=headers, accept=(200, 404))
+        return answer.headers.get("Docker-Content-Digest") if answer.status_code == 200 else None
+
+    def manifest(self, repository: str, reference: str) -> dict[str, Any]:
+        """Return a manifest."""
+        found = self._call("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": MANIFEST_TYPES})
+        return dict(found.json())
+
+    def read(
+        self, path: str, limit: int, headers: dict[str, str] | None = None, accept: tuple[int, ...] = (200,)
+    ) -> tuple[requests.Response, bytes]:
+        """GET a document of at most `limit` bytes, whatever the registry says of its size. Raises RegistryError."""
+        content = bytearray()
+
+        def get() -> requests.Response:
+            content.clear()
+            answer = self._once("GET", path, headers=headers, stream=True)
+            if answer.status_code == 200:
+                for chunk in answer.iter_content(1 << 16):
+                    content.extend(chunk)
+                    if len(content) > limit:
+                        answer.close()
+                        raise RegistryError(f"{self.base}: {path}: is larger than {limit} bytes", "remove it from the registry")
+            return answer
+
+        answer = self._retried(f"GET {path}", get, accept)
+        return answer, bytes(content)
+
+    def put_blob(self, repository: str, blob: Blob, task: Task) -> None:
+        """Upload a blob: one stream, closed with its digest, which the registry checks. Begun again when it breaks."""
+
+        def there() -> requests.Response:
+            return self._once("HEAD", f"/v2/{repository}/blobs/{blob.digest}")
+
+        def upload() -> requests.Response:
+            opened = self._once("POST", f"/v2/{repository}/blobs/uploads/", headers={"Content-Length": "0"})
+            if opened.status_code != 202:
+                return opened
+            headers = {"Content-Type": "application/octet-stream"}
+            sent = self._once("PATCH", self._location(opened), headers=headers, data=_Body(blob, task, self.stop))
+            if sent.status_code not in (202, 204):
+                return sent
+            location = self._location(sent)
+            joint = "&" if urlparse(location).query else "?"
+            return self._once("PUT", f"{location}{joint}digest={blob.digest}", headers={"Content-Length": "0"})
+
+        self._retried(f"upload of {blob.digest} to {repository}", upload, accept=(201,), done=there)
+
+    def _location(self, answer: requests.Response) -> str:
+        location = answer.headers.get("Location")
+        if not location:
+            raise RegistryError(f"{self.base}: answered {answer.status_code} without a Location", "this is no OCI registry")
+        return urljoin(self.base, location)
+
+    def put_manifest(self, repository: str, reference: str, manifest: bytes, media_type: str = MANIFEST_TYPE) -> str:
+        """Store a manifest or index under a tag or its digest and return the digest the registry gave it."""
+        path = f"/v2/{repository}/manifests/{reference}"
+        digest = sha256_digest(manifest)
+
+        def there() -> requests.Response:
+            answer = self._once("HEAD", path, headers={"Accept": f"{media_type}, {MANIFEST_TYPES}"})
+            if answer.headers.get("Docker-Content-Digest") != digest:
+                answer.status_code = 404
+            return answer
+
+        headers = {"Content-Type": media_type}
+        answer = self._retried(
+            f"PUT {path}", lambda: self._once("PUT", path, headers=headers, data=manifest), accept=(201,), done=there
+        )
+        return answer.headers.get("Docker-Content-Digest") or self.manifest_digest(repository, reference) or ""
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        accept: tuple[int, ...] = (200,),
+        headers: dict[str, str] | None = None,
+        data: Any = None,
+    ) -> requests.Response:
+        return self._retried(f"{method} {path}", lambda: self._once(method, path, headers=headers, data=data), accept=accept)
+
+    def _retried(
+        self,
+        what: str,
+        attempt: Callable[[], requests.Response],
+        accept: tuple[int, ...],
+        done: Callable[[], requests.Response] | None = None,
+    ) -> requests.Response:
+        """Repeat until accepted or refused for good; waits for Retry-After, a minute at most, else twice as long each time.
+
+        `done` is asked before each repetition: an attempt whose answer was lost may have succeeded.
+        """
+        reason = ""
+        for number in range(ATTEMPTS):
+            wait = min(LONGEST_WAIT_S, 0.5 * 2**number) * (0.75 + random.random() / 2)  # noqa: S311 -- spreads retries, guards nothing
+            try:
+                if number and done is not None and (before := done()).status_code == 200:
+                    return before
+                answer = attempt()
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                reason = _short(error)
+            except requests.RequestException as error:
+                raise RegistryError(f"{self.base}: {what}: {_short(error)}", "correct the registry's address") from error
+            else:
+                if answer.status_code in accept:
+                    return answer
+                reason = _reason(answer)
+                if answer.status_code not in RETRIED:
+                    raise RegistryError(f"{self.base}: {what}: {reason}", _fix(answer.status_code))
+                wait = _retry_after(answer, wait)
+            if self.stop.is_set():
+                break
+            if number + 1 < ATTEMPTS:
+                log.info("%s: %s; again in %.1f s", what, reason, wait)
+                self.sleep(wait)
+        raise RegistryError(
+            f"{self.base}: {what}: gave up after {ATTEMPTS} attempts: {reason}",
+            "see that the registry is up, then push again",
+        )
+
+    def _once(
+        self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None, stream: bool = False
+    ) -> requests.Response:
+        """One request; a 401 is answered once with the credentials that the challenge asks for."""
+        given: dict[str, Any] = {"headers": headers, "data": data, "stream": stream, "timeout": TIMEOUT_S}
+        target = urljoin(self.base, url)
+        answer = self.session.request(method, target, auth=self.auth, **given)
+        if answer.status_code == 401 and self._authenticate(answer):
+            return self.session.request(method, target, auth=self.auth, **given)
+        return answer
+
+    def _authenticate(self, answer: requests.Response) -> bool:
+        challenge = answer.headers.get("WWW-Authenticate", "")
+        known = self.credentials(urlparse(self.base).netloc)
+        if challenge.lower().startswith("basic"):
+            self.auth = HTTPBasicAuth(*known) if known else None
+            return known is not None
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+        if self.base.startswith("https:") and not fields.get("realm", "").startswith("https:"):
+            return False  # a password does not go out in the clear because a registry says so
+        if not challenge.lower().startswith("bearer") or "realm" not in fields:
+            return False
+        query = {key: fields[key] for key in ("service", "scope") if key in fields}
+        login = HTTPBasicAuth(*known) if known else None
+        token = self.session.get(fields["realm"], params=query, auth=login, timeout=TIMEOUT_S)
+        if not token.ok:
+            return False
+        try:
+            self.auth = _Bearer(token.json().get("token") or token.json()["access_token"])
+        except (ValueError, KeyError):
+            return False
+        return True
+
+
+def _short(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _reason(answer: requests.Response) -> str:
+    try:
+        errors = answer.json()["errors"]
+        told = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        told = answer.text.strip()[:200]
+    return f"{answer.status_code} {told}".strip()
+
+
+def _fix(status: int) -> str:
+    if status in (401, 403):
+        return "log in (`docker login`), or give the role the right to push to this repository"
+    if status == 404:
+        return "create the repository first, or correct its name"
+    return "see the registry's log"
+
+
+def _retry_after(answer: requests.Response, otherwise: float) -> float:
+    try:
+        return min(LONGEST_WAIT_S, max(0.0, float(answer.headers["Retry-After"])))
+    except (KeyError, ValueError):
+        return otherwise

@@ -1,0 +1,111 @@
+"""Push: exactly the verified image, and only the blobs that the registry lacks."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchrelay.core.errors import NotProved, RegistryError
+from torchrelay.core.files import read_json, write_json
+from torchrelay.core.progress import Progress
+from torchrelay.core.workspace import Workspace
+from torchrelay.oci import image as images
+from torchrelay.oci.access import registry_for
+from torchrelay.oci.image import Image
+from torchrelay.oci.reference import Reference, parse_reference
+from torchrelay.oci.registry import Registry
+from torchrelay.verification import verdict
+
+if TYPE_CHECKING:
+    from torchrelay.stages.bundle import Bundle
+
+UPLOADS_AT_ONCE = 3
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where the image is now: `repository@digest`, the tag, and how many bytes of how many blobs travelled."""
+
+    reference: str
+    tag: str
+    digest: str
+    config_digest: str
+    blobs: int
+    bytes: int
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the CLI prints."""
+        return {**asdict(self), "repository": self.reference.partition("@")[0], "skipped": self.bytes == 0}
+
+
+@contextmanager
+def uploaders(registry: Registry) -> Iterator[ThreadPoolExecutor]:
+    """Give threads to upload with; on any error, Ctrl-C too, nothing new is begun and a silent registry is not waited for."""
+    pool = ThreadPoolExecutor(UPLOADS_AT_ONCE)
+    try:
+        yield pool
+    except BaseException:
+        registry.stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def push_image(image: Image, registry: Registry, target: Reference, progress: Progress) -> Pushed:
+    """Send what is missing, then the manifest, then see that the registry's digest is ours.
+
+    Raises RegistryError.
+    """
+    name = f"{target.name}@{image.digest}"
+    if registry.manifest_digest(target.repository, target.tag) == image.digest:
+        return Pushed(name, target.tag, image.digest, image.config_digest, 0, 0)
+    with uploaders(registry) as pool:
+        there = list(pool.map(lambda blob: registry.has_blob(target.repository, blob.digest), image.blobs()))
+        missing = [blob for blob, present in zip(image.blobs(), there, strict=True) if not present]
+        with progress.task(f"push {target.name}", sum(blob.size for blob in missing)) as task:
+            list(pool.map(lambda blob: registry.put_blob(target.repository, blob, task), missing))
+    sent = sum(blob.size for blob in missing)
+    digest = registry.put_manifest(target.repository, target.tag, image.manifest_bytes)
+    if digest != image.digest:
+        raise RegistryError(f"{target.name}: the registry calls the manifest {digest}, it is {image.digest}")
+    return Pushed(name, target.tag, image.digest, image.config_digest, len(missing), sent + len(image.manifest_bytes))
+
+
+def push(model_dir: Path, destination: str, progress: Progress, *, create: bool = False) -> Pushed:
+    """Push the built image, if a passing verdict is bound to its config digest.
+
+    `destination` is `host/repository[:tag]`; the tag defaults to the model's version. Raises NotProved, RegistryError.
+    """
+    workspace = Workspace(model_dir)
+    loaded = images.load(workspace.image_record)
+    if loaded is None:
+        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
+    image, _ = loaded
+    proved = verdict.demand(workspace, image.config_digest)
+    return _pushed(workspace, image, destination, proved.version, progress, create=create)
+
+
+def push_bundle(bundle: "Bundle", destination: str, progress: Progress, *, create: bool = False) -> Pushed:
+    """Push the image of a bundle, each blob held against its digest on the way. Raises BundleInvalid, RegistryError."""
+    return _pushed(Workspace(bundle.folder), bundle.image, destination, bundle.version, progress, create=create)
+
+
+def _pushed(workspace: Workspace, image: Image, destination: str, version: str, progress: Progress, *, create: bool) -> Pushed:
+    target = parse_reference(destination, version)
+    pushed = push_image(image, registry_for(target, create=create), target, progress)
+    workspace.ensure()
+    write_json(workspace.push_record, asdict(pushed))
+    return pushed
+
+
+def last_push(workspace: Workspace, config_digest: str | None) -> Pushed | None:
+    """Return what was pushed last, when it was this image."""
+    try:
+        pushed = Pushed(**read_json(workspace.push_record))
+    except (TypeError, RecursionError):
+        return None
+    if not all(isinstance(one, str) for one in (pushed.reference, pushed.digest)):
+        return None
+    return pushed if config_digest and pushed.config_digest == config_digest else None

@@ -1,0 +1,152 @@
+"""Verify: start the image as it will run, but without a network, and hold every sample against its answer.
+
+The container gets no network, a read-only root with /tmp to write to, no root, no capabilities and the declared CPU and memory.
+Each sample is sent alone, then all of them several at a time, so that they meet in batches; requests go through the image's own
+front by `docker exec`, as nothing else can reach it.
+"""
+
+import json
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchrelay.core.errors import GateFailed, NotProved
+from torchrelay.core.log import log
+from torchrelay.core.paths import weights_cache
+from torchrelay.core.progress import Progress
+from torchrelay.core.workspace import Workspace
+from torchrelay.docker.container import hardened, local_tag
+from torchrelay.docker.daemon import daemon, load
+from torchrelay.docker.scratch import scratch_container
+from torchrelay.model.model import Model
+from torchrelay.model.samples import Sample
+from torchrelay.model.version import resolved_version
+from torchrelay.oci import image as images
+from torchrelay.stages.archive import archive
+from torchrelay.stages.build import build
+from torchrelay.stages.fetch import fetch
+from torchrelay.verification import diagnosis, kept_answers
+from torchrelay.verification import verdict as verdicts
+from torchrelay.verification.prober import ExecProber, ProbeAnswer, ProbeRequest
+from torchrelay.verification.ready import START_MARGIN_S, _log, killed_for_memory, wait_ready
+from torchrelay.verification.replay import Outcome, at_once, conditions, replay, samples_digest
+from torchrelay.verification.verdict import Verdict
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+
+def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progress) -> Verdict:
+    """Prove the built image and write verdict.json.
+
+    Returns the verdict, passed or failed. Raises NotProved when there is nothing to verify, DockerUnavailable, BuildFailed.
+    """
+    begin = time.monotonic()
+    concurrency = at_once(model)
+    workspace = Workspace(model_dir)
+    loaded = images.load(workspace.image_record)
+    if loaded is None:
+        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build` first")
+    image, _ = loaded
+    digest, under = samples_digest(samples), conditions(model, concurrency)
+    known = verdicts.read(workspace)
+    same = known and (known.config, known.samples_digest, known.conditions) == (image.config_digest, digest, under)
+    if known and same and known.result == "passed" and kept_answers.kept(workspace, image.config_digest) is not None:
+        return known
+    common: dict[str, Any] = {
+        "model": model.name,
+        "version": image.config["config"]["Labels"]["org.opencontainers.image.version"],
+        "image": image.digest,
+        "config": image.config_digest,
+        "samples_digest": digest,
+        "conditions": under,
+        "concurrency": concurrency,
+    }
+    with daemon() as client:
+        load(client, image, local_tag(model.name, image), progress)
+        load_s = time.monotonic() - begin
+        settings = hardened(model, "", {"org.torchrelay.verify": model.name})
+        with scratch_container(client, model_dir, f"verify-{model.name}", image.config_digest, settings) as container:
+            container.start()
+            container.reload()
+            found, got = _prove(client, container, model, samples, concurrency)
+    kept_answers.keep(workspace, image.config_digest, got)
+    verdict = Verdict(**common, **found, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
+    verdicts.save(workspace, verdict)
+    return verdict
+
+
+def ask(
+    model_dir: Path, model: Model, samples: list[Sample], requests: list[ProbeRequest], progress: Progress
+) -> list[ProbeAnswer]:
+    """Build the image of a directory, start it as verify does, and return its answers, judged by nobody.
+
+    Raises what fetch, archive and build raise; GateFailed when it does not become ready.
+    """
+    fetched = fetch(model_dir, model, cache=weights_cache(), progress=progress)
+    archived = archive(model_dir, model, fetched, resolved_version(model, model_dir), progress)
+    image = build(model_dir, model, archived, samples, progress).image
+    with daemon() as client:
+        load(client, image, local_tag(model.name, image), progress)
+        settings = hardened(model, "", {"org.torchrelay.verify": model.name})
+        with scratch_container(client, model_dir, f"record-{model.name}", image.config_digest, settings) as container:
+            container.start()
+            wait_ready(container, model.timeouts.startup_s + START_MARGIN_S)
+            return ExecProber(container).send(requests, 1, model.timeouts.response_s + 5)
+
+
+def _prove(
+    client: "DockerClient", container: "Container", model: Model, samples: list[Sample], concurrency: int
+) -> tuple[dict[str, Any], dict[str, ProbeAnswer]]:
+    """Return what the verdict says of the samples, and the answers."""
+    ready_s = None
+    outcome = Outcome([])
+    try:
+        ready_s = round(wait_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
+        log.info("ready after %.1f s; sending %d samples", ready_s, len(samples))
+        timeout_s = model.timeouts.response_s + 5
+        outcome = replay(ExecProber(container), samples, f"/predictions/{model.name}", concurrency, timeout_s)
+        if outcome.passed:
+            return {"result": "passed", "ready_s": ready_s, "samples": outcome.results}, outcome.answers
+        failure = GateFailed(outcome.reason())
+    except GateFailed as raised:
+        failure = raised
+    text = _log(container)
+    traceback = diagnosis.python_traceback(text)
+    reason, fix = failure.message, diagnosis.likely_fix(traceback)
+    if killed_for_memory(client, container):
+        reason += f"; a process was killed for memory: the limit is {model.resources.memory}"
+        fix = "raise resources.memory in model.yaml, or make the model need less"
+    told = {
+        "result": "gate_failed",
+        "ready_s": ready_s,
+        "samples": outcome.results,
+        "reason": reason,
+        "traceback": traceback or ("" if outcome.results else diagnosis.log_tail(text)),
+        "fix": fix or failure.fix,
+    }
+    return told, outcome.answers
+
+
+def require_passed(verdict: Verdict, samples: Sequence[Sample] = ()) -> None:
+    """Raise GateFailed unless the verdict is `passed`; those of `samples` that failed are told with their places."""
+    if verdict.result != "passed":
+        traceback = "\n" + textwrap.indent(verdict.traceback, "    ") if verdict.traceback else ""
+        told = f"{verdict.model}: {verdict.reason}{traceback}"
+        raise GateFailed(told, verdict.fix or "compare the answers in verdict.json", verdicts.failed_samples(verdict, samples))
+
+
+def summary(verdict: Verdict) -> dict[str, Any]:
+    """Return what the CLI prints."""
+    return dict(json.loads(verdict.model_dump_json()))
+
+
+def is_older(model_dir: Path, moment: float) -> bool:
+    """Tell whether verdict.json was written before a moment (seconds since the epoch): then nothing was proved anew."""
+    try:
+        return Workspace(model_dir).verdict.stat().st_mtime < moment
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""The docker target: containers on one machine."""

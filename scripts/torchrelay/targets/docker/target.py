@@ -1,0 +1,311 @@
+"""The docker target: replaces a running version without losing a request.
+
+Each version is a container of its own on a private network; one small front container, of the same image, publishes the port.
+A new version starts beside the old one, answers the samples from inside, then the front is pointed at it and the samples are sent
+through the published port; then the old one drains and is kept, stopped, for a rollback.
+
+    client -> 127.0.0.1:PORT -> torchrelay-NAME-front -> torchrelay-NAME-<digest>-<limits>     (network torchrelay-NAME)
+
+What runs is read from the daemon each time: a run that was killed half-way leaves nothing that the next one would mistake.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchrelay.core.errors import DeployFailed, GateFailed, RollbackFailed, RolledBack
+from torchrelay.core.locks import turn
+from torchrelay.docker import daemon
+from torchrelay.model.samples import Sample
+from torchrelay.targets import contract
+from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release
+from torchrelay.targets.docker.containers import Containers, discard
+from torchrelay.targets.docker.front import Front, Version
+from torchrelay.targets.docker.images import image_id
+from torchrelay.verification.prober import ExecProber, HttpProber, ProbeAnswer, Prober, ProbeRequest
+from torchrelay.verification.ready import START_MARGIN_S, wait_ready
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+log = logging.getLogger(__name__)
+NAME = "docker"
+FRONT_READY_S = 30.0
+TURN_S = 900.0  # two pushes soon after one another: the second deploys when the first has, as their order is looked at then
+
+
+class DockerTarget:
+    """See `contract.Target`."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.model = context.model
+        self.port = context.model.targets.docker.port
+
+    @property
+    def base_url(self) -> str:
+        """Where the front listens, seen from the daemon's machine."""
+        return f"http://{self.context.bind}:{self.port}"
+
+    def plan(self, release: Release) -> Plan:
+        """See `contract.Target`."""
+        with self._containers() as containers:
+            live = self._live(containers)
+        if live is not None and live.stands_for(release, containers.settings) and live.container.status == "running":
+            return Plan(unchanged=True, steps=(f"keep {live.name}, which serves {release.digest}",))
+        steps = [
+            f"start {containers.version_name(release.digest)} and prove it with {len(release.samples)} samples",
+            f"point {containers.front_name} at it, on {self.base_url}",
+            "send the samples through that port",
+        ]
+        if live is not None:
+            steps.append(f"drain and stop {live.name}, and keep it for a rollback")
+        return Plan(unchanged=False, steps=tuple(steps))
+
+    def apply(self, release: Release) -> Endpoint:
+        """See `contract.Target`."""
+        with self._turn(TURN_S), self._containers() as containers:
+            live, record = self._live(containers), contract.read_record(self.context, NAME)
+            if live is not None:
+                contract.require_newer(release.source, live.source, live.name)
+            image = image_id(containers.client, self.model, release, self.context.progress)
+            previous = self._previous(containers, live, record)
+            containers.sweep({one.name for one in (live, previous) if one})
+            if live is not None and live.stands_for(release, containers.settings) and self._still_serves(containers, live, release):
+                contract.write_record(self.context, NAME, self._record(live, previous))
+                return replace(self._endpoint(containers, live, previous), skipped=True)
+            if containers.front_on(self.context.bind, self.port) is None:
+                containers.require_port(self.context.bind, self.port)
+            candidate = self._candidate(containers, release, image)
+            old = self._proved(containers, live, record)
+            self._put_live(containers, candidate, old, release.samples)
+            kept = old if old is not None and old.serves != candidate.serves else previous
+            self._retire(containers, candidate, live, kept)
+            return self._endpoint(containers, candidate, kept)
+
+    def status(self) -> Endpoint:
+        """See `contract.Target`."""
+        with self._containers() as containers:
+            live = self._live(containers)
+            return self._endpoint(containers, live, self._previous(containers, live, contract.read_record(self.context, NAME)))
+
+    def verify(self, samples: Sequence[Sample]) -> None:
+        """See `contract.Target`."""
+        with self._containers() as containers:
+            contract.prove(self._outside(containers), self.model, samples)
+
+    def invoke(self, request: ProbeRequest, timeout_s: float = 60.0) -> ProbeAnswer:
+        """See `contract.Target`."""
+        with self._containers() as containers:
+            return self._outside(containers).send([request], 1, timeout_s)[0]
+
+    def logs(self, lines: int = 200) -> str:
+        """See `contract.Target`."""
+        with self._containers() as containers:
+            live = self._live(containers)
+            return "" if live is None else containers.log(live.container, lines)
+
+    def rollback(self) -> Endpoint:
+        """See `contract.Target`."""
+        with self._turn(), self._containers() as containers:
+            live = self._live(containers)
+            previous = self._previous(containers, live, contract.read_record(self.context, NAME))
+            if previous is None:
+                raise DeployFailed(f"{self.model.name}: there is no previous version", "deploy the version you want")
+            log.info("starting %s again", previous.name)
+            previous.container.start()
+            try:
+                self._wait_ready(containers, previous.container)
+                self._front_to(containers, previous)
+            except (GateFailed, DeployFailed) as failure:
+                previous.container.stop(timeout=1)
+                raise RollbackFailed(
+                    f"{previous.name} does not come up: {failure.message}; what ran before still runs", failure.fix
+                ) from failure
+            self._retire(containers, previous, live, live)
+            return self._endpoint(containers, previous, live)
+
+    def delete(self) -> bool:
+        """See `contract.Target`."""
+        with self._turn(), self._containers() as containers:
+            found = containers.remove_all(self.model.timeouts.drain_s)
+        contract.forget_record(self.context, NAME)
+        return found
+
+    def _turn(self, patience_s: float = 0.0) -> AbstractContextManager[None]:
+        """Keep another copy of the model directory away: containers and network carry the model's name alone."""
+        return turn(self.context.cache, f"{NAME}-{self.model.name}", patience_s)
+
+    @contextmanager
+    def _containers(self) -> Iterator[Containers]:
+        with daemon.daemon() as client, Containers.translated():
+            yield Containers(client, self.model)
+
+    def _live(self, containers: Containers) -> Version | None:
+        """Return what the front points at; without a front, what was written down last or is ready to be pointed at."""
+        versions = containers.versions()
+        wanted = containers.upstream()
+        for version in versions:
+            if wanted == version.alias:
+                return version
+        marked = [one for one in versions if one.marked_live]
+        likely = [one for one in marked if one.container.status == "running"] or marked
+        written = contract.read_record(self.context, NAME).current
+        return next((one for one in likely if written and one.name == written.handle), likely[0] if likely else None)
+
+    def _previous(self, containers: Containers, live: Version | None, record: Record) -> Version | None:
+        """Return the version to go back to; a run killed after the switch has not written it down yet."""
+        for written in (record.current, record.previous):
+            for version in containers.versions():
+                if written and version.name == written.handle and (live is None or version.name != live.name):
+                    return version
+        return None
+
+    def _proved(self, containers: Containers, live: Version | None, record: Record) -> Version | None:
+        """Return what to go back to: not what a run switched to that was killed before its proof.
+
+        What was written down still runs then. When it was stopped, another copy of the model directory proved what is live.
+        """
+        if live is None or record.current is None or live.name == record.current.handle:
+            return live
+        running = [one for one in containers.versions() if one.container.status == "running"]
+        return next((one for one in running if one.name == record.current.handle), live)
+
+    def _still_serves(self, containers: Containers, live: Version, release: Release) -> bool:
+        """Tell whether the version answers its samples through the declared port; a stopped front is started."""
+        if live.container.status != "running":
+            return False
+        front = containers.front_on(self.context.bind, self.port)
+        if front is None:
+            return False
+        try:
+            front.ensure_running()
+            self._wait_front(containers)
+            return contract.still_right(self._outside(containers), self.model, release.samples)
+        except GateFailed as failure:
+            log.warning("%s does not answer any more: %s", live.name, failure.message)
+            return False
+
+    def _candidate(self, containers: Containers, release: Release, image: str) -> Version:
+        """Start a version that gets no traffic and prove it; a failed one is removed."""
+        candidate = containers.create_version(release, image)
+        try:
+            log.info("starting %s", candidate.name)
+            candidate.container.start()
+            self._wait_ready(containers, candidate.container)
+            inside = ExecProber(candidate.container)
+            contract.prove(inside, self.model, release.samples, lambda: containers.log(candidate.container))
+        except BaseException:
+            discard(candidate.container)
+            raise
+        return candidate
+
+    def _put_live(self, containers: Containers, new: Version, old: Version | None, samples: Sequence[Sample]) -> None:
+        """Point the front at a proved version and send the samples through it; whatever goes wrong, what ran is restored.
+
+        Raises RolledBack when requests had reached the new version, RollbackFailed when the old one could not be restored.
+        """
+        before = containers.front_on(self.context.bind, self.port)
+        try:
+            if before is not None and before.runtime != new.runtime:
+                log.info("renewing %s, as the runtime has changed: connections are interrupted for a moment", containers.front_name)
+                containers.mark_live(new)
+                containers.create_front(new, self.context.bind, self.port, instead_of=before)
+            self._front_to(containers, new)
+            contract.prove(self._outside(containers), self.model, samples, lambda: containers.log(new.container))
+        except BaseException as error:
+            switched = before is not None and (old is None or containers.upstream() != old.alias)
+            if before is None:
+                containers.remove_front(self.context.bind, self.port)
+            elif switched and old is not None:
+                self._restore(containers, old, new, error)
+                containers.drain_and_stop(new, self.model.timeouts.drain_s)
+            discard(new.container)
+            if switched and old is not None and isinstance(error, GateFailed):
+                what = f"{new.name} failed behind the port: {error.message}; {old.name} answers again"
+                raise RolledBack(what, error.fix) from error
+            raise
+
+    def _restore(self, containers: Containers, old: Version, new: Version, error: BaseException) -> None:
+        try:
+            self._front_to(containers, old)
+        except (DeployFailed, GateFailed) as failure:
+            what = f"{new.name} failed and {old.name} could not be restored: {failure.message}"
+            raise RollbackFailed(what, f"read `docker logs {containers.front_name}`, then deploy again") from error
+
+    def _front_to(self, containers: Containers, version: Version) -> None:
+        """Let the front send new requests to a version: a running front is switched, a missing one is made first."""
+        containers.mark_live(version)
+        front = containers.front_on(self.context.bind, self.port)
+        if front is None:
+            front = containers.create_front(version, self.context.bind, self.port)
+        else:
+            front.ensure_running()
+        front.switch(version)
+        self._wait_front(containers)
+
+    def _wait_front(self, containers: Containers) -> None:
+        """Wait until /ping is answered with 200 through the published port.
+
+        Raises GateFailed with the last answer.
+        """
+        deadline, last = time.monotonic() + FRONT_READY_S, "not asked yet"
+        while time.monotonic() < deadline:
+            answer = self._outside(containers).send([ProbeRequest("ping", "GET", "/ping", "", b"")], 1, 5.0)[0]
+            if answer.status == 200:
+                return
+            last = answer.error or f"{answer.status} {answer.body[:200].decode(errors='replace')}"
+            time.sleep(0.1)
+        raise GateFailed(f"{self.base_url}/ping is not answered with 200 after {FRONT_READY_S:.0f} s: {last}")
+
+    def _wait_ready(self, containers: Containers, container: "Container") -> None:
+        try:
+            seconds = wait_ready(container, self.model.timeouts.startup_s + START_MARGIN_S)
+        except GateFailed as failure:
+            raise contract.explained(failure, containers.log(container), lines=25) from failure
+        log.info("%s is ready after %.1f s", container.name, seconds)
+
+    def _outside(self, containers: Containers) -> Prober:
+        """Return what speaks through the published port, or from inside the front where that port is on another machine."""
+        front = containers.front()
+        if containers.remote and front is not None:
+            return ExecProber(front.container)
+        host = "127.0.0.1" if self.context.bind == "0.0.0.0" else self.context.bind  # noqa: S104 -- compared, not bound
+        return HttpProber(f"http://{host}:{self.port}")
+
+    def _retire(self, containers: Containers, live: Version, old: Version | None, kept: Version | None) -> None:
+        """Write down what serves, then drain and stop the old version; of the stopped ones only `kept` stays."""
+        contract.write_record(self.context, NAME, self._record(live, kept))
+        containers.remove_fronts_but(self.context.bind, self.port)
+        for one in {one.name: one for one in (old, kept) if one}.values():
+            if one.name != live.name and (one is old or one.container.status == "running"):
+                log.info("draining %s", one.name)
+                containers.drain_and_stop(one, self.model.timeouts.drain_s)
+        containers.sweep({one.name for one in (live, kept) if one})
+
+    def _record(self, live: Version, previous: Version | None) -> Record:
+        written = contract.read_record(self.context, NAME)
+
+        def of(version: Version | None) -> Deployed | None:
+            if version is None:
+                return None
+            for known in (written.current, written.previous):
+                if known is not None and known.handle == version.name:
+                    return known
+            return Deployed.now(version.digest, version.version, version.name)
+
+        return Record(of(live), of(previous))
+
+    def _endpoint(self, containers: Containers, live: Version | None, previous: Version | None) -> Endpoint:
+        url = self.base_url + contract.predict_path(self.model)
+        before = previous.digest if previous else ""
+        if live is None:
+            return Endpoint(NAME, url, "", "", "absent", previous=before)
+        front: Front | None = containers.front_on(self.context.bind, self.port)
+        state, detail = live.state()
+        if state == "ready" and (front is None or front.container.status != "running"):
+            state, detail = "not_ready", "the front does not run: deploy again"
+        return Endpoint(NAME, url, live.digest, live.version, state, detail, before)

@@ -1,0 +1,1 @@
+"""The kubernetes target: a Deployment behind a Service."""

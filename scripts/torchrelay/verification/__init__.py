@@ -1,0 +1,1 @@
+"""Asks a running model and judges its replies."""

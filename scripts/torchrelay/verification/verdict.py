@@ -1,0 +1,88 @@
+"""The verdict: what verify found, bound to the digest of what it looked at; push and deploy ask for it."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from torchrelay.core.errors import NotProved, Problem
+from torchrelay.core.files import read_json, write_json
+from torchrelay.core.workspace import Workspace
+from torchrelay.model.samples import Sample
+
+SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+
+Result = Literal["passed", "gate_failed", "rolled_back", "rollback_failed"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SampleResult(_Record):
+    """One sample: the differences from what was expected (none: passed) and the latency in milliseconds of each answer."""
+
+    name: str
+    passed: bool
+    differences: list[str]
+    alone_ms: float | None
+    together_ms: list[float]
+
+
+class Verdict(_Record):
+    """What was proved, on what, and how long it took (seconds)."""
+
+    result: Result
+    model: str
+    version: str
+    image: str  # digest of the manifest
+    config: str  # digest of the config: what ran
+    samples_digest: str
+    conditions: str  # digest of what the container was given (CPU, memory, no network ...) and of how it was asked
+    concurrency: int
+    ready_s: float | None
+    load_s: float
+    total_s: float
+    samples: list[SampleResult]
+    reason: str = ""
+    traceback: str = ""
+    fix: str = ""
+
+
+def schema() -> dict[str, object]:
+    """Return the JSON Schema of verdict.json."""
+    return {"$schema": SCHEMA, **Verdict.model_json_schema()}
+
+
+def save(workspace: Workspace, verdict: Verdict) -> None:
+    """Write verdict.json."""
+    workspace.ensure()
+    write_json(workspace.verdict, verdict.model_dump())
+
+
+def read(workspace: Workspace) -> Verdict | None:
+    """Return the last verdict; None when there is none or it cannot be read."""
+    record = read_json(workspace.verdict)
+    try:
+        return Verdict.model_validate(record)
+    except ValueError:
+        return None
+
+
+def failed_samples(verdict: Verdict, samples: Iterable[Sample]) -> list[Problem]:
+    """Return what was wrong with each sample that failed, at its place in the model directory."""
+    wrong = {result.name: "; ".join(result.differences[:3]) for result in verdict.samples if not result.passed}
+    return [Problem(one.file, one.line, one.name, wrong[one.name], verdict.fix) for one in samples if one.name in wrong]
+
+
+def demand(workspace: Workspace, config_digest: str) -> Verdict:
+    """Return the passing verdict on exactly this image. Raises NotProved when there is none."""
+    verdict = read(workspace)
+    fix = "run `torchrelay verify` first"
+    if verdict is None:
+        raise NotProved(f"{workspace.verdict}: there is no verdict on the image", fix)
+    if verdict.config != config_digest:
+        raise NotProved(f"the verdict is on {verdict.config}, the image is {config_digest}", fix)
+    if verdict.result != "passed":
+        raise NotProved(f"the image's verdict is {verdict.result}: {verdict.reason}", "mend the model, then verify it again")
+    return verdict

@@ -1,0 +1,36 @@
+"""Refuses files that stand in for weights: Git LFS pointers and web pages."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchrelay.core.errors import WeightsMissing
+
+if TYPE_CHECKING:
+    pass
+
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+PAGES = (b"<!doctype html", b"<html")
+
+
+def refuse_stand_ins(uri: str, path: Path) -> None:
+    """Refuse an empty file, a Git LFS pointer and a web page, which say they are weights but hold none.
+
+    Raises WeightsMissing.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise WeightsMissing(f"weights: {uri}: the file is empty", "write or upload the weights again")
+    if head.startswith(POINTER):
+        raise WeightsMissing(
+            f"weights: {uri}: a Git LFS pointer, not the file it stands for",
+            "run `git lfs install && git lfs pull`; in a workflow set `lfs: true` on actions/checkout",
+        )
+    if head.lstrip().lower().startswith(PAGES):
+        raise WeightsMissing(
+            f"weights: {uri}: a web page (a login or error page), not weights",
+            "give the address of the file itself, readable without a browser",
+        )

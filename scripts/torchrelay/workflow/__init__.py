@@ -1,0 +1,1 @@
+"""What serve.yml's jobs do around the stages."""
