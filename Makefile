@@ -57,10 +57,11 @@ test-act: $(VENV)/.dev ## The workflows and actions under real act, with Docker 
 test-cluster: $(VENV)/.dev ## The kubernetes target on a real one-node cluster, started here (the first time it is built: minutes).
 	$(PYTEST) tests/cluster
 
-lint: $(VENV)/.dev ## ruff, mypy, actionlint, zizmor, hadolint, cfn-lint, and what is generated is up to date.
+lint: $(VENV)/.dev ## ruff, mypy, import-linter, actionlint, zizmor, hadolint, cfn-lint, and what is generated is up to date.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=scripts:handlers $(BIN)/lint-imports --no-logo
 	$$($(BIN)/python tests/gotools.py actionlint)
 	$(BIN)/zizmor --quiet --offline --persona auditor .github actions
 	$(BIN)/hadolint Dockerfile

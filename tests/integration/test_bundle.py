@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.integration import bundles
-from torchrelay.core.errors import BundleInvalid, DeployFailed, NotAttested, NotProved
+from torchrelay.core.errors import BundleInvalid, DeployFailed, NotAttested, NotVerified
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.origin import Source
@@ -122,7 +122,7 @@ def test_only_what_is_proved_is_bundled(model: Path, tmp_path: Path) -> None:
     told = json.loads(workspace.verdict.read_text())
 
     def refused(match: str) -> None:
-        with pytest.raises(NotProved, match=match):
+        with pytest.raises(NotVerified, match=match):
             bundle.write(model, tmp_path / "out", Quiet())
         assert not (tmp_path / "out").exists()
 
@@ -428,7 +428,7 @@ def test_only_the_very_image_that_was_proved_is_deployed(fact: str, made: Path) 
     read, other = bundle.read(made), "sha256:" + "0" * 64
     good = Pushed(f"r.example/x@{read.image.digest}", "7", read.image.digest, read.image.config_digest, 0, 0)
     assert release_of_bundle(read, good).reference == good.reference
-    with pytest.raises(NotProved, match="proved is sha256:"):
+    with pytest.raises(NotVerified, match="proved is sha256:"):
         release_of_bundle(
             read, replace(good, digest=other) if fact == "digest" else replace(good, reference=f"r.example/x@{other}")
         )

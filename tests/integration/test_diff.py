@@ -12,7 +12,7 @@ import pytest
 from tests.integration import bundles
 from tests.integration.conftest import free_port
 from tests.integration.test_bundle import run
-from torchrelay.core.errors import InputsInvalid, NotProved
+from torchrelay.core.errors import InputsInvalid, NotVerified
 from torchrelay.core.workspace import Workspace
 from torchrelay.oci import image
 from torchrelay.stages.diff import diff
@@ -114,10 +114,10 @@ def test_what_cannot_be_compared(model: Path) -> None:
     with pytest.raises(InputsInvalid, match="input live-url"):
         diff(model, "file:///etc/passwd")
     (model / "samples/more.json").write_text('{"request": {"json": 1}, "expect": {"json": 1}}')
-    with pytest.raises(NotProved, match="no answers of this image to these samples"):
+    with pytest.raises(NotVerified, match="no answers of this image to these samples"):
         diff(model, "http://127.0.0.1:9")
     (model / "samples/more.json").unlink()
     layers = [bundles.layer("runtime", b"other", 5)]
     image.save(Workspace(model).image_record, bundles.image_of(layers))
-    with pytest.raises(NotProved, match="no answers of this image"):
+    with pytest.raises(NotVerified, match="no answers of this image"):
         diff(model, "http://127.0.0.1:9")

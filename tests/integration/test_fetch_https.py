@@ -377,9 +377,9 @@ def test_a_name_that_is_no_plain_file_name_is_refused_before_the_transfer(
 FETCHING = """
 import sys
 from pathlib import Path
-from torchrelay.fetch import fetch
-from torchrelay.model import Model
-from torchrelay.report import Quiet
+from torchrelay.stages.fetch import fetch
+from torchrelay.model.model import Model
+from torchrelay.core.progress import Quiet
 
 model = Model.model_validate({"name": "m", "handler": "tensor", "weights": sys.argv[1]})
 fetch(Path(sys.argv[2]), model, cache=Path(sys.argv[3]), progress=Quiet())

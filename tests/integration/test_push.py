@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 import requests
 
-from torchrelay.core.errors import NotProved, RegistryError
+from torchrelay.core.errors import NotVerified, RegistryError
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
 from torchrelay.oci import image as images
@@ -89,13 +89,13 @@ def record(model_dir: Path, built: Image, *, config: str, result: Literal["passe
 
 def test_only_a_proved_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
     built = image()
-    with pytest.raises(NotProved, match="no built image"):
+    with pytest.raises(NotVerified, match="no built image"):
         push(tmp_path, f"{registry_host}/proved", Quiet())
     record(tmp_path, built, config=built.config_digest, result="gate_failed")
-    with pytest.raises(NotProved, match="gate_failed"):
+    with pytest.raises(NotVerified, match="gate_failed"):
         push(tmp_path, f"{registry_host}/proved", Quiet())
     record(tmp_path, built, config=image(b"another").config_digest)
-    with pytest.raises(NotProved, match="the verdict is on"):
+    with pytest.raises(NotVerified, match="the verdict is on"):
         push(tmp_path, f"{registry_host}/proved", Quiet())
     assert client(registry_host).manifest_digest("proved", "1.0") is None
     record(tmp_path, built, config=built.config_digest)

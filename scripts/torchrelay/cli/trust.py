@@ -38,7 +38,7 @@ def sbom(
 
     from torchrelay.attestation import sbom as materials  # noqa: PLC0415
     from torchrelay.attestation.image_contents import contents  # noqa: PLC0415
-    from torchrelay.core.errors import NotProved  # noqa: PLC0415
+    from torchrelay.core.errors import NotVerified  # noqa: PLC0415
     from torchrelay.core.files import atomic_write  # noqa: PLC0415
     from torchrelay.model.server_config import load_model  # noqa: PLC0415
     from torchrelay.oci import image as images  # noqa: PLC0415
@@ -53,7 +53,7 @@ def sbom(
         model = load_model(model_dir)
         loaded = images.load(Workspace(model_dir).image_record)
         if loaded is None:
-            raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build` first")
+            raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build` first")
         image = loaded[0]
     document = materials.sbom(image, contents(image, progress.progress()), model)
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"

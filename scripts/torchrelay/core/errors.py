@@ -128,11 +128,11 @@ class RollbackFailed(TorchrelayError):
     kind = "rollback_failed"
 
 
-class NotProved(TorchrelayError):
+class NotVerified(TorchrelayError):
     """The image has no passing verdict bound to its digest, so it goes nowhere."""
 
     exit_code = 23
-    kind = "not_proved"
+    kind = "not_verified"
 
 
 class BundleInvalid(TorchrelayError):

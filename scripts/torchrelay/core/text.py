@@ -15,6 +15,12 @@ def printable(text: str, limit: int = 200) -> str:
     return escaped if len(escaped) <= limit else f"{escaped[:limit]}..."
 
 
+def first_line(error: object, limit: int = 200) -> str:
+    """Return the first line of an error that is not blank, cut at `limit` characters; the error's type when it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:limit] if lines else type(error).__name__
+
+
 def shown(value: Any, limit: int = 60) -> str:
     """A value as JSON writes it, on one line, cut at `limit` characters; text keeps its quotes."""
     if isinstance(value, str):

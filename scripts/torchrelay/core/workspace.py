@@ -3,11 +3,11 @@
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from torchrelay.core import shell
 from torchrelay.core.errors import ModelInvalid, Problem
+from torchrelay.core.git import git_bytes
 from torchrelay.core.locks import exclusive
 
 STATE_DIR = ".torchrelay"
@@ -43,20 +43,18 @@ class Workspace:
         here = self.model_dir.resolve()
         if not any((folder / ".git").exists() for folder in (here, *here.parents)):
             return
-        # Whoever owns the files, only git's index is read; names differ in case where the file system does not tell them apart.
-        options = ["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(self.model_dir)]
-        with suppress(shell.CommandFailed):
-            told = shell.run(["git", *options, "ls-files", "-z", "--", f":(icase){STATE_DIR}"], timeout=60, check=False)
-            if told.stdout:
-                fix = f"run `git rm -r --cached {STATE_DIR}`, and commit that"
-                raise ModelInvalid([Problem(STATE_DIR, None, "", "is tracked by git, and what it says is not believed", fix)])
+        # Whoever owns the files, only git's index is read; names differ in case where the file system ignores case.
+        tracked = git_bytes(["ls-files", "-z", "--", f":(icase){STATE_DIR}"], self.model_dir, any_owner=True)
+        if tracked.stdout:
+            fix = f"run `git rm -r --cached {STATE_DIR}`, and commit that"
+            raise ModelInvalid([Problem(STATE_DIR, None, "", "is committed to git; state from the repository is not trusted", fix)])
 
     def clear(self) -> None:
         """Forget all that was left here but the lock, which the caller holds."""
         for left in self.root.iterdir():
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
-            elif left.name != LOCK:
+            elif left.name not in (LOCK, f"{LOCK}.holder"):
                 left.unlink()
         self.ensure()
 

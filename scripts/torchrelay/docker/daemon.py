@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchrelay.core.errors import BuildFailed, DockerRefused, DockerUnavailable
 from torchrelay.core.progress import Progress
+from torchrelay.core.text import first_line
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -32,14 +33,10 @@ def connect() -> "DockerClient":
     except (docker.errors.DockerException, OSError) as error:
         where = os.environ.get("DOCKER_HOST", "the local socket")
         raise DockerUnavailable(
-            f"no Docker daemon answers at {where}: {_first_line(error)}",
+            f"no Docker daemon answers at {where}: {first_line(error)}",
             "start Docker, or set DOCKER_HOST to where it listens (see `docker context inspect`); `--target local` needs none",
         ) from error
     return client
-
-
-def _first_line(error: object) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 @contextmanager
@@ -55,7 +52,7 @@ def daemon() -> Iterator["DockerClient"]:
         told = str(error.explanation or error).strip()
         raise DockerRefused(f"the Docker daemon refused: {told}", _mend(told)) from error
     except requests.RequestException as error:
-        raise DockerUnavailable(f"the Docker daemon stopped answering: {_first_line(error)}", "see the daemon's log") from error
+        raise DockerUnavailable(f"the Docker daemon stopped answering: {first_line(error)}", "see the daemon's log") from error
     finally:
         client.close()
 

@@ -15,6 +15,7 @@ from torchrelay.core.errors import RegistryError
 from torchrelay.core.log import log
 from torchrelay.core.progress import Task
 from torchrelay.core.retry import pause
+from torchrelay.core.text import first_line
 from torchrelay.oci.blobs import Blob, sha256_digest
 from torchrelay.oci.docker_config import docker_credentials
 from torchrelay.oci.image import MANIFEST_TYPE
@@ -78,7 +79,7 @@ class Registry:
                 raise RegistryError(f"{self.base}: {repository}: {_reason(opened)}", _fix(opened.status_code))
             self._once("DELETE", self._location(opened))  # a registry that knows no cancelling forgets the upload by itself
         except requests.RequestException as error:
-            raise RegistryError(f"{self.base}: {_short(error)}", "see that the registry is up") from error
+            raise RegistryError(f"{self.base}: {first_line(error)}", "see that the registry is up") from error
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Tell whether the registry holds a blob in this repository."""
@@ -188,9 +189,9 @@ class Registry:
                     return before
                 answer = attempt()
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                reason = _short(error)
+                reason = first_line(error)
             except requests.RequestException as error:
-                raise RegistryError(f"{self.base}: {what}: {_short(error)}", "correct the registry's address") from error
+                raise RegistryError(f"{self.base}: {what}: {first_line(error)}", "correct the registry's address") from error
             else:
                 if answer.status_code in accept:
                     return answer
@@ -240,10 +241,6 @@ class Registry:
         except (ValueError, KeyError):
             return False
         return True
-
-
-def _short(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _reason(answer: requests.Response) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from torchrelay.core.errors import BundleInvalid, NotProved, TorchrelayError
+from torchrelay.core.errors import BundleInvalid, NotVerified, TorchrelayError
 from torchrelay.core.progress import Progress
 from torchrelay.core.text import printable, shown
 from torchrelay.core.workspace import STATE_DIR, Workspace
@@ -71,18 +71,18 @@ def write(model_dir: Path, folder: Path, progress: Progress) -> Bundle:
     """Write the proved image of a model directory as a bundle; the same image again writes only what is not there.
 
     Raises:
-        NotProved: the image has no passing verdict on these samples under these conditions.
+        NotVerified: the image has no passing verdict on these samples under these conditions.
         BundleInvalid: the folder holds something else, or a layer's file changed since it was built.
         ModelInvalid, DiskFull.
     """
     checked, workspace = check(model_dir), Workspace(model_dir)
     loaded = images.load(workspace.image_record)
     if loaded is None:
-        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
+        raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
     proved = verdict.demand(workspace, image.config_digest)
     if told := _other(proved, checked.model, checked.samples, image):
-        raise NotProved(f"{model_dir}: the verdict is on {told}", "run `torchrelay verify` again")
+        raise NotVerified(f"{model_dir}: the verdict is on {told}", "run `torchrelay verify` again")
     rows, blobs = [], {blob.digest: blob for blob in [*image.blobs(), from_bytes(image.manifest_bytes)]}
     for sample in checked.samples:
         row, more = sample_row(sample)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchrelay.core.errors import DeployFailed, NotAttested, NotProved
+from torchrelay.core.errors import DeployFailed, NotAttested, NotVerified
 from torchrelay.core.paths import cache_dir
 from torchrelay.core.progress import Progress, Quiet
 from torchrelay.core.text import shown
@@ -61,7 +61,7 @@ def release_of(
 ) -> Release:
     """Name the version to deploy: for images by the config digest that the verdict is on, else by all that is served.
 
-    Raises NotProved for an image without a passing verdict.
+    Raises NotVerified for an image without a passing verdict.
     """
     samples, source = tuple(checked.samples), source_of(model_dir)
     if target == "local":
@@ -72,7 +72,7 @@ def release_of(
         digest = hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()
         return Release(archived.version, f"sha256:{digest}", samples, archive=archived.path, serving=serving, source=source)
     if built is None:
-        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
+        raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     config = built.image.config_digest
     verdict.demand(Workspace(model_dir), config)
     made = Release(archived.version, config, samples, image=built.image, source=source)
@@ -80,17 +80,17 @@ def release_of(
 
 
 def release_of_bundle(bundle: "Bundle", pushed: "Pushed | None") -> Release:
-    """Name the version of a bundle, by the config digest that its verdict is on. Raises NotProved when another was pushed."""
+    """Name the version of a bundle, by the config digest that its verdict is on. Raises NotVerified when another was pushed."""
     made = Release(bundle.version, bundle.image.config_digest, bundle.samples, image=bundle.image, source=bundle.source)
     return _at(made, bundle.image, pushed)
 
 
 def _at(made: Release, image: "Image", pushed: "Pushed | None") -> Release:
-    """Name where it is pulled from, which is by the digest of this very image. Raises NotProved when it is not."""
+    """Name where it is pulled from, which is by the digest of this very image. Raises NotVerified when it is not."""
     if pushed is None:
         return made
     if pushed.digest != image.digest or not pushed.reference.endswith(f"@{image.digest}"):
-        raise NotProved(f"pushed was {shown(pushed.reference, 200)}, proved is {image.digest}", "run `torchrelay push` again")
+        raise NotVerified(f"pushed was {shown(pushed.reference, 200)}, proved is {image.digest}", "run `torchrelay push` again")
     return replace(made, reference=pushed.reference, auth=auth_for)
 
 

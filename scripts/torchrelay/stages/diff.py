@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchrelay.core.errors import NotProved
+from torchrelay.core.errors import NotVerified
 from torchrelay.core.files import write_json
 from torchrelay.core.text import printable, shown
+from torchrelay.core.urls import require_url
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.model import Model
 from torchrelay.model.sample_file import Expect, Sample
@@ -18,7 +19,6 @@ from torchrelay.verification import kept_answers
 from torchrelay.verification.compare import MOST, ranked, same_value
 from torchrelay.verification.kept_answers import Answer
 from torchrelay.verification.prober import HttpProber, Prober, ProbeRequest
-from torchrelay.workflow.inputs import require_url
 
 AT_ONCE = 4
 PATIENCE_S = 30.0
@@ -143,7 +143,7 @@ def compare_with(prober: Prober, url: str, model: Model, samples: list[Sample], 
 def diff(model_dir: Path, live_url: str) -> Diff:
     """Compare the answers that verify kept with what `live_url` answers, and write diff.json.
 
-    An endpoint that cannot be reached is no failure. Raises InputsInvalid for an address that is none, NotProved when verify has
+    An endpoint that cannot be reached is no failure. Raises InputsInvalid for an address that is none, NotVerified when verify has
     not kept the answers of this image and these samples, ModelInvalid.
     """
     require_url("live-url", live_url)
@@ -151,7 +151,7 @@ def diff(model_dir: Path, live_url: str) -> Diff:
     loaded = image.load(workspace.image_record)
     new = kept_answers.kept(workspace, loaded[0].config_digest) if loaded else None
     if new is None or {sample.name for sample in checked.samples} != set(new):
-        raise NotProved(f"{model_dir}: there are no answers of this image to these samples", "run `torchrelay verify` first")
+        raise NotVerified(f"{model_dir}: there are no answers of this image to these samples", "run `torchrelay verify` first")
     url = route(live_url, checked.model)
     made = compare_with(HttpProber(url), url, checked.model, checked.samples, new)
     write_json(workspace.diff, made.summary())

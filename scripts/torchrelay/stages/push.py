@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchrelay.core.errors import NotProved, RegistryError
+from torchrelay.core.errors import NotVerified, RegistryError
 from torchrelay.core.files import read_json, write_json
 from torchrelay.core.progress import Progress
 from torchrelay.core.workspace import Workspace
@@ -76,12 +76,12 @@ def push_image(image: Image, registry: Registry, target: Reference, progress: Pr
 def push(model_dir: Path, destination: str, progress: Progress, *, create: bool = False) -> Pushed:
     """Push the built image, if a passing verdict is bound to its config digest.
 
-    `destination` is `host/repository[:tag]`; the tag defaults to the model's version. Raises NotProved, RegistryError.
+    `destination` is `host/repository[:tag]`; the tag defaults to the model's version. Raises NotVerified, RegistryError.
     """
     workspace = Workspace(model_dir)
     loaded = images.load(workspace.image_record)
     if loaded is None:
-        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
+        raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
     proved = verdict.demand(workspace, image.config_digest)
     return _pushed(workspace, image, destination, proved.version, progress, create=create)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchrelay.core.errors import GateFailed, NotProved
+from torchrelay.core.errors import GateFailed, NotVerified
 from torchrelay.core.log import log
 from torchrelay.core.paths import weights_cache
 from torchrelay.core.progress import Progress
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progress) -> Verdict:
     """Prove the built image and write verdict.json.
 
-    Returns the verdict, passed or failed. Raises NotProved when there is nothing to verify, DockerUnavailable, BuildFailed.
+    Returns the verdict, passed or failed. Raises NotVerified when there is nothing to verify, DockerUnavailable, BuildFailed.
     """
     begin = time.monotonic()
     concurrency = at_once(model)
     workspace = Workspace(model_dir)
     loaded = images.load(workspace.image_record)
     if loaded is None:
-        raise NotProved(f"{model_dir}: there is no built image", "run `torchrelay build` first")
+        raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build` first")
     image, _ = loaded
     digest, under = samples_digest(samples), conditions(model, concurrency)
     known = verdicts.read(workspace)

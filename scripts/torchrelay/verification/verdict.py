@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from torchrelay.core.errors import NotProved, Problem
+from torchrelay.core.errors import NotVerified, Problem
 from torchrelay.core.files import read_json, write_json
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.samples import Sample
@@ -76,13 +76,13 @@ def failed_samples(verdict: Verdict, samples: Iterable[Sample]) -> list[Problem]
 
 
 def demand(workspace: Workspace, config_digest: str) -> Verdict:
-    """Return the passing verdict on exactly this image. Raises NotProved when there is none."""
+    """Return the passing verdict on exactly this image. Raises NotVerified when there is none."""
     verdict = read(workspace)
     fix = "run `torchrelay verify` first"
     if verdict is None:
-        raise NotProved(f"{workspace.verdict}: there is no verdict on the image", fix)
+        raise NotVerified(f"{workspace.verdict}: there is no verdict on the image", fix)
     if verdict.config != config_digest:
-        raise NotProved(f"the verdict is on {verdict.config}, the image is {config_digest}", fix)
+        raise NotVerified(f"the verdict is on {verdict.config}, the image is {config_digest}", fix)
     if verdict.result != "passed":
-        raise NotProved(f"the image's verdict is {verdict.result}: {verdict.reason}", "mend the model, then verify it again")
+        raise NotVerified(f"the image's verdict is {verdict.result}: {verdict.reason}", "mend the model, then verify it again")
     return verdict

@@ -5,16 +5,15 @@ Names come as bytes between zeros and go nowhere near a shell; a name that is no
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from torchrelay.core.errors import SystemRefused
+from torchrelay.core.git import git_bytes
 from torchrelay.core.text import printable
 from torchrelay.model.model import FILE
 
-TIMEOUT_S = 60
 ZEROS = re.compile(r"0{40}(0{24})?")
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LINK = b"120000"
@@ -33,7 +32,7 @@ class Checkout:
     @staticmethod
     def at(root: Path) -> "Checkout":
         """Find the repository of a folder. Raises SystemRefused when git will not read it."""
-        done = _run(root, "rev-parse", "--show-cdup")
+        done = git_bytes(["rev-parse", "--show-cdup"], root)
         if b"dubious ownership" in done.stderr:
             what = f"{printable(str(root))} lies in a git repository of another user, which git does not read"
             raise SystemRefused(what, "run `git config --global --add safe.directory '*'`")
@@ -116,14 +115,6 @@ def _models_below(root: Path) -> Iterator[str]:
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
-    """Return what git prints, None when it fails or is not there."""
-    done = _run(folder, *arguments)
+    """Return what git prints, None when it fails or is missing."""
+    done = git_bytes(list(arguments), folder)
     return done.stdout if done.returncode == 0 else None
-
-
-def _run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
-    argv = ["git", "-C", str(folder), *arguments]
-    try:
-        return subprocess.run(argv, capture_output=True, timeout=TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(argv, 127, b"", str(error).encode())

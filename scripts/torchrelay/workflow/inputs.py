@@ -8,24 +8,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from torchrelay.core.errors import InputsInvalid, RegistryError
 from torchrelay.core.text import meant, printable, shown
+from torchrelay.core.urls import LONGEST, Refused, web_address
 
 SKIPPABLE = ("diff", "comment", "attest", "deploy")
-LONGEST = 2048
 LONGEST_LIST = 65_536
 _ROLE = re.compile(r"arn:aws(-cn|-us-gov)?:iam::\d{12}:role/[A-Za-z0-9+=,.@_/-]{1,512}", re.ASCII)
 _REGION = re.compile(r"[a-z]{2}(-[a-z]{2,12}){1,3}-\d{1,2}", re.ASCII)
 _ENVIRONMENT = re.compile(r"(?!.*--)(?=.{1,100}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 """Stands before `--` in the names of artifacts: no environment's names begin with those of another."""
 _RUNNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
-_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
-
-
-class Refused(ValueError):
-    """A value breaks its input's rule; says how, and what to write."""
 
 
 def _form(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
@@ -65,27 +59,6 @@ def _skip(value: str) -> list[str]:
     return list(dict.fromkeys(stages))
 
 
-def _url(value: str) -> str:
-    what = "write https://host, with a path if need be: no user, no query, no fragment"
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError as error:
-        raise Refused(f"{shown(value)} is not an address; {what}") from error
-    plain = parts.scheme in ("http", "https") and port != 0 and _HOSTNAME.fullmatch(parts.hostname or "")
-    if not plain or "@" in parts.netloc or "?" in value or "#" in value or " " in value or "\\" in value:
-        raise Refused(f"{shown(value)} is not an address; {what}")
-    return value
-
-
-def require_url(name: str, value: str) -> None:
-    """Refuse an address that is none. Raises InputsInvalid, naming the input."""
-    try:
-        _value(INPUTS["live-url"], value)
-    except Refused as refused:
-        raise InputsInvalid(f"input {name}: {refused}", "correct the address") from refused
-
-
 def _lines(value: str) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in value.splitlines() if line.strip()))
 
@@ -121,7 +94,7 @@ INPUTS: dict[str, Input] = {
     "aws-role": Input(_ROLE_FORM),
     "aws-region": Input(_form(_REGION, "a region; write for example eu-central-1")),
     "weights-role": Input(_ROLE_FORM),
-    "live-url": Input(_url),
+    "live-url": Input(web_address),
     "runner": Input(_form(_RUNNER, "the label of a runner; letters, digits and . _ -"), "ubuntu-latest"),
 }
 

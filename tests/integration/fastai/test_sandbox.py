@@ -145,10 +145,10 @@ def test_an_answer_is_believed_only_when_it_is_one(tmp_path: Path, text: str, sa
 
 
 def test_limits_are_lowered_for_good(tmp_path: Path) -> None:
-    source = Path(sandbox.__file__).parents[2]
+    source = Path(sandbox.__file__).parents[3]
     script = (
         f"import sys; sys.path.insert(0, {str(source)!r})\n"
-        "from torchrelay.fastai.inside import confine\n"
+        "from torchrelay.authoring.fastai.inside import confine\n"
         "confine.limit(7, 1000)\n"
         "import resource\n"
         "print([resource.getrlimit(getattr(resource, 'RLIMIT_' + name)) for name in ('CPU', 'FSIZE', 'NOFILE', 'CORE', 'AS')])\n"

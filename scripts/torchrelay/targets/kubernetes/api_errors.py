@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+from torchrelay.core import text
 from torchrelay.core.errors import ClusterRefused, DeployFailed, TorchrelayError
 
 FORBIDDEN = re.compile(
@@ -16,9 +17,8 @@ TRANSIENT = (0, 429, 500, 502, 503, 504)
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error in a line."""
-    lines = [line.strip() for line in str(getattr(error, "reason", None) or error).splitlines() if line.strip()]
-    return lines[0][:500] if lines else type(error).__name__
+    """Return an API error in one line: its reason where it has one."""
+    return text.first_line(getattr(error, "reason", None) or error, 500)
 
 
 def status_of(error: BaseException) -> dict[str, Any]:

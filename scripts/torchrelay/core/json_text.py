@@ -1,0 +1,17 @@
+"""Parses JSON that somebody else wrote."""
+
+import json
+from typing import Any
+
+
+def parse_untrusted(data: bytes | str, limit: int | None = None) -> Any:
+    """Parse a JSON document of at most `limit` bytes (or characters).
+
+    Raises ValueError for whatever is wrong with it: its size, its syntax, its encoding, and nesting beyond what Python reads.
+    """
+    if limit is not None and len(data) > limit:
+        raise ValueError(f"is larger than {limit} bytes")
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
