@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 import errno
 
 from torchrelay.core.errors import DiskFull
+from torchrelay.core.json_text import parse_untrusted
 
 CHUNK = 1 << 20  # bytes read at once
 
@@ -52,7 +53,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return a JSON document, or None when it is missing or was cut short: the stage then does its work again."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_untrusted(path.read_bytes())
     except (OSError, ValueError):
         return None
 

@@ -24,7 +24,7 @@ from torchrelay.model.validation import explain
 from torchrelay.model.weights_uri import Weights, from_text
 from torchrelay.model.yaml_document import MAX_BYTES, Document, FieldPath, parse, read_bytes
 
-__all__ = ["FILE", "Loaded", "Model", "Weights", "load", "load_model", "schema"]
+__all__ = ["FILE", "Loaded", "Model", "Weights", "load", "load_model", "predict_path", "schema"]
 
 FILE = "model.yaml"
 SCHEMA_URL = "https://raw.githubusercontent.com/org/deploy/main/schema/model.schema.json"
@@ -320,3 +320,8 @@ def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of model.yaml."""
     body = Model.model_json_schema(mode="validation")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **body}
+
+
+def predict_path(name: str) -> str:
+    """Return the path at which a model answers requests."""
+    return f"/predictions/{name}"

@@ -24,9 +24,7 @@ from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
 from torchrelay.model.version import resolved_version
 from torchrelay.oci import image as images
-from torchrelay.stages.archive import archive
-from torchrelay.stages.build import build
-from torchrelay.stages.fetch import fetch
+from torchrelay.stages import archive, build, fetch
 from torchrelay.verification import diagnosis, kept_answers
 from torchrelay.verification import verdict as verdicts
 from torchrelay.verification.prober import ExecProber, ProbeAnswer, ProbeRequest
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 
-def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progress) -> Verdict:
+def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress) -> Verdict:
     """Prove the built image and write verdict.json.
 
     Returns the verdict, passed or failed. Raises NotVerified when there is nothing to verify, DockerUnavailable, BuildFailed.
@@ -86,9 +84,9 @@ def ask(
 
     Raises what fetch, archive and build raise; GateFailed when it does not become ready.
     """
-    fetched = fetch(model_dir, model, cache=weights_cache(), progress=progress)
-    archived = archive(model_dir, model, fetched, resolved_version(model, model_dir), progress)
-    image = build(model_dir, model, archived, samples, progress).image
+    fetched = fetch.run(model_dir, model, cache=weights_cache(), progress=progress)
+    archived = archive.run(model_dir, model, fetched, resolved_version(model, model_dir), progress)
+    image = build.run(model_dir, model, archived, samples, progress).image
     with daemon() as client:
         load(client, image, local_tag(model.name, image), progress)
         settings = hardened(model, "", {"org.torchrelay.verify": model.name})

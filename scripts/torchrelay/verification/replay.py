@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torchrelay.docker.container import hardened
-from torchrelay.model.model import Model
+from torchrelay.model.model import Model, predict_path
 from torchrelay.model.samples import Sample
 from torchrelay.verification.compare import compare
 from torchrelay.verification.prober import ProbeAnswer, Prober, ProbeRequest
@@ -66,6 +66,11 @@ def replay(prober: Prober, samples: list[Sample], path: str, concurrency: int, t
     for (sample, _), answer in zip(crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True):
         together[sample.name].append(answer)
     return Outcome([_judge(sample, first[sample.name], together[sample.name]) for sample in samples], first)
+
+
+def request_of(model: Model, sample: Sample) -> ProbeRequest:
+    """Return the request of a sample, to the version that it names."""
+    return _request(sample, predict_path(model.name), sample.name)
 
 
 def _request(sample: Sample, path: str, name: str) -> ProbeRequest:

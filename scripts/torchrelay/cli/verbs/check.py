@@ -1,0 +1,26 @@
+"""`torchrelay check`."""
+
+from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, begin, done, planned
+from torchrelay.core import progress
+from torchrelay.core.log import log
+from torchrelay.stages.relay import Relay
+
+
+def run(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+    """Find every mistake, with file and line.
+
+    Reads model.yaml, its samples and every file they name; runs no code of the model.
+    """
+    begin(as_json=as_json)
+    if dry_run:
+        return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
+    checked = Relay(model_dir, progress.progress()).check()
+    for warning in checked.warnings:
+        log.warning("%s", warning)
+    result = {
+        "model": checked.model.name,
+        "samples": len(checked.samples),
+        "warnings": [str(warning) for warning in checked.warnings],
+        "result": "passed",
+    }
+    return done(result, f"{checked.model.name}: no mistakes; {len(checked.samples)} samples")
