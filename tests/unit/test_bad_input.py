@@ -212,7 +212,7 @@ YAML_CASES: list[tuple[str, str | bytes, str, str]] = [
         "init_args_unused",
         GOOD_YAML.replace("model_file: model.py", "init_args: {a: 1}"),
         "model.yaml:5:",
-        "init_args: is given, but no model_file",
+        "init_args: needs a model_file",
     ),
     ("requirements_missing", plus("requirements: req.txt\n"), "model.yaml:6:", 'requirements: "req.txt" does not exist'),
     (
@@ -308,7 +308,7 @@ FILE_CASES: list[tuple[str, dict[str, str | bytes | None], str, str]] = [
         "left_behind",
         {"model.yaml": HANDLER, "handler.py": "from helper import x\nhandler = x()\n", "helper.py": ""},
         "handler.py:1:",
-        "imports helper, but helper.py does not go into the archive; list helper.py in extra_files",
+        "imports helper, but helper.py is not in the archive; list helper.py in extra_files",
     ),
     (
         "requirements_line",
@@ -368,7 +368,7 @@ FILE_CASES: list[tuple[str, dict[str, str | bytes | None], str, str]] = [
         "reserved",
         {"model.yaml": plus("extra_files: [torchrelay.json]\n"), "torchrelay.json": "{}"},
         "model.yaml:6:",
-        "has a name that the archive needs itself",
+        "has a name that is reserved in the archive",
     ),
     (
         "reserved_folder",

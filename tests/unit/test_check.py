@@ -84,15 +84,15 @@ def test_warnings(tmp_path: Path) -> None:
     )
     assert [str(warning).partition(";")[0] for warning in checked.warnings] == [
         "requirements.txt: no exact version for numpy, scipy",
-        "model.yaml:6: environment.HUB_TOKEN: looks like a secret, and everyone who has the image can read it",
-        "samples/one.json:1: expect: expects nothing of the answer: it passes whatever the model says",
+        "model.yaml:6: environment.HUB_TOKEN: looks like a secret, and everyone with access to the image can read it",
+        "samples/one.json:1: expect: expects nothing of the answer, so it always passes",
     ]
 
 
 def test_weights_of_this_machine_only(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"weights")
     folder = write(tmp_path / "model", {"model.yaml": GOOD_YAML.replace("model.pt", str(tmp_path / "w.pt"))})
-    assert ["is on this machine only" in str(warning) for warning in check(folder).warnings] == [True]
+    assert ["exists only on this machine" in str(warning) for warning in check(folder).warnings] == [True]
 
 
 def test_files_that_may_share(tmp_path: Path) -> None:

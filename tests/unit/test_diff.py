@@ -73,7 +73,7 @@ def test_another_status_is_the_one_difference() -> None:
 def test_an_answer_too_large_to_keep_is_known_by_its_digest() -> None:
     large = answer(b"x" * 10)
     assert differences(sample(), large, replace(large, body=None)) == []
-    assert differences(sample(), answer(b"y"), replace(large, body=None)) == ["body: other bytes, too many to have been kept"]
+    assert differences(sample(), answer(b"y"), replace(large, body=None)) == ["body: different bytes, too many to be stored"]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from tests.workflow.act import COMMAND
 from torchrelay.cli import (
-    console,
-    main,  # noqa: F401 -- by being imported
+    main,
 )
 from torchrelay.core import errors
 from torchrelay.core.paths import ROOT
@@ -20,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def shown() -> str:
-    result = CliRunner().invoke(console.app, ["--help"], env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"}, prog_name="torchrelay")
+    result = CliRunner().invoke(main.app, ["--help"], env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"}, prog_name="torchrelay")
     assert result.exit_code == 0
     return result.output.strip()
 
@@ -68,7 +67,7 @@ def test_links_lead_somewhere(link: str) -> None:
 
 
 def test_every_verb_has_a_docstring_of_one_sentence() -> None:
-    for name, command in get_command(console.app).commands.items():  # type: ignore[attr-defined] # a group has them
+    for name, command in get_command(main.app).commands.items():  # type: ignore[attr-defined] # a group has them
         assert (command.help or "").strip(), name
 
 

@@ -115,7 +115,7 @@ def test_model_yaml_wins_over_the_lock_and_the_lock_is_for_its_own_address() -> 
 def test_other_bytes_are_refused_with_the_way_to_accept_them() -> None:
     require("model.pt", Expected(), THERE)
     require("model.pt", Expected(HERE, 7, "weights.lock"), HERE)
-    with pytest.raises(WeightsChanged, match=f"sha256 is {THERE}, weights.lock says {HERE}") as locked:
+    with pytest.raises(WeightsChanged, match=f"sha256 is {THERE}, but weights.lock says {HERE}") as locked:
         require("model.pt", Expected(HERE, 7, "weights.lock"), THERE)
     assert "torchrelay fetch --update-lock" in locked.value.fix
     with pytest.raises(WeightsChanged) as declared:
