@@ -153,8 +153,8 @@ ATTACKS: dict[str, tuple[Callable[[Pushed], object], str]] = {
         lambda at: at.put(at.sealed().replace(b'"payload":"ey', b'"payload":"eyA')),
         "not base64|not of the verify key",
     ),
-    "on another digest": (lambda at: at.put(at.sealed(digest=other_image().digest)), "on another digest"),
-    "on another repository": (lambda at: at.put(at.sealed(name="127.0.0.1:1/other")), "127.0.0.1:1/other, another repository"),
+    "about a different digest": (lambda at: at.put(at.sealed(digest=other_image().digest)), "about a different digest"),
+    "on another repository": (lambda at: at.put(at.sealed(name="127.0.0.1:1/other")), "127.0.0.1:1/other"),
     "a verdict that failed": (lambda at: at.put(at.sealed(result="gate_failed")), "the verdict is gate_failed"),
     "a verdict on another manifest": (lambda at: at.put(at.sealed(image=other_image().digest)), "a verdict is about"),
     "a verdict on another config": (lambda at: at.put(at.sealed(config=other_image().config_digest)), "a verdict is about"),
@@ -176,13 +176,13 @@ ATTACKS: dict[str, tuple[Callable[[Pushed], object], str]] = {
                 SIGNER,
             )
         ),
-        "no in-toto statement on one image",
+        "not an in-toto statement about exactly one image",
     ),
     "no JSON": (lambda at: at.put(b"\x00" * 100), "the bundle is not JSON"),
     "an empty object": (lambda at: at.put(b"{}"), "no Sigstore bundle"),
     "a verdict that is none": (
         lambda at: at.put(dsse.seal(provenance.statement(provenance.VERDICT, [], at.target.name, at.image.digest), SIGNER)),
-        "cannot be read",
+        "a verdict is unreadable",
     ),
 }
 

@@ -97,7 +97,7 @@ def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
 
 STUCK = """
 import signal, sys, time
-from torchrelay import cli
+from torchrelay.cli import main, signals
 
 def stuck(arguments, standalone_mode):
     while True:
@@ -107,8 +107,8 @@ def stuck(arguments, standalone_mode):
         except KeyboardInterrupt:
             pass  # as a lock that the first one left held would
 
-signal.signal(signal.SIGINT, cli._on_signal)
-sys.exit(cli.run([], application=stuck))
+signals.install(main.end_at_once)
+sys.exit(main.run([], application=stuck))
 """
 
 
@@ -129,7 +129,7 @@ def test_a_second_ctrl_c_ends_what_the_first_one_does_not() -> None:
 
 LOST = """
 import io, os, signal, sys, time
-from torchrelay import cli
+from torchrelay.cli import main, signals
 
 class Lossy(io.RawIOBase):
     def close(self):  # as an HTTP response's: what is raised here by its finalizer is cleared, and nothing is said
@@ -147,8 +147,8 @@ def busy(arguments, standalone_mode):
         time.sleep(2)  # longer than until the next look: what is on its way is not raised again
         print("clean", flush=True)
 
-signal.signal(signal.SIGINT, cli._on_signal)
-sys.exit(cli.run([], application=busy))
+signals.install(main.end_at_once)
+sys.exit(main.run([], application=busy))
 """
 
 
@@ -161,7 +161,7 @@ def test_a_ctrl_c_that_a_finalizer_swallows_is_heard_all_the_same() -> None:
 
 REPLACED = """
 import os, signal, sys, threading
-from torchrelay import cli
+from torchrelay.cli import main, signals
 
 def busy(arguments, standalone_mode):
     lock = threading.Lock()
@@ -170,8 +170,8 @@ def busy(arguments, standalone_mode):
         if arguments:
             os.kill(os.getpid(), signal.SIGINT)
 
-signal.signal(signal.SIGINT, cli._on_signal)
-sys.exit(cli.run(sys.argv[1:], application=busy))
+signals.install(main.end_at_once)
+sys.exit(main.run(sys.argv[1:], application=busy))
 """
 
 

@@ -114,7 +114,8 @@ def test_a_mistake_is_an_annotation_a_summary_and_a_result(step: Step) -> None:
 SAYING = """
 import json, sys
 from pathlib import Path
-from torchrelay import cli, github
+from torchrelay.cli import main
+from torchrelay.core import runner
 github.shield()
 for number, text in enumerate(json.loads(Path("texts.json").read_text())):
     model, results = f"m{number}", f"r{number}"
@@ -131,7 +132,7 @@ for number, text in enumerate(json.loads(Path("texts.json").read_text())):
         ["deploy", model, "--target", text, "--dry-run"],
         ["invoke", model, "--target", text],
     ):
-        cli.run(arguments)
+        main.run(arguments)
 raise RuntimeError("a bug: " + "\\n::error::pwned ##[error]pwned")
 """
 
@@ -275,9 +276,9 @@ def test_the_steps_summary_is_filled_up_and_no_further(step: Step) -> None:
         samples=[{"name": f"s{n}", "passed": False, "differences": ["d" * 150] * 3} for n in range(100)],
     )
     program = (
-        "import sys, pathlib; from torchrelay import cli\n"
+        "import sys, pathlib; from torchrelay.cli import main\n"
         "pathlib.Path(sys.argv[1]).write_text('x' * 990_000)\n"
-        "sys.exit(cli.run(['report', '--results', 'results']))"
+        "sys.exit(main.run(['report', '--results', 'results']))"
     )
     file = step.files["GITHUB_STEP_SUMMARY"]
     subprocess.run(

@@ -122,7 +122,7 @@ def _fail(error: TorchrelayError) -> int:
     return error.exit_code
 
 
-def _end_at_once() -> int:
+def end_at_once() -> int:
     """Report a second Ctrl-C or TERM, whatever the first one waits for."""
     error = Interrupted("interrupted twice, so ended at once", "run it again: it removes what this run left")
     if Output.json:
@@ -179,7 +179,7 @@ def _run(arguments: list[str], application: Callable[..., Any]) -> int:
 
 def main() -> NoReturn:
     """Entry point of the `torchrelay` command."""
-    signals.install(_end_at_once)
+    signals.install(end_at_once)
     runner.shield()
     code = run(sys.argv[1:])
     signals.ignore()

@@ -76,8 +76,7 @@ def server_config(model: Model) -> dict[str, Any]:
         "responseTimeout": model.timeouts.response_s,
         "startupTimeout": model.timeouts.startup_s,
         "maxRetryTimeoutInSec": 60,
-        "deviceType": model.device,
-    }
+    } | ({"deviceType": model.device} if str(model.device) != "auto" else {})  # build.sh: the server assigns one
 
 
 def _declared_files(model: Model) -> dict[str, str]:

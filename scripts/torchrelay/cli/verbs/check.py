@@ -1,9 +1,9 @@
 """`torchrelay check`."""
 
 from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, begin, done, planned
-from torchrelay.core import progress
 from torchrelay.core.log import log
-from torchrelay.stages.relay import Relay
+from torchrelay.core.workspace import Workspace
+from torchrelay.stages import check, journal
 
 
 def run(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
@@ -14,7 +14,9 @@ def run(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: Dry
     begin(as_json=as_json)
     if dry_run:
         return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
-    checked = Relay(model_dir, progress.progress()).check()
+    workspace = Workspace(model_dir)
+    workspace.own()
+    checked, _ = journal.timed(workspace, "check", lambda: check.run(model_dir), lambda checked: {"said": checked.model.name})
     for warning in checked.warnings:
         log.warning("%s", warning)
     result = {
