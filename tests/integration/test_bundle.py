@@ -279,7 +279,10 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "two images": (lambda folder: (folder / "index.json").write_text('{"manifests": [{}, {}]}'), "of one image"),
     "another layout": (lambda folder: (folder / "oci-layout").write_text('{"imageLayoutVersion": "2"}'), "is no OCI image layout"),
     "a failed verdict": (lambda folder: change(folder, "verdict", "result", to="gate_failed"), "the verdict is gate_failed"),
-    "a swapped verdict": (lambda folder: change(folder, "verdict", "config", to="sha256:" + "0" * 64), "the verdict is about config"),
+    "a swapped verdict": (
+        lambda folder: change(folder, "verdict", "config", to="sha256:" + "0" * 64),
+        "the verdict is about config",
+    ),
     "a verdict on another image": (lambda folder: change(folder, "verdict", "image", to="x"), "the verdict is about image"),
     "a verdict on another model": (lambda folder: change(folder, "verdict", "model", to="x"), "the verdict is about model"),
     "a verdict on another version": (lambda folder: change(folder, "verdict", "version", to="8"), "the verdict is about version"),

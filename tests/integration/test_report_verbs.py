@@ -116,7 +116,7 @@ import json, sys
 from pathlib import Path
 from torchrelay.cli import main
 from torchrelay.core import runner
-github.shield()
+runner.shield()
 for number, text in enumerate(json.loads(Path("texts.json").read_text())):
     model, results = f"m{number}", f"r{number}"
     for arguments in (
