@@ -44,7 +44,7 @@ def test_state_that_was_committed_is_refused(verb: list[str], model: Path, tmp_p
 
 
 def test_control_it_is_believed_when_it_is_not_committed(model: Path) -> None:
-    Workspace(model).own()
+    Workspace(model).reject_foreign()
     assert gather(model, bundle=False).result == "passed"
     git(model, "add", "--force", ".torchrelay/verdict.json")
     found = gather(model, bundle=False)

@@ -48,7 +48,7 @@ class Relay:
 
     def check(self) -> Checked:
         """See `stages.check`."""
-        Workspace(self.folder).own()
+        Workspace(self.folder).reject_foreign()
         return self._run(
             "check",
             lambda: check.run(self.folder),

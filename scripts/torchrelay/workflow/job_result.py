@@ -206,7 +206,7 @@ def gather(folder: Path, *, bundle: bool, job_status: str = "") -> Outcome:
 def _foreign(workspace: Workspace) -> Failed | None:
     """Return why nothing here is believed: the folder came with the repository."""
     try:
-        workspace.own()
+        workspace.reject_foreign()
     except ModelInvalid as error:
         problems = [Mistake(file=one.file, message=one.message, fix=one.fix) for one in error.problems]
         return Failed(stage="check", kind=error.kind, message=error.message, fix=error.fix, problems=problems)

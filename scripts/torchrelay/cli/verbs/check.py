@@ -15,7 +15,7 @@ def run(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: Dry
     if dry_run:
         return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
     workspace = Workspace(model_dir)
-    workspace.own()
+    workspace.reject_foreign()
     checked, _ = journal.timed(workspace, "check", lambda: check.run(model_dir), lambda checked: {"said": checked.model.name})
     for warning in checked.warnings:
         log.warning("%s", warning)
