@@ -14,7 +14,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.harness import ALL, Deployment, Images, poll
 from tests.container.harness import NAME
 from torchrelay.core.errors import ClusterRefused, DeployFailed, GateFailed, Outdated, RolledBack
-from torchrelay.targets.kubernetes import rollout
+from torchrelay.targets.kubernetes import waiting
 
 PLAIN_POD = {
     "apiVersion": "v1",
@@ -52,7 +52,7 @@ def untouched(live: Deployment) -> Iterator[Deployment]:
     assert live.get("deployment", NAME)["spec"] == before
     assert live.answer() == "one"
     poll("the end of what was tried", lambda: live.names(*ALL) == names)
-    assert live.annotations()["state"] == "proved"
+    assert live.annotations()["state"] == "verified"
 
 
 def test_it_answers_and_says_where_it_comes_from(untouched: Deployment) -> None:
@@ -93,7 +93,7 @@ def test_a_second_time_nothing_happens_and_a_newer_commit_is_noted(untouched: De
 
 
 def test_an_older_commit_is_not_put_over_a_newer_one(untouched: Deployment) -> None:
-    with pytest.raises(Outdated, match="number 4"):
+    with pytest.raises(Outdated, match=r"refusing to deploy .* \(#4\)"):
         untouched.apply("two", sequence=4)
 
 
@@ -108,7 +108,7 @@ def test_a_version_that_cannot_load_is_refused_with_its_traceback(untouched: Dep
 
 
 def test_an_image_that_cannot_be_pulled_is_refused(untouched: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "TROUBLE_S", 2.0)
+    monkeypatch.setattr(waiting, "TROUBLE_S", 2.0)
     release = untouched.images.release("two")
     missing = replace(release, reference=release.reference[:-8] + "00000000")
     with pytest.raises(DeployFailed, match="cannot be pulled") as refused:
@@ -138,7 +138,7 @@ def test_what_fails_behind_the_service_is_rolled_back(live: Deployment) -> None:
     with pytest.raises(RolledBack, match=r"behind the Service: hello: .*something else.*one answers again"):
         live.apply("two", "right_only_as_candidate")
     assert live.get("deployment", NAME)["spec"] == before
-    assert (live.answer(), live.annotations()["state"], live.annotations()["version"]) == ("one", "proved", "one")
+    assert (live.answer(), live.annotations()["state"], live.annotations()["version"]) == ("one", "verified", "one")
     assert (live.target().status().state, live.target().status().previous) == ("ready", "")
 
 
@@ -156,7 +156,7 @@ def test_missing_rights_are_named(live: Deployment, monkeypatch: pytest.MonkeyPa
     config = live.kubeconfig_of("nobody")
     try:
         monkeypatch.setenv("TORCHRELAY_KUBECONFIG", config)
-        with pytest.raises(ClusterRefused, match="may not get leases") as refused:
+        with pytest.raises(ClusterRefused, match="is not allowed to get leases") as refused:
             live.apply("two")
         assert '- {apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["get"]}' in refused.value.fix
     finally:
@@ -173,5 +173,5 @@ def test_a_missing_namespace_and_an_absent_api_are_named(
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     monkeypatch.setenv("TORCHRELAY_KUBECONFIG", json.dumps(config))
     monkeypatch.setattr("torchrelay.targets.kubernetes.api.RETRY_S", 1.0)
-    with pytest.raises(ClusterRefused, match=r"127\.0\.0\.1:1 cannot be reached"):
+    with pytest.raises(ClusterRefused, match=r"127\.0\.0\.1:1 is unreachable"):
         nowhere.apply("one")

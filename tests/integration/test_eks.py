@@ -57,7 +57,7 @@ def test_a_kubeconfig_is_made_that_the_client_takes(cluster: dict[str, Any]) -> 
     assert list(user["user"]) == ["token"]
 
 
-def test_the_token_is_a_presigned_question_who_this_is(cluster: dict[str, Any], aws: str) -> None:
+def test_the_token_is_a_presigned_get_caller_identity_request(cluster: dict[str, Any], aws: str) -> None:
     url = presigned(eks.token(cluster["arn"]))
     query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     assert url.startswith(aws)
@@ -114,7 +114,7 @@ def test_a_real_endpoint_is_the_regions_own(monkeypatch: pytest.MonkeyPatch) -> 
         ("arn:aws:eks:eu-west-1:123456789012:cluster/a/b", "is not the ARN"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_an_error(arn: str, message: str) -> None:
+def test_a_missing_cluster_is_an_error(arn: str, message: str) -> None:
     with pytest.raises(ClusterRefused, match=message):
         eks.kubeconfig(arn)
 
@@ -123,12 +123,17 @@ def test_a_cluster_that_is_not_there_is_an_error(arn: str, message: str) -> None
 @pytest.mark.parametrize(
     ("status", "code", "message", "fix"),
     [
-        (403, "AccessDeniedException", "may not eks:DescribeCluster", 'Action: "eks:DescribeCluster", Resource: "arn:aws:eks:'),
+        (
+            403,
+            "AccessDeniedException",
+            "allowed to eks:DescribeCluster",
+            'Action: "eks:DescribeCluster", Resource: "arn:aws:eks:',
+        ),
         (403, "ExpiredTokenException", "expired or unknown", "aws sso login"),
         (400, "InvalidParameterException", "EKS refuses: InvalidParameterException", "check the role"),
     ],
 )
-def test_what_eks_refuses_is_put_into_words(
+def test_refusals_of_eks_become_errors_with_a_fix(
     monkeypatch: pytest.MonkeyPatch, status: int, code: str, message: str, fix: str
 ) -> None:
     with serving(b"") as stand_in:
@@ -142,8 +147,8 @@ def test_what_eks_refuses_is_put_into_words(
 @pytest.mark.parametrize("status", ["CREATING", "FAILED", "DELETING"])
 def test_a_cluster_that_is_not_up_is_refused(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, status: str) -> None:
     with serving(b"") as stand_in:
-        found = {key: cluster[key] for key in ("arn", "endpoint", "certificateAuthority")}
-        stand_in.next = [answering(200, {"cluster": found | {"status": status}})]
+        described = {key: cluster[key] for key in ("arn", "endpoint", "certificateAuthority")}
+        stand_in.next = [answering(200, {"cluster": described | {"status": status}})]
         monkeypatch.setenv("AWS_ENDPOINT_URL", stand_in.url)
         with pytest.raises(ClusterRefused, match=f"serving is {status}"):
             eks.kubeconfig(cluster["arn"])

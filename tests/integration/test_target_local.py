@@ -95,7 +95,7 @@ def digits(tmp_path: Path) -> Iterator[Digits]:
     target = made.target
     yield made
     target.delete()
-    assert processes.with_state_below(target.homes.state_root()) == set()
+    assert processes.with_state_below(target.versions.state_root()) == set()
 
 
 def test_a_version_answers_is_kept_replaced_rolled_back_and_deleted(digits: Digits) -> None:
@@ -122,7 +122,7 @@ def test_a_version_answers_is_kept_replaced_rolled_back_and_deleted(digits: Digi
     assert digits.target.status().state == "absent"
     assert digits.answer() != "9"
     assert not (digits.dir / ".torchrelay/local").exists()
-    assert not digits.target.homes.state_root().exists()
+    assert not digits.target.versions.state_root().exists()
     assert not digits.target.delete()
 
 
@@ -159,14 +159,14 @@ def test_a_version_that_fails_on_the_port_gives_it_back(digits: Digits) -> None:
     release = digits.release()
     target = digits.target
     home = digits.dir / ".torchrelay/local" / release.digest.removeprefix("sha256:")[:12]
-    stop = target.homes.stop
+    stop = target.versions.stop
 
     def stop_and_spoil(handle: str) -> None:
         stop(handle)
         if handle == home.name:
             (home / "model/MAR-INF/MANIFEST.json").unlink(missing_ok=True)
 
-    target.homes.stop = stop_and_spoil  # type: ignore[method-assign]
+    target.versions.stop = stop_and_spoil  # type: ignore[method-assign]
     with pytest.raises(RolledBack, match="answers again"):
         target.apply(release)
     assert digits.target.status() == first
@@ -198,18 +198,21 @@ def test_an_interrupt_leaves_what_ran_before_and_nothing_else(digits: Digits) ->
     assert len(list(digits.dir.glob(".torchrelay/local/*/run.json"))) == 1
 
 
-def interrupt_when(homes: Path, processes_running: int) -> None:
+def interrupt_when(versions: Path, processes_running: int) -> None:
     """Send this process what Ctrl-C sends once so many servers run."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if len(list(homes.glob("*/run.json"))) == processes_running:
+        if len(list(versions.glob("*/run.json"))) == processes_running:
             os.kill(os.getpid(), signal.SIGINT)
             return
         time.sleep(0.02)
 
 
-def test_a_taken_port_is_named_before_anything_is_started(digits: Digits) -> None:
-    with socket.create_server(("127.0.0.1", digits.port)), pytest.raises(PortTaken, match=f"port {digits.port} of 127.0.0.1"):
+def test_a_taken_port_is_reported_before_anything_starts(digits: Digits) -> None:
+    with (
+        socket.create_server(("127.0.0.1", digits.port)),
+        pytest.raises(PortTaken, match=f"cannot listen on 127.0.0.1:{digits.port}"),
+    ):
         digits.apply()
     assert list(digits.dir.glob(".torchrelay/local/*/run.json")) == []
 

@@ -1,4 +1,4 @@
-"""Answers against expectations: what passes, and the words for what does not."""
+"""Compares answers with expectations: which pass, and the messages for those that do not."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def test_passes(expect: Expect, answer: Any) -> None:
         (Expect(mode="subset", value=[1]), [1, 2], ["$: expected 1 items, got 2"]),
         (Expect(mode="top_k", value=["a", "b"], k=2), ["a", "c"], ['$: expected the first 2 to be ["a", "b"], got ["a", "c"]']),
         (Expect(mode="top_k", value=["a"]), 3, ["$: expected classes, got 3"]),
-        (Expect(mode="top_k", value=3), ["a"], ["$: no classes can be told from the expected answer 3"]),
+        (Expect(mode="top_k", value=3), ["a"], ["$: the expected answer has no classes: 3"]),
         (Expect(value="hello", kind="text"), b"hell\x1b", ['body: expected "hello", got "hell\\x1b"']),
         (Expect(value=b"abc", kind="bytes"), b"abX", ["body: expected 3 bytes, got 3; they differ from byte 2 on"]),
         (Expect(value=b"abc", kind="bytes"), b"ab", ["body: expected 3 bytes, got 2; they differ from byte 2 on"]),

@@ -83,11 +83,11 @@ def test_what_model_yaml_says_goes_into_the_deployment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "of_release", "told"),
-    [({"name": "3d-unet"}, {}, "begins with a letter"), ({}, {"reference": ""}, "has not been pushed")],
+    ("changes", "of_release", "message"),
+    [({"name": "3d-unet"}, {}, "must start with a letter"), ({}, {"reference": ""}, "has not been pushed")],
 )
-def test_what_no_cluster_takes_is_refused(changes: dict[str, Any], of_release: dict[str, Any], told: str) -> None:
-    with pytest.raises(DeployFailed, match=told):
+def test_an_undeployable_release_is_refused(changes: dict[str, Any], of_release: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeployFailed, match=message):
         overlay(model(**changes), release(**of_release), "b")
 
 
@@ -139,41 +139,41 @@ def test_without_a_renderer_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 SOURCE = Source("github.com/acme/x", "c" * 40, "refs/heads/main", 12, "run\n::error::x", 'a"b')
 
 
-def test_what_is_annotated_is_read_again() -> None:
-    one = state.Version(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
-    two = state.Version(DIGEST.replace("a", "c"), "v2", "2026-01-02", Source(), base()["spec"])
-    document = state.deployment(base(), two, proved=False, previous=one)
+def test_annotations_are_read_back() -> None:
+    one = state.DeployedVersion(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
+    two = state.DeployedVersion(DIGEST.replace("a", "c"), "v2", "2026-01-02", Source(), base()["spec"])
+    document = state.deployment(base(), two, verified=False, previous=one)
     live = state.read(document)
     assert live is not None
-    assert (live.version, live.previous, live.proved) == (two, one, False)
-    assert live.good == one
+    assert (live.version, live.previous, live.verified) == (two, one, False)
+    assert live.last_verified == one
     assert all(isinstance(value, str) for value in document["metadata"]["annotations"].values())
-    settled = state.read(state.deployment(base(), two, proved=True, previous=None))
+    settled = state.read(state.deployment(base(), two, verified=True, previous=None))
     assert settled is not None
-    assert (settled.good, settled.previous) == (two, None)
+    assert (settled.last_verified, settled.previous) == (two, None)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (lambda meta: meta["labels"].pop("app.kubernetes.io/managed-by"), "not of Torchrelay's making"),
+        (lambda meta: meta["labels"].pop("app.kubernetes.io/managed-by"), "Torchrelay did not create it"),
         (lambda meta: meta["annotations"].update({"torchrelay.org/applied": "{"}), "are damaged"),
         (lambda meta: meta["annotations"].pop("torchrelay.org/since"), "are damaged"),
     ],
 )
-def test_what_is_not_ours_or_damaged_is_not_touched(change: Any, told: str) -> None:
-    version = state.Version(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
-    document = state.deployment(base(), version, proved=True, previous=None)
+def test_a_foreign_or_damaged_deployment_is_refused(change: Any, message: str) -> None:
+    version = state.DeployedVersion(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
+    document = state.deployment(base(), version, verified=True, previous=None)
     change(document["metadata"])
-    with pytest.raises(DeployFailed, match=told):
+    with pytest.raises(DeployFailed, match=message):
         state.read(document)
 
 
 def test_the_base_applied_by_hand_is_taken_over() -> None:
     live = state.read(base())
     assert live is not None
-    assert live.good is not None  # it is gone back to when the first deploy fails
-    assert (live.version.digest, live.good.spec) == ("", base()["spec"])
+    assert live.last_verified is not None  # it is restored when the first deploy fails
+    assert (live.version.digest, live.last_verified.spec) == ("", base()["spec"])
 
 
 def test_the_number_of_pods_is_left_to_an_autoscaler() -> None:

@@ -320,3 +320,8 @@ def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of model.yaml."""
     body = Model.model_json_schema(mode="validation")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_URL, **body}
+
+
+def predict_path(name: str) -> str:
+    """Return the route of a model's predictions."""
+    return f"/predictions/{name}"

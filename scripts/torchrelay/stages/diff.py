@@ -17,7 +17,7 @@ from torchrelay.oci import image
 from torchrelay.stages.check import check
 from torchrelay.verification import kept_answers
 from torchrelay.verification.compare import MOST, ranked, same_value
-from torchrelay.verification.kept_answers import Answer
+from torchrelay.verification.kept_answers import KeptAnswer
 from torchrelay.verification.prober import HttpProber, Prober, ProbeRequest
 
 AT_ONCE = 4
@@ -57,7 +57,7 @@ def route(live_url: str, model: Model) -> str:
     return address if named else f"{address}/predictions/{model.name}"
 
 
-def differences(sample: Sample, live: Answer, new: Answer) -> list[str]:
+def differences(sample: Sample, live: KeptAnswer, new: KeptAnswer) -> list[str]:
     """Return how two answers to one sample differ, each difference on one line; none when the gate would call them equal."""
     if live.status != new.status:
         return [f"status: {live.status}, now {new.status}"]
@@ -119,7 +119,7 @@ def _value(value: Any) -> str:
     return "nothing" if value is _MISSING else shown(value)
 
 
-def compare_with(prober: Prober, url: str, model: Model, samples: list[Sample], new: dict[str, Answer]) -> Diff:
+def compare_with(prober: Prober, url: str, model: Model, samples: list[Sample], new: dict[str, KeptAnswer]) -> Diff:
     """Send each sample to what is live, the first alone: when that one gets no answer, no other is sent."""
     timeout_s = min(PATIENCE_S, model.timeouts.response_s + 5)
     samples = [one for one in samples if not one.version]  # another version is as it was
@@ -134,7 +134,9 @@ def compare_with(prober: Prober, url: str, model: Model, samples: list[Sample], 
     for sample, answer in zip(samples, came, strict=True):
         candidate = new[sample.name]
         found = (
-            [f"no answer: {printable(answer.error, 200)}"] if answer.error else differences(sample, Answer.of(answer), candidate)
+            [f"no answer: {printable(answer.error, 200)}"]
+            if answer.error
+            else differences(sample, KeptAnswer.of(answer), candidate)
         )
         rows.append(Row(sample.name, not found, found, answer.status, candidate.status))
     return Diff(url, reachable=True, samples=rows)
@@ -149,7 +151,7 @@ def diff(model_dir: Path, live_url: str) -> Diff:
     require_url("live-url", live_url)
     checked, workspace = check(model_dir), Workspace(model_dir)
     loaded = image.load(workspace.image_record)
-    new = kept_answers.kept(workspace, loaded[0].config_digest) if loaded else None
+    new = kept_answers.load(workspace, loaded[0].config_digest) if loaded else None
     if new is None or {sample.name for sample in checked.samples} != set(new):
         raise NotVerified(f"{model_dir}: there are no answers of this image to these samples", "run `torchrelay verify` first")
     url = route(live_url, checked.model)

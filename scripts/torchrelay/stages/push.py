@@ -83,7 +83,7 @@ def push(model_dir: Path, destination: str, progress: Progress, *, create: bool 
     if loaded is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
-    proved = verdict.demand(workspace, image.config_digest)
+    proved = verdict.require_passing(workspace, image.config_digest)
     return _pushed(workspace, image, destination, proved.version, progress, create=create)
 
 

@@ -1,4 +1,4 @@
-"""A version that is right while it is proved and wrong once it gets traffic: only the samples through the Service can tell."""
+"""A version that answers correctly as candidate and wrongly once it gets traffic: only samples through the Service find that."""
 
 import json
 import os
