@@ -1,4 +1,4 @@
-"""EKS: a cluster of moto's, which stands in for the API alone; the token is taken apart, and moto's STS answers who it names."""
+"""EKS over moto, which fakes the API; the token is parsed, and moto's STS returns the identity in it."""
 
 import base64
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def cluster(aws: str) -> dict[str, Any]:
-    """Make a cluster and give what EKS says of it."""
+    """Create a cluster and return EKS's description of it."""
     assert aws
     client = boto3.Session(region_name=REGION).client("eks")
     made = client.create_cluster(
@@ -45,7 +45,7 @@ def presigned(token: str) -> str:
     return base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)).decode()
 
 
-def test_a_kubeconfig_is_made_that_the_client_takes(cluster: dict[str, Any]) -> None:
+def test_the_kubernetes_client_accepts_the_kubeconfig(cluster: dict[str, Any]) -> None:
     made = eks.kubeconfig(cluster["arn"])
     (named,) = made["clusters"]
     assert named["cluster"] == {
@@ -73,7 +73,7 @@ def test_the_token_is_a_presigned_get_caller_identity_request(cluster: dict[str,
 
 
 def test_the_signature_is_over_the_clusters_name(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made again from its own date by botocore, it is the same; for another cluster's name it is not."""
+    """botocore computes the same signature for the same date, and another one for another cluster's name."""
     import botocore.auth
 
     url = presigned(eks.token(cluster["arn"]))
@@ -145,7 +145,7 @@ def test_refusals_of_eks_become_errors_with_a_fix(
 
 
 @pytest.mark.parametrize("status", ["CREATING", "FAILED", "DELETING"])
-def test_a_cluster_that_is_not_up_is_refused(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+def test_an_inactive_cluster_is_refused(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, status: str) -> None:
     with serving(b"") as stand_in:
         described = {key: cluster[key] for key in ("arn", "endpoint", "certificateAuthority")}
         stand_in.next = [answering(200, {"cluster": described | {"status": status}})]
@@ -154,10 +154,10 @@ def test_a_cluster_that_is_not_up_is_refused(cluster: dict[str, Any], monkeypatc
             eks.kubeconfig(cluster["arn"])
 
 
-def test_without_credentials_the_fix_says_how_to_get_some(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_the_fix_is_to_log_in(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    for asked in (eks.kubeconfig, eks.token):
+    for function in (eks.kubeconfig, eks.token):
         with pytest.raises(ClusterRefused, match="no AWS credentials") as caught:
-            asked(cluster["arn"])
+            function(cluster["arn"])
         assert "aws-role" in caught.value.fix

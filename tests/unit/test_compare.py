@@ -86,7 +86,7 @@ def test_differs(expect: Expect, answer: Any, words: list[str]) -> None:
     assert differences(expect, answer) == words
 
 
-def test_a_wrong_status_is_told_alone_with_the_body() -> None:
+def test_a_wrong_status_is_reported_alone_with_the_body() -> None:
     assert differences(Expect(value=1), b'{"message": "Worker died."}', status=500) == [
         'status: expected 200, got 500: "{"message": "Worker died."}"'
     ]
@@ -99,13 +99,13 @@ def test_latency() -> None:
     assert differences(Expect(value=1), 1, latency_ms=None, budget=200) == []
 
 
-def test_the_first_differences_are_told_and_the_others_counted() -> None:
+def test_the_first_differences_are_listed_and_the_others_counted() -> None:
     found = differences(Expect(value=list(range(20))), [x + 1 for x in range(20)])
     assert len(found) == MOST + 1
     assert found[-1] == "and 15 more"
 
 
-def test_an_answer_nested_deeper_than_expected_is_no_crash() -> None:
+def test_a_deeply_nested_answer_does_not_crash() -> None:
     deep = b'{"a": ' * 600 + b"1" + b"}" * 600
     assert differences(Expect(value={"a": {"a": 1}}), deep)[0].startswith("$.a.a: expected 1, got ")
 

@@ -13,7 +13,7 @@ from torchrelay.targets.docker.target import DockerTarget
 
 
 def named(name: str, status: str = "running") -> Any:
-    """Stands in for a version: its name, and its container's status."""
+    """A fake version: its name, and its container's status."""
     return SimpleNamespace(name=name, container=SimpleNamespace(status=status))
 
 

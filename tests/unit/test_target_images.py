@@ -1,4 +1,4 @@
-"""Daemons whose image ids cannot be compared with the digest that was proved."""
+"""Daemons whose image ids cannot be compared with the verified digest."""
 
 from typing import Any
 

@@ -6,7 +6,7 @@ sent through the published port; then the old version drains and is kept, stoppe
 
     client -> 127.0.0.1:PORT -> torchrelay-NAME-front -> torchrelay-NAME-<digest>-<limits>     (network torchrelay-NAME)
 
-What runs is read from the daemon each time, so the next run understands whatever a killed run leaves behind.
+What runs is read from the daemon each time, so the next run continues correctly after one that was killed.
 """
 
 import logging
@@ -137,7 +137,7 @@ class DockerTarget:
         return removed
 
     def _turn(self, patience_s: float = 0.0) -> AbstractContextManager[None]:
-        """Lock the model's name: containers and network are named after it, whatever copy of the directory deploys them."""
+        """Lock the model's name: containers and network are named after it, for every copy of the model directory."""
         return turn(self.context.cache, f"{NAME}-{self.model.name}", patience_s)
 
     @contextmanager
@@ -178,7 +178,7 @@ class DockerTarget:
         return next((one for one in running if one.name == record.current.handle), live)
 
     def _still_serves(self, containers: Containers, live: VersionContainer, release: Release) -> bool:
-        """Tell whether the version answers its samples through the declared port; a stopped front is started."""
+        """Return whether the version answers its samples through the declared port; a stopped front is started."""
         if live.container.status != "running":
             return False
         front = containers.front_on(self.context.bind, self.port)

@@ -12,7 +12,7 @@ from torchrelay.targets.kubernetes.manifests import MANAGED_LABEL, MANAGER, Docu
 from torchrelay.targets.kubernetes.state import DeployedVersion, Live
 from torchrelay.targets.kubernetes.waiting import is_complete
 
-OURS = ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount")
+MANAGED_KINDS = ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RenderedRelease:
         return of_kind(self.documents, "Deployment")
 
 
-def is_ours(document: Document) -> bool:
+def is_managed(document: Document) -> bool:
     """Return whether Torchrelay created an object."""
     return bool((document["metadata"].get("labels") or {}).get(MANAGED_LABEL) == MANAGER)
 
@@ -47,7 +47,7 @@ def applicable(api: Api, wanted: RenderedRelease, *kinds: str) -> Iterator[Docum
         document = of_kind(wanted.documents, kind)
         name, namespace = document["metadata"]["name"], document["metadata"]["namespace"]
         existing = api.get(kind, name)
-        if existing is None or is_ours(existing):
+        if existing is None or is_managed(existing):
             yield document
         elif kind != "ServiceAccount":
             raise DeployFailed(
@@ -78,12 +78,12 @@ def apply_version(
     api.apply(state.deployment({"metadata": metadata}, version, verified=verified, previous=previous), force=force)
 
 
-def remove_ours(api: Api, name: str) -> bool:
+def remove_managed(api: Api, name: str) -> bool:
     """Remove the applied objects; return whether there were any."""
     removed = False
-    for kind in OURS:
+    for kind in MANAGED_KINDS:
         document = api.get(kind, name)
-        if document is not None and is_ours(document):
+        if document is not None and is_managed(document):
             removed = api.delete(kind, name) or removed
     return removed
 
@@ -99,7 +99,7 @@ def remove_first(api: Api, name: str, applied: DeployedVersion | None) -> bool:
         return False
     if live is not None and (applied is None or not live.version.serves(applied)):
         return False
-    return remove_ours(api, name)
+    return remove_managed(api, name)
 
 
 def is_unchanged(api: Api, live: Live, wanted: RenderedRelease) -> bool:

@@ -13,13 +13,13 @@ from torchrelay.targets.kubernetes.exec import pod_prober
 from torchrelay.targets.kubernetes.lock import Turn
 from torchrelay.targets.kubernetes.manifests import PROPAGATION_S, Document
 from torchrelay.targets.kubernetes.objects import (
-    OURS,
+    MANAGED_KINDS,
     RenderedRelease,
     apply_kinds,
     apply_version,
     is_forced,
     remove_first,
-    remove_ours,
+    remove_managed,
 )
 from torchrelay.targets.kubernetes.service import address_of, verify_service, wait_service
 from torchrelay.targets.kubernetes.state import DeployedVersion, Live
@@ -58,7 +58,7 @@ class Rollout:
 
         Raises GateFailed, DeployFailed when what ran before still runs; RolledBack, RollbackFailed, Busy.
         """
-        apply_kinds(self.api, release, *OURS, dry_run=True)
+        apply_kinds(self.api, release, *MANAGED_KINDS, dry_run=True)
         self._verify_candidate(release, samples)
         self._put_live(release, samples)
 
@@ -97,7 +97,7 @@ class Rollout:
         """
         swept = sweep_candidates(self.api, self.name)
         self.held.require()
-        removed = remove_ours(self.api, self.name)
+        removed = remove_managed(self.api, self.name)
         self.waits.removed()
         return swept or removed
 

@@ -2,8 +2,8 @@
 
 A candidate pod, which no Service selects, answers the samples first; then the Deployment rolls with `maxUnavailable: 0`; then the
 samples go through the Service, from a pod to its cluster address. If anything fails after the first change, the last verified
-version is applied again. The state is annotated on the Deployment and read from there each time, so the next run understands
-whatever a killed run leaves behind.
+version is applied again. The state is annotated on the Deployment and read from there each time, so the next run continues
+correctly after one that was killed.
 """
 
 import logging
@@ -20,7 +20,7 @@ from torchrelay.targets.kubernetes import state
 from torchrelay.targets.kubernetes.api import Api, connect
 from torchrelay.targets.kubernetes.lock import turn
 from torchrelay.targets.kubernetes.manifests import PLACE_S, Document, of_kind, render, selector, settings_of, startup_s
-from torchrelay.targets.kubernetes.objects import OURS, RenderedRelease, apply_kinds, is_unchanged
+from torchrelay.targets.kubernetes.objects import MANAGED_KINDS, RenderedRelease, apply_kinds, is_unchanged
 from torchrelay.targets.kubernetes.pod_trouble import is_ready, state_of
 from torchrelay.targets.kubernetes.rollout import Rollout
 from torchrelay.targets.kubernetes.service import through_service, verify_service
@@ -67,7 +67,7 @@ class KubernetesTarget:
         rendered = self._rendered(release, live)
         if live is not None and is_unchanged(api, live, rendered):
             return DeployPlan(unchanged=True, steps=(f"keep {self.name}, which serves {release.digest}",))
-        apply_kinds(api, rendered, *OURS, dry_run=True)
+        apply_kinds(api, rendered, *MANAGED_KINDS, dry_run=True)
         where = f"in namespace {self.settings.namespace} of {api.server}"
         steps = [
             f"start a pod of {release.reference} {where}, without traffic, and verify it with {len(release.samples)} samples",

@@ -5,7 +5,7 @@ import os
 import socket
 
 
-def told(row):
+def parsed(row):
     body = row.get("data") or row.get("body") or {}
     return json.loads(body) if isinstance(body, bytes | bytearray) else body
 
@@ -14,4 +14,4 @@ def handle(data, _context):
     if data is None:
         return None
     version = os.environ.get("DECLARED") if "-candidate-" in socket.gethostname() else "something else"
-    return [{"echo": told(row).get("echo"), "version": version} for row in data]
+    return [{"echo": parsed(row).get("echo"), "version": version} for row in data]
