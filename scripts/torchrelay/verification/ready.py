@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from torchrelay.core.errors import GateFailed
+from torchrelay.core.retry import pause
 from torchrelay.verification import diagnosis
 from torchrelay.verification.prober import Prober, ProbeRequest, Readiness, container_prober
 
@@ -48,13 +49,13 @@ def wait_ready(
             return clock() - begin
         reason = state.reason
         if state.failed or diagnosis.has_failed_to_load(read_log(LOG_LINES)):
-            time.sleep(poll_s)  # two threads write the log: the end of the traceback may come last
+            pause(poll_s)  # two threads write the log: the end of the traceback may come last
             cause = diagnosis.load_failure(read_log(None), reason if state.failed else "its process died")
             raise GateFailed(f"the model does not load: {cause}", STARTUP_FIX if "startup_s" in cause else LOAD_FIX)
         refused_since = (refused_since or clock()) if reason.startswith(REFUSED) else None
         if refused_since is not None and clock() - refused_since > REFUSED_S:
             raise GateFailed(f"the model loads but does not answer: {reason}", LOAD_FIX)
-        time.sleep(poll_s)
+        pause(poll_s)
     raise GateFailed(f"not ready after {limit_s:.0f} s; last state: {reason}", STARTUP_FIX)
 
 
@@ -85,7 +86,7 @@ def wait_ping(connect: Callable[[], Prober], address: str, limit_s: float = PING
         if answer.status == 200:
             return
         last = answer.error or f"{answer.status} {answer.body[:200].decode(errors='replace')}"
-        time.sleep(POLL_S)
+        pause(POLL_S)
     raise GateFailed(f"{address}/ping is not answered with 200 after {limit_s:.0f} s: {last}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchrelay.core import paths
 from torchrelay.core.errors import DeployFailed, GateFailed
+from torchrelay.core.retry import pause
 from torchrelay.docker.exec import exec_in
 from torchrelay.model.origin import Source
 from torchrelay.targets.contract import Release, State
@@ -99,7 +100,7 @@ class Front:
             with suppress(GateFailed):
                 if exec_in(self.container, ["test", "-f", STATE, "-a", "-s", PID], timeout_s=15.0)[0] == 0:
                     return
-            time.sleep(0.1)
+            pause(0.1)
         tail = self.container.logs(tail=20).decode(errors="replace")
         raise DeployFailed(f"the front did not start within {START_S:.0f} s:\n{tail}".rstrip())
 

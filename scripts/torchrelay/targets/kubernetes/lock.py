@@ -38,7 +38,7 @@ class LeaseWatch:
 
 
 @dataclass
-class Turn:
+class HeldLease:
     """A Lease that this process holds until it is `lost`. `renewed`: when it was last renewed, by the monotonic clock."""
 
     api: Api
@@ -101,7 +101,7 @@ def lease_document(api: Api, name: str, holder: str, previous: Document | None =
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
 
 
-def take(api: Api, name: str, holder: str, patience_s: float) -> Turn:
+def take_lease(api: Api, name: str, holder: str, patience_s: float) -> HeldLease:
     """Take the Lease, waiting while another relay holds it.
 
     Raises Busy when its holder still renews it after `patience_s` seconds.
@@ -115,7 +115,7 @@ def take(api: Api, name: str, holder: str, patience_s: float) -> Turn:
         elif watch.is_stale(time.monotonic(), lease) or lease["spec"].get("holderIdentity") == holder:
             taken = api.replace(lease_document(api, name, holder, lease))
         if taken is not None:
-            return Turn(api, name, holder, taken, asked)
+            return HeldLease(api, name, holder, taken, asked)
         by = watch.state[0] or "another relay"
         if time.monotonic() > deadline:
             raise Busy(
@@ -128,13 +128,13 @@ def take(api: Api, name: str, holder: str, patience_s: float) -> Turn:
 
 
 @contextmanager
-def turn(api: Api, name: str, patience_s: float) -> Iterator[Turn]:
+def hold_lease(api: Api, name: str, patience_s: float) -> Iterator[HeldLease]:
     """Hold the lock of a model in a namespace for this process.
 
     Raises Busy when another process holds it for longer than `patience_s` seconds.
     """
     holder = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
-    held = take(api, name, holder, patience_s)
+    held = take_lease(api, name, holder, patience_s)
     keeper = threading.Thread(target=held.keep, daemon=True)
     keeper.start()
     try:

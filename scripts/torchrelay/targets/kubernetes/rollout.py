@@ -10,7 +10,7 @@ from torchrelay.model.samples import Sample
 from torchrelay.targets import contract
 from torchrelay.targets.kubernetes import state
 from torchrelay.targets.kubernetes.exec import pod_prober
-from torchrelay.targets.kubernetes.lock import Turn
+from torchrelay.targets.kubernetes.lock import HeldLease
 from torchrelay.targets.kubernetes.manifests import PROPAGATION_S, Document
 from torchrelay.targets.kubernetes.objects import (
     MANAGED_KINDS,
@@ -37,7 +37,7 @@ class Rollout:
 
     def __init__(
         self,
-        held: Turn,
+        held: HeldLease,
         model: Model,
         live: Live | None,
         place_s: float,

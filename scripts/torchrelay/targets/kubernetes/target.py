@@ -18,7 +18,7 @@ from torchrelay.targets import contract
 from torchrelay.targets.contract import Context, Deployed, DeploymentRecord, DeployPlan, Endpoint, Release, State
 from torchrelay.targets.kubernetes import state
 from torchrelay.targets.kubernetes.api import Api, connect
-from torchrelay.targets.kubernetes.lock import turn
+from torchrelay.targets.kubernetes.lock import hold_lease
 from torchrelay.targets.kubernetes.manifests import PLACE_S, Document, of_kind, render, selector, settings_of, startup_s
 from torchrelay.targets.kubernetes.objects import MANAGED_KINDS, RenderedRelease, apply_kinds, is_unchanged
 from torchrelay.targets.kubernetes.pod_trouble import is_ready, state_of
@@ -130,7 +130,7 @@ class KubernetesTarget:
     def _rollout(self, *, read_state: bool = True) -> Iterator[Rollout]:
         """Hold the model's lock; `read_state=False` also accepts a Deployment whose annotations are damaged."""
         api = self.connect(self.settings)
-        with turn(api, self.name, 2 * (self.place_s + startup_s(self.model))) as held:
+        with hold_lease(api, self.name, 2 * (self.place_s + startup_s(self.model))) as held:
             yield Rollout(held, self.model, self._live(api) if read_state else None, self.place_s, self._record)
 
     def _live(self, api: Api) -> Live | None:
