@@ -50,7 +50,7 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where it is. `registry` is host:port of the registry that its nodes pull from."""
+    """A running cluster. `registry` is host:port of the registry that its nodes pull from."""
 
     kubeconfig: Path
     registry: str
@@ -72,7 +72,7 @@ def version() -> str:
 
 
 def bin_folder() -> Path:
-    """Return where the programs of this very module are kept."""
+    """Return the folder of the programs that this version of the module builds."""
     inputs = hashlib.sha256((PROGRAMS / "go.mod").read_bytes() + (PROGRAMS / "go.sum").read_bytes())
     for source in sorted(PROGRAMS.glob("*/main.go")):
         inputs.update(source.read_bytes())
@@ -80,7 +80,7 @@ def bin_folder() -> Path:
 
 
 def build_command(name: str, output: Path) -> list[str]:
-    """Return what builds one program; the version goes in as Kubernetes' own build does it."""
+    """Return the command that builds one program, with the version set as in Kubernetes' own build."""
     _, minor, _ = version().removeprefix("v").split(".")
     at = "k8s.io/component-base/version"
     flags = f"-s -w -X {at}.gitVersion={version()} -X {at}.gitMajor=1 -X {at}.gitMinor={minor}"
@@ -89,7 +89,7 @@ def build_command(name: str, output: Path) -> list[str]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; another run on this machine waits, though not for ever."""
+    """Hold a file's lock; another run on this machine waits, with a time limit."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + LOCK_S
     with path.open("w") as file:
@@ -120,7 +120,7 @@ def ensure(name: str) -> Path:
 
 
 def ensure_pause() -> None:
-    """Make the image that holds a pod's sandbox open."""
+    """Create the image that keeps a pod's sandbox open."""
     image = bin_folder() / "pause.tar"
     if not image.exists():
         made = image.with_suffix(".part")
@@ -129,7 +129,7 @@ def ensure_pause() -> None:
 
 
 def kubectl() -> str:
-    """Return the kubectl on the PATH, else one that is built."""
+    """Return the kubectl on the PATH, otherwise one that is built."""
     return shutil.which("kubectl") or str(ensure("kubectl"))
 
 
@@ -142,13 +142,13 @@ def install_missing() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return what the scripts are told."""
+    """Return the scripts' environment."""
     path = f"{bin_folder()}:{os.environ['PATH']}:/usr/sbin:/sbin"
     return {**os.environ, "BIN": str(bin_folder()), "RUN": str(RUN), "REGISTRY": str(RUN / "registry"), "PATH": path}
 
 
 def up() -> Cluster:
-    """Build what is missing and start the cluster; what a killed run left is ended first."""
+    """Build the missing programs and start the cluster; that of a killed run is ended first."""
     if os.geteuid() != 0:
         sys.exit("a cluster is started as root: run as root, or set TORCHRELAY_TEST_KUBECONFIG")
     install_missing()
@@ -173,7 +173,7 @@ def down() -> None:
 
 @contextmanager
 def running() -> Iterator[Cluster]:
-    """Give a cluster until the block ends: the one that is named, else one of our own; there is one at a time on a machine."""
+    """Provide a cluster until the block ends: the named one, otherwise a new one; only one runs on a machine at a time."""
     if given := os.environ.get("TORCHRELAY_TEST_KUBECONFIG"):
         yield Cluster(Path(given), os.environ.get("TORCHRELAY_TEST_REGISTRY") or REGISTRY, kubectl())
         return

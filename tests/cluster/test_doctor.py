@@ -1,4 +1,4 @@
-"""Doctor against a real cluster: every right asked of its API, with and without the role that grants them."""
+"""Doctor against a real cluster: every permission is checked, with and without the role that grants them."""
 
 import json
 import os

@@ -61,7 +61,7 @@ def live() -> Iterator[Any]:
 def model(tmp_path: Path) -> Path:
     made = bundles.proved(tmp_path / "model")
     came = {name: ProbeAnswer(name, status, "", body, 1.0, None) for name, (status, body) in ANSWERS.items()}
-    kept_answers.keep(Workspace(tmp_path / "model"), made.config_digest, came)
+    kept_answers.save(Workspace(tmp_path / "model"), made.config_digest, came)
     return tmp_path / "model"
 
 

@@ -143,7 +143,7 @@ def test_outputs_of_what_was_proved(tmp_path: Path, registry_host: str) -> None:
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True, capture_output=True)
     bundle, results = str(tmp_path / "bundle"), str(tmp_path / "results")
     came = {name: ProbeAnswer(name, status, "", body, 1.0, None) for name, (status, body) in ANSWERS.items()}
-    kept_answers.keep(Workspace(job.workspace), image.config_digest, came)
+    kept_answers.save(Workspace(job.workspace), image.config_digest, came)
     ran = {"diff": job.uses("diff", live_url=f"http://127.0.0.1:{free_port()}"), "bundle": job.uses("bundle", output=bundle)}
     shutil.rmtree(job.workspace)
     job.workspace.mkdir()  # from here on there is no model, only what was handed over

@@ -80,7 +80,7 @@ def run(model_dir: Path, folder: Path, progress: Progress) -> Bundle:
     if loaded is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
-    passed = verdict.demand(workspace, image.config_digest)
+    passed = verdict.require_passing(workspace, image.config_digest)
     if mismatch := _mismatch(passed, checked.model, checked.samples, image):
         raise NotVerified(f"{model_dir}: the verdict is about {mismatch}", "run `torchrelay verify` again")
     rows, blobs = [], {blob.digest: blob for blob in [*image.blobs(), from_bytes(image.manifest_bytes)]}

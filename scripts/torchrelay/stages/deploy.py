@@ -74,7 +74,7 @@ def release_of(
     if built is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     config = built.image.config_digest
-    verdict.demand(Workspace(model_dir), config)
+    verdict.require_passing(Workspace(model_dir), config)
     release = Release(archived.version, config, samples, image=built.image, source=source)
     return _at(release, built.image, pushed)
 

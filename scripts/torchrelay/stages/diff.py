@@ -17,7 +17,7 @@ from torchrelay.oci import image
 from torchrelay.stages import check
 from torchrelay.verification import kept_answers
 from torchrelay.verification.compare import MOST, ranked, same_value
-from torchrelay.verification.kept_answers import Answer
+from torchrelay.verification.kept_answers import KeptAnswer
 from torchrelay.verification.prober import HttpProber, Prober, ProbeRequest
 
 AT_ONCE = 4
@@ -62,7 +62,7 @@ def route(live_url: str, model: Model) -> str:
     return address if has_route else f"{address}{path}"
 
 
-def differences(sample: Sample, live: Answer, new: Answer) -> list[str]:
+def differences(sample: Sample, live: KeptAnswer, new: KeptAnswer) -> list[str]:
     """Return how two answers to one sample differ, each difference on one line; none when the gate treats them as equal."""
     if live.status != new.status:
         return [f"status: {live.status}, now {new.status}"]
@@ -124,7 +124,7 @@ def _value(value: Any) -> str:
     return "nothing" if value is _MISSING else shown(value)
 
 
-def compare_with(prober: Prober, url: str, model: Model, samples: list[Sample], new: dict[str, Answer]) -> LiveDiff:
+def compare_with(prober: Prober, url: str, model: Model, samples: list[Sample], new: dict[str, KeptAnswer]) -> LiveDiff:
     """Send each sample to the live endpoint, the first alone: when that one gets no answer, no other is sent."""
     timeout_s = min(PATIENCE_S, model.timeouts.response_s + 5)
     samples = [one for one in samples if not one.version]  # the other versions did not change
@@ -138,7 +138,7 @@ def compare_with(prober: Prober, url: str, model: Model, samples: list[Sample], 
     rows = []
     for sample, reply in zip(samples, replies, strict=True):
         candidate = new[sample.name]
-        lines = [f"no answer: {printable(reply.error, 200)}"] if reply.error else differences(sample, Answer.of(reply), candidate)
+        lines = [f"no answer: {printable(reply.error, 200)}"] if reply.error else differences(sample, KeptAnswer.of(reply), candidate)
         rows.append(SampleDiff(sample.name, not lines, lines, reply.status, candidate.status))
     return LiveDiff(url, reachable=True, samples=rows)
 
@@ -152,7 +152,7 @@ def run(model_dir: Path, live_url: str) -> LiveDiff:
     require_url("live-url", live_url)
     checked, workspace = check.run(model_dir), Workspace(model_dir)
     loaded = image.load(workspace.image_record)
-    new = kept_answers.kept(workspace, loaded[0].config_digest) if loaded else None
+    new = kept_answers.load(workspace, loaded[0].config_digest) if loaded else None
     if new is None or {sample.name for sample in checked.samples} != set(new):
         raise NotVerified(f"{model_dir}: there are no answers of this image to these samples", "run `torchrelay verify` first")
     url = route(live_url, checked.model)

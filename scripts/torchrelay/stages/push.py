@@ -83,7 +83,7 @@ def run(model_dir: Path, destination: str, progress: Progress, *, create: bool =
     if loaded is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
-    passed = verdict.demand(workspace, image.config_digest)
+    passed = verdict.require_passing(workspace, image.config_digest)
     return _pushed(workspace, image, destination, passed.version, progress, create=create)
 
 

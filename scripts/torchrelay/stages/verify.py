@@ -27,9 +27,9 @@ from torchrelay.oci import image as images
 from torchrelay.stages import archive, build, fetch
 from torchrelay.verification import diagnosis, kept_answers
 from torchrelay.verification import verdict as verdicts
-from torchrelay.verification.prober import ExecProber, ProbeAnswer, ProbeRequest
-from torchrelay.verification.ready import START_MARGIN_S, _log, killed_for_memory, wait_ready
-from torchrelay.verification.replay import Outcome, at_once, conditions, replay, samples_digest
+from torchrelay.verification.prober import ProbeAnswer, ProbeRequest, container_prober
+from torchrelay.verification.ready import START_MARGIN_S, container_log, killed_for_memory, wait_container_ready
+from torchrelay.verification.replay import Replay, answer_timeout_s, at_once, conditions, replay, samples_digest
 from torchrelay.verification.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress
     digest, under = samples_digest(samples), conditions(model, concurrency)
     known = verdicts.read(workspace)
     same = known and (known.config, known.samples_digest, known.conditions) == (image.config_digest, digest, under)
-    if known and same and known.result == "passed" and kept_answers.kept(workspace, image.config_digest) is not None:
+    if known and same and known.result == "passed" and kept_answers.load(workspace, image.config_digest) is not None:
         return known
     common: dict[str, Any] = {
         "model": model.name,
@@ -70,8 +70,8 @@ def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress
         with scratch_container(client, model_dir, f"verify-{model.name}", image.config_digest, settings) as container:
             container.start()
             container.reload()
-            found, got = _prove(client, container, model, samples, concurrency)
-    kept_answers.keep(workspace, image.config_digest, got)
+            found, got = _prove(client, container, model, samples)
+    kept_answers.save(workspace, image.config_digest, got)
     verdict = Verdict(**common, **found, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
     verdicts.save(workspace, verdict)
     return verdict
@@ -92,27 +92,26 @@ def ask(
         settings = hardened(model, "", {"org.torchrelay.verify": model.name})
         with scratch_container(client, model_dir, f"record-{model.name}", image.config_digest, settings) as container:
             container.start()
-            wait_ready(container, model.timeouts.startup_s + START_MARGIN_S)
-            return ExecProber(container).send(requests, 1, model.timeouts.response_s + 5)
+            wait_container_ready(container, model.timeouts.startup_s + START_MARGIN_S)
+            return container_prober(container).send(requests, 1, answer_timeout_s(model))
 
 
 def _prove(
-    client: "DockerClient", container: "Container", model: Model, samples: list[Sample], concurrency: int
+    client: "DockerClient", container: "Container", model: Model, samples: list[Sample]
 ) -> tuple[dict[str, Any], dict[str, ProbeAnswer]]:
     """Return what the verdict says of the samples, and the answers."""
     ready_s = None
-    outcome = Outcome([])
+    outcome = Replay([])
     try:
-        ready_s = round(wait_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
+        ready_s = round(wait_container_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
         log.info("ready after %.1f s; sending %d samples", ready_s, len(samples))
-        timeout_s = model.timeouts.response_s + 5
-        outcome = replay(ExecProber(container), samples, f"/predictions/{model.name}", concurrency, timeout_s)
+        outcome = replay(container_prober(container), model, samples)
         if outcome.passed:
             return {"result": "passed", "ready_s": ready_s, "samples": outcome.results}, outcome.answers
         failure = GateFailed(outcome.reason())
     except GateFailed as raised:
         failure = raised
-    text = _log(container)
+    text = container_log(container)
     traceback = diagnosis.python_traceback(text)
     reason, fix = failure.message, diagnosis.likely_fix(traceback)
     if killed_for_memory(client, container):
