@@ -138,7 +138,9 @@ def compare_with(prober: Prober, url: str, model: Model, samples: list[Sample], 
     rows = []
     for sample, reply in zip(samples, replies, strict=True):
         candidate = new[sample.name]
-        lines = [f"no answer: {printable(reply.error, 200)}"] if reply.error else differences(sample, KeptAnswer.of(reply), candidate)
+        lines = (
+            [f"no answer: {printable(reply.error, 200)}"] if reply.error else differences(sample, KeptAnswer.of(reply), candidate)
+        )
         rows.append(SampleDiff(sample.name, not lines, lines, reply.status, candidate.status))
     return LiveDiff(url, reachable=True, samples=rows)
 

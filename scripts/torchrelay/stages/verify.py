@@ -1,8 +1,8 @@
-"""Verify: start the image as it will run, but without a network, and hold every sample against its answer.
+"""Verify: starts the image as it will run, but without a network, and compares the answer to every sample with the expected one.
 
-The container gets no network, a read-only root with /tmp to write to, no root, no capabilities and the declared CPU and memory.
-Each sample is sent alone, then all of them several at a time, so that they meet in batches; requests go through the image's own
-front by `docker exec`, as nothing else can reach it.
+The container gets no network, a read-only root with a writable /tmp, no root user, no capabilities and the declared CPU and memory.
+Each sample is sent alone, then all of them several at a time, so that they meet in batches. Requests go through the image's own
+front by `docker exec`, because nothing else can reach it.
 """
 
 import json
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress) -> Verdict:
-    """Prove the built image and write verdict.json.
+    """Verify the built image and write verdict.json.
 
     Returns the verdict, passed or failed. Raises NotVerified when there is nothing to verify, DockerUnavailable, BuildFailed.
     """
@@ -70,9 +70,9 @@ def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress
         with scratch_container(client, model_dir, f"verify-{model.name}", image.config_digest, settings) as container:
             container.start()
             container.reload()
-            found, got = _prove(client, container, model, samples)
-    kept_answers.save(workspace, image.config_digest, got)
-    verdict = Verdict(**common, **found, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
+            fields, answers = _replayed(client, container, model, samples)
+    kept_answers.save(workspace, image.config_digest, answers)
+    verdict = Verdict(**common, **fields, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
     verdicts.save(workspace, verdict)
     return verdict
 
@@ -80,7 +80,7 @@ def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress
 def ask(
     model_dir: Path, model: Model, samples: list[Sample], requests: list[ProbeRequest], progress: Progress
 ) -> list[ProbeAnswer]:
-    """Build the image of a directory, start it as verify does, and return its answers, judged by nobody.
+    """Build the image of a directory, start it as verify does, and return its answers without comparing them.
 
     Raises what fetch, archive and build raise; GateFailed when it does not become ready.
     """
@@ -96,10 +96,10 @@ def ask(
             return container_prober(container).send(requests, 1, answer_timeout_s(model))
 
 
-def _prove(
+def _replayed(
     client: "DockerClient", container: "Container", model: Model, samples: list[Sample]
 ) -> tuple[dict[str, Any], dict[str, ProbeAnswer]]:
-    """Return what the verdict says of the samples, and the answers."""
+    """Return the verdict's fields about the samples, and the answers."""
     ready_s = None
     outcome = Replay([])
     try:
@@ -117,7 +117,7 @@ def _prove(
     if killed_for_memory(client, container):
         reason += f"; a process was killed for memory: the limit is {model.resources.memory}"
         fix = "raise resources.memory in model.yaml, or make the model need less"
-    told = {
+    failed = {
         "result": "gate_failed",
         "ready_s": ready_s,
         "samples": outcome.results,
@@ -125,15 +125,16 @@ def _prove(
         "traceback": traceback or ("" if outcome.results else diagnosis.log_tail(text)),
         "fix": fix or failure.fix,
     }
-    return told, outcome.answers
+    return failed, outcome.answers
 
 
 def require_passed(verdict: Verdict, samples: Sequence[Sample] = ()) -> None:
-    """Raise GateFailed unless the verdict is `passed`; those of `samples` that failed are told with their places."""
+    """Raise GateFailed unless the verdict is `passed`; the failed `samples` are reported with their places."""
     if verdict.result != "passed":
         traceback = "\n" + textwrap.indent(verdict.traceback, "    ") if verdict.traceback else ""
-        told = f"{verdict.model}: {verdict.reason}{traceback}"
-        raise GateFailed(told, verdict.fix or "compare the answers in verdict.json", verdicts.failed_samples(verdict, samples))
+        problems = verdicts.failed_samples(verdict, samples)
+        fix = verdict.fix or "compare the answers in verdict.json"
+        raise GateFailed(f"{verdict.model}: {verdict.reason}{traceback}", fix, problems)
 
 
 def summary(verdict: Verdict) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def summary(verdict: Verdict) -> dict[str, Any]:
 
 
 def is_older(model_dir: Path, moment: float) -> bool:
-    """Tell whether verdict.json was written before a moment (seconds since the epoch): then nothing was proved anew."""
+    """Return whether verdict.json was written before a moment (seconds since the epoch), i.e. the verdict was reused."""
     try:
         return Workspace(model_dir).verdict.stat().st_mtime < moment
     except OSError:
