@@ -32,10 +32,10 @@ def plan(
     from torchrelay.workflow import plan as planning  # noqa: PLC0415
 
     begin(as_json=as_json)
-    given = serve_inputs.parse(inputs)
+    given = serve_inputs.parse_inputs(inputs)
     if models:
-        given = replace(given, models=serve_inputs.validated({"models": models}).models)
-    made = planning.plan(root, given, base_ref=base_ref)
+        given = replace(given, models=serve_inputs.check_inputs({"models": models}).models)
+    made = planning.plan_run(root, given, base_ref=base_ref)
     rows = [f"{model.name}  {model.dir}" for model in made.models]
     done(made.summary(), "\n".join([made.reason, *rows]))
 

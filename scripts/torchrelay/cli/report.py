@@ -15,7 +15,7 @@ from torchrelay.core.errors import GitHubRefused, InputsInvalid, TorchrelayError
 from torchrelay.core.log import log
 
 if TYPE_CHECKING:
-    from torchrelay.workflow.job_result import Outcome
+    from torchrelay.workflow.job_result import JobResult
 
 JobStatus = Annotated[
     str, option("job-status", "GitHub's status of the job: tells a job that was killed from one that passed. Default: success.")
@@ -44,7 +44,7 @@ def summary(
     begin(as_json=as_json)
     found = job_result.gather(bundle or model_dir, bundle=bundle is not None, job_status=job_status)
     job_result.save(output, found)
-    text = summaries.of_model(found, _room())
+    text = summaries.model_summary(found, _room())
     done(found.model_dump(), f"{found.model} {found.version}: {found.result}" if _summarised(text) else text.rstrip())
 
 
@@ -74,9 +74,9 @@ def report(
         **_first(by_model),
         "verdict": run_results.worst(by_model.values()),
         "results": {name: _brief(one) for name, one in by_model.items()},
-        "comment": _comment(summaries.of_run(by_model, summaries.COMMENT_LIMIT, note)) if comment else "",
+        "comment": _comment(summaries.run_summary(by_model, summaries.COMMENT_LIMIT, note)) if comment else "",
     }
-    text = summaries.of_run(by_model, _room(), note)
+    text = summaries.run_summary(by_model, _room(), note)
     lines = [f"{name}: {one.result}" for name, one in by_model.items()] or ["no model to build"]
     done(told, "\n".join(lines) if _summarised(text) else text.rstrip())
     failed = [one for one in by_model.values() if one.result != "passed"]
@@ -122,13 +122,13 @@ def _run_link(environment: Mapping[str, str]) -> str:
     return f"[run {number if number.isdecimal() else run}]({server}/{repository}/actions/runs/{run}) of `{commit}`"
 
 
-def _first(by_model: "Mapping[str, Outcome]") -> dict[str, str]:
+def _first(by_model: "Mapping[str, JobResult]") -> dict[str, str]:
     """Return endpoint and image of the first model by name."""
     first = next(iter(by_model.values()), None)
     return {"endpoint": first.endpoint if first else "", "image": first.reference if first else ""}
 
 
-def _brief(one: "Outcome") -> dict[str, Any]:
+def _brief(one: "JobResult") -> dict[str, Any]:
     return {
         "result": one.result,
         "version": one.version,
@@ -140,13 +140,13 @@ def _brief(one: "Outcome") -> dict[str, Any]:
     }
 
 
-def _failure(failed: "list[Outcome]") -> TorchrelayError:
+def _failure(failed: "list[JobResult]") -> TorchrelayError:
     """Return the error of a run: that of the worst model, with its exit code, and the names of all."""
     from torchrelay.core.text import printable  # noqa: PLC0415
-    from torchrelay.workflow.job_result import WORST  # noqa: PLC0415 -- as in summary
+    from torchrelay.workflow.job_result import RESULT_KINDS  # noqa: PLC0415 -- as in summary
 
     kinds = {one.kind: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, TorchrelayError)}
-    worst = max(failed, key=lambda one: WORST.index(one.result))
+    worst = max(failed, key=lambda one: RESULT_KINDS.index(one.result))
     kind = worst.error.kind if worst.error else worst.result
     names = ", ".join(f"{printable(one.model, 80)} ({one.result})" for one in failed[:20])
     why = f": {printable(worst.error.message, 500)}" if worst.error and worst.error.message else ""
@@ -162,13 +162,13 @@ def _comment(body: str) -> str:
     from torchrelay.workflow import comment as comments  # noqa: PLC0415 -- as in summary
 
     try:
-        thread = comments.thread_of(os.environ)
-        if thread is None:
+        pull_request = comments.pull_request_of(os.environ)
+        if pull_request is None:
             log.info("comment: this run is of no pull request, or has no GITHUB_TOKEN")
             return ""
-        runner.mask(thread.token)
-        return comments.Comments(thread).put(body)
-    except comments.MayNot as error:
+        runner.mask(pull_request.token)
+        return comments.Comments(pull_request).put(body)
+    except comments.CommentForbidden as error:
         runner.notice(str(error))
     except GitHubRefused as error:
         log.warning("%s", error)
