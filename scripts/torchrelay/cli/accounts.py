@@ -57,13 +57,13 @@ def doctor(
     """
     from torchrelay import doctor as doctors  # noqa: PLC0415 -- as in login
     from torchrelay.cli.console import Output  # noqa: PLC0415
-    from torchrelay.doctor.finding import Asked  # noqa: PLC0415 -- as in login
+    from torchrelay.doctor.finding import DoctorOptions  # noqa: PLC0415 -- as in login
 
     begin(as_json=as_json)
-    asked = Asked(Path(model_dir), target, repository, aws_role, aws_region, os.environ)
-    checks = doctors.examine(asked)
+    options = DoctorOptions(Path(model_dir), target, repository, aws_role, aws_region, os.environ)
+    checks = doctors.examine(options)
     doctors.show(checks)
     result = {"checks": [check.summary() for check in checks], "ok": all(check.ok for check in checks)}
     done(result, f"{len(checks)} checks, {sum(not check.ok for check in checks)} failed")
     Output.json = False  # the one JSON object is out: what follows goes to stderr
-    doctors.demand(checks)
+    doctors.require_passing(checks)
