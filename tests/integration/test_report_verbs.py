@@ -19,7 +19,7 @@ from torchrelay.core import errors
 from torchrelay.core.errors import DeployFailed, GateFailed, Interrupted, ModelInvalid, RollbackFailed
 from torchrelay.core.paths import ROOT
 from torchrelay.workflow import job_result
-from torchrelay.workflow.job_result import Failed, Outcome
+from torchrelay.workflow.job_result import Failure, JobResult
 
 TITLES = {"usage", "failed", *(one.kind for one in vars(errors).values() if hasattr(one, "kind"))}
 
@@ -81,12 +81,12 @@ def hub() -> Iterator[GitHub]:
 
 
 def put(folder: Path, name: str, **facts: Any) -> None:
-    made = Outcome(**({"model": name, "version": "v1", "result": "passed"} | facts))
+    made = JobResult(**({"model": name, "version": "v1", "result": "passed"} | facts))
     job_result.save(folder / f"torchrelay-result-{name}-{made.job}" / f"{name}-{made.job}.json", made)
 
 
-def failed(kind: str, message: str = "no") -> Failed:
-    return Failed(stage="verify", kind=kind, message=message)
+def failed(kind: str, message: str = "no") -> Failure:
+    return Failure(stage="verify", kind=kind, message=message)
 
 
 def test_a_mistake_is_an_annotation_a_summary_and_a_result(step: Step) -> None:

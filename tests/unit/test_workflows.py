@@ -265,7 +265,7 @@ CONTROLS: list[tuple[Rule, Tree]] = [
     (one_sha_for_one_action, TREE.but(SERVE, "checkout@3d3c42e5", "checkout@4d3c42e5")),
     (own_references_agree, TREE.but(SERVE, f"actions/report@{TREE.ref}", "actions/report@v0")),
     (own_references_agree, TREE.but(SERVE, f"{TREE.home}/actions/report@{TREE.ref}", "./actions/report")),
-    (everything_is_described, TREE.but(PUSH, "    description: How many bytes travelled.\n", "")),
+    (everything_is_described, TREE.but(PUSH, "    description: Number of bytes that were uploaded.\n", "")),
     (everything_is_described, TREE.but(SERVE, "      signing-key:\n", "      signingKey:\n")),
     (everything_is_described, TREE.but("actions/setup/action.yml", '    default: "false"\n', "")),
     (inputs_are_used_and_declared, TREE.but(PUSH, "${{ inputs.bundle }}", "")),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from torchrelay import doctor
 from torchrelay.cli.console import DEFAULT_DIR, AsJson, AwsRegion, AwsRole, ModelDir, Output, Target, begin, done, option
-from torchrelay.doctor.finding import Asked
+from torchrelay.doctor.finding import DoctorOptions
 
 
 def run(
@@ -22,9 +22,9 @@ def run(
     Tools, disk, registry, AWS, cluster, weights, workflow. Nothing is built or changed; every problem comes with a fix.
     """
     begin(as_json=as_json)
-    checks = doctor.examine(Asked(Path(model_dir), target, repository, aws_role, aws_region, os.environ))
+    checks = doctor.examine(DoctorOptions(Path(model_dir), target, repository, aws_role, aws_region, os.environ))
     doctor.show(checks)
     result = {"checks": [check.summary() for check in checks], "ok": all(check.ok for check in checks)}
     done(result, f"{len(checks)} checks, {sum(not check.ok for check in checks)} failed")
     Output.json = False  # the one JSON object is printed: the error goes to stderr
-    doctor.demand(checks)
+    doctor.require_passing(checks)

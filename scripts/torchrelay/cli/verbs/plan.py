@@ -30,9 +30,9 @@ def run(
     Reads git, the event and the inputs, rejects malformed ones, and prints the matrix of the jobs to come.
     """
     begin(as_json=as_json)
-    parsed = serve_inputs.parse(inputs)
+    parsed = serve_inputs.parse_inputs(inputs)
     if models:
-        parsed = replace(parsed, models=serve_inputs.validated({"models": models}).models)
-    planned = plan.plan(root, parsed, base_ref=base_ref)
+        parsed = replace(parsed, models=serve_inputs.check_inputs({"models": models}).models)
+    planned = plan.plan_run(root, parsed, base_ref=base_ref)
     rows = [f"{model.name}  {model.dir}" for model in planned.models]
     done(planned.summary(), "\n".join([planned.reason, *rows]))

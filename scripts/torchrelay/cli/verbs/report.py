@@ -17,7 +17,7 @@ from torchrelay.core.log import log
 from torchrelay.core.text import printable
 from torchrelay.workflow import comment as comments
 from torchrelay.workflow import run_results, summary
-from torchrelay.workflow.job_result import WORST, Outcome
+from torchrelay.workflow.job_result import RESULT_KINDS, JobResult
 
 
 def run(
@@ -45,9 +45,9 @@ def run(
         **_first(by_model),
         "verdict": run_results.worst(by_model.values()),
         "results": {name: _brief(one) for name, one in by_model.items()},
-        "comment": _comment(summary.of_run(by_model, summary.COMMENT_LIMIT, note)) if comment else "",
+        "comment": _comment(summary.run_summary(by_model, summary.COMMENT_LIMIT, note)) if comment else "",
     }
-    text = summary.of_run(by_model, room(), note)
+    text = summary.run_summary(by_model, room(), note)
     lines = [f"{name}: {one.result}" for name, one in by_model.items()] or ["no model to build"]
     done(result, "\n".join(lines) if append(text) else text.rstrip())
     failed = [one for one in by_model.values() if one.result != "passed"]
@@ -74,13 +74,13 @@ def _run_link(environment: Mapping[str, str]) -> str:
     return f"[run {number if number.isdecimal() else run}]({server}/{repository}/actions/runs/{run}) of `{commit}`"
 
 
-def _first(by_model: Mapping[str, Outcome]) -> dict[str, str]:
+def _first(by_model: Mapping[str, JobResult]) -> dict[str, str]:
     """Return endpoint and image of the first model by name."""
     first = next(iter(by_model.values()), None)
     return {"endpoint": first.endpoint if first else "", "image": first.reference if first else ""}
 
 
-def _brief(one: "Outcome") -> dict[str, Any]:
+def _brief(one: "JobResult") -> dict[str, Any]:
     return {
         "result": one.result,
         "version": one.version,
@@ -92,10 +92,10 @@ def _brief(one: "Outcome") -> dict[str, Any]:
     }
 
 
-def _failure(failed: list[Outcome]) -> TorchrelayError:
+def _failure(failed: list[JobResult]) -> TorchrelayError:
     """Return the error of a run: that of the worst model, with its exit code, and the names of all."""
     kinds = {one.kind: one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, TorchrelayError)}
-    worst = max(failed, key=lambda one: WORST.index(one.result))
+    worst = max(failed, key=lambda one: RESULT_KINDS.index(one.result))
     kind = worst.error.kind if worst.error else worst.result
     names = ", ".join(f"{printable(one.model, 80)} ({one.result})" for one in failed[:20])
     why = f": {printable(worst.error.message, 500)}" if worst.error and worst.error.message else ""
@@ -109,13 +109,13 @@ def _failure(failed: list[Outcome]) -> TorchrelayError:
 def _comment(body: str) -> str:
     """Return the address of the comment; a comment that cannot be written is reported and does not fail the run."""
     try:
-        thread = comments.thread_of(os.environ)
-        if thread is None:
+        pull_request = comments.pull_request_of(os.environ)
+        if pull_request is None:
             log.info("comment: this run does not belong to a pull request, or has no GITHUB_TOKEN")
             return ""
-        runner.mask(thread.token)
-        return comments.Comments(thread).put(body)
-    except comments.MayNot as error:
+        runner.mask(pull_request.token)
+        return comments.Comments(pull_request).put(body)
+    except comments.CommentForbidden as error:
         runner.notice(str(error))
     except GitHubRefused as error:
         log.warning("%s", error)

@@ -28,5 +28,5 @@ def run(
     begin(as_json=as_json)
     result = job_result.gather(bundle or model_dir, bundle=bundle is not None, job_status=job_status)
     job_result.save(output, result)
-    text = summary.of_model(result, room())
+    text = summary.model_summary(result, room())
     done(result.model_dump(), f"{result.model} {result.version}: {result.result}" if append(text) else text.rstrip())
