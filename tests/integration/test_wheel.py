@@ -46,8 +46,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy2(paths.ROOT / name, checkout / name)
     run([sys.executable, "-c", BUILD_SDIST, folder], checkout)
     (sdist,) = folder.glob("*.tar.gz")
-    build = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder, sdist]
-    run([sys.executable, *build], folder)
+    flags = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder)]
+    run([sys.executable, "-m", "pip", "wheel", *flags, sdist], folder)
     (built,) = folder.glob("*.whl")
     return built
 

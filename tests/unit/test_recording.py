@@ -1,4 +1,4 @@
-"""Recording: the answer goes in, everything else stays, and what was written is read back as a sample that passes."""
+"""Recording: only the expectation changes, and the recorded sample passes when it is read again."""
 
 import json
 import os
@@ -17,9 +17,9 @@ JSON = "application/json"
 
 
 def written(before: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    found = json.loads(recorded(json.dumps(before).encode(), answer))
-    assert list(found)[: len(before)] == list(before)
-    return found["expect"]  # type: ignore[no-any-return]
+    document = json.loads(recorded(json.dumps(before).encode(), answer))
+    assert list(document)[: len(before)] == list(before)
+    return document["expect"]  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_expectation(before: dict[str, Any], answer: Answer, expect: dict[str, A
     assert written(file, answer) == expect
 
 
-def test_what_is_recorded_passes(tmp_path: Path) -> None:
+def test_a_recorded_sample_passes(tmp_path: Path) -> None:
     folder = write(
         tmp_path,
         {
@@ -70,14 +70,14 @@ def test_what_is_recorded_passes(tmp_path: Path) -> None:
     assert record(folder, list(again.values()), answers) == []
 
 
-def test_samples_without_an_answer_stay(tmp_path: Path) -> None:
+def test_samples_without_an_answer_stay_unchanged(tmp_path: Path) -> None:
     folder = write(tmp_path)
     before = (folder / "samples/one.json").read_bytes()
     assert record(folder, load_samples(folder, load_model(folder)), {}) == []
     assert (folder / "samples/one.json").read_bytes() == before
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path)
     before = (folder / "samples/one.json").read_bytes()
     samples = load_samples(folder, load_model(folder))
