@@ -2,13 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.model_dirs import write
-from torchrelay.authoring.record import Answer, record, recorded
+from torchrelay.authoring.record import Answer, record, recorded, requests
 from torchrelay.model.model import load_model
 from torchrelay.model.samples import load_samples
 from torchrelay.verification.compare import compare
@@ -68,6 +69,14 @@ def test_a_recorded_sample_passes(tmp_path: Path) -> None:
         assert compare(again[name], answer.status, answer.content_type, answer.body, 1.0) == []
     assert again["one"].latency_ms == 9000
     assert record(folder, list(again.values()), answers) == []
+
+
+def test_a_sample_is_sent_to_its_version(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    model = load_model(folder)
+    (sample,) = load_samples(folder, model)
+    sent = requests(model, [sample, replace(sample, version="2.0")])
+    assert [one.path for one in sent] == [f"/predictions/{model.name}", f"/predictions/{model.name}/2.0"]
 
 
 def test_samples_without_an_answer_stay_unchanged(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 
 from torchrelay.core.files import atomic_write
 from torchrelay.core.json_text import parse_untrusted
+from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
+from torchrelay.targets.contract import predict_path
+from torchrelay.verification.prober import ProbeRequest
 
 NUMERIC = {"compare": "numeric", "rtol": 1e-3, "atol": 1e-4}  # the last digits of floats differ between CPUs
 
@@ -22,6 +25,12 @@ class Answer:
     status: int
     content_type: str
     body: bytes
+
+
+def requests(model: Model, samples: list[Sample]) -> list[ProbeRequest]:
+    """Return each sample's request, sent to the version that the sample names."""
+    path = predict_path(model)
+    return [ProbeRequest(one.name, "POST", one.path(path), one.content_type, one.body) for one in samples]
 
 
 def record(model_dir: Path, samples: list[Sample], answers: Mapping[str, Answer]) -> list[Path]:

@@ -131,9 +131,10 @@ def record(
 
 def _answers(model_dir: Path, model: Any, samples: list[Any], url: str | None) -> dict[str, Any]:
     """Return each sample's answer, sent alone: by an address, or by the image of this directory."""
-    from torchrelay.verification.prober import HttpProber, ProbeRequest  # noqa: PLC0415 -- as in init
+    from torchrelay.authoring import record as recording  # noqa: PLC0415 -- as in init
+    from torchrelay.verification.prober import HttpProber  # noqa: PLC0415 -- as in init
 
-    requests = [ProbeRequest(one.name, "POST", f"/predictions/{model.name}", one.content_type, one.body) for one in samples]
+    requests = recording.requests(model, samples)
     if url is not None:
         found = HttpProber(url).send(requests, 1, model.timeouts.response_s + 5)
     else:
