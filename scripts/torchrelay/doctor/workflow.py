@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from torchrelay.core.errors import ModelInvalid
-from torchrelay.core.paths import ROOT
+from torchrelay.core.paths import SERVE_WORKFLOW
 from torchrelay.core.text import meant, shown
 from torchrelay.doctor.finding import Finding, Subject, bad, good
 from torchrelay.model import yaml_document
 from torchrelay.model.yaml_document import Document, FieldPath
 
 USES = re.compile(r"(?:\./|[\w.-]+/[\w.-]+/)\.github/workflows/serve\.ya?ml(?:@\S+)?")
-SERVE = ROOT / ".github" / "workflows" / "serve.yml"
+SERVE = SERVE_WORKFLOW
 LEVEL = {"none": 0, "read": 1, "write": 2}
 NEEDED = {"contents": "read", "id-token": "write", "attestations": "write", "pull-requests": "write"}
 """The permissions of serve.yml's jobs, for an installation without that file."""

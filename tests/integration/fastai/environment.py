@@ -1,4 +1,4 @@
-"""fastai in an environment of its own: made once for a lock file and a torch, kept in the tests' cache.
+"""A separate environment with fastai: made once per lock file and torch version, kept in the tests' cache.
 
 `python -m tests.integration.fastai.environment` makes it by hand and prints its Python.
 """
@@ -18,18 +18,18 @@ SHIM = Path(__file__).with_name("torchvision_operators.py")
 
 
 def torch_version() -> str:
-    """The torch of the tests themselves, without its build: 2.13.0."""
+    """Return the version of the tests' own torch, without its build: 2.13.0."""
     return metadata.version("torch").partition("+")[0]
 
 
 def folder() -> Path:
-    """Where the environment of this very lock, shim, torch and Python lies."""
+    """Return the environment's folder, named by lock, shim, torch and Python."""
     inputs = hashlib.sha256(LOCK.read_bytes() + SHIM.read_bytes() + torch_version().encode() + sys.version.encode())
     return CACHE / f"fastai-{inputs.hexdigest()[:12]}"
 
 
 def ensure() -> Path:
-    """The environment's Python, made if need be: two minutes. Two processes do not make it twice; half of one does not count."""
+    """Return the environment's Python; make it first if it is missing (two minutes) or incomplete. A lock keeps others waiting."""
     home = folder()
     complete = home / "complete"
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def _make(home: Path) -> None:
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, stdout=sys.stderr)
     subprocess.run([*pip, "--no-deps", "--require-hashes", "-r", str(LOCK)], check=True, stdout=sys.stderr)
-    wheels = os.environ.get("TORCHRELAY_WHEELS")  # without it the index's CUDA build, as in the Makefile
+    wheels = os.environ.get("TORCHRELAY_WHEELS")  # unset: the index's CUDA build, as in the Makefile
     subprocess.run(
         [*pip, *(["--find-links", wheels] if wheels else []), f"torch=={torch_version()}"], check=True, stdout=sys.stderr
     )

