@@ -69,7 +69,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import-linter, actionlint, zizmor, hadolint, c
 	PYTHONPATH=scripts:handlers $(BIN)/lint-imports --no-logo
 	$$($(BIN)/python -m tests.gotools actionlint)
 	$(BIN)/zizmor --quiet --offline --persona auditor .github actions
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile .devcontainer/Dockerfile
 	$(BIN)/cfn-lint infra/aws/*.yaml
 	$(BIN)/python scripts/references.py check
 	$(MAKE) --no-print-directory schema

@@ -6,6 +6,8 @@ from pathlib import Path
 import psutil
 
 from tests import machine
+from tests.cluster.cluster import PACKAGES
+from torchrelay.core.paths import ROOT
 
 SLEEP = [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"]
 
@@ -30,3 +32,8 @@ def test_a_process_that_reuses_the_id_is_left_alone(tmp_path: Path) -> None:
 def test_nothing_was_started(tmp_path: Path) -> None:
     assert machine.background_process("sleep", tmp_path) is None
     machine.end("sleep", tmp_path)
+
+
+def test_the_development_container_has_every_package() -> None:
+    words = (ROOT / ".devcontainer/Dockerfile").read_text().split()
+    assert {*machine.PROGRAMS.values(), *PACKAGES.values()} <= set(words)
