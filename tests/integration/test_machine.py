@@ -14,8 +14,7 @@ SLEEP = [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.exec
 
 def test_a_background_process_is_found_again_and_ended_with_its_children(tmp_path: Path) -> None:
     process = machine.start_in_background("sleep", SLEEP, tmp_path)
-    found = machine.background_process("sleep", tmp_path)
-    assert found == process
+    assert machine.background_process("sleep", tmp_path) == process
     machine.end("sleep", tmp_path)
     assert not machine.is_alive(process)
     assert machine.background_process("sleep", tmp_path) is None

@@ -124,7 +124,7 @@ def test_an_interrupt_reaches_all_processes_and_the_sum_is_printed(tmp_path: Pat
     assert runner.returncode == 1
 
 
-def test_every_test_file_is_of_exactly_one_kind() -> None:
+def test_every_test_file_belongs_to_exactly_one_kind() -> None:
     for file in (ROOT / "tests").rglob("test_*.py"):
         path = file.relative_to(ROOT).as_posix()
         if "/cases/" in path:
