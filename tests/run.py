@@ -2,7 +2,7 @@
 
     python -m tests.run [PYTEST OPTIONS]
 
-The fast kinds come first. Tests that share costly session fixtures belong to one kind, so these are built once. Every output line is
+The fast kinds come first. Tests that share costly session fixtures belong to one kind. Every output line is
 prefixed with its kind, and a failure is printed as it happens. Ctrl-C (or TERM) is passed on to the running processes, which then
 print what they have. The end lists when each kind ran and which tests had not ended; the last line of all is
 `N passed, N failed, N skipped`. A test that had not ended counts as failed, and so does a kind that ended badly without a failed
