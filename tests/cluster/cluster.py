@@ -7,31 +7,28 @@ this machine pushes to) name it, and nothing is started.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests import machine
+from tests.cache import CACHE, build_lock
 from tests.cluster import pause_image
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrelay-tests"
 WORK = CACHE / "cluster"
 RUN = WORK / "run"
 CNI = Path("/usr/lib/cni")
 REGISTRY = "127.0.0.1:5001"
 UP_S = 300
-LOCK_S = 2400
 
 # program -> Debian package
 PACKAGES = {
@@ -87,27 +84,10 @@ def build_command(name: str, output: Path) -> list[str]:
     return ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(output), f"./{name}"]
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; another run on this machine waits, with a time limit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LOCK_S
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{path} is still locked after {LOCK_S} s: by another run, or by this very one") from None
-                time.sleep(0.2)
-        yield
-
-
 def ensure(name: str) -> Path:
     """Return a program, built if need be: minutes with a cold cache."""
     program = bin_folder() / name
-    with locked(bin_folder() / "lock"):
+    with build_lock(bin_folder() / "lock", name):
         if not program.exists():
             if shutil.which("go") is None:
                 sys.exit(f"{name} {version()} is built with Go: install Go 1.26 or later, or set TORCHRELAY_TEST_KUBECONFIG")
@@ -177,7 +157,7 @@ def running() -> Iterator[Cluster]:
     if given := os.environ.get("TORCHRELAY_TEST_KUBECONFIG"):
         yield Cluster(Path(given), os.environ.get("TORCHRELAY_TEST_REGISTRY") or REGISTRY, kubectl())
         return
-    with locked(WORK / "lock"):
+    with build_lock(WORK / "lock", "the one cluster of this machine"):
         cluster = up()
         try:
             yield cluster

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
-from tests.proved import Bundle, image, model_layers, runtime, verdict
+from tests.small_image import Bundle, image, model_layers, runtime, verdict
 from torchrelay.attestation import dsse, provenance
 from torchrelay.core.errors import BundleInvalid, NotAttested, RegistryError
 from torchrelay.core.files import write_json

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.proved import SITE, WEIGHTS, image, layer, metadata, model, model_layers, python, runtime
+from tests.small_image import SITE, WEIGHTS, image, layer, metadata, model, model_layers, python, runtime
 from torchrelay.attestation import image_contents
 from torchrelay.attestation.image_contents import contents
 from torchrelay.attestation.packages import Package, debian_licences, debian_purl, dpkg_status, purl, pypi_purl, python_metadata

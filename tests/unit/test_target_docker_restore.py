@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.proved import model
+from tests.small_image import model
 from torchrelay.core.progress import Quiet
 from torchrelay.targets.contract import Context, Deployed, DeploymentRecord
 from torchrelay.targets.docker.target import DockerTarget

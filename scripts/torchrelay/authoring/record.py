@@ -14,6 +14,7 @@ from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
 from torchrelay.targets.contract import predict_path
 from torchrelay.verification.prober import ProbeRequest
+from torchrelay.verification.replay import request_of
 
 NUMERIC = {"compare": "numeric", "rtol": 1e-3, "atol": 1e-4}  # the last digits of floats differ between CPUs
 
@@ -29,8 +30,7 @@ class Answer:
 
 def requests(model: Model, samples: list[Sample]) -> list[ProbeRequest]:
     """Return each sample's request, sent to the version that the sample names."""
-    path = predict_path(model)
-    return [ProbeRequest(one.name, "POST", one.path(path), one.content_type, one.body) for one in samples]
+    return [request_of(model, sample) for sample in samples]
 
 
 def record(model_dir: Path, samples: list[Sample], answers: Mapping[str, Answer]) -> list[Path]:

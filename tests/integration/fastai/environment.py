@@ -1,9 +1,8 @@
-"""A separate environment with fastai: made once per lock file and torch version, kept in the tests' cache.
+"""A separate virtual environment with fastai: built once for a lock file and a torch, kept in the tests' cache.
 
-`python -m tests.integration.fastai.environment` makes it by hand and prints its Python.
+`python -m tests.integration.fastai.environment` builds it by hand and prints the path of its Python.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -12,7 +11,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrelay-tests"
+from tests.cache import CACHE, build_lock
+
 LOCK = Path(__file__).parents[3] / "requirements" / "fastai.txt"
 SHIM = Path(__file__).with_name("torchvision_operators.py")
 
@@ -23,27 +23,25 @@ def torch_version() -> str:
 
 
 def folder() -> Path:
-    """Return the environment's folder, named by lock, shim, torch and Python."""
+    """The folder of the environment for this lock file, shim, torch and Python."""
     inputs = hashlib.sha256(LOCK.read_bytes() + SHIM.read_bytes() + torch_version().encode() + sys.version.encode())
     return CACHE / f"fastai-{inputs.hexdigest()[:12]}"
 
 
 def ensure() -> Path:
-    """Return the environment's Python; make it first if it is missing (two minutes) or incomplete. A lock keeps others waiting."""
+    """The environment's Python; building it takes two minutes. The file `complete` marks one whose build was not cut short."""
     home = folder()
     complete = home / "complete"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f"{home.name}.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with build_lock(home.with_name(f"{home.name}.lock"), "the fastai environment"):
         if not complete.exists():
             shutil.rmtree(home, ignore_errors=True)
-            sys.stderr.write("making an environment with fastai (once)\n")
-            _make(home)
+            sys.stderr.write("building an environment with fastai (once)\n")
+            _build(home)
             complete.touch()
     return home / "bin" / "python"
 
 
-def _make(home: Path) -> None:
+def _build(home: Path) -> None:
     python = str(home / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, stdout=sys.stderr)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.integration.fastai.conftest import Exported, Learners
-from tests.started import started
+from tests.start_handler import start_handler
 from torchrelay.model.model import load_model
 from torchrelay.stages.check import check
 from torchrelay.verification.compare import compare
@@ -36,7 +36,7 @@ def clean_imports() -> Iterator[None]:
 
 
 def answers_of(folder: Path, pictures: list[Path]) -> list[dict[str, Any]]:
-    handler = started(folder)
+    handler = start_handler(folder)
     answers = handler.answer([Request(picture.read_bytes(), "image/png") for picture in pictures])
     assert [answer.status for answer in answers] == [200] * len(pictures)
     return [json.loads(answer.body) for answer in answers]
@@ -90,7 +90,7 @@ def test_the_weights_load_strictly_and_the_network_returns_the_same_numbers(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     network = loading.load(folder / "model.pt", module.init_function, torch.device("cpu"))
-    handler = started(folder)
+    handler = start_handler(folder)
     for seed in SEEDS:
         picture = learners.folder / f"{'ask' if name == 'unet' else 'square'}-{seed}.png"
         made: Any = handler.steps.preprocess(picture.read_bytes())
@@ -138,7 +138,7 @@ def test_a_cropped_picture_gets_the_same_class(exported: dict[str, Exported], le
 @pytest.mark.parametrize("name", ["unet", "classifier"])
 def test_the_sample_gets_the_learners_answer(exported: dict[str, Exported], name: str) -> None:
     checked = check(exported[name].folder)
-    handler = started(exported[name].folder)
+    handler = start_handler(exported[name].folder)
     for sample in checked.samples:
         answer = handler.answer([Request(sample.body, sample.content_type)])[0]
         assert compare(sample, answer.status, answer.content_type, answer.body, None) == []

@@ -15,7 +15,6 @@ from torchrelay.model.samples import Sample, load_samples
 from torchrelay.model.server_config import load_model
 from torchrelay.stages import verify
 from torchrelay.verification.prober import HttpProber, ProbeAnswer
-from torchrelay.verification.replay import request_of
 
 app = typer.Typer(help="Record what samples expect.", no_args_is_help=True)
 
@@ -57,7 +56,7 @@ def run(
 
 def _replies(model_dir: Path, model: Model, samples: list[Sample], url: str | None) -> list[ProbeAnswer]:
     """Return each sample's reply, sent alone: to an address, or to the image of this directory."""
-    requests = [request_of(model, sample) for sample in samples]
+    requests = record.requests(model, samples)
     if url is not None:
         return HttpProber(url).send(requests, 1, model.timeouts.response_s + 5)
     return verify.ask(model_dir, model, samples, requests, progress.progress())
