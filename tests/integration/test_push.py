@@ -183,15 +183,15 @@ def test_an_upload_whose_answer_was_lost_is_not_sent_again(flaky: Any, registry_
     assert flaky.patches == pushed.blobs
 
 
-@pytest.mark.parametrize(("status", "told"), [(403, "docker login"), (404, "create the repository")])
-def test_a_refusal_is_told_once_with_the_mend(flaky: Any, status: int, told: str) -> None:
+@pytest.mark.parametrize(("status", "fix"), [(403, "docker login"), (404, "create the repository")])
+def test_a_refusal_is_not_retried_and_comes_with_a_fix(flaky: Any, status: int, fix: str) -> None:
     flaky.method, flaky.faults = "POST", [status] * 9
     host = f"127.0.0.1:{flaky.server_address[1]}"
     waits: list[float] = []
     with pytest.raises(RegistryError) as caught:
         push_image(image(), client(host, sleep=waits.append), parse_reference(f"{host}/refused", "1.0"), Quiet())
     assert str(status) in caught.value.message
-    assert told in caught.value.fix
+    assert fix in caught.value.fix
     assert waits == []
 
 
@@ -201,6 +201,15 @@ def test_a_registry_that_is_down_ends_in_one_error() -> None:
         push_image(image(), client("127.0.0.1:9", sleep=waits.append), parse_reference("127.0.0.1:9/x", "1.0"), Quiet())
     assert len(waits) == 5
     assert waits == sorted(waits)
+
+
+def test_a_call_is_not_retried_when_another_thread_failed() -> None:
+    waits: list[float] = []
+    registry = client("127.0.0.1:9", sleep=waits.append)
+    registry.stop.set()
+    with pytest.raises(RegistryError, match="not retried because another call failed"):
+        registry.check_access()
+    assert waits == []
 
 
 def test_weights_that_changed_since_the_build_are_refused_by_their_digest(registry_host: str, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from torchrelay.core.files import atomic_write
 from torchrelay.core.json_text import parse_untrusted
 from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
-from torchrelay.targets.contract import predict_path
 from torchrelay.verification.prober import ProbeRequest
 from torchrelay.verification.replay import request_of
 

@@ -316,6 +316,11 @@ def _put(data: dict[str, Any], path: FieldPath, text: str) -> None:
         data[first][path[1]] = text
 
 
+def predict_path(name: str) -> str:
+    """Return the route of a model's predictions."""
+    return f"/predictions/{name}"
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of model.yaml."""
     body = Model.model_json_schema(mode="validation")

@@ -115,8 +115,8 @@ def run(
         requirements = (model_dir / model.requirements).read_bytes()
         deps_dir, dependencies = dependencies_layer(model_dir, runtime, requirements, progress)
         added.append(dependencies)
-    others = versions.further(model_dir, model, archived.version)
-    added += [versions.layer(model_dir, one, progress) for one in others]
+    others = versions.other_versions(model_dir, model, archived.version)
+    added += [versions.version_layer(model_dir, one, progress) for one in others]
     added.append(_weights_layer(archived, folder, progress))
     setup = setup_layer(model_dir, runtime, archived, dependencies, folder, progress)
     if setup is not None and deps_dir in (None, paths.IMAGE_DEPS):

@@ -59,7 +59,7 @@ class _Check:
         self._extra: list[tuple[FieldPath, str]] = []
         self._sources: list[python_source.Source] = []
         self._server = server_config.Told()
-        self._others: list[versions.Further] = []
+        self._others: list[versions.OtherVersion] = []
 
     def all(self, *, with_samples: bool) -> None:
         steps: dict[str, Callable[[], None]] = {
@@ -182,7 +182,7 @@ class _Check:
 
     def _versions(self) -> None:
         if not self.bad & {"name", "version", "default_version"}:
-            self._others, wrong = versions.look(self.dir, self.model)
+            self._others, wrong = versions.read_versions(self.dir, self.model)
             for index, message, fix in wrong:
                 self._say(("default_version",) if index is None else ("versions", index), message, fix)
 

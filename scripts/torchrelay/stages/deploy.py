@@ -65,7 +65,7 @@ def release_of(
     """
     samples, source = tuple(checked.samples), source_of(model_dir)
     if target == "local":
-        others = versions.further(model_dir, checked.model, archived.version)
+        others = versions.other_versions(model_dir, checked.model, archived.version)
         folders = [(one.version, str(one.path.resolve())) for one in others]
         serving = serving_config(checked.model, archived.version, checked.samples, None, "", folders)
         parts = [archived.inputs, serving, *(one.sha256 for one in others)]

@@ -202,7 +202,7 @@ def _docker(host: str, user: str, password: str, job: Job) -> str:
         job.mask(secret)
     try:
         if not is_ecr(host):
-            Registry(parse_reference(f"{host}/x", "latest").base, credentials=lambda _: (user, password)).answers()
+            Registry(parse_reference(f"{host}/x", "latest").base, credentials=lambda _: (user, password)).check_access()
     except RegistryError as error:
         raise LoginFailed(f"{host}: {error.message}", "correct the secrets registry-username and registry-password") from error
     folder = job.temporary / "torchrelay-home" / ".docker"
