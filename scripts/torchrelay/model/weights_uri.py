@@ -1,4 +1,4 @@
-"""Where the weights are, as model.yaml says it: the URI taken apart and checked, nothing read yet."""
+"""The `weights` field of model.yaml: its URI is checked and split, nothing is read."""
 
 import re
 from ipaddress import ip_address
@@ -112,14 +112,14 @@ def _checked_sha256(value: str) -> str:
 
 
 class Weights(BaseModel):
-    """Where the weights are, and optionally what they must be."""
+    """The address of the weights, and optionally their digest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     uri: Annotated[str, AfterValidator(checked_uri)] = Field(description=f"Address of the weights file: {FORMS}.")
     sha256: Annotated[str, AfterValidator(_checked_sha256)] | None = Field(
         None,
-        description="SHA-256 that the file must have, 64 hexadecimal digits. Default: whatever weights.lock recorded.",
+        description="SHA-256 that the file must have, 64 hexadecimal digits. Default: the digest recorded in weights.lock.",
     )
 
     @property
