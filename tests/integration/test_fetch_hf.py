@@ -120,7 +120,7 @@ def test_a_small_file_outside_large_file_storage_comes_from_the_hub_itself(tmp_p
         (403, "GatedRepo", "GatedRepo", "accept the repository's terms"),
         (404, "RevisionNotFound", "no such revision", "after the @"),
         (404, "EntryNotFound", "no such file in that repository", "correct the path"),
-        (404, "", "not there", "correct `weights`"),
+        (404, "", "not found", "correct `weights`"),
     ],
 )
 def test_what_the_hub_refuses_is_put_into_words(

@@ -144,7 +144,7 @@ def test_another_length_than_announced_is_noticed_whatever_the_client_says(tmp_p
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     server.next = [truncated(2_000_000), *[status(503)] * 200]
-    with pytest.raises(WeightsMissing, match=r"503.*2\.0 MB that came are kept"):
+    with pytest.raises(WeightsMissing, match=r"503.*2\.0 MB received are kept"):
         get(server, model_dir, cache, patience=IMPATIENT)
     assert len(parts(cache)) == 1
     assert not (model_dir / "weights.lock").exists()
@@ -211,7 +211,7 @@ def test_a_server_may_say_how_long_to_wait(server: WeightsServer, model_dir: Pat
 def test_a_wait_beyond_the_patience_is_not_begun(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     server.next = [status(503, Retry_After="3600")]
     started = time.monotonic()
-    with pytest.raises(WeightsMissing, match=r"503 and asks to wait 3600 s; gave up at try 1"):
+    with pytest.raises(WeightsMissing, match=r"503 and asks to wait 3600 s; gave up at attempt 1"):
         get(server, model_dir, cache)
     assert time.monotonic() - started < 5
 
@@ -241,8 +241,8 @@ def test_a_trickle_is_given_up(server: WeightsServer, model_dir: Path, cache: Pa
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
-        (status(404), r"not there \(404\)"),
-        (status(410), r"not there \(410\)"),
+        (status(404), r"not found \(404\)"),
+        (status(410), r"not found \(410\)"),
         (status(401), "answers 401: access refused"),
         (status(403), "answers 403: access refused"),
         (status(400), "answers 400"),
@@ -349,7 +349,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(server: WeightsServer, model
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, hard))  # the kernel refuses: EFBIG where a full disk is ENOSPC
     try:
-        with pytest.raises(DiskFull, match=r"no room left .* is removed again"):
+        with pytest.raises(DiskFull, match=r"no room left .* the part is removed"):
             get(server, model_dir, cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

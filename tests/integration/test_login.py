@@ -116,8 +116,8 @@ def test_trouble_at_githubs_service_is_waited_out(monkeypatch: pytest.MonkeyPatc
     ("answer", "message", "asked"),
     [
         (status(503), "gave no identity token in 5 attempts: 503", 5),
-        (status(403), "refuses the job an identity token: 403", 1),
-        (status(302, Location="http://127.0.0.1:9/stolen"), "refuses the job an identity token: 302", 1),
+        (status(403), "refuses to give the job an identity token: 403", 1),
+        (status(302, Location="http://127.0.0.1:9/stolen"), "refuses to give the job an identity token: 302", 1),
         (answering(200, {"value": None}), "answered without a token", 1),
         (answering(200, ["x"]), "answered without a token", 1),
         (answering(200, "<html>"), "answered without a token", 1),

@@ -464,3 +464,32 @@ def test_links_in_circles_and_to_nothing(tmp_path: Path) -> None:
     (folder / "c").symlink_to(folder / "gone")
     assert_problem(folder, 'model.yaml:6: extra_files[0]: "a"', "cannot be read")
     assert_problem(folder, 'model.yaml:6: extra_files[1]: "c"', "is a symbolic link to nothing")
+
+
+IGNORED = 'is ignored: "handler.py" loads its network itself'
+SAGEMAKER = "def model_fn(model_dir): ...\ndef predict_fn(data, model): ...\n"
+NATIVE = "class Handler:\n    def initialize(self, context): ...\n    def handle(self, data, context): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "handler", "field", "message"),
+    [
+        (HANDLER + "init_args: {a: 1}\n", SAGEMAKER, "init_args", IGNORED),
+        (HANDLER + "init_args: {a: 1}\n", SAGEMAKER, "model_file", IGNORED),
+        (HANDLER + "init_args: {a: 1}\n", NATIVE, "init_args", IGNORED),
+        (plus("targets: {sagemaker: {role: x}}\n"), "", "targets.sagemaker", "is not supported yet: its options are ignored"),
+        (plus("targets: {lambda: {memory: 1}}\n"), "", "targets.lambda", "is not supported yet: its options are ignored"),
+        (plus("targets: {local: {}}\nresources: {memory: 1Gi}\n"), "", "resources.memory", "is ignored by the target local"),
+    ],
+)
+def test_what_nothing_uses_is_a_warning(tmp_path: Path, text: str, handler: str, field: str, message: str) -> None:
+    files: dict[str, str | bytes | None] = {"handler.py": handler, "model.py": "def init_function(a): ...\n"} if handler else {}
+    write(tmp_path, {**files, "model.yaml": text})
+    warnings = {warning.field: warning.message for warning in check(tmp_path).warnings}
+    assert message in warnings[field]
+
+
+@pytest.mark.parametrize("targets", ["{sagemaker: {}}", "{lambda: }", "{local: {}, docker: {}}"])
+def test_what_is_used_or_empty_is_no_warning(tmp_path: Path, targets: str) -> None:
+    write(tmp_path, {"model.yaml": plus(f"targets: {targets}\nresources: {{cpu: 2}}\n")})
+    assert check(tmp_path).warnings == []

@@ -18,7 +18,7 @@ from torchrelay.core.text import shown
 from torchrelay.core.workspace import Workspace
 from torchrelay.image import mar
 from torchrelay.model.fields import VERSION
-from torchrelay.model.files import regular
+from torchrelay.model.files import UnusableFile, regular
 from torchrelay.model.model import FILE, Model
 from torchrelay.oci.blobs import Slice
 from torchrelay.oci.layers import Layer, LayerFile, tar_layer
@@ -108,9 +108,10 @@ def version_layer(model_dir: Path, other: OtherVersion, progress: Progress) -> L
 
 def _read(model_dir: Path, model: Model, name: str) -> OtherVersion:
     """Read name and version from an archive's manifest. Raises ArchiveInvalid."""
-    path = regular(model_dir, name)
-    if isinstance(path, str):
-        raise ArchiveInvalid(f"{shown(name)} {path}", "write the path of a .mar in the model directory")
+    try:
+        path = regular(model_dir, name)
+    except UnusableFile as error:
+        raise ArchiveInvalid(f"{shown(name)} {error}", "write the path of a .mar in the model directory") from error
     try:
         with zipfile.ZipFile(path) as archive:
             mar.checked(path, archive.infolist())

@@ -10,7 +10,7 @@ from torchrelay.core.text import printable, shown
 from torchrelay.image import versions
 from torchrelay.model import python_source, requirements, server_config
 from torchrelay.model.fields import relative_path
-from torchrelay.model.files import content_problem, files_below, inside, regular
+from torchrelay.model.files import UnusableFile, files_below, inside, regular, require_content
 from torchrelay.model.handlers import file_options, option_problems
 from torchrelay.model.model import Loaded, Model, load
 from torchrelay.model.samples import Sample, load_samples
@@ -57,8 +57,8 @@ class _Check:
         self.warnings: list[Problem] = []
         self.samples: list[Sample] = []
         self._extra: list[tuple[FieldPath, str]] = []
-        self._sources: list[python_source.Source] = []
-        self._server = server_config.Told()
+        self._sources: list[python_source.PythonSource] = []
+        self._server = server_config.ServerConfigFile()
         self._others: list[versions.OtherVersion] = []
 
     def all(self, *, with_samples: bool) -> None:
@@ -71,6 +71,7 @@ class _Check:
             "versions": self._versions,
             "environment": self._environment,
             "resources": self._resources,
+            "targets": self._targets,
         }
         self._server_config()  # from here on its values count as the model's
         for field, step in steps.items():
@@ -92,12 +93,11 @@ class _Check:
 
     def _file(self, path: FieldPath, relative: str) -> bytes | None:
         """Return the content of a file that the field at `path` names; None, with a problem, when it cannot be read."""
-        found = regular(self.dir, relative)
-        if isinstance(found, str):
-            self._say(path, f"{shown(relative)} {found}")
-            return None
         try:
-            return read_bytes(found, relative, _TEXT_LIMIT)
+            return read_bytes(regular(self.dir, relative), relative, _TEXT_LIMIT)
+        except UnusableFile as error:
+            self._say(path, f"{shown(relative)} {error}")
+            return None
         except ModelInvalid as error:
             self.problems += error.problems
             return None
@@ -108,12 +108,13 @@ class _Check:
         if weights.scheme != "file":
             return
         relative = weights.inside
-        found = regular(self.dir, relative) if relative else _outside(weights.uri)
-        if isinstance(found, str):
-            fix = "put the file there, or write its s3://, https:// or hf:// address" if "not exist" in found else ""
-            self._say(path, f"{shown(weights.uri)} {found}", fix)
+        try:
+            file = regular(self.dir, relative) if relative else _outside(weights.uri)
+        except UnusableFile as error:
+            fix = "put the file there, or write its s3://, https:// or hf:// address" if "not exist" in str(error) else ""
+            self._say(path, f"{shown(weights.uri)} {error}", fix)
             return
-        if found.stat().st_size == 0:
+        if file.stat().st_size == 0:
             self._say(path, f"{shown(weights.uri)} is empty", "save the weights again, or fetch them again")
         elif relative is None:
             self._warn(path, f"{shown(weights.uri)} exists only on this machine", "put it into the model directory, or on s3://")
@@ -122,8 +123,13 @@ class _Check:
         if (file := self.model.handler_file) is None:
             return
         source = self._source(("handler",), file)
-        if isinstance(source, python_source.Source):
-            self.problems += python_source.handler_problems(source, self.model.handler_attribute)
+        if source is None:
+            return
+        self.problems += python_source.handler_problems(source, self.model.handler_attribute)
+        for field in python_source.ignored_fields(source):
+            if self.document.value.get(field):
+                fix = "remove it; shipped handlers and `handler_factory` use it"
+                self._warn((field,), f"is ignored: {shown(file)} loads its network itself", fix)
 
     def _handler_args(self) -> None:
         if "handler" in self.bad:
@@ -141,14 +147,16 @@ class _Check:
             if data is not None and not data.strip():
                 self._say(path, f"{shown(value)} is empty", "write one name per line")
 
-    def _source(self, path: FieldPath, file: str) -> python_source.Source | None:
+    def _source(self, path: FieldPath, file: str) -> python_source.PythonSource | None:
         data = self._file(path, file)
-        source = python_source.read(data, file) if data is not None else None
-        if isinstance(source, Problem):
-            self.problems.append(source)
+        if data is None:
             return None
-        if source is not None:
-            self._sources.append(source)
+        try:
+            source = python_source.read(data, file)
+        except ModelInvalid as error:
+            self.problems += error.problems
+            return None
+        self._sources.append(source)
         return source
 
     def _model_file(self) -> None:
@@ -198,6 +206,16 @@ class _Check:
         if self.model.resources.gpu and self.model.device == "cpu" and "device" not in self.bad:
             self._say(("resources", "gpu"), f"asks for {self.model.resources.gpu}, but device is cpu", "write `device: gpu`")
 
+    def _targets(self) -> None:
+        targets = self.model.targets
+        for name, options in (("sagemaker", targets.sagemaker), ("lambda", targets.lambda_), ("vertex", targets.vertex)):
+            if options:
+                self._warn(("targets", name), "is not supported yet: its options are ignored", "remove them")
+        written = self.document.value.get("resources")
+        limits = [key for key in ("cpu", "memory") if isinstance(written, dict) and key in written]
+        if limits and targets.declared == ("local",):
+            self._warn(("resources", limits[0]), "is ignored by the target local, which limits neither CPU nor memory", "remove it")
+
     def _server_config(self) -> None:
         try:
             self._server = server_config.read(self.dir)
@@ -215,13 +233,14 @@ class _Check:
                 relative = relative_path(self.document.texts.get(path, value))
             except (ValueError, TypeError, AttributeError):
                 continue  # reported with the other problems of model.yaml
-            found = inside(self.dir, relative)
-            if isinstance(found, str):
-                self._say(path, f"{shown(relative)} {found}")
-            elif found.is_dir():
-                self._folder(path, relative)
-            elif problem := content_problem(found):
-                self._say(path, f"{shown(relative)} {problem}")
+            try:
+                file = inside(self.dir, relative)
+                if file.is_dir():
+                    self._folder(path, relative)
+                    continue
+                require_content(file)
+            except UnusableFile as error:
+                self._say(path, f"{shown(relative)} {error}")
             else:
                 self._extra.append((path, relative))
 
@@ -312,14 +331,14 @@ class _Check:
                 self.warnings.append(Problem(printable(sample.file), sample.line, "expect", message, fix))
 
 
-def _outside(uri: str) -> Path | str:
-    """Return the path of weights given by an absolute path or a file:// address."""
+def _outside(uri: str) -> Path:
+    """Return the path of weights given by an absolute path or a file:// address. Raises UnusableFile."""
     path = Path(unquote(urlsplit(uri).path)) if uri.lower().startswith("file:") else Path(uri)
     try:
-        if not path.exists():
-            return "does not exist"
-        if not path.is_file():
-            return "is not a file"
+        exists, is_file = path.exists(), path.is_file()
     except (OSError, ValueError) as error:
-        return f"cannot be read: {getattr(error, 'strerror', None) or 'not a legal path'}"
-    return content_problem(path) or path
+        raise UnusableFile(f"cannot be read: {getattr(error, 'strerror', None) or 'not a legal path'}") from error
+    if not is_file:
+        raise UnusableFile("is not a file" if exists else "does not exist")
+    require_content(path)
+    return path

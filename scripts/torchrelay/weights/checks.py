@@ -1,4 +1,4 @@
-"""Refuses files that stand in for weights: Git LFS pointers and web pages."""
+"""Refuses files that are not weights: empty ones, Git LFS pointers and web pages."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ PAGES = (b"<!doctype html", b"<html")
 
 
 def refuse_stand_ins(uri: str, path: Path) -> None:
-    """Refuse an empty file, a Git LFS pointer and a web page, which say they are weights but hold none.
+    """Refuse an empty file, a Git LFS pointer and a web page.
 
     Raises WeightsMissing.
     """
