@@ -31,8 +31,9 @@ from torchrelay.oci.image import MANIFEST_TYPE, Image
 from torchrelay.oci.reference import Reference, parse_reference
 from torchrelay.oci.referrers import DOCUMENT_LIMIT, INDEX_TYPE, artifact, fallback_tag, put_referrer, referrers
 from torchrelay.oci.registry import Registry
+from torchrelay.stages import attest
 from torchrelay.stages import attest as attesting
-from torchrelay.stages.attest import attest, demand, pushed_reference
+from torchrelay.stages.attest import pushed_reference, require_attested
 from torchrelay.stages.push import push_image
 
 KINDS = [provenance.SBOM, provenance.PROVENANCE, provenance.VERDICT]
@@ -77,10 +78,10 @@ class Pushed:
         return Bundle(self.folder, self.image, verdict(self.image))
 
     def attest(self, signer: dsse.Signer = SIGNER, bundle: Bundle | None = None, **environment: str) -> list[attesting.Statement]:
-        return attest(bundle or self.bundle, self.reference, signer, Quiet(), environment=environment, registry_of=client)
+        return attest.run(bundle or self.bundle, self.reference, signer, Quiet(), environment=environment, registry_of=client)
 
     def demand(self, key: str = KEY, **more: Any) -> attesting.Attested:
-        return demand(self.reference, key, registry_of=client, **more)
+        return require_attested(self.reference, key, registry_of=client, **more)
 
     def manifest(self, digest: str) -> dict[str, Any]:
         path = f"/v2/{self.target.repository}/manifests/{digest}"
@@ -288,7 +289,7 @@ def test_a_tag_is_not_accepted(pushed: Pushed) -> None:
     pushed.attest()
     for reference in (f"{pushed.target.name}:1.0", pushed.target.name, f"{pushed.target.name}@sha256:abc"):
         with pytest.raises(NotAttested, match="does not name a digest"):
-            demand(reference, KEY, registry_of=client)
+            require_attested(reference, KEY, registry_of=client)
 
 
 def test_nothing_is_attested_of_an_image_that_was_not_pushed(pushed: Pushed, tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_nothing_is_attested_of_an_image_that_was_not_pushed(pushed: Pushed, tmp
     )
     absent = f"{pushed.target.name}@{other_image().digest}"
     with pytest.raises(RegistryError, match="404"):
-        attest(pushed.bundle, absent, SIGNER, Quiet(), environment={}, registry_of=client)
+        attest.run(pushed.bundle, absent, SIGNER, Quiet(), environment={}, registry_of=client)
 
 
 def test_a_bundle_of_another_commit_than_the_runs_is_not_signed(pushed: Pushed) -> None:

@@ -22,7 +22,8 @@ from tests.integration.weights_server import Handler, WeightsServer, reset, serv
 from torchrelay.core.errors import DiskFull, UnsafeName, WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.stages import fetch
+from torchrelay.stages.fetch import Fetched
 from torchrelay.weights.download import Download, Patience
 from torchrelay.weights.sources import Stream
 
@@ -64,7 +65,7 @@ def get(
     update_lock: bool = False,
 ) -> Fetched:
     wanted = model(server.url + path, sha256)
-    return fetch(model_dir, wanted, cache=cache, progress=Quiet(), update_lock=update_lock, patience=patience)
+    return fetch.run(model_dir, wanted, cache=cache, progress=Quiet(), update_lock=update_lock, patience=patience)
 
 
 def parts(cache: Path) -> list[Path]:
@@ -221,7 +222,7 @@ def test_nobody_at_the_port_ends_in_one_error(model_dir: Path, cache: Path) -> N
         taken.bind(("127.0.0.1", 0))  # bound, not listening: refused for sure
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/model.pt"
         with pytest.raises(WeightsMissing, match=r"[Rr]efused; gave up"):
-            fetch(model_dir, model(url), cache=cache, progress=Quiet(), patience=IMPATIENT)
+            fetch.run(model_dir, model(url), cache=cache, progress=Quiet(), patience=IMPATIENT)
 
 
 def test_a_trickle_is_given_up(server: WeightsServer, model_dir: Path, cache: Path) -> None:
@@ -286,7 +287,7 @@ def test_plain_http_is_for_loopback_only(model_dir: Path, cache: Path) -> None:
     wanted = model("https://192.0.2.1/model.pt")
     plain = wanted.model_copy(update={"weights": wanted.weights.model_copy(update={"uri": "http://192.0.2.1/model.pt"})})
     with pytest.raises(WeightsMissing, match="is not https"):
-        fetch(model_dir, plain, cache=cache, progress=Quiet(), patience=IMPATIENT)
+        fetch.run(model_dir, plain, cache=cache, progress=Quiet(), patience=IMPATIENT)
 
 
 def test_a_declared_digest_must_fit(server: WeightsServer, model_dir: Path, cache: Path) -> None:
@@ -367,10 +368,10 @@ def test_a_name_that_is_no_plain_file_name_is_refused_before_the_transfer(
     except ValueError:
         return  # refused by model.yaml's own check already
     if path == "/..%2fevil.pt":
-        assert fetch(model_dir, wanted, cache=cache, progress=Quiet()).path.name == "evil.pt"
+        assert fetch.run(model_dir, wanted, cache=cache, progress=Quiet()).path.name == "evil.pt"
         return
     with pytest.raises(UnsafeName):
-        fetch(model_dir, wanted, cache=cache, progress=Quiet(), patience=QUICK)
+        fetch.run(model_dir, wanted, cache=cache, progress=Quiet(), patience=QUICK)
     assert server.asked == []
 
 

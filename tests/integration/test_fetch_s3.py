@@ -19,7 +19,8 @@ from tests.integration.weights_server import Behaviour, Handler, serving
 from torchrelay.core.errors import WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.stages import fetch
+from torchrelay.stages.fetch import Fetched
 from torchrelay.weights.download import Download, Patience
 from torchrelay.weights.sources import Transient, s3
 
@@ -64,7 +65,7 @@ def get(tmp_path: Path, uri: str = "s3://models/digits/model.pt", *, update_lock
     (tmp_path / "model").mkdir(exist_ok=True)
     model = Model.model_validate({"name": "m", "handler": "tensor", "weights": uri})
     cache = tmp_path / "cache"
-    return fetch(tmp_path / "model", model, cache=cache, progress=Quiet(), update_lock=update_lock, patience=QUICK)
+    return fetch.run(tmp_path / "model", model, cache=cache, progress=Quiet(), update_lock=update_lock, patience=QUICK)
 
 
 def lock(tmp_path: Path) -> dict[str, object]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from torchrelay.model.model import Model
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 LIMIT_S = 120
 COMMAND = (sys.executable, "-m", "torchrelay", "init")
@@ -29,7 +29,7 @@ def init_on_terminal(folder: Path, answers: list[str], *flags: str) -> subproces
 
 
 def model_of(folder: Path) -> Model:
-    return check(folder).model
+    return check.run(folder).model
 
 
 def test_enter_takes_every_default(tmp_path: Path) -> None:

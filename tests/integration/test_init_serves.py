@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from torchrelay.authoring.init import HANDLERS, InitOptions, init
+from torchrelay.stages import check
 from torchrelay.stages.archive import plan_entries
-from torchrelay.stages.check import check
 from torchrelay.verification.compare import compare
 
 # Each model runs in its own process, because its modules are called `handler` and `model`.
@@ -34,7 +34,7 @@ print(json.dumps({"status": answer.status, "content_type": answer.content_type, 
 def test_the_example_model_answers_its_sample(tmp_path: Path, name: str) -> None:
     folder, archived = tmp_path / "new", tmp_path / "archived"
     init(folder, InitOptions(handler=name))
-    checked = check(folder)
+    checked = check.run(folder)
     model = checked.model
     for entry in plan_entries(folder, model, folder / model.weights.uri, model.weights.filename, "1"):
         path = archived / entry.name

@@ -154,7 +154,7 @@ def test_trouble_at_sts_is_retried(aws: str, monkeypatch: pytest.MonkeyPatch, jo
         sts.next = [sts_error("Throttling", status=400), sts_error("InternalFailure", status=500), sts_error("AccessDenied")]
         monkeypatch.setenv("AWS_ENDPOINT_URL", sts.url)
         with pytest.raises(LoginFailed, match="does not let this job take"):
-            login.login(login.Wanted(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
+            login.run(login.LoginRequest(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
     assert len(sts.asked) == 3
     assert aws
     assert exported(job / "env") == {}
@@ -200,7 +200,7 @@ def test_a_long_lived_key_lying_around_is_only_warned_about(
     logger = logging.getLogger("torchrelay")
     monkeypatch.setattr(logger, "propagate", True)
     with token_service(monkeypatch):
-        login.login(login.Wanted(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
+        login.run(login.LoginRequest(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
     assert "long-lived AWS key" in caplog.text
     assert exported(job / "env")["AWS_ACCESS_KEY_ID"] != "AKIAIOSFODNN7EXAMPLE"
 

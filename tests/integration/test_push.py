@@ -20,7 +20,8 @@ from torchrelay.oci.image import Image
 from torchrelay.oci.layers import Layer, LayerFile, tar_layer
 from torchrelay.oci.reference import parse_reference
 from torchrelay.oci.registry import Registry
-from torchrelay.stages.push import push, push_image
+from torchrelay.stages import push
+from torchrelay.stages.push import push_image
 from torchrelay.verification import verdict
 from torchrelay.verification.verdict import Verdict
 
@@ -90,16 +91,16 @@ def record(model_dir: Path, built: Image, *, config: str, result: Literal["passe
 def test_only_a_proved_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
     built = image()
     with pytest.raises(NotVerified, match="no built image"):
-        push(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/proved", Quiet())
     record(tmp_path, built, config=built.config_digest, result="gate_failed")
     with pytest.raises(NotVerified, match="gate_failed"):
-        push(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/proved", Quiet())
     record(tmp_path, built, config=image(b"another").config_digest)
     with pytest.raises(NotVerified, match="the verdict is on"):
-        push(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/proved", Quiet())
     assert client(registry_host).manifest_digest("proved", "1.0") is None
     record(tmp_path, built, config=built.config_digest)
-    assert push(tmp_path, f"{registry_host}/proved", Quiet()).digest == built.digest
+    assert push.run(tmp_path, f"{registry_host}/proved", Quiet()).digest == built.digest
     assert client(registry_host).manifest_digest("proved", "1.0") == built.digest
 
 

@@ -18,10 +18,8 @@ from torchrelay.core import paths
 from torchrelay.core.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
 from torchrelay.core.locks import turn
 from torchrelay.core.progress import Quiet
-from torchrelay.stages import deploy
-from torchrelay.stages.archive import archive
-from torchrelay.stages.check import check, resolved_version
-from torchrelay.stages.fetch import fetch
+from torchrelay.model.version import resolved_version
+from torchrelay.stages import archive, check, deploy, fetch
 from torchrelay.targets import Context, Endpoint, Release
 from torchrelay.targets.local import processes
 from torchrelay.targets.local.environment import ServerSettings, ensure_server
@@ -68,12 +66,12 @@ class Digits:
 
     @property
     def target(self) -> LocalTarget:
-        return LocalTarget(Context(self.dir, check(self.dir).model, Quiet(), CACHE))
+        return LocalTarget(Context(self.dir, check.run(self.dir).model, Quiet(), CACHE))
 
     def release(self) -> Release:
-        checked = check(self.dir)
-        fetched = fetch(self.dir, checked.model, cache=CACHE, progress=Quiet(), update_lock=True)
-        archived = archive(self.dir, checked.model, fetched, resolved_version(checked.model, self.dir), Quiet())
+        checked = check.run(self.dir)
+        fetched = fetch.run(self.dir, checked.model, cache=CACHE, progress=Quiet(), update_lock=True)
+        archived = archive.run(self.dir, checked.model, fetched, resolved_version(checked.model, self.dir), Quiet())
         return deploy.release_of(self.dir, checked, "local", archived, None, None)
 
     def apply(self) -> Endpoint:

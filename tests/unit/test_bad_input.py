@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay.core.errors import ModelInvalid
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
 HANDLER = GOOD_YAML.replace("handler: tensor", "handler: handler.py").replace("handler_args: {shape: [4]}\n", "")
@@ -251,7 +251,7 @@ def test_model_yaml(tmp_path: Path, text: str | bytes, place: str, fragment: str
 
 def assert_problem(folder: Path, place: str, fragment: str) -> None:
     with pytest.raises(ModelInvalid) as caught:
-        check(folder)
+        check.run(folder)
     lines = [str(problem) for problem in caught.value.problems]
     assert any(line.startswith(place) and fragment in line for line in lines), "\n".join(lines)
     assert all(line.isprintable() for line in lines)
@@ -422,7 +422,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         {"model.yaml": text, "handler.py": "(", "requirements.txt": "torch\n", "samples/one.json": "{}", "samples/two.json": "["},
     )
     with pytest.raises(ModelInvalid) as caught:
-        check(tmp_path)
+        check.run(tmp_path)
     assert [f"{problem.file}:{problem.line}:{problem.field}" for problem in caught.value.problems] == [
         "model.yaml:1:name",
         "model.yaml:2:weights",
@@ -485,11 +485,11 @@ NATIVE = "class Handler:\n    def initialize(self, context): ...\n    def handle
 def test_what_nothing_uses_is_a_warning(tmp_path: Path, text: str, handler: str, field: str, message: str) -> None:
     files: dict[str, str | bytes | None] = {"handler.py": handler, "model.py": "def init_function(a): ...\n"} if handler else {}
     write(tmp_path, {**files, "model.yaml": text})
-    warnings = {warning.field: warning.message for warning in check(tmp_path).warnings}
+    warnings = {warning.field: warning.message for warning in check.run(tmp_path).warnings}
     assert message in warnings[field]
 
 
 @pytest.mark.parametrize("targets", ["{sagemaker: {}}", "{lambda: }", "{local: {}, docker: {}}"])
 def test_what_is_used_or_empty_is_no_warning(tmp_path: Path, targets: str) -> None:
     write(tmp_path, {"model.yaml": plus(f"targets: {targets}\nresources: {{cpu: 2}}\n")})
-    assert check(tmp_path).warnings == []
+    assert check.run(tmp_path).warnings == []

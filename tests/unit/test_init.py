@@ -10,7 +10,7 @@ import pytest
 
 from torchrelay.authoring.init import HANDLERS, InitOptions, default_name, init, questions
 from torchrelay.core.errors import ModelInvalid
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
@@ -19,7 +19,7 @@ from torchrelay.stages.check import check
 def test_the_new_directory_passes_check(tmp_path: Path, handler: str, weights: str, device: str) -> None:
     folder = tmp_path / "new" / "My model"
     written = init(folder, InitOptions(handler=handler, weights=weights, device=device))
-    checked = check(folder)
+    checked = check.run(folder)
     assert checked.model.name == "my-model"
     assert checked.model.handler == handler
     assert checked.model.device == device
@@ -39,7 +39,7 @@ def test_the_schema_is_named_for_editors(tmp_path: Path) -> None:
 def test_the_authors_weights_and_classes(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"weights")
     init(tmp_path, InitOptions(name="no", weights="w.pt", handler="image-classifier", classes=("yes", "no", 'a "b"', "ü: {")))
-    model = check(tmp_path).model
+    model = check.run(tmp_path).model
     assert model.name == "no"
     assert model.weights.uri == "w.pt"
     assert model.handler_args["classes"] == ["yes", "no", 'a "b"', "ü: {"]

@@ -9,7 +9,7 @@ from torchrelay.core.errors import DeployFailed, GateFailed
 from torchrelay.docker.container import hardened
 from torchrelay.model.model import Model
 from torchrelay.model.sample_file import Expect, Sample
-from torchrelay.stages.relay import relay_plan
+from torchrelay.stages.relay import plan
 from torchrelay.stages.verify import require_passed
 from torchrelay.targets import chosen_target
 from torchrelay.verification.prober import ProbeAnswer, ProbeRequest
@@ -68,12 +68,12 @@ def test_an_unsupported_target_is_refused_before_anything_is_built() -> None:
     with pytest.raises(DeployFailed, match="vertex"):
         chosen_target(model(targets={"vertex": {}}), None)
     with pytest.raises(DeployFailed, match="builds no image"):
-        relay_plan(model(), "local", "host.example/x")
+        plan(model(), "local", "host.example/x")
     with pytest.raises(DeployFailed, match="pulls the image from a registry"):
-        relay_plan(model(), "kubernetes", None)
-    assert relay_plan(model(), "kubernetes", "host.example/x")
-    assert relay_plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]
-    assert "build" not in relay_plan(model(), "local", None)
+        plan(model(), "kubernetes", None)
+    assert plan(model(), "kubernetes", "host.example/x")
+    assert plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]
+    assert "build" not in plan(model(), "local", None)
 
 
 def test_a_failed_sample_is_reported_at_its_line() -> None:

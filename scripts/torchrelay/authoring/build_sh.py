@@ -157,9 +157,7 @@ def build(flags: argparse.Namespace) -> Path:
         TorchrelayError: an input is wrong; nothing is written.
     """
     from torchrelay.core import progress  # noqa: PLC0415 -- it needs rich, which `main` reports when it is missing
-    from torchrelay.stages.archive import archive  # noqa: PLC0415 -- the stages need pydantic
-    from torchrelay.stages.check import check  # noqa: PLC0415 -- the stages need pydantic
-    from torchrelay.stages.fetch import fetch  # noqa: PLC0415 -- the stages need pydantic
+    from torchrelay.stages import archive, check, fetch  # noqa: PLC0415 -- the stages need pydantic
 
     if not NAME.fullmatch(flags.model_name):
         rule = "letters, digits, _, . and -, starting with a letter or digit"
@@ -171,14 +169,15 @@ def build(flags: argparse.Namespace) -> Path:
         folder = Path(scratch)
         try:
             _write_model_dir(folder, flags)
-            checked: Checked = check(folder, with_samples=False)
+            checked: Checked = check.run(folder, with_samples=False)
         except ModelInvalid as error:
             raise _in_flags(error, flags) from error
         device = {} if "device" in checked.model.model_fields_set else {"device": "auto"}  # the device that the server assigns
         model = checked.model.model_copy(update={"name": flags.model_name, **device})
-        fetched = fetch(folder, model, cache=weights_cache(), progress=progress.progress())
+        fetched = fetch.run(folder, model, cache=weights_cache(), progress=progress.progress())
         path = output / f"{flags.model_name}.mar"
-        archive(folder, model, fetched, flags.version, progress.progress(), output=path, setup_at_start=flags.setup_at_start)
+        version, shown = flags.version, progress.progress()
+        archive.run(folder, model, fetched, version, shown, output=path, setup_at_start=flags.setup_at_start)
     return path
 
 

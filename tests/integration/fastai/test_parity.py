@@ -15,7 +15,7 @@ import torch
 from tests.integration.fastai.conftest import Exported, Learners
 from tests.start_handler import start_handler
 from torchrelay.model.model import load_model
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 from torchrelay.verification.compare import compare
 from torchrelay_handlers import Request, loading
 from torchrelay_handlers.steps import Noted
@@ -50,7 +50,7 @@ def test_this_environment_has_no_fastai() -> None:
 @pytest.mark.parametrize("name", ["unet", "classifier"])
 def test_a_whole_model_directory_is_written(exported: dict[str, Exported], name: str) -> None:
     made = exported[name]
-    checked = check(made.folder)
+    checked = check.run(made.folder)
     assert checked.warnings == []
     assert checked.model.name == name
     assert [sample.name for sample in checked.samples] == ["learner"]
@@ -137,7 +137,7 @@ def test_a_cropped_picture_gets_the_same_class(exported: dict[str, Exported], le
 
 @pytest.mark.parametrize("name", ["unet", "classifier"])
 def test_the_sample_gets_the_learners_answer(exported: dict[str, Exported], name: str) -> None:
-    checked = check(exported[name].folder)
+    checked = check.run(exported[name].folder)
     handler = start_handler(exported[name].folder)
     for sample in checked.samples:
         answer = handler.answer([Request(sample.body, sample.content_type)])[0]

@@ -9,7 +9,7 @@ import pytest
 from torchrelay.authoring.fastai import directory
 from torchrelay.authoring.fastai.learner import parse
 from torchrelay.core.errors import ModelInvalid
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 DIFFERENCE = 1e-5  # of the largest output, or of 1
 KNOWN = [
@@ -49,7 +49,7 @@ def test_the_directory_passes_check(variants: Path, tmp_path: Path, name: str) -
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_bytes(content)
     (tmp_path / directory.WEIGHTS).write_bytes(b"weights")
-    model = check(tmp_path).model
+    model = check.run(tmp_path).model
     expected: dict[str, object] = {
         "grey": {"mode": "L", "mean": [0.0], "std": [1.0]},
         "absent": {"activation": "sigmoid", "top_k": 3},

@@ -14,7 +14,7 @@ from torchrelay.authoring.fastai.pickle_names import PickleNames, read_names
 from torchrelay.authoring.init import default_name
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import printable
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 log = logging.getLogger(__name__)
 DANGER = (
@@ -153,7 +153,7 @@ def write(output: Path, files: dict[str, bytes], weights: Path) -> None:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             (part / name).write_bytes(content)
         shutil.copyfile(weights, part / weights.name)
-        check(part)
+        check.run(part)
         part.replace(output)  # also if it is an empty folder
     finally:
         shutil.rmtree(part, ignore_errors=True)
