@@ -98,7 +98,7 @@ def test_every_parameter_is_described() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_the_least_is_one_role() -> None:
+def test_the_minimum_is_one_role() -> None:
     outputs = deployed()
     assert set(outputs) == {"DeployRoleArn", "Region", "Registry"}
     assert outputs["Registry"] == f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/models/"
@@ -106,7 +106,7 @@ def test_the_least_is_one_role() -> None:
     assert [one["RoleName"] for one in client.list_roles()["Roles"]] == [outputs["DeployRoleArn"].rpartition("/")[2]]
 
 
-def test_what_moto_does_not_make_says_the_right_thing() -> None:
+def test_the_resources_that_moto_does_not_create() -> None:
     """moto's CloudFormation knows neither of these two: read from the template."""
     resources = cfn_yaml.load(str(FILE))["Resources"]
     assert resources["Provider"]["Condition"] == "MakeProvider"
@@ -145,7 +145,7 @@ def test_who_may_deploy() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_one_workflow_alone_may_deploy_when_it_is_named() -> None:
+def test_only_the_named_workflow_may_deploy() -> None:
     pattern = "org/deploy/.github/workflows/serve.yml@refs/tags/v1.*"
     outputs = deployed(WorkflowRef=pattern, WeightsBucket="acme-weights")
     claims = CLAIMS | {"job_workflow_ref": "org/deploy/.github/workflows/serve.yml@refs/tags/v1.2.3"}
@@ -176,7 +176,7 @@ def test_who_may_read_the_weights(pull_requests: str) -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_what_the_deploying_role_may_do() -> None:
+def test_the_rights_of_the_deploy_role() -> None:
     outputs = deployed(**ALL)
     _, documents = role(outputs["DeployRoleArn"])
     cluster = f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster"
@@ -203,14 +203,14 @@ def test_what_the_deploying_role_may_do() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_repositories_are_made_and_clusters_described_only_when_asked() -> None:
+def test_creating_repositories_and_describing_clusters_are_optional() -> None:
     _, documents = role(deployed()["DeployRoleArn"])
     assert not policies.allowed(documents, "ecr:CreateRepository", f"{ECR}/models/digits")
     assert not policies.allowed(documents, "eks:DescribeCluster", f"arn:aws:eks:{REGION}:{ACCOUNT}:cluster/serving")
 
 
 @pytest.mark.usefixtures("aws")
-def test_what_the_reading_role_may_do() -> None:
+def test_the_rights_of_the_weights_role() -> None:
     _, documents = role(deployed(**ALL)["WeightsRoleArn"])
     file, key = "arn:aws:s3:::acme-weights/digits/model.pt", ALL["WeightsKeyArn"]
     by_s3 = {"kms:ViaService": f"s3.{REGION}.amazonaws.com"}

@@ -1,4 +1,4 @@
-"""One comment on the pull request: found, updated in place, never somebody else's. Against tests/integration/github_server.py."""
+"""The comment on the pull request is found and updated, never another user's. Runs against tests/integration/github_server.py."""
 
 import json
 import logging
@@ -76,7 +76,7 @@ def test_it_is_found_on_a_later_page(hub: GitHub) -> None:
     ]
 
 
-def test_a_comment_with_our_marker_by_somebody_else_is_not_touched(hub: GitHub) -> None:
+def test_another_users_comment_with_the_marker_is_not_changed(hub: GitHub) -> None:
     theirs = hub.add(pull_request(hub).head + "<!-- run 999999 -->\nlies", "mallory")
     put(hub, "truth")
     assert theirs["body"].endswith("lies")
@@ -85,7 +85,7 @@ def test_a_comment_with_our_marker_by_somebody_else_is_not_touched(hub: GitHub) 
     assert len(hub.comments) == 2
 
 
-def test_control_without_the_author_it_would_be(hub: GitHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_without_the_author_check_it_is_changed(hub: GitHub, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = hub.add(pull_request(hub).head + "lies", "mallory")
     monkeypatch.setattr(Comments, "_login", lambda _: "mallory")
     put(hub, "truth")
@@ -98,7 +98,7 @@ def test_the_marker_counts_only_at_the_start(hub: GitHub) -> None:
     assert len(hub.comments) == 2
 
 
-def test_a_persons_token_finds_its_own(hub: GitHub) -> None:
+def test_a_personal_token_finds_its_own_comment(hub: GitHub) -> None:
     hub.login = "person"
     hub.add(pull_request(hub).head + "the workflow's", BOT)
     put(hub, "first")
@@ -106,14 +106,14 @@ def test_a_persons_token_finds_its_own(hub: GitHub) -> None:
     assert [one["body"].splitlines()[-1] for one in hub.comments] == ["the workflow's", "second"]
 
 
-def test_two_workflows_keep_their_own(hub: GitHub) -> None:
+def test_each_workflow_has_its_own_comment(hub: GitHub) -> None:
     put(hub, "one", workflow="a.yml")
     put(hub, "two", workflow="b.yml")
     put(hub, "one again", workflow="a.yml")
     assert [one["body"].splitlines()[-1] for one in hub.comments] == ["one again", "two"]
 
 
-def test_an_older_run_does_not_overwrite_a_newer(hub: GitHub) -> None:
+def test_an_older_run_does_not_overwrite_a_newer_one(hub: GitHub) -> None:
     put(hub, "newer", run=9)
     assert put(hub, "older", run=8) == ""
     assert hub.comments[0]["body"].endswith("newer")
@@ -121,14 +121,14 @@ def test_an_older_run_does_not_overwrite_a_newer(hub: GitHub) -> None:
     assert hub.comments[0]["body"].endswith("once more")
 
 
-def test_one_that_was_edited_in_a_browser_is_found(hub: GitHub) -> None:
+def test_a_comment_edited_in_a_browser_is_found(hub: GitHub) -> None:
     put(hub, "first")
     hub.comments[0]["body"] = hub.comments[0]["body"].replace("\n", "\r\n")
     put(hub, "second")
     assert len(hub.comments) == 1
 
 
-def test_a_lost_answer_does_not_make_two(hub: GitHub) -> None:
+def test_a_lost_response_does_not_create_a_second_comment(hub: GitHub) -> None:
     hub.lose_answers = 1
     clock = Clock()
     put(hub, "once", clock)
@@ -150,10 +150,10 @@ LIMITED = (403, {"retry-after": "7"}, {"message": "You have exceeded a secondary
     ],
     ids=["500", "502 503", "secondary limit", "429", "limit in words"],
 )
-def test_what_passes_is_waited_for(answers: list[Any], waits: list[float], hub: GitHub) -> None:
+def test_temporary_failures_are_retried(answers: list[Any], waits: list[float], hub: GitHub) -> None:
     hub.next = list(answers)
     clock = Clock()
-    put(hub, "told", clock)
+    put(hub, "body", clock)
     assert len(hub.comments) == 1
     assert len(clock.waits) == len(waits)
     assert all(0.75 * wait <= waited <= 1.25 * wait for wait, waited in zip(waits, clock.waits, strict=True)), clock.waits
@@ -164,16 +164,16 @@ def test_there_is_a_deadline(answer: Any, hub: GitHub) -> None:
     hub.next = [answer] * 1000
     clock = Clock()
     with pytest.raises(GitHubRefused, match="was not written"):
-        put(hub, "told", clock)
+        put(hub, "body", clock)
     assert clock.now <= comment.DEADLINE_S
     assert hub.comments == []
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_token_without_the_right_is_told_how_to_get_it(status: int, hub: GitHub) -> None:
+def test_a_token_without_permission_gets_the_fix(status: int, hub: GitHub) -> None:
     hub.next = [(200, {}, []), (status, {}, {"message": "Resource not accessible by integration"})]
     with pytest.raises(CommentForbidden) as caught:
-        put(hub, "told")
+        put(hub, "body")
     assert "pull-requests: write" in caught.value.fix
     assert len(hub.asked) == 2
 
@@ -185,20 +185,20 @@ def test_the_token_is_in_no_message(hub: GitHub, caplog: pytest.LogCaptureFixtur
     for answer in refusals:
         hub.next = [answer]
         with pytest.raises(GitHubRefused) as caught:
-            put(hub, "told")
+            put(hub, "body")
         assert hub.token not in str(caught.value)
     hub.next = [(500, {}, {})]
-    put(hub, "told")
+    put(hub, "body")
     with pytest.raises(GitHubRefused):
-        put(hub, "told", api="http://127.0.0.1:9")
+        put(hub, "body", api="http://127.0.0.1:9")
     assert hub.token not in caplog.text
 
 
-def test_a_redirect_does_not_take_the_token_away(hub: GitHub) -> None:
+def test_the_token_is_not_sent_to_a_redirect(hub: GitHub) -> None:
     with serving() as other:
         hub.next = [(302, {"Location": f"{other.url}/repos"}, {})]
         with pytest.raises(GitHubRefused):
-            put(hub, "told")
+            put(hub, "body")
         assert other.asked == []
 
 
@@ -219,7 +219,7 @@ def environment(folder: Path, event: Any, **more: str) -> dict[str, str]:
 PULL = {"pull_request": {"number": 7}}
 
 
-def test_the_pull_request_is_the_events(tmp_path: Path) -> None:
+def test_the_pull_request_comes_from_the_event(tmp_path: Path) -> None:
     ref = "org/models/.github/workflows/deploy.yml@refs/pull/7/merge"
     found = pull_request_of(environment(tmp_path, PULL, GITHUB_WORKFLOW_REF=ref, GITHUB_API_URL="https://ghe.example/api/v3/"))
     assert found == PullRequest("https://ghe.example/api/v3", "org/models", 7, "t", "org/models/.github/workflows/deploy.yml", 12)
@@ -228,7 +228,7 @@ def test_the_pull_request_is_the_events(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "event", ["", "[", "[]", {}, {"pull_request": None}, {"pull_request": {"number": "7/../8"}}, {"pull_request": {"number": 0}}]
 )
-def test_without_one_there_is_nothing_to_do(event: Any, tmp_path: Path) -> None:
+def test_without_a_pull_request_there_is_nothing_to_do(event: Any, tmp_path: Path) -> None:
     assert pull_request_of(environment(tmp_path, event)) is None
 
 
@@ -244,6 +244,6 @@ def test_a_repository_is_owner_and_name(repository: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("api", ["http://api.example", "ftp://127.0.0.1", "api.github.com"])
-def test_the_token_is_not_sent_in_the_clear(api: str, tmp_path: Path) -> None:
+def test_the_token_is_not_sent_without_tls(api: str, tmp_path: Path) -> None:
     with pytest.raises(GitHubRefused, match="TLS"):
         pull_request_of(environment(tmp_path, PULL, GITHUB_API_URL=api))

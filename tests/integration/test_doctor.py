@@ -1,4 +1,4 @@
-"""Doctor against real parts: the Docker daemon, a registry, git, a web server; AWS by moto, GitHub by a stand-in."""
+"""Doctor with a real Docker daemon, registry, git and web server; moto replaces AWS and a stand-in replaces GitHub."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
-    """Run the verb; gives its exit code, the checks by name, and all that was printed."""
+    """Run the verb; return its exit code, the checks by name, and everything it printed."""
     code = main.run(["doctor", *arguments, "--json"])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1, "one JSON object"
@@ -59,7 +59,7 @@ def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, di
     return code, {check["name"]: check for check in checks}, out + err
 
 
-def test_a_machine_where_all_is_there(model_dir: Path, registry_host: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_machine_passes(model_dir: Path, registry_host: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, checks, _ = doctor(capsys, str(model_dir), "--target", "docker", "--repository", f"{registry_host}/models/")
     assert [name for name, check in checks.items() if not check["ok"]] == []
     assert code == 0
@@ -80,7 +80,7 @@ def test_the_local_target_needs_no_docker(
     assert "docker" not in checks
 
 
-def test_a_daemon_that_is_not_there(model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_daemon_is_reported(model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     code, checks, _ = doctor(capsys, str(model_dir), "--target", "docker")
     assert code == 36
@@ -97,7 +97,7 @@ def test_a_shallow_clone(model_dir: Path, tmp_path: Path, capsys: pytest.Capture
     assert "fetch-depth: 0" in checks["git"]["fix"]
 
 
-def test_a_registry_that_wants_a_password(
+def test_a_registry_that_requires_a_login_is_reported(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "htpasswd").write_text(HTPASSWD)
@@ -109,7 +109,7 @@ def test_a_registry_that_wants_a_password(
     assert "docker login" in checks["registry"]["fix"]
 
 
-def test_the_upload_that_was_begun_is_cancelled(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_test_upload_is_cancelled(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for host in serve_registry(tmp_path):
         code, _, _ = doctor(capsys, str(model_dir), "--target", "docker", "--repository", f"{host}/x")
         assert code == 0
@@ -119,7 +119,7 @@ def test_the_upload_that_was_begun_is_cancelled(model_dir: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("repository", ["127.0.0.1:9/x", "UPPER/case"])
-def test_a_registry_that_is_not_there(model_dir: Path, capsys: pytest.CaptureFixture[str], repository: str) -> None:
+def test_an_unreachable_registry_is_reported(model_dir: Path, capsys: pytest.CaptureFixture[str], repository: str) -> None:
     code, checks, _ = doctor(capsys, str(model_dir), "--target", "docker", "--repository", repository)
     assert code == 36
     assert [name for name, check in checks.items() if not check["ok"]] == ["registry"]
@@ -143,7 +143,7 @@ def test_weights_are_opened_and_not_read(model_dir: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(("answer", "detail"), [(404, "not there"), (403, "refused"), (500, "answers 500")])
-def test_weights_that_cannot_be_had(model_dir: Path, capsys: pytest.CaptureFixture[str], answer: int, detail: str) -> None:
+def test_unavailable_weights_are_reported(model_dir: Path, capsys: pytest.CaptureFixture[str], answer: int, detail: str) -> None:
     with serving(b"") as server:
         from_web(model_dir, server)
         server.next = [status(answer)] * 9
@@ -158,9 +158,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
         yield address
 
 
-def test_aws_says_who_this_is_and_that_the_repository_is_missing(
-    aws: str, model_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_aws_identity_and_missing_repository(aws: str, model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert aws
     code, checks, _ = doctor(capsys, str(model_dir), "--target", "docker", "--repository", f"{ECR}/models/digits")
     assert code == 36
@@ -170,7 +168,7 @@ def test_aws_says_who_this_is_and_that_the_repository_is_missing(
 
 
 @pytest.mark.usefixtures("aws")
-def test_what_aws_does_not_allow_is_named_by_its_policy_line(
+def test_a_missing_aws_permission_is_reported_with_its_policy_line(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(b"") as stand_in:
@@ -182,7 +180,7 @@ def test_what_aws_does_not_allow_is_named_by_its_policy_line(
 
 
 @pytest.mark.usefixtures("aws")
-def test_weights_in_s3_are_tried_by_the_very_call(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_in_s3_are_checked_with_the_real_call(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client = boto3.Session(region_name="us-east-1").client("s3")
     client.create_bucket(Bucket="acme-weights")
     client.put_object(Bucket="acme-weights", Key="digits/model.pt", Body=b"x" * 1000)
@@ -196,7 +194,7 @@ def test_weights_in_s3_are_tried_by_the_very_call(model_dir: Path, capsys: pytes
     assert (code, checks["weights"]["ok"]) == (36, False)
 
 
-def test_without_credentials_both_are_found_at_once(
+def test_missing_credentials_are_reported_for_registry_and_aws(
     aws: str, model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert aws
@@ -207,7 +205,7 @@ def test_without_credentials_both_are_found_at_once(
     assert [name for name, check in checks.items() if not check["ok"]] == ["registry", "aws"]
 
 
-def test_githubs_word_is_asked_for_and_not_printed(
+def test_the_identity_token_is_requested_and_not_printed(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with token_service(monkeypatch):
@@ -218,7 +216,7 @@ def test_githubs_word_is_asked_for_and_not_printed(
     assert "the-bearer" not in printed
 
 
-def test_a_job_without_the_permission_sees_the_yaml(
+def test_a_job_without_the_permission_gets_the_yaml_to_add(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")

@@ -19,7 +19,7 @@ ZEROS = "0" * 40
 
 
 class Repository:
-    """A git repository with models, and the events that GitHub would tell of it."""
+    """A git repository with models, and the events that GitHub would send for it."""
 
     def __init__(self, folder: Path) -> None:
         self.dir = folder
@@ -77,7 +77,7 @@ def head(repository: Repository) -> str:
     return repository.git("rev-parse", "HEAD")
 
 
-def test_one_of_fifty_and_at_once(repository: Repository) -> None:
+def test_one_changed_model_of_fifty_is_found_quickly(repository: Repository) -> None:
     for number in range(50):
         repository.model(f"many/m{number}")
     before = repository.commit()
@@ -127,7 +127,7 @@ def test_several_commits_in_one_push(repository: Repository) -> None:
     assert repository.pushed(before) == ["a", "c"]
 
 
-def test_first_forced_deleted_and_unknown(repository: Repository) -> None:
+def test_first_forced_deleting_and_unknown_pushes(repository: Repository) -> None:
     before = head(repository)
     repository.commit()
     every = ["a", "b", "c"]
@@ -144,7 +144,7 @@ def test_first_forced_deleted_and_unknown(repository: Repository) -> None:
     assert "deleted" in deleted.reason
 
 
-def test_a_branch_that_was_rewritten_without_a_word(repository: Repository) -> None:
+def test_a_rewritten_branch_without_the_forced_flag(repository: Repository) -> None:
     repository.write("models/a/handler.py", "two")
     before = repository.commit()
     repository.git("reset", "-q", "--hard", "HEAD~1")
@@ -167,7 +167,7 @@ def test_a_shallow_clone_builds_all_and_says_why(repository: Repository, tmp_pat
     assert "fetch-depth: 0" in planned.reason
 
 
-def test_a_pull_request_is_compared_with_where_it_left(repository: Repository) -> None:
+def test_a_pull_request_is_compared_with_its_fork_point(repository: Repository) -> None:
     repository.git("switch", "-qc", "fix")
     repository.write("models/b/handler.py", "two")
     repository.commit()
@@ -184,7 +184,7 @@ def test_a_pull_request_is_compared_with_where_it_left(repository: Repository) -
     assert len(repository.plan("pull_request", {}).models) == 3
 
 
-def test_by_hand(repository: Repository) -> None:
+def test_manual_runs(repository: Repository) -> None:
     before = head(repository)
     repository.write("models/a/handler.py", "two")
     repository.commit()
@@ -197,7 +197,7 @@ def test_by_hand(repository: Repository) -> None:
             repository.plan("", base_ref=wrong)
 
 
-def test_the_workflow_that_calls_changes_every_model(repository: Repository) -> None:
+def test_a_changed_calling_workflow_changes_every_model(repository: Repository) -> None:
     repository.write(".github/workflows/deploy.yml", "on: push")
     before = repository.commit()
     repository.write(".github/workflows/deploy.yml", "on: [push]")
@@ -253,7 +253,7 @@ def test_files_reached_by_links(repository: Repository) -> None:
     assert repository.pushed(before, models="alias") == ["b"]
 
 
-def test_a_folder_that_leads_out_of_the_repository(repository: Repository, tmp_path: Path) -> None:
+def test_a_link_out_of_the_repository_is_refused(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/model.yaml").write_text("name: x\n")
     (repository.dir / "out").symlink_to(tmp_path / "outside")
@@ -271,7 +271,7 @@ def test_the_root_is_a_folder_of_the_repository(repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("folder", ["a b", "modèle", "数字", "with.dot", "x_y+z@1-2"])
-def test_odd_but_plain_folders(repository: Repository, folder: str) -> None:
+def test_unusual_but_allowed_folder_names(repository: Repository, folder: str) -> None:
     repository.model(f"odd/{folder}", "odd")
     before = repository.commit()
     repository.write(f"odd/{folder}/handler.py", "two")
@@ -284,7 +284,7 @@ def test_odd_but_plain_folders(repository: Repository, folder: str) -> None:
 @pytest.mark.parametrize(
     "folder", ["$(touch canary)", "`touch canary`", "a;b", "a\nb", "::error::x", "${{ x }}", "-n", "a'b", "\udcff"]
 )
-def test_hostile_folders_are_refused_with_the_rule(repository: Repository, folder: str) -> None:
+def test_hostile_folder_names_are_refused(repository: Repository, folder: str) -> None:
     repository.model(f"odd/{folder}", "odd")
     repository.commit()
     with pytest.raises(InputsInvalid, match="is not allowed: use letters, digits, space") as caught:
@@ -294,7 +294,7 @@ def test_hostile_folders_are_refused_with_the_rule(repository: Repository, folde
     assert not (repository.dir / "canary").exists()
 
 
-def test_names(repository: Repository) -> None:
+def test_names_must_be_unique_and_readable(repository: Repository) -> None:
     repository.model("twin", "a")
     repository.commit()
     with pytest.raises(InputsInvalid, match='"models/a" and "twin" are both called a'):
@@ -366,9 +366,9 @@ def test_the_command(repository: Repository) -> None:
 
     done = run()
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["matrix"] == {"include": [{"model": "a", "dir": "models/a", "fetch": False}]}
-    assert (told["count"], told["build"], told["deploy"], told["dry-run"]) == (1, True, False, True)
+    reply = json.loads(done.stdout)
+    assert reply["matrix"] == {"include": [{"model": "a", "dir": "models/a", "fetch": False}]}
+    assert (reply["count"], reply["build"], reply["deploy"], reply["dry-run"]) == (1, True, False, True)
     assert json.loads(run(TORCHRELAY_MODELS="models/b").stdout)["count"] == 0
     wrong = run(TORCHRELAY_INPUTS='{"dry-run": "ja"}')
     assert wrong.returncode == 44

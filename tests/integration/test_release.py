@@ -1,4 +1,4 @@
-"""A release by real git: the rewritten tree, its tags, and what main goes on saying."""
+"""A release with real git: the changed tree, its tags, and the unchanged main."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def theirs(tmp_path: Path, revision: str, name: str) -> str:
     return git(tmp_path / "origin.git", "show", f"{revision}:{name}")
 
 
-def test_a_release_is_a_commit_that_says_its_own_tag_everywhere(checkout: Path, tmp_path: Path) -> None:
+def test_a_release_commit_refers_to_its_own_tag_everywhere(checkout: Path, tmp_path: Path) -> None:
     released(checkout, "1.2.3", tmp_path)
     serve = theirs(tmp_path, "v1.2.3", references.SERVE)
     assert serve.count("@v1.2.3") > 15
@@ -87,7 +87,7 @@ def test_a_release_is_a_commit_that_says_its_own_tag_everywhere(checkout: Path, 
         assert file.read().decode().strip() == serve
 
 
-def test_the_rewritten_tree_keeps_its_own_rules(checkout: Path) -> None:
+def test_the_released_tree_passes_the_workflow_tests(checkout: Path) -> None:
     assert release.main(["prepare", "1.2.3"], checkout) == 0
     tests = ["tests/unit/test_workflows.py", "tests/unit/test_workflows_claims.py", "tests/unit/test_workflows_references.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *tests]
@@ -96,7 +96,7 @@ def test_the_rewritten_tree_keeps_its_own_rules(checkout: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_major_tag_moves_on_and_never_back(checkout: Path, tmp_path: Path) -> None:
+def test_the_major_tag_never_moves_back(checkout: Path, tmp_path: Path) -> None:
     origin = tmp_path / "origin.git"
     for version, major in (("1.10.0", "1.10.0"), ("1.2.3", "1.10.0"), ("1.3.0-rc.1", "1.10.0")):
         released(checkout, version, tmp_path)
@@ -117,7 +117,7 @@ def test_an_exact_tag_is_never_moved(checkout: Path, tmp_path: Path) -> None:
     assert git(tmp_path / "origin.git", "rev-parse", "v1.2.3") == was
 
 
-def test_a_run_again_finds_its_own_tag_and_another_tree_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_a_second_run_reuses_its_tag_and_refuses_another_tree(checkout: Path, tmp_path: Path) -> None:
     released(checkout, "1.2.3", tmp_path)
     was = git(tmp_path / "origin.git", "rev-parse", "v1.2.3")
     first = (tmp_path / "1.2.3.tar.gz").read_bytes()
@@ -136,6 +136,6 @@ def test_a_run_again_finds_its_own_tag_and_another_tree_is_refused(checkout: Pat
 
 
 @pytest.mark.parametrize("version", ["9.9.9", "v1.2.3", "1.2", "1.2.3; id", ""])
-def test_what_cannot_be_released_changes_nothing(checkout: Path, version: str) -> None:
+def test_a_refused_release_changes_nothing(checkout: Path, version: str) -> None:
     assert release.main(["prepare", version], checkout) == 1
     assert git(checkout, "status", "--short") == ""

@@ -1,4 +1,4 @@
-"""summary and report as a step of a runner: the command itself, its files and exit code; only we give commands."""
+"""summary and report as steps of a runner: the command, its files and exit codes; only Torchrelay sends commands."""
 
 import json
 import os
@@ -100,9 +100,9 @@ def test_a_mistake_is_an_annotation_a_summary_and_a_result(step: Step) -> None:
     assert "model.yaml:" in done.stderr
     done = step.run("summary", "models/digits", "--output", "out/result.json")
     assert (done.returncode, step.taken) == (0, [])
-    told = step.files["GITHUB_STEP_SUMMARY"].read_text()
-    assert "**`check` failed: `model_invalid`**" in told
-    assert "| `model.yaml:1` |" in told
+    text = step.files["GITHUB_STEP_SUMMARY"].read_text()
+    assert "**`check` failed: `model_invalid`**" in text
+    assert "| `model.yaml:1` |" in text
     found = json.loads((step.folder / "out" / "result.json").read_text())
     assert (found["result"], found["error"]["kind"], found["model"]) == ("failed", "model_invalid", "digits")
     assert step.outputs()["result"] == "failed"
@@ -137,14 +137,14 @@ raise RuntimeError("a bug: " + "\\n::error::pwned ##[error]pwned")
 """
 
 
-def test_hostile_words_stay_words(step: Step) -> None:
-    """Everything that a model or an argument may say, through every verb that tells it, on both pipes in either order."""
+def test_untrusted_text_never_becomes_a_command(step: Step) -> None:
+    """Untrusted text of models and arguments, through every verb that prints it, with both pipes read in either order."""
     texts = list(HOSTILE.values())
     for number, text in enumerate(texts):
         model = write(step.folder / f"m{number}", {"model.yaml": f"{GOOD_YAML}notes: {json.dumps(text)}\n"})
         (model / ".torchrelay").mkdir()
-        told = {"result": "gate_failed", "model": text, "version": text, "reason": text}
-        (model / ".torchrelay" / "verdict.json").write_text(json.dumps(told))
+        verdict = {"result": "gate_failed", "model": text, "version": text, "reason": text}
+        (model / ".torchrelay" / "verdict.json").write_text(json.dumps(verdict))
     (step.folder / "texts.json").write_text(json.dumps(texts))
     done = step.run("-c", SAYING)
     assert "RuntimeError: a bug: " in done.stderr
@@ -161,9 +161,9 @@ def test_a_run_is_merged_into_outputs_summary_and_exit_code(step: Step) -> None:
     put(results, "tabular", endpoint="http://tabular")
     done = step.run("report", "--results", "results")
     assert (done.returncode, step.taken) == (0, [])
-    told = step.outputs()
-    assert (told["endpoint"], told["image"], told["verdict"]) == ("http://digits", "r/digits@sha256:1", "passed")
-    assert set(json.loads(told["results"])) == {"digits", "tabular"}
+    text = step.outputs()
+    assert (text["endpoint"], text["image"], text["verdict"]) == ("http://digits", "r/digits@sha256:1", "passed")
+    assert set(json.loads(text["results"])) == {"digits", "tabular"}
     summary = step.files["GITHUB_STEP_SUMMARY"].read_text()
     assert "### ✅ Torchrelay: 2 models, 0 failed" in summary
     assert "[run 12](https://github.example/org/models/actions/runs/99) of `abcdef012345`" in summary
@@ -191,7 +191,7 @@ def test_a_failed_model_fails_the_run(facts: dict[str, Any], code: int, step: St
     assert "bad" in step.taken[0].data
 
 
-def test_a_job_that_said_nothing_fails_the_run(step: Step) -> None:
+def test_a_job_without_a_result_fails_the_run(step: Step) -> None:
     put(step.folder / "results", "a")
     assert step.run("report", "--results", "results").returncode == 0
     matrix = json.dumps({"include": [{"model": "a", "dir": "a"}, {"model": "b", "dir": "b"}]})
@@ -202,7 +202,7 @@ def test_a_job_that_said_nothing_fails_the_run(step: Step) -> None:
     assert step.run("report", "--results", "results", "--needs", "[").returncode != 0
 
 
-def test_nothing_to_build_is_no_failure(step: Step) -> None:
+def test_a_run_without_models_passes(step: Step) -> None:
     assert step.run("report", "--results", "none").returncode == 0
     assert step.outputs() == {"endpoint": "", "image": "", "verdict": "", "results": "{}", "comment": ""}
 
@@ -227,7 +227,7 @@ def test_the_comment_is_written_once_and_updated(step: Step, hub: GitHub) -> Non
 
 
 @pytest.mark.parametrize(("status", "level"), [(403, "notice"), (404, "notice"), (401, "warning")])
-def test_a_token_that_may_not_comment_is_no_failure(status: int, level: str, step: Step, hub: GitHub) -> None:
+def test_a_forbidden_comment_is_not_a_failure(status: int, level: str, step: Step, hub: GitHub) -> None:
     put(step.folder / "results", "digits")
     (step.folder / "event.json").write_text(json.dumps({"pull_request": {"number": 7}}))
     hub.next = [(status, {}, {"message": "Resource not accessible by integration"})]
@@ -245,7 +245,7 @@ def test_a_token_that_may_not_comment_is_no_failure(status: int, level: str, ste
     assert hub.token not in (done.stdout + done.stderr).replace(f"::add-mask::{hub.token}", "")
 
 
-def test_without_asking_nothing_is_commented(step: Step, hub: GitHub) -> None:
+def test_without_the_option_there_is_no_comment(step: Step, hub: GitHub) -> None:
     put(step.folder / "results", "digits")
     (step.folder / "event.json").write_text(json.dumps({"pull_request": {"number": 7}}))
     for asked in ("", "false"):
@@ -269,7 +269,7 @@ def test_off_github_the_summary_is_printed(step: Step) -> None:
     assert "::" not in done.stderr
 
 
-def test_the_steps_summary_is_filled_up_and_no_further(step: Step) -> None:
+def test_the_step_summary_stays_within_its_limit(step: Step) -> None:
     put(
         step.folder / "results",
         "digits",
@@ -288,7 +288,7 @@ def test_the_steps_summary_is_filled_up_and_no_further(step: Step) -> None:
     assert "more sections do not fit here" in file.read_text()
 
 
-def test_a_reader_that_goes_away_lets_the_runner_take_commands_again(step: Step) -> None:
+def test_commands_resume_after_a_reader_went_away(step: Step) -> None:
     put(step.folder / "results", "digits")
     with subprocess.Popen(
         [sys.executable, "-m", "torchrelay", "report", "--results", "results"],
@@ -301,13 +301,13 @@ def test_a_reader_that_goes_away_lets_the_runner_take_commands_again(step: Step)
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        told = process.stderr.read()
+        text = process.stderr.read()
         assert process.wait(timeout=60) == 141
-    assert "::stop-commands::" in told
-    assert not Runner().read(told).stopped
+    assert "::stop-commands::" in text
+    assert not Runner().read(text).stopped
 
 
-def test_a_stopped_verb_lets_the_runner_take_commands_again(step: Step, hub: GitHub) -> None:
+def test_commands_resume_after_a_stopped_verb(step: Step, hub: GitHub) -> None:
     put(step.folder / "results", "digits")
     (step.folder / "event.json").write_text(json.dumps({"pull_request": {"number": 7}}))
     hub.next = [(500, {"retry-after": "60"}, {})]

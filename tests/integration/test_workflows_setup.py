@@ -96,10 +96,10 @@ class Job:
 
     process: subprocess.Popen[str]
     files: Path
-    told: str = ""
+    output: str = ""
 
     def ended(self) -> Job:
-        self.told, _ = self.process.communicate(timeout=DEADLINE_S)
+        self.output, _ = self.process.communicate(timeout=DEADLINE_S)
         return self
 
     @property
@@ -108,7 +108,7 @@ class Job:
 
     @property
     def installed(self) -> bool:
-        return " -m pip install " in self.told
+        return " -m pip install " in self.output
 
     def wrote(self, name: str) -> list[str]:
         file = self.files / name
@@ -116,11 +116,11 @@ class Job:
 
     @property
     def command(self) -> Path:
-        assert self.code == 0, self.told
+        assert self.code == 0, self.output
         return Path(self.wrote("GITHUB_PATH")[0]) / "torchrelay"
 
 
-def said(command: Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[str]:
+def printed(command: Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[str]:
     done = subprocess.run([str(command)], env=environment, cwd=cwd, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.split()
 
@@ -132,19 +132,19 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     runner = Runner(folder, small_tree(folder / "deploy"))
     first, second = runner.start(), runner.start()
     for job in (first.ended(), second.ended()):
-        assert job.code == 0, job.told
+        assert job.code == 0, job.output
     assert [first.installed, second.installed].count(True) == 1, "two jobs at once: one installs and the other waits"
     assert first.command == second.command
     return runner
 
 
-def test_the_path_gets_one_command_and_nothing_else(small: Runner) -> None:
+def test_the_path_gets_only_one_command(small: Runner) -> None:
     job = small()
     assert not job.installed
     assert [path.name for path in job.command.parent.iterdir()] == ["torchrelay"]
     assert set(job.wrote("GITHUB_OUTPUT")) == {"version=9.8.7", f"path={job.command.parent}"}
     assert job.wrote("GITHUB_ENV") == []
-    assert str(small.tools) in said(job.command)[1]
+    assert str(small.tools) in printed(job.command)[1]
 
 
 def test_locate_names_the_environment_that_install_uses(small: Runner) -> None:
@@ -154,20 +154,20 @@ def test_locate_names_the_environment_that_install_uses(small: Runner) -> None:
     assert f"-py{found['python-version']}-" in found["key"]
 
 
-def test_a_folder_for_weights_is_told_to_later_steps(small: Runner) -> None:
+def test_the_weights_cache_is_exported_to_later_steps(small: Runner) -> None:
     assert small(INPUT_WEIGHTS_CACHE="/mnt/weights").wrote("GITHUB_ENV") == ["TORCHRELAY_WEIGHTS_CACHE=/mnt/weights"]
     refused = small(INPUT_WEIGHTS_CACHE="/mnt/weights\nPATH=/evil")
     assert refused.code == 1
     assert refused.wrote("GITHUB_ENV") == [], "no second variable"
 
 
-def test_what_the_runtime_image_is_made_of_is_told_to_later_steps(small: Runner) -> None:
-    told = small(INPUT_TORCH_INDEX="https://index.example/cpu", INPUT_BASE_IMAGE="debian@sha256:1").wrote("GITHUB_ENV")
-    assert told == ["TORCHRELAY_TORCH_INDEX=https://index.example/cpu", "TORCHRELAY_BASE_IMAGE=debian@sha256:1"]
+def test_torch_index_and_base_image_are_exported_to_later_steps(small: Runner) -> None:
+    text = small(INPUT_TORCH_INDEX="https://index.example/cpu", INPUT_BASE_IMAGE="debian@sha256:1").wrote("GITHUB_ENV")
+    assert text == ["TORCHRELAY_TORCH_INDEX=https://index.example/cpu", "TORCHRELAY_BASE_IMAGE=debian@sha256:1"]
     assert small(INPUT_TORCH_INDEX="", INPUT_BASE_IMAGE="").wrote("GITHUB_ENV") == [], "empty leaves the job's own alone"
 
 
-def test_what_a_caller_set_up_for_its_own_python_is_neither_used_nor_changed(small: Runner, tmp_path: Path) -> None:
+def test_the_callers_python_settings_are_neither_used_nor_changed(small: Runner, tmp_path: Path) -> None:
     """Its packages on PYTHONPATH, in the folder that it works in and in a scripts/ of its own, and its settings of pip."""
     own = tmp_path / "own"
     for name in ("packaging", "torchrelay", "scripts/torchrelay"):
@@ -177,22 +177,22 @@ def test_what_a_caller_set_up_for_its_own_python_is_neither_used_nor_changed(sma
     theirs = {"PYTHONPATH": str(own), "PIP_TARGET": str(target), "VIRTUAL_ENV": str(venv), "PIP_USER": "1"}
     shutil.rmtree(small.tools / "torchrelay/environments")
     job = small(**theirs)
-    assert job.installed, job.told
+    assert job.installed, job.output
     assert not target.exists()
     assert not venv.exists()
-    told = said(job.command, {**os.environ, **theirs}, own)
-    assert str(small.tools) in told[0], "our own packaging"
-    assert told[2] == str(own), "and what the command starts still gets the caller's environment"
+    text = printed(job.command, {**os.environ, **theirs}, own)
+    assert str(small.tools) in text[0], "our own packaging"
+    assert text[2] == str(own), "and what the command starts still gets the caller's environment"
 
 
-def test_the_actions_folder_may_go_away(small: Runner, tmp_path: Path) -> None:
+def test_the_command_works_without_the_actions_folder(small: Runner, tmp_path: Path) -> None:
     tree = shutil.copytree(small.tree, tmp_path / "deploy")
     command = Runner(small.folder, tree, 900)().command
     shutil.rmtree(tree)
-    assert said(command)
+    assert printed(command)
 
 
-def test_other_code_with_the_same_lock_is_a_command_of_its_own(small: Runner, tmp_path: Path) -> None:
+def test_other_code_with_the_same_lock_is_a_separate_command(small: Runner, tmp_path: Path) -> None:
     tree = shutil.copytree(small.tree, tmp_path / "deploy")
     cli = tree / "scripts/torchrelay/cli/main.py"
     cli.write_text(cli.read_text().replace("9.8.7", "9.9.0"))
@@ -203,19 +203,19 @@ def test_other_code_with_the_same_lock_is_a_command_of_its_own(small: Runner, tm
 
 
 @pytest.mark.parametrize("damage", ["package", "marker"])
-def test_a_broken_environment_is_made_again(small: Runner, damage: str) -> None:
+def test_a_broken_environment_is_reinstalled(small: Runner, damage: str) -> None:
     environment = next((small.tools / "torchrelay/environments").iterdir())
     if damage == "package":
         shutil.rmtree(next(environment.glob("venv/lib/python*/site-packages/packaging")))
     else:  # a killed job's: the command runs, and a package that it imports later may be missing
         (environment / "complete").unlink()
     job = small()
-    assert job.installed, job.told
-    assert said(job.command)
+    assert job.installed, job.output
+    assert printed(job.command)
     assert not small().installed
 
 
-def test_a_job_killed_while_it_installs_holds_up_nobody(small: Runner) -> None:
+def test_a_job_killed_while_installing_blocks_nobody(small: Runner) -> None:
     environments = small.tools / "torchrelay/environments"
     shutil.rmtree(environments)
     job = small.start()
@@ -224,21 +224,21 @@ def test_a_job_killed_while_it_installs_holds_up_nobody(small: Runner) -> None:
     job.ended()
     assert not list(environments.glob("*/complete"))
     again = small()
-    assert again.installed, again.told
-    assert said(again.command)
+    assert again.installed, again.output
+    assert printed(again.command)
 
 
 @pytest.mark.parametrize(
-    ("instead", "told"),
+    ("instead", "text"),
     [(f" --hash=sha256:{'0' * 64}", "DO NOT MATCH THE HASHES"), ("", "Hashes are required in --require-hashes mode")],
 )
-def test_a_package_without_the_locked_hash_is_not_installed(tmp_path: Path, instead: str, told: str) -> None:
+def test_a_package_without_the_locked_hash_is_not_installed(tmp_path: Path, instead: str, text: str) -> None:
     tree = small_tree(tmp_path / "deploy")
     lock = tree / "requirements/package.txt"
     lock.write_text(lock.read_text().split()[0] + instead + "\n")
     job = Runner(tmp_path, tree)()
     assert job.code == 1
-    assert told in job.told
+    assert text in job.output
     assert job.wrote("GITHUB_PATH") == []
     assert not list(tmp_path.rglob("environments/*/complete"))
 
@@ -272,30 +272,30 @@ def old_python(folder: Path, version: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("version", "told"), [("3, 10, 4", "is 3.10.4"), ("2, 7, 18", "is 2.7.18"), ("", "does not run"), (None, "not found")]
+    ("version", "text"), [("3, 10, 4", "is 3.10.4"), ("2, 7, 18", "is 2.7.18"), ("", "does not run"), (None, "not found")]
 )
-def test_a_python_that_will_not_do_is_said_with_what_to_do(small: Runner, tmp_path: Path, version: str | None, told: str) -> None:
+def test_an_unusable_python_is_reported_with_a_fix(small: Runner, tmp_path: Path, version: str | None, text: str) -> None:
     python = old_python(tmp_path, version) if version is not None else str(tmp_path / "nowhere")
     if version == "":
         Path(python).write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
     job = small(TORCHRELAY_PYTHON=python)
     assert job.code == 1
-    line = next(line for line in job.told.splitlines() if line.startswith("::error "))
-    assert told in line
+    line = next(line for line in job.output.splitlines() if line.startswith("::error "))
+    assert text in line
     assert "no Python 3.11 or later" in line
     assert "actions/setup-python" in line
     assert job.wrote("GITHUB_PATH") == []
 
 
-def test_without_a_tool_cache_the_jobs_own_folder_is_used(small: Runner) -> None:
+def test_without_a_tool_cache_the_jobs_folder_is_used(small: Runner) -> None:
     job = small("locate", RUNNER_TOOL_CACHE="")
     assert f"environment={job.files}/torchrelay/" in "\n".join(job.wrote("GITHUB_OUTPUT"))
     nowhere = small("locate", RUNNER_TOOL_CACHE="", RUNNER_TEMP="")
     assert nowhere.code == 1
-    assert "run this as a step of a workflow" in nowhere.told
+    assert "run this as a step of a workflow" in nowhere.output
 
 
-def test_our_own_package_is_complete(tmp_path: Path) -> None:
+def test_the_installed_package_is_complete(tmp_path: Path) -> None:
     """Made of the real lock; the command then works on a model without this checkout: handlers, runtime and schemas came along."""
     job = Runner(tmp_path, ROOT)()
     environment = {**os.environ, "TORCHRELAY_CACHE": str(tmp_path / "cache")}

@@ -1,4 +1,4 @@
-"""Doctor's frame: all findings at once, in order, in time, each with its mend; and what it reads of a caller's workflow."""
+"""Doctor reports all findings at once, in order, in time and each with its fix; its checks of a caller's workflow."""
 
 import json
 import threading
@@ -34,7 +34,7 @@ def model_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_finding_comes_in_the_order_of_the_checks(model_dir: Path) -> None:
+def test_findings_are_in_the_order_of_the_checks(model_dir: Path) -> None:
     def several(_: Subject) -> Iterator[Finding]:
         yield good("b1", "x")
         yield bad("b2", "broken", "fix it")
@@ -49,7 +49,7 @@ def test_every_finding_comes_in_the_order_of_the_checks(model_dir: Path) -> None
     assert checks[-1] == Finding("c", False, "the registry refused", "log in")
 
 
-def test_a_check_that_hangs_hides_no_other_and_is_a_finding(model_dir: Path) -> None:
+def test_a_hanging_check_is_a_finding_and_hides_no_other(model_dir: Path) -> None:
     release = threading.Event()
     began = time.monotonic()
     checks = doctor.examine(
@@ -63,7 +63,7 @@ def test_a_check_that_hangs_hides_no_other_and_is_a_finding(model_dir: Path) -> 
     assert "no response within" in checks[1].detail
 
 
-def test_a_check_with_a_bug_is_a_finding_that_tells_no_secret(model_dir: Path) -> None:
+def test_a_check_with_a_bug_is_a_finding_without_secrets(model_dir: Path) -> None:
     def broken(_: Subject) -> Finding:
         raise ValueError("https://user:hunter2@host")
 
@@ -73,7 +73,7 @@ def test_a_check_with_a_bug_is_a_finding_that_tells_no_secret(model_dir: Path) -
     assert "hunter2" not in json.dumps([check.summary() for check in checks])
 
 
-def test_a_model_that_is_wrong_is_a_finding_and_the_rest_goes_on(model_dir: Path) -> None:
+def test_an_invalid_model_is_a_finding_and_other_checks_run(model_dir: Path) -> None:
     (model_dir / "model.yaml").write_text("name: digits\nweights: model.pt\nhandler: tensor\nbatch: {size: 0}\nworker: 2\n")
     checks = doctor.examine(DoctorOptions(model_dir), {"a": lambda _: good("a", "x")})
     assert [(check.name, check.ok) for check in checks] == [("model", False), ("model", False), ("a", True)]
@@ -82,12 +82,12 @@ def test_a_model_that_is_wrong_is_a_finding_and_the_rest_goes_on(model_dir: Path
     assert [(check.name, check.ok) for check in checks] == [("model", False), ("a", True)]
 
 
-def test_a_target_that_is_not_there_is_a_finding(model_dir: Path) -> None:
+def test_an_unknown_target_is_a_finding(model_dir: Path) -> None:
     checks = doctor.examine(DoctorOptions(model_dir, target="moon"), {})
     assert [(check.name, check.ok) for check in checks] == [("model", True), ("target", False)]
 
 
-def test_failures_end_in_one_error_with_every_mend() -> None:
+def test_failures_are_one_error_with_every_fix() -> None:
     doctor.require_passing([good("a", "x")])
     with pytest.raises(DoctorFailed) as caught:
         doctor.require_passing([good("a", "x"), bad("b", "broken", "fix b"), bad("c", "gone", "bring c")])
@@ -97,13 +97,13 @@ def test_failures_end_in_one_error_with_every_mend() -> None:
     assert "c: bring c" in caught.value.fix
 
 
-def test_brackets_in_a_mend_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_brackets_in_a_fix_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     doctor.show([bad("rights", "no", 'add {apiGroups: ["apps"], verbs: [get]}')])
     assert '{apiGroups: ["apps"], verbs: [get]}' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("free", "ok"), [(200 << 30, True), (4 << 30, False)])
-def test_disk_is_held_against_the_weights(model_dir: Path, monkeypatch: pytest.MonkeyPatch, free: int, ok: bool) -> None:
+def test_free_space_is_compared_with_the_weights(model_dir: Path, monkeypatch: pytest.MonkeyPatch, free: int, ok: bool) -> None:
     (model_dir / "weights.lock").write_text(
         json.dumps({"source": "s3://bucket/model.pt", "size": 10 << 30, "sha256": "0" * 64, "version": ""})
     )
@@ -148,7 +148,7 @@ jobs:
 """
 
 
-def test_a_good_workflow_is_well(caller: Path) -> None:
+def test_a_valid_workflow_passes(caller: Path) -> None:
     checks = read(caller, GOOD)
     assert [(check.ok, check.detail) for check in checks] == [(True, ".github/workflows/deploy.yml:4: job serve calls serve.yml")]
     assert read(caller, GOOD.replace("{contents: read, id-token: write}", "write-all"))[0].ok
@@ -191,7 +191,7 @@ def test_a_good_workflow_is_well(caller: Path) -> None:
         ),
     ],
 )
-def test_what_would_stop_the_run_is_named_with_its_line(caller: Path, before: str, after: str, message: str, fix: str) -> None:
+def test_a_workflow_mistake_is_reported_with_its_line(caller: Path, before: str, after: str, message: str, fix: str) -> None:
     assert before in GOOD
     failed = [check for check in read(caller, GOOD.replace(before, after)) if not check.ok]
     assert len(failed) == 1
@@ -199,14 +199,14 @@ def test_what_would_stop_the_run_is_named_with_its_line(caller: Path, before: st
     assert fix in failed[0].fix
 
 
-def test_no_permissions_at_all_is_named(caller: Path) -> None:
+def test_missing_permissions_are_reported(caller: Path) -> None:
     text = GOOD.replace("permissions: {}\n", "").replace("    permissions: {contents: read, id-token: write}\n", "")
     (failed,) = read(caller, text)
     assert "deploy.yml:4: job serve has no permissions" in failed.detail
     assert "id-token: write" in failed.fix
 
 
-def test_a_workflow_that_is_no_yaml_is_a_finding_only_when_it_calls_serve(caller: Path) -> None:
+def test_invalid_yaml_is_a_finding_only_in_a_caller_of_serve(caller: Path) -> None:
     assert [check.ok for check in read(caller, GOOD + "\t- x\n")] == [False, True]
     assert [check.ok for check in read(caller, "jobs: [\n")] == [True]
 
@@ -221,12 +221,12 @@ def test_a_workflow_that_is_no_yaml_is_a_finding_only_when_it_calls_serve(caller
         "jobs: {a: {uses: o/d/.github/workflows/other.yml@v1}}\n",
     ],
 )
-def test_other_workflows_are_none_of_ours(caller: Path, text: str) -> None:
+def test_other_workflows_are_ignored(caller: Path, text: str) -> None:
     (check,) = read(caller, text)
     assert check.ok
     assert "no workflow calls serve.yml" in check.detail
 
 
-def test_what_serve_asks_for_is_read_from_it(caller: Path) -> None:
+def test_needed_permissions_are_read_from_serve(caller: Path) -> None:
     assert workflow.needed_permissions(workflow.SERVE) == {"contents": "read", "id-token": "write"}
     assert workflow.needed_permissions(caller.parent / "none.yml") == workflow.NEEDED

@@ -1,4 +1,4 @@
-"""The inputs of serve.yml: each rule, with what is taken, what is refused, and the input that the refusal names."""
+"""The inputs of serve.yml: each rule with valid and invalid values, and the input that the error names."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ def read(**given: Any) -> Any:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "null", json.dumps(dict.fromkeys(INPUTS, "")), json.dumps(dict.fromkeys(INPUTS))])
-def test_nothing_given_is_every_default(text: str) -> None:
+def test_absent_inputs_have_their_defaults(text: str) -> None:
     inputs = parse_inputs(text)
     assert (inputs.models, inputs.environment, inputs.skip, inputs.dry_run) == ([], "production", [], False)
     assert (inputs.target, inputs.repository, inputs.runner) == ("", "", "ubuntu-latest")
@@ -42,13 +42,13 @@ def test_nothing_given_is_every_default(text: str) -> None:
         ({"runner": "gpu-large"}, "gpu-large"),
     ],
 )
-def test_taken(given: dict[str, Any], made: Any) -> None:
+def test_valid_inputs(given: dict[str, Any], made: Any) -> None:
     (name,) = given
     assert getattr(read(**given), name) == made
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"model": "x"}, 'input "model" is unknown; did you mean models?'),
         ({"dry_runn": "true"}, 'input "dry-runn" is unknown; did you mean dry-run?'),
@@ -99,15 +99,15 @@ def test_taken(given: dict[str, Any], made: Any) -> None:
         ({"live_url": "https://" + "x" * 2048}, "input live-url: is longer than 2048 characters"),
     ],
 )
-def test_refused(given: dict[str, Any], told: str) -> None:
+def test_invalid_inputs(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputsInvalid) as caught:
         read(**given)
-    assert told in caught.value.message
+    assert message in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.message.isprintable()
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_every_mistake_is_reported_at_once() -> None:
     with pytest.raises(InputsInvalid) as caught:
         read(modles="x", dry_run="maybe", aws_region="mars")
     assert [line.split(":")[0].split(" is")[0] for line in caught.value.message.split("\n")] == [
@@ -120,12 +120,12 @@ def test_everything_wrong_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     "text", ["[", "[1]", '"x"', "1", '{"models": "a", "models": "b"}', "[" * 100_000, "1" * 5000, '{"a": NaN}'], ids=range(8)
 )
-def test_what_is_no_object_of_inputs(text: str) -> None:
+def test_anything_but_an_object_of_inputs_is_refused(text: str) -> None:
     with pytest.raises(InputsInvalid):
         parse_inputs(text)
 
 
-def test_a_line_break_at_the_end_is_not_overlooked() -> None:
+def test_a_trailing_line_break_is_refused() -> None:
     """`$` of a regular expression would take it: `fullmatch` and the look at every character do not."""
     for name in ("environment", "runner", "aws_region", "aws_role"):
         with pytest.raises(InputsInvalid):

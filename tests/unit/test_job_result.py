@@ -1,4 +1,4 @@
-"""What came of a model is read from what the stages left, in whatever state; the files of many jobs become one result a model."""
+"""Results are read from the state that the stages wrote, however damaged; the files of many jobs become one result per model."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def left(folder: Path, **files: Any) -> Path:
     return folder
 
 
-def test_everything_is_told(tmp_path: Path) -> None:
+def test_a_build_job_reports_everything(tmp_path: Path) -> None:
     deploy = {
         "stage": "deploy",
         "seconds": 3.0,
@@ -67,7 +67,7 @@ def test_everything_is_told(tmp_path: Path) -> None:
     assert found.error is None
 
 
-def test_a_deploy_job_tells_what_is_live(tmp_path: Path) -> None:
+def test_a_deploy_job_reports_the_live_endpoint(tmp_path: Path) -> None:
     deploy = {"stage": "deploy", "seconds": 3.0, "url": "http://x", "target": "docker", "previous": "p"}
     (tmp_path / "release.json").write_text(json.dumps({"model": {"name": "digits"}, "version": "v1", "verdict": VERDICT}))
     left(tmp_path, stages=[deploy], push={"reference": f"r/x@{DIGEST}"})
@@ -76,7 +76,7 @@ def test_a_deploy_job_tells_what_is_live(tmp_path: Path) -> None:
     assert found.reference == f"r/x@{DIGEST}"
 
 
-def test_what_lies_behind_a_link_is_not_believed(tmp_path: Path) -> None:
+def test_state_behind_a_link_is_not_trusted(tmp_path: Path) -> None:
     elsewhere = left(tmp_path / "elsewhere", verdict=VERDICT) / ".torchrelay"
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / ".torchrelay").symlink_to(elsewhere)
@@ -87,29 +87,29 @@ def test_what_lies_behind_a_link_is_not_believed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gate_failed", "rolled_back", "rollback_failed"])
-def test_a_failure_of_the_gate_or_of_the_rollout_is_the_result(kind: str, tmp_path: Path) -> None:
+def test_a_failed_verification_or_rollout_is_the_result(kind: str, tmp_path: Path) -> None:
     error = {"stage": "deploy", "kind": kind, "message": "m", "fix": "", "problems": []}
     assert job_result.gather(left(tmp_path, verdict=VERDICT, error=error), bundle=False).result == kind
 
 
 @pytest.mark.parametrize("kind", ["registry_error", "passed", "", "x"])
-def test_every_other_failure_is_failed(kind: str, tmp_path: Path) -> None:
+def test_every_other_error_gives_failed(kind: str, tmp_path: Path) -> None:
     error = {"stage": "push", "kind": kind, "message": "m", "fix": "", "problems": []}
     assert job_result.gather(left(tmp_path, verdict=VERDICT, error=error), bundle=False).result == "failed"
 
 
-def test_nothing_proved_and_nothing_served_is_failed(tmp_path: Path) -> None:
+def test_neither_verified_nor_served_gives_failed(tmp_path: Path) -> None:
     assert job_result.gather(tmp_path, bundle=False).result == "failed"
     assert job_result.gather(left(tmp_path, verdict=VERDICT), bundle=False).result == "passed"
 
 
-def test_what_is_served_without_an_image_passed(tmp_path: Path) -> None:
+def test_a_model_served_without_an_image_passed(tmp_path: Path) -> None:
     row = {"stage": "deploy", "seconds": 1.0, "url": "http://x", "target": "local", "version": "v2"}
     found = job_result.gather(left(tmp_path, stages=[row]), bundle=False)
     assert (found.result, found.version) == ("passed", "v2")
 
 
-def test_a_login_that_failed_is_told_of_the_model_that_waited_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_login_is_reported_for_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_TEMP", str(tmp_path / "temp"))
     left(tmp_path / "m", verdict=VERDICT)
     error_file.keep(None, "login", LoginFailed("no role"))
@@ -120,7 +120,7 @@ def test_a_login_that_failed_is_told_of_the_model_that_waited_for_it(tmp_path: P
 
 
 @pytest.mark.parametrize("status", ["failure", "cancelled"])
-def test_a_job_that_was_killed_did_not_pass(status: str, tmp_path: Path) -> None:
+def test_an_interrupted_job_did_not_pass(status: str, tmp_path: Path) -> None:
     left(tmp_path, verdict=VERDICT)
     assert job_result.gather(tmp_path, bundle=False, job_status="success").result == "passed"
     found = job_result.gather(tmp_path, bundle=False, job_status=status)
@@ -129,7 +129,7 @@ def test_a_job_that_was_killed_did_not_pass(status: str, tmp_path: Path) -> None
     assert found.error.kind == "interrupted"
 
 
-def test_a_bundle_is_read_without_its_hidden_verdict(tmp_path: Path) -> None:
+def test_a_bundles_state_folder_has_no_say_in_the_verdict(tmp_path: Path) -> None:
     blobs = tmp_path / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     (blobs / "c").write_text(json.dumps({"history": [{"empty_layer": True, "created_by": "no"}, {"created_by": "weights"}]}))
@@ -152,7 +152,7 @@ DAMAGED: list[Any] = [None, [], {}, "x", 1, [1, None, "x"], {"samples": 1, "laye
 
 @pytest.mark.parametrize("value", DAMAGED, ids=lambda value: str(value)[:20])
 @pytest.mark.parametrize("bundle", [True, False])
-def test_damage_is_no_reason_to_fail(value: Any, bundle: bool, tmp_path: Path) -> None:
+def test_damaged_files_do_not_raise(value: Any, bundle: bool, tmp_path: Path) -> None:
     left(tmp_path, verdict=value, stages=value, image=value, push=value, diff=value, error=value)
     for name in ("release", "index", "stages"):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
@@ -160,7 +160,7 @@ def test_damage_is_no_reason_to_fail(value: Any, bundle: bool, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_other_peoples_words_come_back_as_they_were(text: str, tmp_path: Path) -> None:
+def test_untrusted_text_survives_saving_and_loading(text: str, tmp_path: Path) -> None:
     error = {"stage": "check", "kind": "model_invalid", "message": text, "fix": text, "problems": []}
     found = job_result.gather(left(tmp_path / "m", verdict={**VERDICT, "model": text}, error=error), bundle=False)
     job_result.save(tmp_path / "r" / "torchrelay-result-x-build" / "x-build.json", found)
@@ -172,12 +172,12 @@ def test_other_peoples_words_come_back_as_they_were(text: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "told", ['{"kind": 3}', "[", "[]", "[" * 100_000, json.dumps({"kind": "x", "problems": [{"line": "one"}]})]
+    "content", ['{"kind": 3}', "[", "[]", "[" * 100_000, json.dumps({"kind": "x", "problems": [{"line": "one"}]})]
 )
-def test_an_error_that_cannot_be_read_is_still_one(told: str, tmp_path: Path) -> None:
+def test_an_unreadable_error_file_is_still_an_error(content: str, tmp_path: Path) -> None:
     left(tmp_path, verdict=VERDICT)
     assert job_result.gather(tmp_path, bundle=False).result == "passed"
-    (tmp_path / ".torchrelay" / "error.json").write_text(told)
+    (tmp_path / ".torchrelay" / "error.json").write_text(content)
     assert job_result.gather(tmp_path, bundle=False).result == "failed"
 
 
@@ -188,7 +188,7 @@ def made(model: str, **more: Any) -> JobResult:
     return JobResult(**{"model": model, "result": "passed", **more})
 
 
-def test_the_deploy_jobs_word_counts_and_the_build_jobs_facts_stay() -> None:
+def test_a_merged_result_has_the_deploy_jobs_result_and_the_build_jobs_facts() -> None:
     build = made(
         "a", samples=[{"name": "s", "passed": True}], stages=[StageRow(stage="build", seconds=5.0)], diff={"reachable": True}
     )
@@ -209,46 +209,49 @@ def test_a_model_that_failed_in_one_job_failed() -> None:
 
 def needs(plan: list[str], **jobs: str) -> Any:
     matrix = json.dumps({"include": [{"model": name, "dir": name} for name in plan]})
-    return {"plan": {"result": "success", "outputs": {"matrix": matrix}}, **{name: {"result": told} for name, told in jobs.items()}}
+    return {
+        "plan": {"result": "success", "outputs": {"matrix": matrix}},
+        **{name: {"result": content} for name, content in jobs.items()},
+    }
 
 
-def test_no_model_of_the_plan_is_forgotten() -> None:
+def test_every_planned_model_has_a_result() -> None:
     found = run_results.completed({"a": made("a")}, needs(["a", "b"], build="failure", deploy="skipped"))
     assert {name: one.result for name, one in found.items()} == {"a": "passed", "b": "failed"}
     assert run_results.worst(found.values()) == "failed"
 
 
-def test_control_without_needs_it_would_be() -> None:
+def test_control_without_needs_a_missing_model_is_not_noticed() -> None:
     assert run_results.worst(run_results.completed({"a": made("a")}, {}).values()) == "passed"
 
 
-def test_a_deploy_job_that_was_killed_is_no_success() -> None:
+def test_a_cancelled_deploy_job_is_a_failure() -> None:
     found = run_results.completed(
         {"a": made("a"), "b": made("b", job="deploy")}, needs(["a", "b"], build="success", deploy="cancelled")
     )
     assert {name: one.result for name, one in found.items()} == {"a": "failed", "b": "passed"}
 
 
-def test_a_job_that_no_model_explains_stands_for_itself() -> None:
+def test_a_failed_job_that_no_model_explains_has_its_own_row() -> None:
     assert set(run_results.completed({}, {"plan": {"result": "failure", "outputs": {}}})) == {"(plan)"}
     found = run_results.completed({"a": made("a", job="deploy")}, needs(["a"], build="success", deploy="failure"))
     assert {name: one.result for name, one in found.items()} == {"(deploy)": "failed", "a": "passed"}
 
 
-def test_jobs_that_went_well_or_were_skipped_add_nothing() -> None:
+def test_successful_and_skipped_jobs_add_nothing() -> None:
     assert set(run_results.completed({"a": made("a")}, needs(["a", "b"], build="success", deploy="skipped"))) == {"a"}
 
 
 @pytest.mark.parametrize(
     "odd", [None, [], "x", {"plan": 1}, {"plan": {"outputs": {"matrix": "{"}}}, {"plan": {"outputs": {"matrix": 3}}}]
 )
-def test_odd_needs_are_borne(odd: Any) -> None:
+def test_malformed_needs_do_not_raise(odd: Any) -> None:
     assert run_results.completed({"a": made("a")}, odd) == {"a": made("a")}
     extra = {**odd, "build": {"result": "failure"}} if isinstance(odd, dict) else {"build": {"result": "failure"}}
     assert run_results.worst(run_results.completed({"a": made("a")}, extra).values()) == "failed"
 
 
-def test_what_is_no_result_file_is_a_failure(tmp_path: Path) -> None:
+def test_an_invalid_result_file_is_a_failure(tmp_path: Path) -> None:
     texts = [
         "",
         "[",
@@ -292,28 +295,28 @@ PLACES = [  # where a result lies, whose it says it is, and whether it is taken
 ]
 
 
-@pytest.mark.parametrize(("place", "model", "job", "deployed", "taken"), PLACES)
-def test_whose_a_result_is_its_place_says(place: str, model: str, job: Any, deployed: str, taken: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("place", "model", "job", "deployed", "valid"), PLACES)
+def test_model_and_job_come_from_the_place(place: str, model: str, job: Any, deployed: str, valid: bool, tmp_path: Path) -> None:
     job_result.save(tmp_path / place, made(model, job=job, endpoint="http://x", reference="r/x@1", target="docker", previous="p"))
     found, bad = run_results.load(tmp_path, needs(PLAN, build="success", deploy=deployed))
-    assert bad == ([] if taken else [place])
+    assert bad == ([] if valid else [place])
     for one in found:
         assert (one.model, one.job) == (Path(place).stem.removesuffix(f"-{job}"), job)
         assert one.endpoint == ("http://x" if job == "deploy" else "")
 
 
-def test_by_hand_a_flat_folder_tells_of_deploys_too(tmp_path: Path) -> None:
+def test_outside_a_workflow_a_flat_folder_may_have_deploy_results(tmp_path: Path) -> None:
     for job in ("build", "deploy"):
         job_result.save(tmp_path / f"a-{job}.json", made("a", job=job, endpoint=f"http://{job}"))
     found, bad = run_results.load(tmp_path)
     assert (run_results.merged(found)["a"].endpoint, bad) == ("http://deploy", [])
 
 
-def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_results(tmp_path: Path) -> None:
     assert run_results.load(tmp_path / "none") == ([], [])
 
 
-def test_results_are_ordered_from_good_to_bad() -> None:
+def test_results_are_ordered_from_best_to_worst() -> None:
     order = ["passed", "gate_failed", "failed", "rolled_back", "rollback_failed"]
     assert list(job_result.RESULT_KINDS) == order
     assert run_results.worst([made("a", result=one) for one in order]) == "rollback_failed"

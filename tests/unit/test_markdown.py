@@ -1,4 +1,4 @@
-"""Other people's words in markdown stay words: read back by a CommonMark parser with tables (markdown-it-py, which rich brings)."""
+"""Untrusted text in markdown stays text, read back by a CommonMark parser with tables (markdown-it-py, a dependency of rich)."""
 
 import re
 
@@ -30,57 +30,57 @@ def spans(text: str) -> list[str]:
 
 
 @hostile
-def test_a_code_span_is_nothing_else(text: str) -> None:
-    told = markdown.code(text, 300)
-    assert kinds(f"a {told} b") <= {"paragraph_open", "inline", "text", "code_inline", "paragraph_close"}
+def test_untrusted_text_stays_in_its_code_span(text: str) -> None:
+    rendered = markdown.code(text, 300)
+    assert kinds(f"a {rendered} b") <= {"paragraph_open", "inline", "text", "code_inline", "paragraph_close"}
     if text.strip():
-        assert spans(f"a {told} b") == [printable(text, 300)]
+        assert spans(f"a {rendered} b") == [printable(text, 300)]
 
 
 @hostile
-def test_a_cell_stays_one_cell(text: str) -> None:
-    told = markdown.table(["one", "two"], [[markdown.cell(text), "x"], ["x", markdown.cell(text)]])
-    found = tokens(told)
+def test_untrusted_text_stays_in_its_cell(text: str) -> None:
+    rendered = markdown.table(["one", "two"], [[markdown.cell(text), "x"], ["x", markdown.cell(text)]])
+    found = tokens(rendered)
     assert sum(one.type == "tr_open" for one in found) == 3
     assert sum(one.type == "td_open" for one in found) == 4
     assert not {one.type for one in found} & {"html_inline", "html_block", "link_open", "image", "em_open", "strong_open", "s_open"}
     if text.strip():
         wanted = printable(text)
-        assert {one.replace("\\x7c", "|") for one in spans(told)} == {wanted.replace("\\x7c", "|")}
+        assert {one.replace("\\x7c", "|") for one in spans(rendered)} == {wanted.replace("\\x7c", "|")}
 
 
-def test_control_a_bare_value_would_be_markup() -> None:
-    told = markdown.table(["one", "two"], [[text.replace("\n", " "), "x"] for text in HOSTILE.values()])
-    assert {"html_inline", "link_open", "image", "em_open"} <= kinds(told)
+def test_control_an_unescaped_value_becomes_markup() -> None:
+    rendered = markdown.table(["one", "two"], [[text.replace("\n", " "), "x"] for text in HOSTILE.values()])
+    assert {"html_inline", "link_open", "image", "em_open"} <= kinds(rendered)
 
 
 @hostile
-def test_a_block_is_not_left(text: str) -> None:
-    told = markdown.block(text)
-    found = PARSER.parse(f"{told}\n\nafter")
+def test_untrusted_text_stays_in_its_block(text: str) -> None:
+    rendered = markdown.block(text)
+    found = PARSER.parse(f"{rendered}\n\nafter")
     assert [one.type for one in found] == ["fence", "paragraph_open", "inline", "paragraph_close"]
-    assert "\u202e" not in told
-    assert "\x1b" not in told
-    assert len(told) < 5000 or "more characters" in told
+    assert "\u202e" not in rendered
+    assert "\x1b" not in rendered
+    assert len(rendered) < 5000 or "more characters" in rendered
 
 
-def test_control_three_backticks_would_be_left() -> None:
+def test_control_text_can_close_a_block_of_three_backticks() -> None:
     assert [one.type for one in PARSER.parse("```text\na\n```\n# b\n```")] != ["fence"]
 
 
 @hostile
-def test_a_folded_section_has_its_title(text: str) -> None:
-    told = markdown.details(text, "inside")
-    assert re.fullmatch(r"<details><summary><code>([A-Za-z0-9 ._-]|&#\d+;)*</code></summary>\n\ninside\n\n</details>", told)
+def test_the_title_of_a_folded_section_is_escaped(text: str) -> None:
+    rendered = markdown.details(text, "inside")
+    assert re.fullmatch(r"<details><summary><code>([A-Za-z0-9 ._-]|&#\d+;)*</code></summary>\n\ninside\n\n</details>", rendered)
 
 
 @hostile
-def test_a_label_is_letters_digits_and_codes(text: str) -> None:
+def test_a_chart_label_is_escaped(text: str) -> None:
     assert re.fullmatch(r"([A-Za-z0-9 ._-]|#\d+;)*", markdown.mermaid_label(text))
 
 
 def test_blocks_that_do_not_fit_are_counted() -> None:
     assert markdown.fitted(["a", "b"], 100, "{} left out") == "a\n\nb\n"
-    told = markdown.fitted(["a" * 50, "é" * 50, "c", "d"], 120, "*{} left out*")
-    assert told == "a" * 50 + "\n\n*3 left out*\n"
+    rendered = markdown.fitted(["a" * 50, "é" * 50, "c", "d"], 120, "*{} left out*")
+    assert rendered == "a" * 50 + "\n\n*3 left out*\n"
     assert len(markdown.fitted(["é" * 10] * 1000, 1000, "{} left out").encode()) <= 1000

@@ -1,4 +1,4 @@
-"""Which models a change is a change of, which folders are named, and what an event allows: the plan without git."""
+"""The plan without git: the models that a change affects, the folders that are selected, and what an event allows."""
 
 import json
 from contextlib import nullcontext
@@ -54,11 +54,11 @@ def names(models: list[ModelFolder]) -> list[str]:
         (["models/m4/a b\n\u00fc$(x)"], ["m4"]),
     ],
 )
-def test_of_fifty_only_the_changed_ones(changed: list[str], expected: list[str]) -> None:
+def test_only_changed_models_of_fifty_are_built(changed: list[str], expected: list[str]) -> None:
     assert names(changed_models(MODELS, [], changed)) == expected
 
 
-def test_a_submodule_above_changes_all_that_it_holds() -> None:
+def test_a_changed_submodule_changes_every_model_in_it() -> None:
     assert changed_models(MODELS, [], ["models"]) == MODELS
 
 
@@ -104,7 +104,7 @@ def test_folders_and_globs(patterns: list[str], expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("patterns", "told", "fix"),
+    ("patterns", "message", "fix"),
     [
         (["modls/digits"], '"modls/digits" has no model.yaml', "did you mean models/digits?"),
         (["models/x*"], "no folder with a model.yaml matches", "correct"),
@@ -116,10 +116,10 @@ def test_folders_and_globs(patterns: list[str], expected: list[str]) -> None:
         (["a/../.."], "is outside the repository", "relative"),
     ],
 )
-def test_folders_that_are_not_there(patterns: list[str], told: str, fix: str) -> None:
+def test_unknown_folders_are_refused(patterns: list[str], message: str, fix: str) -> None:
     with pytest.raises(InputsInvalid) as caught:
         select_folders(patterns, FOUND)
-    assert told in caught.value.message
+    assert message in caught.value.message
     assert fix in caught.value.fix
 
 
@@ -128,7 +128,7 @@ def test_no_model_at_all() -> None:
         select_folders([], [])
 
 
-def test_a_pattern_of_many_stars_is_no_burden() -> None:
+def test_a_pattern_of_many_stars_is_fast() -> None:
     with pytest.raises(InputsInvalid):
         select_folders(["/".join(["**"] * 300 + ["x"]).lstrip("/")], ["/".join(["a"] * 200)])
 
@@ -145,7 +145,7 @@ def test_plain_folders(name: str) -> None:
      "::error::x", "a%0Ab", "-rf", "a/-x", " a", "a ", "a\tb", "a\x1b[2J", "a\u202eb", "a\u2028b", "\udc80", "a\u00a0b", "a#b",
      "a!b", "a~b", "a,b", "a=b", "a:b", "x" * 600],
 )  # fmt: skip
-def test_a_folder_that_is_not_plain_is_refused_and_shown_harmlessly(name: str) -> None:
+def test_an_unsafe_folder_name_is_refused_and_escaped(name: str) -> None:
     with pytest.raises(InputsInvalid) as caught:
         require_plain(name)
     assert "the folder" in caught.value.message
@@ -188,7 +188,7 @@ def test_which_events_deploy(event: Event, deploy: bool) -> None:
     assert planned.summary()["build"] is True
 
 
-def test_by_hand_another_branch_goes_anywhere_but_to_production() -> None:
+def test_manual_runs_of_other_branches_deploy_anywhere_but_production() -> None:
     by_hand = Event("workflow_dispatch", "refs/heads/fix")
     for environment, deploy in (("staging", True), ("production", False), ("", False)):
         assert made(by_hand, environment=environment).deploy is deploy, environment
@@ -196,7 +196,7 @@ def test_by_hand_another_branch_goes_anywhere_but_to_production() -> None:
 
 
 @pytest.mark.parametrize("given", [{"dry_run": True}, {"dry_run": "true"}, {"skip": "deploy"}])
-def test_what_holds_a_deploy_back(given: dict[str, Any]) -> None:
+def test_inputs_that_prevent_a_deployment(given: dict[str, Any]) -> None:
     assert made(**given).deploy is False
 
 
@@ -222,7 +222,7 @@ def pull_of(head: Any, name: str = "pull_request") -> Event:
     return Event(name, "refs/pull/1/merge", payload={"pull_request": {"base": base, "head": {"repo": head}}})
 
 
-def test_a_fork_asks_for_no_credentials() -> None:
+def test_a_run_for_a_fork_asks_for_no_credentials() -> None:
     role = "arn:aws:iam::123456789012:role/x"
     assert made(pull_of({"full_name": "acme/models"}), FAR, weights_role=role).fetched == FAR
     assert made(pull_of({"full_name": "mallory/models"}), FAR, weights_role=role).fetched == []
@@ -233,7 +233,7 @@ def test_a_fork_asks_for_no_credentials() -> None:
     assert made(Event("pull_request_review", payload={"pull_request": "?"}), FAR, weights_role=role).fetched == []
 
 
-def test_weights_of_a_role_are_not_for_the_public() -> None:
+def test_a_public_repository_cannot_use_a_weights_role() -> None:
     role = "arn:aws:iam::123456789012:role/x"
     for private, refused in ((False, True), (True, False), (None, False)):
         event = replace(MAIN, payload={"repository": {"default_branch": "main", "private": private}})
@@ -243,7 +243,7 @@ def test_weights_of_a_role_are_not_for_the_public() -> None:
             assert made(event, FAR, weights_role=role).fetched == FAR
 
 
-def test_nothing_changed_is_nothing_to_do() -> None:
+def test_without_changes_there_is_nothing_to_do() -> None:
     planned = decide(MAIN, inputs(), MODELS, [], "changed since 0123456789ab")
     assert planned.summary() == {
         "matrix": {"include": []},
@@ -268,13 +268,13 @@ def test_the_matrix() -> None:
     assert planned.reason == "2 of 50 models: changed since 0123456789ab: m3, m4"
 
 
-def test_two_models_of_one_name() -> None:
+def test_two_models_with_the_same_name_are_refused() -> None:
     twins = [folder("digits", "a"), folder("digits", "b")]
     with pytest.raises(InputsInvalid, match='"a" and "b" are both called digits'):
         decide(MAIN, inputs(), twins, [], "")
 
 
-def test_a_model_without_a_name_matters_when_it_changed() -> None:
+def test_a_model_without_a_name_is_an_error_only_if_it_changed() -> None:
     nameless = replace(folder("", "b"), problems=(Problem("model.yaml", 3, "name", "is not a legal name"),))
     two = [*MODELS[:1], nameless]
     assert decide(MAIN, inputs(), two, MODELS[:1], "").models == MODELS[:1]
@@ -282,7 +282,7 @@ def test_a_model_without_a_name_matters_when_it_changed() -> None:
         decide(MAIN, inputs(), two, two, "")
 
 
-def test_more_models_than_a_matrix_holds() -> None:
+def test_more_models_than_a_matrix_can_have() -> None:
     many = [folder(f"m{number}", f"m{number}") for number in range(257)]
     assert len(decide(MAIN, inputs(), many, many[:256], "").models) == 256
     with pytest.raises(InputsInvalid, match="256"):
@@ -290,20 +290,20 @@ def test_more_models_than_a_matrix_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "target", "told"),
+    ("given", "target", "message"),
     [
         ({"repository": "127.0.0.1:5000/x"}, "docker", "repository: one image repository cannot hold 2 models"),
         ({}, "local", "target: "),
         ({}, "kubernetes", "repository: the kubernetes target"),
     ],
 )
-def test_inputs_that_do_not_go_together(given: dict[str, Any], target: str, told: str) -> None:
+def test_contradicting_inputs_are_refused(given: dict[str, Any], target: str, message: str) -> None:
     two = [replace(model, target=target) for model in MODELS[:2]]
-    with pytest.raises(InputsInvalid, match=told):
+    with pytest.raises(InputsInvalid, match=message):
         decide(MAIN, inputs(**given), two, two, "")
 
 
-def test_an_input_wins_over_what_the_model_says() -> None:
+def test_an_input_overrides_the_model() -> None:
     assert made(models=[replace(MODELS[0], target="local")], target="docker").deploy is True
 
 
@@ -314,7 +314,7 @@ def test_pull_request_target_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "3", '{"repository": 3}', '{"before": {"x": 1}}', "[" * 100_000])
-def test_an_event_that_cannot_be_read_tells_nothing(tmp_path: Path, text: str | None) -> None:
+def test_an_unreadable_event_counts_as_empty(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "event.json"
     if text is not None:
         file.write_text(text)
@@ -322,7 +322,7 @@ def test_an_event_that_cannot_be_read_tells_nothing(tmp_path: Path, text: str | 
     assert (event.text("before"), event.text("repository", "default_branch"), event.on_default_branch) == ("", "", True)
 
 
-def test_the_workflow_that_calls() -> None:
+def test_the_calling_workflow() -> None:
     ref = "acme/models/.github/workflows/deploy.yml@refs/heads/main"
     assert Event.of({"GITHUB_WORKFLOW_REF": ref}).workflow == ".github/workflows/deploy.yml"
     assert Event.of({"GITHUB_WORKFLOW_REF": ""}).workflow == ""

@@ -1,4 +1,4 @@
-"""The summary tells a model, or a run of many, in what fits; and nothing that it tells of becomes markup."""
+"""The summary reports one model or a run of many within its size limit; no untrusted text in it becomes markup."""
 
 import re
 from typing import Any
@@ -76,9 +76,9 @@ def markup(text: str) -> set[str]:
     return found
 
 
-def test_a_model_is_told_in_full() -> None:
+def test_the_summary_of_a_model_is_complete() -> None:
     push = StageRow(stage="push", seconds=1.0, blobs=1, bytes=2_500_000)
-    told = summary.model_summary(
+    text = summary.model_summary(
         made(
             stages=[*made().stages, push, StageRow(stage="deploy", seconds=4.0)],
             endpoint="http://127.0.0.1:8080/predictions/digits",
@@ -109,63 +109,63 @@ def test_a_model_is_told_in_full() -> None:
         f"| `weights` | 2.5 MB | `{DIGEST}` |",
         "| `handler` | 0.9 kB | `sha256:b` |",
     ):
-        assert line in told.splitlines()
+        assert line in text.splitlines()
 
 
-def test_layers_that_travelled_are_told_when_push_names_them() -> None:
+def test_uploaded_layers_are_marked_if_push_lists_them() -> None:
     push = StageRow(stage="push", seconds=1.0, bytes=900, sent=["sha256:b"])
-    told = summary.model_summary(made(stages=[push]))
-    assert f"| `weights` | 2.5 MB | already there | `{DIGEST}` |" in told
-    assert "| `handler` | 0.9 kB | uploaded | `sha256:b` |" in told
+    text = summary.model_summary(made(stages=[push]))
+    assert f"| `weights` | 2.5 MB | already there | `{DIGEST}` |" in text
+    assert "| `handler` | 0.9 kB | uploaded | `sha256:b` |" in text
 
 
-def test_a_failed_stage_is_red_and_says_where_and_how_to_mend_it() -> None:
+def test_a_failed_stage_is_red_with_its_place_and_fix() -> None:
     problem = Mistake(file="model.yaml", line=3, field="name", message="is wrong", fix="write digits")
     error = Failure(stage="check", kind="model_invalid", message="m", problems=[problem])
-    told = summary.model_summary(made(result="failed", stages=[], samples=[], layers=[], error=error))
-    assert "**`check` failed: `model_invalid`**" in told
-    assert "| `model.yaml:3` | `name` | `is wrong` | `write digits` |" in told
-    assert '  check["check<br/>model_invalid"]:::failed' in told
-    assert '  fetch["fetch<br/>not reached"]:::waiting' in told
+    text = summary.model_summary(made(result="failed", stages=[], samples=[], layers=[], error=error))
+    assert "**`check` failed: `model_invalid`**" in text
+    assert "| `model.yaml:3` | `name` | `is wrong` | `write digits` |" in text
+    assert '  check["check<br/>model_invalid"]:::failed' in text
+    assert '  fetch["fetch<br/>not reached"]:::waiting' in text
 
 
-def test_a_failed_gate_is_red_with_its_time() -> None:
+def test_a_failed_verification_is_red_with_its_time() -> None:
     stages = [*made().stages[:2], StageRow(stage="verify", seconds=3.0, result="gate_failed")]
-    told = summary.model_summary(made(result="gate_failed", stages=stages))
-    assert '  verify["verify<br/>3.0 s"]:::failed' in told
-    assert "### ❌ `digits` `v1`: gate_failed" in told
+    text = summary.model_summary(made(result="gate_failed", stages=stages))
+    assert '  verify["verify<br/>3.0 s"]:::failed' in text
+    assert "### ❌ `digits` `v1`: gate_failed" in text
 
 
-def test_the_local_target_has_no_image_to_wait_for() -> None:
-    told = summary.flow_chart(made(target="local", stages=[StageRow(stage="check"), StageRow(stage="deploy", seconds=1.0)]))
-    assert "build" not in told
-    assert "check --> deploy" in told
+def test_the_chart_of_the_local_target_has_no_image_stages() -> None:
+    text = summary.flow_chart(made(target="local", stages=[StageRow(stage="check"), StageRow(stage="deploy", seconds=1.0)]))
+    assert "build" not in text
+    assert "check --> deploy" in text
 
 
-def test_nothing_began_nothing_is_drawn() -> None:
+def test_without_a_started_stage_there_is_no_chart() -> None:
     assert summary.flow_chart(made(stages=[], error=Failure(stage="doctor", kind="doctor_failed"))) == ""
 
 
-def test_an_unreachable_live_version_is_told_with_the_reason() -> None:
-    told = summary.model_summary(made(diff=LiveDiff(url="http://live", reachable=False, reason="refused")))
-    assert "**Not compared with `http://live`:** `refused`" in told
+def test_an_unreachable_live_endpoint_is_reported_with_the_reason() -> None:
+    text = summary.model_summary(made(diff=LiveDiff(url="http://live", reachable=False, reason="refused")))
+    assert "**Not compared with `http://live`:** `refused`" in text
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_no_word_of_others_becomes_markup(text: str) -> None:
+def test_untrusted_text_never_becomes_markup(text: str) -> None:
     one = hostile(text.encode(errors="backslashreplace").decode())
-    told = summary.model_summary(one)
-    assert markup(told) <= OURS
-    assert "\x1b" not in told
-    assert "\u202e" not in told
-    fences = [token for token in PARSER.parse(told) if token.type == "fence"]
+    text = summary.model_summary(one)
+    assert markup(text) <= OURS
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    fences = [token for token in PARSER.parse(text) if token.type == "fence"]
     assert [token.info for token in fences].count("mermaid") == 1
     many = summary.run_summary({"a": one, "b": made()})
     pieces = {"<details><summary></summary>", "<details open><summary></summary>", "</details>"}
     assert markup(many) <= {*OURS, *pieces}
 
 
-def test_control_a_bare_name_would_be_markup() -> None:
+def test_control_an_unescaped_name_becomes_markup() -> None:
     assert markup(f"### {HOSTILE['html']}") - OURS
 
 
@@ -181,11 +181,11 @@ def rows(count: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("limit", [summary.STEP_LIMIT, summary.COMMENT_LIMIT, 5000])
-def test_what_is_too_much_is_cut_and_said_to_be(limit: int) -> None:
+def test_a_long_summary_is_cut_with_a_note(limit: int) -> None:
     one = made(**rows(200))
-    told = summary.model_summary(one, limit)
-    assert len(told.encode()) <= limit
-    assert "more samples are not shown" in told or "more sections do not fit" in told
+    text = summary.model_summary(one, limit)
+    assert len(text.encode()) <= limit
+    assert "more samples are not shown" in text or "more sections do not fit" in text
     more = rows(20)
     many = summary.run_summary({f"m{n:04}": made(model=f"m{n:04}", **more) for n in range(300)}, limit)
     assert len(many.encode()) <= limit
@@ -194,15 +194,15 @@ def test_what_is_too_much_is_cut_and_said_to_be(limit: int) -> None:
     assert markup(many) <= {*OURS, "<details><summary></summary>", "</details>", "em_open"}
 
 
-def test_control_unbounded_it_would_not_fit() -> None:
+def test_control_without_a_limit_it_does_not_fit() -> None:
     more = rows(50)
     assert len(summary.run_summary({f"m{n}": made(model=f"m{n}", **more) for n in range(100)}, 10**9)) > summary.STEP_LIMIT
 
 
-def test_many_models_are_a_table_with_the_failed_ones_first() -> None:
+def test_many_models_are_a_table_with_failed_ones_first() -> None:
     failed = made(model="b", result="gate_failed", error=Failure(stage="verify", kind="gate_failed", message="no"))
-    told = summary.run_summary({"a": made(model="a", endpoint="http://a"), "b": failed, "c": made(model="c")}, note="of `abc`")
-    lines = told.splitlines()
+    text = summary.run_summary({"a": made(model="a", endpoint="http://a"), "b": failed, "c": made(model="c")}, note="of `abc`")
+    lines = text.splitlines()
     assert lines[0] == "### ❌ Torchrelay: 3 models, 1 failed"
     assert "of `abc`" in lines
     table = [line for line in lines if re.match(r"\| `[abc]` ", line)]
@@ -212,9 +212,9 @@ def test_many_models_are_a_table_with_the_failed_ones_first() -> None:
     assert "<details><summary><code>a&#58; passed</code></summary>" in lines
 
 
-def test_one_model_is_told_without_folding() -> None:
+def test_a_single_model_is_not_folded() -> None:
     assert "<details" not in summary.run_summary({"a": made()})
 
 
-def test_no_model_at_all_is_said() -> None:
+def test_a_run_without_models_has_a_summary() -> None:
     assert summary.run_summary({}, note="of `abc`") == "### Torchrelay: no model to build\n\nof `abc`\n"

@@ -1,4 +1,4 @@
-"""What every workflow and action must be: each rule is held against the files, and against a file that breaks it."""
+"""Rules for every workflow and action; each rule is checked with the real files and with a file that breaks it."""
 
 from __future__ import annotations
 
@@ -65,25 +65,25 @@ def own_references_agree(tree: Tree) -> Iterator[str]:
 
 
 def interfaces(tree: Tree) -> Iterator[tuple[str, str, dict[str, Any], bool]]:
-    """Every input, secret and output: where, its name, what is said of it, whether it is an input."""
+    """Every input, secret and output: where, its name, its declaration, whether it is an input."""
     for file in tree.files.values():
         events = file.data.get("on", {}) if not file.is_action else {"": file.data}
         for event in events.values() if isinstance(events, dict) else ():
             for kind in ("inputs", "secrets", "outputs"):
-                for name, said in (event.get(kind) or {}).items() if isinstance(event, dict) else ():
-                    yield f"{file.name}: {kind}: {name}", name, said, kind == "inputs"
+                for name, declaration in (event.get(kind) or {}).items() if isinstance(event, dict) else ():
+                    yield f"{file.name}: {kind}: {name}", name, declaration, kind == "inputs"
 
 
 def everything_is_described(tree: Tree) -> Iterator[str]:
-    for where, name, said, is_input in interfaces(tree):
-        text = said.get("description", "")
+    for where, name, declaration, is_input in interfaces(tree):
+        text = declaration.get("description", "")
         if len(text.split()) < 3 or not re.search(r"""[.?`)"]$""", text):
             yield f"{where}: says {text!r}"
         if not NAME.fullmatch(name):
             yield f"{where}: is not in kebab-case"
-        if is_input and "required" not in said:
+        if is_input and "required" not in declaration:
             yield f"{where}: does not say whether it is required"
-        if is_input and (said.get("required") == "true") == ("default" in said):
+        if is_input and (declaration.get("required") == "true") == ("default" in declaration):
             yield f"{where}: is required and has a default, or neither"
     for file in tree.actions.values():
         if not file.data.get("description") or not file.data.get("name"):
@@ -100,9 +100,9 @@ def inputs_are_used_and_declared(tree: Tree) -> Iterator[str]:
             events = [on[event] for event in ("workflow_call", "workflow_dispatch") if isinstance(on, dict) and on.get(event)]
             declared = {name for event in events for name in event.get("inputs", {})}
             body = {key: value for key, value in file.data.items() if key != "on"}
-        told = " ".join(expressions(body))
-        used = set(re.findall(r"\binputs\.([\w-]+)", told))
-        whole = {"dry-run", "skip"} if re.search(r"toJSON\(inputs\)", told) else set()
+        expression = " ".join(expressions(body))
+        used = set(re.findall(r"\binputs\.([\w-]+)", expression))
+        whole = {"dry-run", "skip"} if re.search(r"toJSON\(inputs\)", expression) else set()
         yield from (f"{file.name}: inputs.{name} is not declared" for name in used - declared)
         yield from (f"{file.name}: nothing reads inputs.{name}" for name in declared - used - whole)
 
@@ -120,7 +120,7 @@ def called_as_they_declare(tree: Tree) -> Iterator[str]:
             declared = tree.actions[own].data.get("inputs", {})
             given = set(step.get("with", {}))
             yield from (f"{file.name}: {own} has no input {name}" for name in given - set(declared))
-            required = {name for name, said in declared.items() if said.get("required") == "true"}
+            required = {name for name, declaration in declared.items() if declaration.get("required") == "true"}
             yield from (f"{file.name}: {own} requires {name}" for name in required - given)
 
 
@@ -148,8 +148,8 @@ def outputs_come_from_steps(tree: Tree) -> Iterator[str]:
         for job, body in scopes.items():
             steps = body.get("steps", []) if job else body["runs"]["steps"]
             by_id = {step["id"]: step for step in steps if "id" in step}
-            for told in expressions(body):
-                for step, output in re.findall(r"\bsteps\.([\w-]+)\.outputs\.([\w-]+)", told):
+            for expression in expressions(body):
+                for step, output in re.findall(r"\bsteps\.([\w-]+)\.outputs\.([\w-]+)", expression):
                     if step not in by_id:
                         yield f"{file.name}: {job}: there is no step {step}"
                     elif (own := tree.own(by_id[step].get("uses", ""))) and output not in tree.actions[own].data.get("outputs", {}):
@@ -162,16 +162,16 @@ def outputs_come_from_jobs(tree: Tree) -> Iterator[str]:
         for job, body in file.jobs.items():
             waited = body.get("needs", [])
             waited = [waited] if isinstance(waited, str) else waited
-            for told in expressions(body):
-                for other, output in re.findall(r"\bneeds\.([\w-]+)\.outputs\.([\w-]+)", told):
+            for expression in expressions(body):
+                for other, output in re.findall(r"\bneeds\.([\w-]+)\.outputs\.([\w-]+)", expression):
                     called = file.jobs.get(other, {}).get("uses", "").startswith(f"{tree.home}/{SERVE}")
                     has = (
                         tree.serve.data["on"]["workflow_call"]["outputs"] if called else file.jobs.get(other, {}).get("outputs", {})
                     )
                     if other not in waited or output not in has:
                         yield f"{file.name}: {job}: needs.{other}.outputs.{output}"
-        for told in expressions(file.data["on"]):
-            for other, output in re.findall(r"\bjobs\.([\w-]+)\.outputs\.([\w-]+)", told):
+        for expression in expressions(file.data["on"]):
+            for other, output in re.findall(r"\bjobs\.([\w-]+)\.outputs\.([\w-]+)", expression):
                 if output not in file.jobs.get(other, {}).get("outputs", {}):
                     yield f"{file.name}: jobs.{other}.outputs.{output}"
 
@@ -183,13 +183,13 @@ def serve_takes_what_plan_checks(tree: Tree) -> Iterator[str]:
         yield "workflow_call and workflow_dispatch do not take the same inputs"
     for name in set(called) ^ set(INPUTS):
         yield f"{name} is an input of one of serve.yml and scripts/torchrelay/workflow/inputs.py"
-    for name, said in called.items():
+    for name, declaration in called.items():
         default = INPUTS[name].default if name in INPUTS else ""
         shown = str(default).lower() if isinstance(default, bool) else "" if default == [] else default
-        if said["default"] != shown:
-            yield f"{name}: the default is {said['default']!r} in serve.yml and {shown!r} in scripts/torchrelay/workflow/inputs.py"
-        if said["type"] != ("boolean" if isinstance(default, bool) else "string"):
-            yield f"{name}: the type is {said['type']}"
+        if declaration["default"] != shown:
+            yield f"{name}: the default is {declaration['default']!r} in serve.yml and {shown!r} in workflow/inputs.py"
+        if declaration["type"] != ("boolean" if isinstance(default, bool) else "string"):
+            yield f"{name}: the type is {declaration['type']}"
 
 
 def jobs_are_bounded(tree: Tree) -> Iterator[str]:
@@ -249,9 +249,9 @@ def what_must_fail_is_asserted(tree: Tree) -> Iterator[str]:
     job = tree.files[CI].jobs["refusals"]
     expected = {step["id"] for step in job["steps"] if step.get("continue-on-error") == "true"}
     last = job["steps"][-1]
-    told = set(re.findall(r"steps\.([\w-]+)\.outcome", last["env"]["OUTCOMES"]))
-    if expected != told or last["run"].count("failure") != len(expected):
-        yield f"{CI}: refusals asserts {sorted(told)}, and {sorted(expected)} may fail"
+    expression = set(re.findall(r"steps\.([\w-]+)\.outcome", last["env"]["OUTCOMES"]))
+    if expected != expression or last["run"].count("failure") != len(expected):
+        yield f"{CI}: refusals asserts {sorted(expression)}, and {sorted(expected)} may fail"
     if len(expected) < 5:
         yield f"{CI}: only {len(expected)} refusals"
 
@@ -302,11 +302,11 @@ def test_every_file_keeps_the_rule(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize(("rule", "broken"), CONTROLS)
-def test_a_file_that_breaks_the_rule_is_found(rule: Rule, broken: Tree) -> None:
+def test_a_file_that_breaks_the_rule_is_reported(rule: Rule, broken: Tree) -> None:
     assert list(rule(broken)) != []
 
 
-def test_the_tree_is_all_there() -> None:
+def test_every_workflow_and_action_is_read() -> None:
     assert {file.name for file in TREE.workflows} >= {SERVE, CI, ".github/workflows/__release.yml"}
     assert {name for name in TREE.actions if not name.startswith("__")} == {
         "setup", "plan", "check", "fetch", "archive", "build", "verify", "diff", "bundle", "login", "push", "attest", "deploy",

@@ -1,7 +1,7 @@
-"""The claim table of serve.yml: what each job may do and what it may run, read out of the YAML.
+"""A table of the permissions of each job of serve.yml and of what it runs, compared with the YAML.
 
-Two columns never meet: a job that runs what a model's author wrote holds no credentials; one that holds them runs none of it, has
-no checkout of it beyond the weights' address, and takes nothing out of a cache.
+A job that runs the model's code has no credentials. A job that has credentials runs none of the model's code, checks out the model
+at most for the address of its weights, and reads nothing from a cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torchrelay.attestation.provenance import VERDICT
 
 TREE = Tree.of()
 SERVE = references.SERVE
-# Verbs that run what the model's author wrote: its requirements are installed, its handler answers samples.
+# Verbs that run the model author's code: they install its requirements and send samples to its handler.
 RUNS_MODEL_CODE = {"build", "verify"}
 CHECKOUT, CACHE = "actions/checkout", "actions/cache"
 UPLOAD, DOWNLOAD, PROVENANCE = "actions/upload-artifact", "actions/download-artifact", "actions/attest-build-provenance"
@@ -25,7 +25,7 @@ UPLOAD, DOWNLOAD, PROVENANCE = "actions/upload-artifact", "actions/download-arti
 
 @dataclass(frozen=True)
 class Claim:
-    """What one job holds and runs; `actions` are third parties', those within ours included."""
+    """What one job has and runs; `actions` are third-party actions, including those inside our own actions."""
 
     permissions: dict[str, str]
     verbs: set[str]
@@ -36,7 +36,7 @@ class Claim:
 
     @property
     def credentials(self) -> bool:
-        """Whether it can become somebody: an identity to exchange, or a secret."""
+        """Whether the job has credentials: an identity to exchange, or a secret."""
         return "id-token" in self.permissions or bool(self.secrets)
 
     @property
@@ -82,12 +82,12 @@ def claim(tree: Tree, job: str) -> Claim:
     """Read a job's claim out of the YAML, through every action that it comes to."""
     body = tree.serve.jobs[job]
     reached = [uses.partition("@")[0] for uses, _ in tree.reached(body["steps"])]
-    told = " ".join(expressions(body)).lower()
+    texts = " ".join(expressions(body)).lower()
     return Claim(
         permissions=body["permissions"],
         verbs={own for uses in reached if (own := tree.own(uses)) and not own.startswith("__")},
         actions={uses for uses in reached if not uses.startswith(f"{tree.home}/")},
-        secrets=set(re.findall(r"\bsecrets\.([\w-]+)", told)),
+        secrets=set(re.findall(r"\bsecrets\.([\w-]+)", texts)),
         environment="environment" in body,
         runs_when=next(iter(re.findall(r"needs\.plan\.outputs\.[\w-]+ == 'true'", body.get("if", ""))), ""),
     )
@@ -114,13 +114,13 @@ def broken_promises(tree: Tree) -> list[str]:
             wrong.append(f"{job} takes all secrets")
         if found.secrets and not found.environment:
             wrong.append(f"{job} has secrets and no environment to guard them")
-        told = [text for step in body["steps"] for text in expressions({key: step[key] for key in step if key != "with"})]
-        if any("secrets." in text for text in told) or "secrets." in str(body.get("env", "")):
+        texts = [text for step in body["steps"] for text in expressions({key: step[key] for key in step if key != "with"})]
+        if any("secrets." in text for text in texts) or "secrets." in str(body.get("env", "")):
             wrong.append(f"{job} has a secret in reach of a whole job or a condition")
     return wrong
 
 
-def test_the_table_is_whole() -> None:
+def test_every_job_is_in_the_table() -> None:
     assert list(TREE.serve.jobs) == list(CLAIMS)
 
 
@@ -129,7 +129,7 @@ def test_a_job_does_what_the_table_says(job: str) -> None:
     assert claim(TREE, job) == CLAIMS[job]
 
 
-def test_the_columns_never_meet() -> None:
+def test_no_job_has_both_model_code_and_credentials() -> None:
     assert broken_promises(TREE) == []
 
 
@@ -159,7 +159,7 @@ CONTROLS = {
 
 
 @pytest.mark.parametrize("case", CONTROLS)
-def test_a_job_where_they_meet_is_found(case: str) -> None:
+def test_a_job_with_model_code_and_credentials_is_reported(case: str) -> None:
     assert broken_promises(CONTROLS[case]) != []
     assert {job: claim(CONTROLS[case], job) for job in CLAIMS} != CLAIMS or case in (
         "the deploy job runs a command",
@@ -196,20 +196,20 @@ def cancelled_for_another(tree: Tree) -> list[str]:
     return [name for name, body in bodies.items() if "concurrency" in body and kept.items() - dict(body["concurrency"]).items()]
 
 
-def test_no_deployment_is_cancelled_for_another() -> None:
+def test_no_deployment_cancels_another() -> None:
     assert cancelled_for_another(TREE) == []
     group = f"{ENVIRONMENT}    concurrency: {{group: deploy, cancel-in-progress: false}}\n"
     assert cancelled_for_another(TREE.but(SERVE, ENVIRONMENT, group)) == ["deploy"]
 
 
-def test_one_build_that_ran_out_of_time_stops_no_other_model() -> None:
+def test_a_timed_out_build_does_not_stop_other_models() -> None:
     """GitHub calls such a job cancelled, though nobody cancelled the run; skipped it is only when plan failed."""
     condition = TREE.serve.jobs["deploy"]["if"]
     assert re.findall(r"needs\.build\.result ([!=]=) '(\w+)'", condition) == [("!=", "skipped")]
     assert "!cancelled()" in condition
 
 
-def test_the_example_of_each_model_is_the_same_caller() -> None:
+def test_all_examples_have_the_same_caller_workflow() -> None:
     texts = {path.read_text() for path in references.ROOT.glob("examples/*/deploy.yml")}
     assert len(texts) == 1
 
@@ -225,7 +225,7 @@ def weights_amiss(tree: Tree) -> list[str]:
     return wrong + ["build waits for what no fetch gives" for step in taken if step.get("if") != "${{ matrix.fetch }}"]
 
 
-def test_weights_are_handed_on_where_they_were_fetched() -> None:
+def test_fetched_weights_are_passed_to_build() -> None:
     assert weights_amiss(TREE) == []
 
 
@@ -237,7 +237,7 @@ def test_weights_are_handed_on_where_they_were_fetched() -> None:
         ("      - if: ${{ matrix.fetch }}\n        uses:", "      - uses:"),
     ],
 )
-def test_weights_that_are_not_are_found(old: str, new: str) -> None:
+def test_weights_that_are_not_passed_on_are_reported(old: str, new: str) -> None:
     assert weights_amiss(TREE.but(SERVE, old, new)) != []
 
 
@@ -256,7 +256,7 @@ def clashes(tree: Tree) -> list[str]:
     return wrong
 
 
-def test_artifacts_are_a_calls_own() -> None:
+def test_each_call_has_its_own_artifacts() -> None:
     assert clashes(TREE) == []
 
 
@@ -270,11 +270,11 @@ def test_artifacts_are_a_calls_own() -> None:
         ("          path: ${{ runner.temp }}/torchrelay-results\n", "          path: x\n          merge-multiple: true\n"),
     ],
 )
-def test_artifacts_that_clash_are_found(old: str, new: str) -> None:
+def test_clashing_artifacts_are_reported(old: str, new: str) -> None:
     assert clashes(TREE.but(SERVE, old, new)) != []
 
 
-def test_a_candidate_is_released_as_one() -> None:
+def test_a_release_candidate_is_a_prerelease() -> None:
     steps = [
         step for _, step in TREE.files[".github/workflows/__release.yml"].steps() if "gh release create" in step.get("run", "")
     ]
@@ -291,7 +291,7 @@ def bundles_of_anybody(tree: Tree) -> list[str]:
 BUNDLED = ("push", "attest", "deploy")
 
 
-def test_a_bundle_is_of_the_jobs_own_model() -> None:
+def test_each_job_expects_its_own_model() -> None:
     assert bundles_of_anybody(TREE) == []
     assert bundles_of_anybody(TREE.but(SERVE, "          expect-model: ${{ matrix.model }}\n", "")) == list(BUNDLED)
 
@@ -317,12 +317,12 @@ def signers_amiss(tree: Tree) -> list[str]:
     for file in tree.files.values():
         for job, step in file.steps():
             if tree.own(step.get("uses", "")) == "attest":
-                said, meant = step["with"].get("signer-workflow", ""), f"{tree.home}/{SERVE}" if file.name == SERVE else ""
-                wrong += [f"{file.name}: {job}: signed by {said or 'anyone'}"] if said != meant else []
+                signer, expected = step["with"].get("signer-workflow", ""), f"{tree.home}/{SERVE}" if file.name == SERVE else ""
+                wrong += [f"{file.name}: {job}: signed by {signer or 'anyone'}"] if signer != expected else []
     return wrong
 
 
-def test_a_signature_is_held_against_who_signs() -> None:
+def test_signatures_are_verified_against_the_signing_workflow() -> None:
     assert signers_amiss(TREE) == []
 
 
@@ -335,5 +335,5 @@ def test_a_signature_is_held_against_who_signs() -> None:
         (SERVE, f"          signer-workflow: {TREE.home}/{SERVE}\n", ""),
     ],
 )
-def test_a_signature_that_is_not_is_found(file: str, old: str, new: str) -> None:
+def test_a_signature_verified_against_another_workflow_is_reported(file: str, old: str, new: str) -> None:
     assert signers_amiss(TREE.but(file, old, new)) != []

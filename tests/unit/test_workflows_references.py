@@ -32,14 +32,14 @@ def test_a_release_sets_every_ref_and_nothing_else() -> None:
     assert references.released(at("v1.2.3"), "v1.2.3") == at("v1.2.3")
 
 
-def test_adopting_names_another_repository_everywhere_and_twice_is_once() -> None:
+def test_adopting_changes_every_reference_and_is_idempotent() -> None:
     adopted = references.adopted(TREE, "somebody", "else.where")
     assert adopted == at("main", "somebody/else.where")
     assert references.adopted(adopted, "somebody", "else.where") == adopted
     assert references.adopted(adopted, "first", "home") == TREE
 
 
-def test_a_name_that_holds_the_old_one_is_taken() -> None:
+def test_a_name_that_contains_the_old_one_is_accepted() -> None:
     assert references.adopted(TREE, "my-first", "home")[references.SERVE].count("my-first/home/") == 1
 
 
@@ -62,7 +62,7 @@ def test_only_an_exact_version_is_released(tag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "problem"),
     [
         ("      - uses: first/home/actions/check@v1", "the ref must be main"),
         ("      - uses: first/home/actions/check", "the ref is missing"),
@@ -70,19 +70,19 @@ def test_only_an_exact_version_is_released(tag: str) -> None:
         ('        uses: "./.github/workflows/serve.yml"', "is in the caller's workspace"),
     ],
 )
-def test_a_stray_reference_is_found_and_is_not_rewritten_into_agreement(line: str, told: str) -> None:
+def test_a_stray_reference_is_reported_and_not_rewritten(line: str, problem: str) -> None:
     tree = TREE | {"actions/x/action.yml": f"runs:\n  steps:\n{line}\n"}
-    assert [told in one and one.startswith("actions/x/action.yml:3: ") for one in references.problems(tree)] == [True]
+    assert [problem in one and one.startswith("actions/x/action.yml:3: ") for one in references.problems(tree)] == [True]
     with pytest.raises(references.Refused, match="would disagree"):
         references.adopted(tree, "somebody", "elsewhere")
 
 
-def test_a_name_that_the_tree_uses_already_is_refused_for_its_other_ref() -> None:
+def test_a_name_that_the_tree_already_uses_at_another_ref_is_refused() -> None:
     with pytest.raises(references.Refused, match=r"actions/checkout@3d3c42e5aac5"):
         references.adopted(TREE, "actions", "checkout")
 
 
-def test_files_are_rewritten_whole_and_what_is_not_text_stays(tmp_path: Path) -> None:
+def test_text_files_are_rewritten_and_others_are_unchanged(tmp_path: Path) -> None:
     for name, text in TREE.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -112,7 +112,7 @@ def test_a_refusal_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "./actions/x" in capsys.readouterr().err
 
 
-def test_this_repository_agrees_with_itself() -> None:
+def test_the_references_of_this_repository_agree() -> None:
     # git is not run here: all of the tree's files, less what no commit holds
     root = references.ROOT
     names = [name for top in ("actions", ".github", "examples", "scripts", "schema") for name in (root / top).rglob("*.*")]

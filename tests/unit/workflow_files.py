@@ -1,4 +1,4 @@
-"""The repository's workflows and actions, read once, and what can be asked of them."""
+"""The repository's workflows and actions, parsed, with queries over them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class File:
 
     @cached_property
     def data(self) -> Node:
-        # CBaseLoader: `on` stays a word and every value is text, as GitHub hands it on; it makes nothing but text, lists and maps
+        # CBaseLoader: `on` stays a string and every value is text, as in GitHub; it creates only text, lists and maps
         return dict(yaml.load(self.text, Loader=yaml.CBaseLoader))  # noqa: S506
 
     @property
@@ -56,7 +56,7 @@ class File:
 
 
 class Tree:
-    """All of them, by name."""
+    """All workflows and actions by file name."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.files = {name: File(name, text) for name, text in texts.items()}
@@ -68,7 +68,7 @@ class Tree:
         return cls({str(path.relative_to(root)): path.read_text() for path in sorted(found)})
 
     def but(self, name: str, old: str, new: str) -> Tree:
-        """Return the tree with one thing changed, for a control."""
+        """Return the tree with one text replaced, for a control test."""
         texts = {file.name: file.text for file in self.files.values()}
         assert old in texts[name], f"{name} has no {old!r}"
         return Tree(texts | {name: texts[name].replace(old, new)})
@@ -89,12 +89,12 @@ class Tree:
         return [file for file in self.files.values() if not file.is_action]
 
     def own(self, uses: str) -> str:
-        """Return the name of our action that a `uses:` is, "" when it is another's."""
+        """Return the name of our own action in a `uses:`; "" for a third-party action."""
         path, _, _ = uses.partition("@")
         return path.removeprefix(f"{self.home}/actions/") if path.startswith(f"{self.home}/actions/") else ""
 
     def reached(self, steps: list[Node]) -> Iterator[tuple[str, Node]]:
-        """Every `uses:` of some steps and of our actions within them, with the inputs it gets."""
+        """Yield every `uses:` of some steps and of our own actions inside them, with its inputs."""
         for step in steps:
             if not (uses := step.get("uses")):
                 continue
@@ -104,12 +104,12 @@ class Tree:
                 yield from self.reached(self.actions[own].data["runs"]["steps"])
 
     def _left_out(self, own: str, step: Node) -> bool:
-        """Tell whether an action does nothing but run: `setup` without `cache` names actions/cache and never comes to it."""
+        """Return whether an action's inner `uses:` never runs: `setup` without `cache` names actions/cache but skips it."""
         return own == "setup" and step.get("with", {}).get("cache", "false") != "true"
 
 
 def expressions(node: Any) -> Iterator[str]:
-    """Yield every `${{ }}` below a node, and the `if:`s that go without."""
+    """Yield every `${{ }}` below a node, and every `if:` without one."""
     if isinstance(node, str):
         yield from (found.strip() for found in EXPRESSION.findall(node))
     elif isinstance(node, dict):

@@ -6,9 +6,13 @@ is cancelled (registry), GetObject (weights), DescribeCluster (cluster). Only a 
 
 import re
 
+import botocore.exceptions
+from botocore.config import Config
+
 from torchrelay.core.text import printable
 from torchrelay.credentials import oidc, trust_policy
 from torchrelay.doctor.finding import Finding, Subject, bad, good
+from torchrelay.oci import ecr
 
 CREDENTIALS = "set `aws-role` (torchrelay login), run `aws sso login`, or set AWS_PROFILE"
 LONG_LIVED = re.compile(r"arn:aws[a-z-]*:iam::\d+:(?:user/.*|root)")
@@ -29,9 +33,7 @@ def aws(subject: Subject) -> Finding | None:
     """Ask STS for the identity of the credentials, if anything here uses AWS."""
     if not needs_aws(subject):
         return None
-    import boto3  # noqa: PLC0415 -- 0.4 s, only for models that use AWS
-    import botocore.exceptions  # noqa: PLC0415 -- part of those 0.4 s
-    from botocore.config import Config  # noqa: PLC0415 -- part of those 0.4 s
+    import boto3  # noqa: PLC0415 -- 0.4 to 0.9 s, only for models that use AWS
 
     options, environment = subject.options, subject.options.environment
     region = options.aws_region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
@@ -55,8 +57,6 @@ def needs_aws(subject: Subject) -> bool:
 
     With a role to assume they come later, from login; then `identity` checks the job's token.
     """
-    from torchrelay.oci import ecr  # noqa: PLC0415 -- 0.4 s for botocore, only for models that use AWS
-
     model = subject.model
     cluster = getattr(model.targets.kubernetes, "cluster", None) if model and subject.target == "kubernetes" else None
     weights = model is not None and model.weights.scheme == "s3" and not subject.options.environment.get("AWS_ENDPOINT_URL_S3")

@@ -8,6 +8,7 @@ from urllib3.exceptions import HTTPError
 from torchrelay.core.text import printable
 from torchrelay.doctor.finding import Finding, Subject, bad, good
 from torchrelay.model.model import Kubernetes
+from torchrelay.targets.kubernetes.api import connect
 from torchrelay.targets.kubernetes.permissions import RULES, Rule
 
 TIMEOUT_S = (5.0, 10.0)
@@ -20,8 +21,6 @@ def cluster(subject: Subject) -> Iterator[Finding]:
         return
     from kubernetes.client import AuthorizationV1Api, CoreV1Api, VersionApi  # noqa: PLC0415 -- 0.6 s, clusters only
     from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 -- part of those 0.6 s
-
-    from torchrelay.targets.kubernetes.api import connect  # noqa: PLC0415 -- 1.1 s, clusters only
 
     settings = (subject.model.targets.kubernetes if subject.model else None) or Kubernetes()
     api = connect(settings)

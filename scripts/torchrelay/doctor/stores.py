@@ -3,6 +3,8 @@
 from torchrelay.core.errors import WeightsMissing
 from torchrelay.doctor.finding import Finding, Subject, bad, good
 from torchrelay.model.weights_lock import read_lock
+from torchrelay.oci import ecr
+from torchrelay.oci.access import registry_for
 from torchrelay.oci.reference import parse_reference
 from torchrelay.weights.checks import refuse_stand_ins
 from torchrelay.weights.sources import Transient, source_of
@@ -35,9 +37,6 @@ def weights(subject: Subject) -> Finding | None:
 
 def registry(subject: Subject) -> Finding | None:
     """Start an upload to the repository and cancel it: this shows that the registry responds and would accept a push."""
-    from torchrelay.oci import ecr  # noqa: PLC0415 -- 0.4 s for botocore, only with a repository
-    from torchrelay.oci.access import registry_for  # noqa: PLC0415 -- 0.6 s, it imports ecr
-
     text = subject.options.repository
     if not text:
         return None
