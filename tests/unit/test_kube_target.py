@@ -15,7 +15,7 @@ import pytest
 from torchrelay.core.errors import Busy, GateFailed, RolledBack
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.targets import Context, contract
 from torchrelay.targets.kubernetes import objects as kube_objects
 from torchrelay.targets.kubernetes import rollout, state
@@ -68,7 +68,7 @@ class Killed(BaseException):
 
 def version(name: str) -> Version:
     spec = {"replicas": 1, "template": {"spec": {"containers": [{"name": "server", "image": name}]}}}
-    return Version(f"sha256:{name}", name, "2026-01-01", Source(), spec)
+    return Version(f"sha256:{name}", name, "2026-01-01", Origin(), spec)
 
 
 def document(kind: str, **more: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torchrelay.core.errors import BundleInvalid
 from torchrelay.core.text import shown
 from torchrelay.model.fields import legal_version, refuse
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.model.sample_file import Expect, Kind, Mode, Sample
 from torchrelay.oci.blobs import Blob, from_bytes
 from torchrelay.oci.layout import AGAIN, MOST_BYTES, Described, Digest, _Part
@@ -137,7 +137,7 @@ def _decoded(row: SampleRow, value: bytes | None) -> Any:
         raise BundleInvalid(f"release.json: the answer to sample {shown(row.name)} is no {row.expect.kind}", AGAIN) from error
 
 
-def source_row(source: Source) -> dict[str, Any]:
+def source_row(source: Origin) -> dict[str, Any]:
     """Return where a version comes from, cut to what the file takes."""
     told = {key: getattr(source, key) for key in ("repository", "commit", "ref", "run", "actor")}
     return {**{key: "".join(c for c in text if c.isprintable())[:1024] for key, text in told.items()}, "sequence": source.sequence}

@@ -11,7 +11,7 @@ from torchrelay.core.files import read_json, write_json
 from torchrelay.core.progress import Progress
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.model.samples import Sample
 from torchrelay.oci.image import Image
 from torchrelay.verification import diagnosis
@@ -55,7 +55,7 @@ class Release:
     """`repository@sha256:...` to pull where the image is not at hand."""
     auth: Callable[[str], dict[str, str] | None] = no_auth
     """Gives `username` and `password` for `reference`, asked only when it is pulled."""
-    source: Source = field(default_factory=Source)
+    source: Origin = field(default_factory=Origin)
     """Where it comes from; a target refuses one that is older than what it serves (`require_newer`)."""
 
 
@@ -179,7 +179,7 @@ def predict_path(model: Model) -> str:
     return f"/predictions/{model.name}"
 
 
-def require_newer(release: Source, live: Source, what: str) -> None:
+def require_newer(release: Origin, live: Origin, what: str) -> None:
     """Refuse to put an older commit over a newer one; the same commit may come again. Called under the target's own lock.
 
     Commits are compared by how many lead to each, which says nothing across repositories or branches, or when it is unknown.

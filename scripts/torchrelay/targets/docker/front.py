@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torchrelay.core import paths
 from torchrelay.core.errors import DeployFailed, GateFailed
 from torchrelay.docker.exec import exec_in
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.targets.contract import Release, State
 from torchrelay.verification.prober import ExecProber
 
@@ -42,10 +42,10 @@ class Version:
         return str(self.container.labels.get(RUNTIME, ""))
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Origin:
         """Where it comes from."""
         labels = self.container.labels
-        return Source.of_facts({key: labels.get(f"{LABEL}.{key}", "") for key in asdict(Source())})
+        return Origin.of_facts({key: labels.get(f"{LABEL}.{key}", "") for key in asdict(Origin())})
 
     @property
     def serves(self) -> tuple[str, str]:

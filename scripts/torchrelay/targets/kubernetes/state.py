@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from torchrelay.core.errors import DeployFailed
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.targets.contract import Release
 from torchrelay.targets.kubernetes.manifests import MANAGED_LABEL, MANAGER, VERSION_LABEL, Document, label_value, of_kind
 
@@ -30,7 +30,7 @@ class Version:
     digest: str
     version: str
     since: str
-    source: Source
+    source: Origin
     spec: Document
 
     @property
@@ -104,7 +104,7 @@ def read(found: Document | None) -> Live | None:
         )
     if f"{PREFIX}digest" not in annotations:  # k8s/base applied by hand: what to go back to all the same
         return Live(
-            Version("", metadata["labels"].get(VERSION_LABEL, "what ran before"), "", Source(), found["spec"]), True, None, found
+            Version("", metadata["labels"].get(VERSION_LABEL, "what ran before"), "", Origin(), found["spec"]), True, None, found
         )
     try:
         before = annotations.get(f"{PREFIX}previous")
@@ -120,9 +120,9 @@ def read(found: Document | None) -> Live | None:
 
 
 def _version(told: Mapping[str, Any]) -> Version:
-    source = {key: str(told["source"].get(key, "")) for key in Source.__dataclass_fields__}
+    source = {key: str(told["source"].get(key, "")) for key in Origin.__dataclass_fields__}
     sequence = int(source["sequence"]) if source["sequence"].isdecimal() else 0
-    made = Source(source["repository"], source["commit"], source["ref"], sequence, source["run"], source["actor"])
+    made = Origin(source["repository"], source["commit"], source["ref"], sequence, source["run"], source["actor"])
     return Version(str(told["digest"]), str(told["version"]), str(told["since"]), made, dict(told["spec"]))
 
 
