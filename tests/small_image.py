@@ -9,7 +9,7 @@ from typing import Any
 
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.oci.image import Image
 from torchrelay.oci.layers import Layer, LayerFile, tar_layer
 from torchrelay.verification.verdict import Verdict
@@ -133,4 +133,4 @@ class Bundle:
     verdict: Verdict
     model: Model = field(default_factory=model)
     version: str = "1.0"
-    source: Source = field(default_factory=lambda: Source("acme/digits", "c" * 40, "refs/heads/main", 7, "", "ada"))
+    source: Origin = field(default_factory=lambda: Origin("acme/digits", "c" * 40, "refs/heads/main", 7, "", "ada"))

@@ -14,7 +14,7 @@ from tests.container.harness import CASES, NAME, SERVING
 from torchrelay.core.paths import ROOT
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.model.samples import Expect, Sample
 from torchrelay.oci.image import Image
 from torchrelay.oci.layers import LayerFile, tar_layer
@@ -70,7 +70,7 @@ class Images:
     def release(self, version: str, case: str = "answers_as_told", expected: str = "", sequence: int = 0) -> Release:
         """Return a version whose sample expects its own name, or `expected`."""
         reference, config = self.of(case, version)
-        source = Source(
+        source = Origin(
             REPOSITORY, f"{sequence:040x}", "refs/heads/main", sequence, f"{REPOSITORY}/actions/runs/{sequence}", "octocat"
         )
         return Release(version, config, (sample(version=expected or version),), reference=reference, source=source)

@@ -8,14 +8,14 @@ import pytest
 
 from tests.container.test_target_docker import NAME, Deployment, deployment
 from torchrelay.core.errors import Outdated
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.targets import Release
 
 __all__ = ["deployment"]
 
 
 def of(release: Release, sequence: int, repository: str = "acme/models") -> Release:
-    source = Source(repository, f"{sequence:040x}", "refs/heads/main", sequence, "https://example.org/acme/models/runs/1", "ann")
+    source = Origin(repository, f"{sequence:040x}", "refs/heads/main", sequence, "https://example.org/acme/models/runs/1", "ann")
     return replace(release, source=source)
 
 

@@ -121,7 +121,7 @@ def test_a_handler_can_import_base_handler(here: Path) -> None:
         ({"checkpoint_file": "nothing.pt"}, 10, "--checkpoint_file: nothing.pt does not exist"),
         ({"checkpoint_file": "."}, 10, "--checkpoint_file: . is a folder, not a file"),
         ({"config_file": "nothing.yaml"}, 10, "--config_file: nothing.yaml does not exist"),
-        ({"extra_files": "handler.py"}, 10, "--extra_files: handler.py is no tar or zip file that can be read"),
+        ({"extra_files": "handler.py"}, 10, "--extra_files: handler.py is not a readable tar or zip file"),
         ({"export_path": "nowhere"}, 10, "--export_path: nowhere is not a folder"),
     ],
 )

@@ -21,7 +21,7 @@ from tests.integration import bundles
 from torchrelay.core.errors import BundleInvalid, DeployFailed, NotAttested, NotVerified
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.oci.image import CONFIG_TYPE, MANIFEST_TYPE
 from torchrelay.stages import bundle, check, journal
 from torchrelay.stages.deploy import release_of_bundle
@@ -402,7 +402,7 @@ HERE = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "a" * 40, "GITHUB_REPOSITORY": "
     ],
 )
 def test_a_bundle_of_something_else(made: Path, name: str | None, environment: dict[str, str], told: str) -> None:
-    read = replace(bundle.read(made), source=Source(repository="acme/models", commit="a" * 40))
+    read = replace(bundle.read(made), source=Origin(repository="acme/models", commit="a" * 40))
     if not told:
         assert bundle.expect(read, name, environment) is read
         return

@@ -11,7 +11,7 @@ import yaml
 
 from torchrelay.core.errors import DeployFailed
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.targets import Release
 from torchrelay.targets.kubernetes import state
 from torchrelay.targets.kubernetes.manifests import BASE, candidate, cpu_quantity, grace_s, kustomize_command, label_value, overlay
@@ -136,12 +136,12 @@ def test_without_kustomize_or_kubectl_the_fix_is_to_install_them(monkeypatch: py
         kustomize_command(Path("/x"))
 
 
-SOURCE = Source("github.com/acme/x", "c" * 40, "refs/heads/main", 12, "run\n::error::x", 'a"b')
+SOURCE = Origin("github.com/acme/x", "c" * 40, "refs/heads/main", 12, "run\n::error::x", 'a"b')
 
 
 def test_annotations_are_read_back() -> None:
     one = state.DeployedVersion(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
-    two = state.DeployedVersion(DIGEST.replace("a", "c"), "v2", "2026-01-02", Source(), base()["spec"])
+    two = state.DeployedVersion(DIGEST.replace("a", "c"), "v2", "2026-01-02", Origin(), base()["spec"])
     document = state.deployment(base(), two, verified=False, previous=one)
     live = state.read(document)
     assert live is not None

@@ -128,7 +128,7 @@ def test_what_they_say_differently_is_one_error_with_both_lines(tmp_path: Path, 
         ("system: {extraFiles: ''}\n", "names no archive"),
         ("system: {extraFiles: ../a.tar}\n", "system.extraFiles: "),
         ("system: {extraFiles: none.tar}\n", 'model-config.yaml:1: system.extraFiles: "none.tar" does not exist'),
-        ("system: {extraFiles: model.yaml}\n", "is no tar or zip file that can be read"),
+        ("system: {extraFiles: model.yaml}\n", "is not a readable tar or zip file"),
         ("batchSize: 4\nbatchSize: 5\n", "model-config.yaml:2: batchSize: is written twice"),
     ],
 )
@@ -146,11 +146,11 @@ def test_all_mistakes_of_both_files_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (packed({"../x.py": b""}), "which is no path below a folder"),
-        (packed({"/x.py": b""}), "which is no path below a folder"),
+        (packed({"../x.py": b""}), "which is not a path below a folder"),
+        (packed({"/x.py": b""}), "which is not a path below a folder"),
         (packed({}), "holds no file"),
         (packed({"MODEL.PY": b""}), 'unpacks to "MODEL.PY", and "model.py" gets that name already'),
-        (SOURCE[:60], "is no tar or zip file that can be read"),
+        (SOURCE[:60], "is not a readable tar or zip file"),
         (packed({"model.pt": b""}), 'unpacks to "model.pt", and "model.pt" gets that name already'),
         (packed({"torchrelay_handlers/x.py": b""}), "a name that the archive needs itself"),
         (packed({"model-config.yaml": b""}), "a name that the archive needs itself"),

@@ -3,14 +3,14 @@
 import pytest
 
 from torchrelay.core.errors import Outdated
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.targets.contract import require_newer
 
-LIVE = Source("acme/models", "b" * 40, "refs/heads/main", 7, "https://example.org/runs/7", "ann")
+LIVE = Origin("acme/models", "b" * 40, "refs/heads/main", 7, "https://example.org/runs/7", "ann")
 
 
-def of(sequence: int, repository: str = "acme/models", ref: str = "refs/heads/main") -> Source:
-    return Source(repository, "a" * 40, ref, sequence)
+def of(sequence: int, repository: str = "acme/models", ref: str = "refs/heads/main") -> Origin:
+    return Origin(repository, "a" * 40, ref, sequence)
 
 
 @pytest.mark.parametrize("sequence", [1, 6])
@@ -22,15 +22,15 @@ def test_an_older_commit_is_refused(sequence: int) -> None:
 
 @pytest.mark.parametrize(
     "release",
-    [of(7), of(8), of(0), of(3, repository="acme/other"), of(3, ref="refs/heads/fix"), Source()],
+    [of(7), of(8), of(0), of(3, repository="acme/other"), of(3, ref="refs/heads/fix"), Origin()],
     ids=["same", "newer", "unknown", "another repository", "another branch", "nothing known"],
 )
-def test_all_else_may_go_live(release: Source) -> None:
+def test_all_else_may_go_live(release: Origin) -> None:
     require_newer(release, LIVE, "digits")
 
 
 def test_nothing_known_of_what_is_live_stops_nothing() -> None:
-    require_newer(of(1), Source(), "digits")
+    require_newer(of(1), Origin(), "digits")
 
 
 @pytest.mark.parametrize("ref", ["", "refs/tags/v1"])
@@ -40,10 +40,10 @@ def test_a_tag_is_compared_as_its_commit(ref: str) -> None:
 
 
 def test_facts_come_back_from_labels() -> None:
-    assert Source.of_facts(LIVE.facts()) == LIVE
-    assert Source().facts() == {}
+    assert Origin.of_facts(LIVE.facts()) == LIVE
+    assert Origin().facts() == {}
 
 
 @pytest.mark.parametrize("count", ["", "-3", "1e9", "\uff17", "9" * 5000, "x"])
 def test_a_count_that_is_none_is_unknown(count: str) -> None:
-    assert Source.of_facts({"sequence": count}).sequence == 0
+    assert Origin.of_facts({"sequence": count}).sequence == 0

@@ -12,7 +12,7 @@ from tests.small_image import WEIGHTS, image, layer, model, model_layers, runtim
 from torchrelay.attestation.image_contents import contents
 from torchrelay.attestation.provenance import BY_HAND, PROVENANCE, Builder, builder_of, provenance, statement
 from torchrelay.core.progress import Quiet
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 
 GITHUB = {
     "GITHUB_SERVER_URL": "https://github.com",
@@ -27,7 +27,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHRELAY_CACHE", str(tmp_path / "cache"))
 
 
-def predicate(source: Source, environment: dict[str, str], **changed: Any) -> dict[str, Any]:
+def predicate(source: Origin, environment: dict[str, str], **changed: Any) -> dict[str, Any]:
     below = replace(runtime(), created_by="/bin/sh -c #(nop) COPY dir:0123 in /opt")  # as the bundle reads it of the config
     made = image(below, layer("torchrelay dependencies", {"opt/torchrelay/deps/x": b""}), *model_layers())
     return provenance(made, model(**changed), "1.0", source, contents(made, Quiet()), builder_of(environment, source))
@@ -44,7 +44,7 @@ def test_a_statement_is_in_totos() -> None:
 
 
 def test_provenance_names_what_went_in_and_who_ran_it() -> None:
-    source = Source("acme/digits", "c" * 40, "refs/heads/main", 7, "https://elsewhere/run", "ada")
+    source = Origin("acme/digits", "c" * 40, "refs/heads/main", 7, "https://elsewhere/run", "ada")
     made = predicate(source, GITHUB, requirements="deps/requirements.txt")
     definition = made["buildDefinition"]
     assert definition["buildType"] == "https://torchrelay.org/relay/v1"
@@ -69,18 +69,18 @@ def test_provenance_names_what_went_in_and_who_ran_it() -> None:
 
 
 def test_the_run_is_the_signers_own_not_what_the_build_wrote() -> None:
-    forged = Source("acme/digits", "c" * 40, run="https://github.com/acme/digits/actions/runs/1")
+    forged = Origin("acme/digits", "c" * 40, run="https://github.com/acme/digits/actions/runs/1")
     assert builder_of(GITHUB, forged).run.endswith("/runs/77")
 
 
 def test_by_hand_it_says_so_and_invents_nothing() -> None:
-    made = predicate(Source(), {})
+    made = predicate(Origin(), {})
     assert made["runDetails"]["builder"]["id"] == BY_HAND
     assert "metadata" not in made["runDetails"]
     assert [one["name"] for one in made["buildDefinition"]["resolvedDependencies"]] == ["weights", "runtime"]
-    assert builder_of({}, Source(run="https://x/1")) == Builder(BY_HAND, "https://x/1")
+    assert builder_of({}, Origin(run="https://x/1")) == Builder(BY_HAND, "https://x/1")
 
 
 def test_what_signs_an_address_is_not_published() -> None:
-    made = predicate(Source(), {}, weights="https://host/model.pt?X-Amz-Signature=secret")
+    made = predicate(Origin(), {}, weights="https://host/model.pt?X-Amz-Signature=secret")
     assert "secret" not in json.dumps(made)

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from torchrelay import __version__
 from torchrelay.attestation.image_contents import Contents
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.oci.image import Image, canonical
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -33,7 +33,7 @@ class Builder:
     run: str
 
 
-def builder_of(environment: Mapping[str, str], source: Source) -> Builder:
+def builder_of(environment: Mapping[str, str], source: Origin) -> Builder:
     """Read GitHub's environment of the signing job, not what the build job wrote, which ran the model's code."""
     server, workflow = environment.get("GITHUB_SERVER_URL", "https://github.com"), environment.get("GITHUB_WORKFLOW_REF", "")
     repository, run = environment.get("GITHUB_REPOSITORY", ""), environment.get("GITHUB_RUN_ID", "")
@@ -55,7 +55,7 @@ def statement(predicate_type: str, predicate: Any, name: str, digest: str) -> by
     return canonical({"_type": STATEMENT, "subject": subject, "predicateType": predicate_type, "predicate": predicate})
 
 
-def provenance(image: Image, model: Model, version: str, source: Source, contents: Contents, builder: Builder) -> dict[str, Any]:
+def provenance(image: Image, model: Model, version: str, source: Origin, contents: Contents, builder: Builder) -> dict[str, Any]:
     """Return the predicate: what the image was made of, by what, in which run (slsa.dev/spec/v1.0/provenance)."""
     parameters = model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     parameters |= {"version": version, "weights": public_uri(model.weights.uri)}
@@ -75,7 +75,7 @@ def provenance(image: Image, model: Model, version: str, source: Source, content
     }
 
 
-def _commit(source: Source, builder: Builder) -> list[dict[str, Any]]:
+def _commit(source: Origin, builder: Builder) -> list[dict[str, Any]]:
     if not source.commit:
         return []
     server = builder.run.partition(f"/{source.repository}/")[0] if source.repository in builder.run else "https://github.com"

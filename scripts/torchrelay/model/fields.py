@@ -1,4 +1,4 @@
-"""The kinds of text that model.yaml holds: names, versions, paths, variables; each check says what is allowed."""
+"""Checks of the texts in model.yaml: names, versions, paths, variables; each message says what is allowed."""
 
 import re
 from pathlib import PurePosixPath
@@ -112,7 +112,7 @@ def variable_value(value: str) -> str:
 
 
 def memory_quantity(value: str) -> str:
-    """An amount that `memory.parse` reads."""
+    """An amount that `quantities.parse` reads."""
     try:
         quantities.parse(value)
     except ValueError as error:

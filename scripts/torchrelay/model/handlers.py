@@ -47,8 +47,8 @@ def file_options(handler: str, given: Mapping[str, Any]) -> dict[str, str]:
 
 def complete_options(handler: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """`handler_args` on top of the defaults. Raises ValueError with every mistake in it."""
-    made: dict[str, Any] = _CATALOGUE.with_defaults(handler, given)
-    return made
+    options: dict[str, Any] = _CATALOGUE.with_defaults(handler, given)
+    return options
 
 
 def class_names(model_dir: Path, handler: str, given: Mapping[str, Any]) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""JSON that people write, with the line of every field near the top: the twin of `yamlfile` for samples."""
+"""Parses JSON that people write, with the line of the outer fields: for samples, as `yaml_document` for model.yaml."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from torchrelay.core.text import field_name, printable
 from torchrelay.model.yaml_document import Document, FieldPath, decode
 
 MAX_DEPTH = 64
-_LINES_DEPTH = 3  # $.expect.json is as deep as our own fields go: below it the nearest field's line is told
+_LINES_DEPTH = 3  # our fields end at $.expect.json: below it the nearest field's line is used
 
 _TOKEN = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"|[{}\[\],:]|\n')
 
 
 def parse(data: bytes, name: str) -> Document:
-    """One JSON object. `NaN` and `Infinity` are taken, as Python models answer them.
+    """One JSON object. `NaN` and `Infinity` are allowed, because Python models return them.
 
     Raises:
         ModelInvalid: it is not JSON, not an object, or nests deeper than `MAX_DEPTH`. Duplicate keys are left in

@@ -1,4 +1,4 @@
-"""Where a version comes from: the commit it was made of and the run that made it; annotated on what is live."""
+"""The origin of a version: its commit and the run that built it; stored on deployed objects as annotations."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from torchrelay.model.version import Git
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """`sequence` counts the commits that lead to `commit`: of two on one branch the larger is the newer; 0 when it is unknown."""
 
     repository: str = ""
@@ -21,30 +21,30 @@ class Source:
     actor: str = ""
 
     def facts(self) -> dict[str, str]:
-        """Return what is known, as text: for labels and annotations, under a prefix of the target's."""
+        """Return the known fields as text, for labels and annotations."""
         return {key: str(value) for key, value in asdict(self).items() if value}
 
     @staticmethod
-    def of_facts(facts: Mapping[str, str]) -> "Source":
-        """Read what `facts` gave, off a live object; what is missing or no number is unknown."""
+    def of_facts(facts: Mapping[str, str]) -> "Origin":
+        """Parse the text that `facts` returned; a missing field or an invalid number is unknown."""
         count = facts.get("sequence", "")
         texts = {key: facts.get(key, "") for key in ("repository", "commit", "ref", "run", "actor")}
-        return Source(**texts, sequence=int(count) if count.isdecimal() and count.isascii() and len(count) < 10 else 0)
+        return Origin(**texts, sequence=int(count) if count.isdecimal() and count.isascii() and len(count) < 10 else 0)
 
 
-def source_of(model_dir: Path, environment: Mapping[str, str] = os.environ, git: Git = run_git) -> Source:
-    """Read git and, in a workflow, what GitHub says of the run.
+def origin_of(model_dir: Path, environment: Mapping[str, str] = os.environ, git: Git = run_git) -> Origin:
+    """Return the origin according to git and, in a workflow, GitHub's variables.
 
-    A shallow clone has no count worth comparing: its sequence is 0.
+    A shallow clone has no comparable count: its sequence is 0.
     """
     commit = git(["rev-parse", "--verify", "HEAD"], model_dir)
     if commit.returncode != 0:
-        return Source()
+        return Origin()
     shallow = git(["rev-parse", "--is-shallow-repository"], model_dir).stdout.strip() == "true"
     count = git(["rev-list", "--count", "HEAD"], model_dir).stdout.strip()
     repository, run = environment.get("GITHUB_REPOSITORY", ""), environment.get("GITHUB_RUN_ID", "")
     server = environment.get("GITHUB_SERVER_URL", "")
-    return Source(
+    return Origin(
         repository=repository,
         commit=commit.stdout.strip(),
         ref=environment.get("GITHUB_REF", ""),

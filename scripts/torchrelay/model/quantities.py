@@ -14,7 +14,7 @@ UNITS = {
     "Gi": 2**30,
     "Ti": 2**40,
 }
-LEAST = 256 * 2**20  # a Java server and one Python worker that has imported torch do not start in less
+LEAST = 256 * 2**20  # a Java server and one Python worker that imports torch need this much to start
 
 _FORM = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
 

@@ -1,4 +1,4 @@
-"""requirements.txt read as pip reads it, line by line, before an image build finds out."""
+"""Checks requirements.txt by pip's rules, line by line, before the image is built."""
 
 import re
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def problems(text: str, name: str) -> tuple[list[Problem], list[Problem]]:
 
 def _unpinned(loose: list[str], name: str) -> Problem:
     names = printable(", ".join(loose), 120)
-    fix = "write name==version: another day may bring another version"
+    fix = "write name==version: a later build could install another version"
     return Problem(name, None, "", f"no exact version for {names}", fix)
 
 
@@ -97,7 +97,7 @@ def _option_problems(content: str, name: str, line: int) -> list[Problem]:
     if option not in _OPTIONS:
         near = nearest(option, _OPTIONS | _FILES)
         fix = f"did you mean {near}?" if near else "remove it"
-        return [Problem(name, line, "", f"{shown(option)} is no option that a requirements file may have", fix)]
+        return [Problem(name, line, "", f"{shown(option)} is not an option of requirements files", fix)]
     if option in _URL_OPTIONS and _has_password(value):
         fix = "give the address by PIP_INDEX_URL in the environment of the build"
         return [Problem(name, line, "", "the address carries a password", fix)]

@@ -87,7 +87,7 @@ class Request(_Part):
     body_base64: Base64 | None = Field(None, description="Body, encoded in base64.")
     content_type: Annotated[str, AfterValidator(_content_type)] | None = Field(
         None,
-        description="Content type. Default: by the extension of body_file; application/json, text/plain or application/octet-stream.",
+        description="Content type. Default: from the extension of body_file; application/json, text/plain or a byte stream.",
     )
 
 
@@ -98,7 +98,8 @@ class Compare(_Part):
     compare: Mode | None = Field(
         None,
         description="How the answer is compared. exact (the default): equal; numeric: numbers within atol + rtol * expected; "
-        "top_k: the same first k classes, in any order; subset: objects of the answer may have more keys than expected, and {} accepts every answer.",
+        "top_k: the same first k classes, in any order; "
+        "subset: objects of the answer may have more keys than expected, and {} accepts every answer.",
     )
     atol: float = Field(1e-5, ge=0, description="Absolute tolerance of numeric.")
     rtol: float = Field(1e-4, ge=0, description="Relative tolerance of numeric.")

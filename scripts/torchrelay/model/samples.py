@@ -1,6 +1,6 @@
-"""Samples: requests with the answers that a model must give before it serves anybody.
+"""Samples: requests with the answers that a model must give before it is deployed.
 
-`samples/NAME.json` holds one sample. Or a pair of files does: `NAME.request.png` is the body, its extension the content
+`samples/NAME.json` holds one sample. Or a pair of files: `NAME.request.png` is the body, its extension the content
 type, `NAME.expected.json` the answer (or `NAME.expected.txt`), and `NAME.compare.json`, when there is one, how to
 compare: the keys of `expect` without the answer, and `latency_ms`.
 """
@@ -163,8 +163,8 @@ class _Reader:
         if problems:
             raise ModelInvalid(problems)
         line = document.line(("request",)) or 1
-        made = Sample(name.removesuffix(".json"), body, content_type, expect, file.latency_ms, document.name, line)
-        self._add(replace(made, version=file.version or ""))
+        sample = Sample(name.removesuffix(".json"), body, content_type, expect, file.latency_ms, document.name, line)
+        self._add(replace(sample, version=file.version or ""))
 
     def _body(self, document: Document, request: Request, given: str) -> tuple[bytes, str]:
         value = document.value["request"][given]

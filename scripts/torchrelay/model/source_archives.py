@@ -1,4 +1,4 @@
-"""Archives with source files (model-config.yaml's `system.extraFiles`), read whole and believed nothing of."""
+"""Archives with source files (model-config.yaml's `system.extraFiles`), read completely and treated as untrusted."""
 
 import lzma
 import stat
@@ -28,16 +28,16 @@ def read(path: Path) -> dict[str, bytes]:
     """The regular files of a tar (any compression) or zip file by name; folders and byte code are left out.
 
     Raises:
-        ValueError: in words that follow the file's name: it is no archive, holds links or devices, reaches out, or is too large.
+        ValueError: it is not an archive, contains links, devices or outside paths, or is too large.
     """
     found: dict[str, bytes] = {}
     left = MAX_BYTES
     try:
-        # A plain tar that ends in a zip file looks like one from behind, so tar is asked first.
+        # A plain tar that ends with a zip file is taken for a zip file, so tar is tried first.
         for name, data in _zip(path) if not tarfile.is_tarfile(path) and zipfile.is_zipfile(path) else _tar(path):
             inner = PurePosixPath(name)
             if inner.is_absolute() or ".." in inner.parts or "\\" in name or not name.isprintable() or not inner.parts:
-                raise ValueError(f"holds {name[:100]!r}, which is no path below a folder")
+                raise ValueError(f"holds {name[:100]!r}, which is not a path below a folder")
             content = data.read(left + 1)
             left -= len(content)
             if left < 0 or len(found) >= MAX_FILES:
@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, bytes]:
             if "__pycache__" not in inner.parts:
                 found[str(inner)] = content
     except _UNREADABLE as error:
-        raise ValueError(f"is no tar or zip file that can be read: {error}") from error
+        raise ValueError(f"is not a readable tar or zip file: {error}") from error
     if not found:
         raise ValueError("holds no file")
     return found

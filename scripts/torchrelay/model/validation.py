@@ -1,4 +1,4 @@
-"""pydantic's errors as `Problem`s: the line in the file, the field, what is allowed and what was probably meant."""
+"""Turns pydantic's errors into `Problem`s: the line, the field, the allowed values and the probable intention."""
 
 import re
 import types
@@ -37,7 +37,7 @@ def explain(
 ) -> list[Problem]:
     """Every error of one validation, in the order of the file.
 
-    `hints` adds a fix per field (`batch.delay_ms`); `at` is where in the document the validated part lies.
+    `hints` adds a fix per field (`batch.delay_ms`); `at` is the path of the validated part in the document.
     """
     problems = []
     for detail in error.errors(include_url=False):

@@ -1,4 +1,4 @@
-"""weights.lock: which bytes the address in model.yaml meant when they were last agreed on; committed with the model."""
+"""weights.lock: the digest of the weights that the address in model.yaml had when last accepted; committed with the model."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ NAME = "weights.lock"
 
 @dataclass(frozen=True)
 class Locked:
-    """The agreed weights: their address, size in bytes, digest, and what the source called that state."""
+    """The accepted weights: their address, size in bytes, digest, and the source's name for that version."""
 
     source: str
     size: int
@@ -34,9 +34,9 @@ class _LockFile(BaseModel):
 
 
 def read_lock(model_dir: Path) -> Locked | None:
-    """Return what is locked, None when nothing is.
+    """Return the content of weights.lock, None without the file.
 
-    Raises ModelInvalid when the file is not one that `write_lock` wrote: guessing would undo its purpose.
+    Raises ModelInvalid when the file does not have the form that `write_lock` writes.
     """
     path = model_dir / NAME
     try:
@@ -46,17 +46,17 @@ def read_lock(model_dir: Path) -> Locked | None:
     except OSError as error:
         raise ModelInvalid([Problem(NAME, None, "", f"cannot be read: {error.strerror}")]) from error
     try:
-        found = _LockFile.model_validate_json(content)
+        content_checked = _LockFile.model_validate_json(content)
     except ValidationError as error:
-        fix = "restore it from git, or delete it and run `torchrelay fetch` to lock what the address gives now"
+        fix = "restore it from git, or delete it and run `torchrelay fetch` to lock the current weights"
         raise ModelInvalid(
             [Problem(NAME, None, ".".join(str(part) for part in problem["loc"]), problem["msg"], fix) for problem in error.errors()]
         ) from error
-    return Locked(**found.model_dump())
+    return Locked(**content_checked.model_dump())
 
 
 def write_lock(model_dir: Path, locked: Locked) -> None:
-    """Write the file, if it changes."""
+    """Write weights.lock if its content changes."""
     if read_lock_quietly(model_dir) == locked:
         return
     with atomic_write(model_dir / NAME) as file:
@@ -64,7 +64,7 @@ def write_lock(model_dir: Path, locked: Locked) -> None:
 
 
 def read_lock_quietly(model_dir: Path) -> Locked | None:
-    """Return what is locked, None as well when the file is spoilt."""
+    """Return the content of weights.lock, None when the file is missing or damaged."""
     try:
         return read_lock(model_dir)
     except ModelInvalid:

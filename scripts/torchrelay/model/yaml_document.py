@@ -1,4 +1,4 @@
-"""YAML that people write, with the line of every field: no surprises of YAML 1.1, no bombs, every mistake a `Problem`.
+"""Parses YAML that people write, with the line of every field: YAML 1.2 scalars, limited size, every mistake a `Problem`.
 
 Scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): `no`, `on`, `12:30` and dates
 are text, only `true` and `false` are booleans. The text of each plain scalar is kept: `version: 1.10` can stay `1.10`.
@@ -133,8 +133,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str, name: str) -> Problem:
     if "'\\t'" in problem or here.lstrip(" ").startswith("\t"):
         return Problem(name, line, "", "a tab where YAML allows only spaces", "indent with spaces")
     context = getattr(error, "context", None)
-    said = f"{context}: {problem}" if context else problem
-    return Problem(name, line, "", f"is not YAML: {printable(said)}", "check the indentation, colons and quotes")
+    reason = f"{context}: {problem}" if context else problem
+    return Problem(name, line, "", f"is not YAML: {printable(reason)}", "check the indentation, colons and quotes")
 
 
 def _fatal(name: str, line: int, message: str, fix: str = "") -> ModelInvalid:
@@ -142,7 +142,7 @@ def _fatal(name: str, line: int, message: str, fix: str = "") -> ModelInvalid:
 
 
 def _compose(text: str, name: str) -> _Node | None:
-    """The tree of nodes, from parser events and without recursion, so that depth is ours to limit."""
+    """The tree of nodes, from parser events and without recursion, so that the depth can be limited."""
     root: _Node | None = None
     stack: list[_Node] = []
     anchors: dict[str, _Node] = {}

@@ -16,7 +16,7 @@ from torchrelay.core.files import read_json
 from torchrelay.core.progress import Progress
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.oci.access import registry_for
 from torchrelay.oci.blobs import sha256_digest
 from torchrelay.oci.image import MANIFEST_TYPE, Image
@@ -55,7 +55,7 @@ class VerifiedImage(Protocol):
         """Its version."""
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Origin:
         """The commit and repository that it was built from."""
 
     @property

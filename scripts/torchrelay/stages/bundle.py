@@ -26,7 +26,7 @@ from torchrelay.core.progress import Progress
 from torchrelay.core.text import printable, shown
 from torchrelay.core.workspace import STATE_DIR, Workspace
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source, source_of
+from torchrelay.model.origin import Origin, origin_of
 from torchrelay.model.samples import Sample
 from torchrelay.oci import image as images
 from torchrelay.oci import layout
@@ -49,7 +49,7 @@ class Bundle:
     folder: Path
     model: Model
     version: str
-    source: Source
+    source: Origin
     verdict: Verdict
     samples: tuple[Sample, ...]
     image: Image
@@ -92,7 +92,7 @@ def run(model_dir: Path, folder: Path, progress: Progress) -> Bundle:
         "schema": 1,
         "model": portable(checked.model),
         "version": passed.version,
-        "source": source_row(source_of(model_dir)),
+        "source": source_row(origin_of(model_dir)),
         "image": {"manifest": image.digest, "config": image.config_digest},
         "verdict": passed.model_dump(mode="json"),
         "samples": rows,
@@ -170,7 +170,7 @@ def read(folder: Path, expect_digest: str | None = None) -> Bundle:
         folder=folder,
         model=release.model,
         version=release.version,
-        source=Source(**release.source.model_dump()),
+        source=Origin(**release.source.model_dump()),
         verdict=release.verdict,
         samples=tuple(samples),
         image=image,

@@ -15,7 +15,7 @@ from torchrelay.core.workspace import Workspace
 from torchrelay.image import versions
 from torchrelay.image.serving import serving_config
 from torchrelay.model.model import Model
-from torchrelay.model.origin import source_of
+from torchrelay.model.origin import origin_of
 from torchrelay.oci import ecr
 from torchrelay.oci.docker_config import docker_credentials
 from torchrelay.oci.reference import parse_reference
@@ -63,7 +63,7 @@ def release_of(
 
     Raises NotVerified for an image without a passing verdict.
     """
-    samples, source = tuple(checked.samples), source_of(model_dir)
+    samples, source = tuple(checked.samples), origin_of(model_dir)
     if target == "local":
         others = versions.other_versions(model_dir, checked.model, archived.version)
         folders = [(one.version, str(one.path.resolve())) for one in others]

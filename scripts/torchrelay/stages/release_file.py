@@ -10,7 +10,7 @@ from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.text import shown
 from torchrelay.model.fields import legal_version, refuse
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.model.sample_file import Expect, Kind, Mode, Sample
 from torchrelay.oci.blobs import Blob, from_bytes
 from torchrelay.oci.layout import AGAIN, MOST_BYTES, Described, Digest, _Part
@@ -138,7 +138,7 @@ def _decoded(row: SampleRow, value: bytes | None) -> Any:
         raise BundleInvalid(f"release.json: the answer to sample {shown(row.name)} is not {row.expect.kind}", AGAIN) from error
 
 
-def source_row(source: Source) -> dict[str, Any]:
+def source_row(source: Origin) -> dict[str, Any]:
     """Return the origin of a version, cut to the lengths that the file allows."""
     fields = {key: getattr(source, key) for key in ("repository", "commit", "ref", "run", "actor")}
     return {

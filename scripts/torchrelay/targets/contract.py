@@ -11,7 +11,7 @@ from torchrelay.core.files import read_json, write_json
 from torchrelay.core.progress import Progress
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.model import Model
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.model.samples import Sample
 from torchrelay.oci.image import Image
 from torchrelay.verification import diagnosis
@@ -54,7 +54,7 @@ class Release:
     """`repository@sha256:...`, pulled when the image is not on this machine."""
     auth: Callable[[str], dict[str, str] | None] = no_auth
     """Returns `username` and `password` for `reference`; called only when it is pulled."""
-    source: Source = field(default_factory=Source)
+    source: Origin = field(default_factory=Origin)
     """The commit it was built from; a target refuses one older than the commit it serves (`require_newer`)."""
 
 
@@ -173,7 +173,7 @@ def _record_path(context: Context, target: str) -> Path:
     return Workspace(context.model_dir).deployments / f"{target}.json"
 
 
-def require_newer(release: Source, live: Source, what: str) -> None:
+def require_newer(release: Origin, live: Origin, what: str) -> None:
     """Refuse to replace a newer commit by an older one; the same commit is allowed. Call it while the target's lock is held.
 
     Commits are compared by their number of ancestors, only within one repository and branch, and only when it is known.

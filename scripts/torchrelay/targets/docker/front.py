@@ -9,7 +9,7 @@ from torchrelay.core import paths
 from torchrelay.core.errors import DeployFailed, GateFailed
 from torchrelay.core.retry import pause
 from torchrelay.docker.exec import exec_in
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.targets.contract import Release, State
 from torchrelay.verification.prober import container_prober
 
@@ -43,10 +43,10 @@ class VersionContainer:
         return str(self.container.labels.get(RUNTIME, ""))
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Origin:
         """The commit it was built from."""
         labels = self.container.labels
-        return Source.of_facts({key: labels.get(f"{LABEL}.{key}", "") for key in asdict(Source())})
+        return Origin.of_facts({key: labels.get(f"{LABEL}.{key}", "") for key in asdict(Origin())})
 
     @property
     def serves(self) -> tuple[str, str]:

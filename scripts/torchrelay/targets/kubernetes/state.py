@@ -15,7 +15,7 @@ from typing import Any
 
 from torchrelay.core.errors import DeployFailed
 from torchrelay.core.json_text import parse_untrusted
-from torchrelay.model.origin import Source
+from torchrelay.model.origin import Origin
 from torchrelay.targets.contract import Release
 from torchrelay.targets.kubernetes.manifests import MANAGED_LABEL, MANAGER, VERSION_LABEL, Document, label_value, of_kind
 
@@ -31,7 +31,7 @@ class DeployedVersion:
     digest: str
     version: str
     since: str
-    source: Source
+    source: Origin
     spec: Document
 
     @property
@@ -104,7 +104,7 @@ def read(document: Document | None) -> Live | None:
             "choose another name or namespace in model.yaml, or delete it",
         )
     if f"{PREFIX}digest" not in annotations:  # k8s/base applied by hand: it can be restored as well
-        version = DeployedVersion("", metadata["labels"].get(VERSION_LABEL, "what ran before"), "", Source(), document["spec"])
+        version = DeployedVersion("", metadata["labels"].get(VERSION_LABEL, "what ran before"), "", Origin(), document["spec"])
         return Live(version, True, None, document)
     try:
         before = annotations.get(f"{PREFIX}previous")
@@ -120,9 +120,9 @@ def read(document: Document | None) -> Live | None:
 
 
 def _version(facts: Mapping[str, Any]) -> DeployedVersion:
-    source = {key: str(facts["source"].get(key, "")) for key in Source.__dataclass_fields__}
+    source = {key: str(facts["source"].get(key, "")) for key in Origin.__dataclass_fields__}
     sequence = int(source["sequence"]) if source["sequence"].isdecimal() else 0
-    origin = Source(source["repository"], source["commit"], source["ref"], sequence, source["run"], source["actor"])
+    origin = Origin(source["repository"], source["commit"], source["ref"], sequence, source["run"], source["actor"])
     return DeployedVersion(str(facts["digest"]), str(facts["version"]), str(facts["since"]), origin, dict(facts["spec"]))
 
 
