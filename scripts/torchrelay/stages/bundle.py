@@ -31,7 +31,7 @@ from torchrelay.oci import image as images
 from torchrelay.oci import layout
 from torchrelay.oci.blobs import from_bytes, sha256_digest
 from torchrelay.oci.image import Image
-from torchrelay.oci.layout import AGAIN, content, document, json_object, mapping
+from torchrelay.oci.layout import REBUNDLE, content, document, json_object, mapping
 from torchrelay.stages import journal as stages
 from torchrelay.stages.check import check
 from torchrelay.stages.release_file import ReleaseFile, portable, sample_of, sample_row, source_row
@@ -146,15 +146,15 @@ def read(folder: Path, expect_digest: str | None = None) -> Bundle:
     """
     told = document(folder, "release.json")
     if expect_digest and expect_digest != sha256_digest(told):
-        raise BundleInvalid(f"release.json is {sha256_digest(told)}, announced was {shown(expect_digest, 80)}", AGAIN)
+        raise BundleInvalid(f"release.json is {sha256_digest(told)}, announced was {shown(expect_digest, 80)}", REBUNDLE)
     try:
         release = ReleaseFile.model_validate(json_object(told, "release.json"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(printable(str(part), 40) for part in first["loc"])
-        raise BundleInvalid(f"release.json: {where}: {printable(first['msg'])}", AGAIN) from error
+        raise BundleInvalid(f"release.json: {where}: {printable(first['msg'])}", REBUNDLE) from error
     except TorchrelayError as error:
-        raise BundleInvalid(f"release.json: {error.message}", AGAIN) from error
+        raise BundleInvalid(f"release.json: {error.message}", REBUNDLE) from error
     image = layout.image_at(folder, release.image.manifest, release.image.config)
     samples = [
         sample_of(row, content(folder, row.body), None if row.expect.value is None else content(folder, row.expect.value))
@@ -163,9 +163,9 @@ def read(folder: Path, expect_digest: str | None = None) -> Bundle:
     if release.verdict.result != "passed":
         raise BundleInvalid(f"the verdict is {release.verdict.result}", "mend the model, and verify it again")
     if other := _other(release.verdict, release.model, samples, image):
-        raise BundleInvalid(f"the verdict is on {other}", AGAIN)
+        raise BundleInvalid(f"the verdict is on {other}", REBUNDLE)
     if release.version != release.verdict.version:
-        raise BundleInvalid(f"release.json is of version {release.version}, the verdict of {release.verdict.version}", AGAIN)
+        raise BundleInvalid(f"release.json is of version {release.version}, the verdict of {release.verdict.version}", REBUNDLE)
     return Bundle(
         folder=folder,
         model=release.model,
@@ -185,7 +185,7 @@ def expect(bundle: Bundle, model: str | None, environment: Mapping[str, str] = o
     Raises BundleInvalid.
     """
     if model and model != bundle.model.name:
-        raise BundleInvalid(f"the bundle is of model {shown(bundle.model.name, 80)}, expected was {shown(model, 80)}", AGAIN)
+        raise BundleInvalid(f"the bundle is of model {shown(bundle.model.name, 80)}, expected was {shown(model, 80)}", REBUNDLE)
     if environment.get("GITHUB_ACTIONS") != "true":
         return bundle
     for what, told, wanted in (
@@ -193,7 +193,7 @@ def expect(bundle: Bundle, model: str | None, environment: Mapping[str, str] = o
         ("repository", bundle.source.repository, environment.get("GITHUB_REPOSITORY")),
     ):
         if told and wanted and told.lower() != wanted.lower():
-            raise BundleInvalid(f"the bundle is of {what} {shown(told, 200)}, this run of {shown(wanted, 200)}", AGAIN)
+            raise BundleInvalid(f"the bundle is of {what} {shown(told, 200)}, this run of {shown(wanted, 200)}", REBUNDLE)
     return bundle
 
 

@@ -12,7 +12,7 @@ from torchrelay.model.model import Model
 from torchrelay.model.origin import Source
 from torchrelay.model.sample_file import Expect, Kind, Mode, Sample
 from torchrelay.oci.blobs import Blob, from_bytes
-from torchrelay.oci.layout import AGAIN, MOST_BYTES, Described, Digest, _Part
+from torchrelay.oci.layout import MOST_BYTES, REBUNDLE, BundlePart, Described, Digest
 from torchrelay.verification.verdict import SCHEMA, Verdict
 
 SCHEMA_URL = "https://raw.githubusercontent.com/org/deploy/main/schema/release.schema.json"
@@ -28,7 +28,7 @@ def _one_line(value: str) -> str:
 Line = Annotated[str, AfterValidator(_one_line), Field(max_length=1024)]
 
 
-class Expected(_Part):
+class Expected(BundlePart):
     """What answers a sample; the value lies in a blob, as JSON, text or bytes."""
 
     kind: Kind = Field(description="What the value is; status: the status alone counts.")
@@ -40,7 +40,7 @@ class Expected(_Part):
     value: Described | None = Field(description="The answer; null where the status alone counts.")
 
 
-class SampleRow(_Part):
+class SampleRow(BundlePart):
     """One sample."""
 
     name: Line = Field(min_length=1, description="Its name.")
@@ -55,14 +55,14 @@ class SampleRow(_Part):
     )
 
 
-class ImageRow(_Part):
+class ImageRow(BundlePart):
     """The image: an OCI layout beside this file holds it."""
 
     manifest: Digest = Field(description="Digest of its manifest: what a registry knows it by.")
     config: Digest = Field(description="Digest of its config: what was proved.")
 
 
-class SourceRow(_Part):
+class SourceRow(BundlePart):
     """Where it comes from."""
 
     repository: Line = Field(description="owner/name.")
@@ -73,7 +73,7 @@ class SourceRow(_Part):
     actor: Line = Field(description="Who started it.")
 
 
-class ReleaseFile(_Part):
+class ReleaseFile(BundlePart):
     """What a build job hands over: a proved image, under what it was proved, and where it comes from."""
 
     schema_: Literal[1] = Field(alias="schema", description="Form of this file.")
@@ -115,7 +115,7 @@ def sample_of(row: SampleRow, body: bytes, value: bytes | None) -> Sample:
     """Return the sample of a row and of what its blobs hold. Raises BundleInvalid for a value that is not of its kind."""
     told = row.expect
     if (value is None) != (told.kind in ("status", "missing")):
-        raise BundleInvalid(f"release.json: sample {shown(row.name)} expects {told.kind}, and its value says otherwise", AGAIN)
+        raise BundleInvalid(f"release.json: sample {shown(row.name)} expects {told.kind}, and its value says otherwise", REBUNDLE)
     expect = Expect(told.status, told.mode, _decoded(row, value), told.atol, told.rtol, told.k, told.kind)
     return Sample(row.name, body, row.content_type, expect, row.latency_ms, row.file, row.line, row.version or "")
 
@@ -134,7 +134,7 @@ def _decoded(row: SampleRow, value: bytes | None) -> Any:
             return value
         return value.decode("utf-8", "surrogatepass") if row.expect.kind == "text" else json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise BundleInvalid(f"release.json: the answer to sample {shown(row.name)} is no {row.expect.kind}", AGAIN) from error
+        raise BundleInvalid(f"release.json: the answer to sample {shown(row.name)} is no {row.expect.kind}", REBUNDLE) from error
 
 
 def source_row(source: Source) -> dict[str, Any]:
