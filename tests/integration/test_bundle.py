@@ -144,9 +144,9 @@ def test_weights_that_changed_since_the_build_end_in_no_bundle(model: Path, made
     """Neither a new one, nor the one that was there before with half of its blobs."""
     bundles.proved(model, weights=b"others" * 1000)
     (model / "model.pt").write_bytes(b"x" * 6000)
-    with pytest.raises(BundleInvalid, match="holds other bytes"):
+    with pytest.raises(BundleInvalid, match="has other bytes"):
         bundle.run(model, made, Quiet())
-    with pytest.raises(BundleInvalid, match=r"release\.json is not there"):
+    with pytest.raises(BundleInvalid, match=r"release\.json is missing"):
         bundle.read(made)
 
 
@@ -257,26 +257,26 @@ def odd_rootfs(folder: Path) -> None:
 ESCAPE = "sha256:../../../../../../etc/passwd"
 HUGE = 10**30
 TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no release.json": (lambda folder: (folder / "release.json").unlink(), "release.json is not there"),
-    "no index.json": (lambda folder: (folder / "index.json").unlink(), "index.json is not there"),
-    "no oci-layout": (lambda folder: (folder / "oci-layout").unlink(), "oci-layout is not there"),
-    "no layer": (lambda folder: first(folder, "layer").unlink(), "is not there"),
-    "no manifest": (lambda folder: first(folder, "manifest").unlink(), "is not there"),
-    "no config": (lambda folder: first(folder, "config").unlink(), "is not there"),
-    "no body": (lambda folder: first(folder, "body").unlink(), "is not there"),
+    "no release.json": (lambda folder: (folder / "release.json").unlink(), "release.json is missing"),
+    "no index.json": (lambda folder: (folder / "index.json").unlink(), "index.json is missing"),
+    "no oci-layout": (lambda folder: (folder / "oci-layout").unlink(), "oci-layout is missing"),
+    "no layer": (lambda folder: first(folder, "layer").unlink(), "is missing"),
+    "no manifest": (lambda folder: first(folder, "manifest").unlink(), "is missing"),
+    "no config": (lambda folder: first(folder, "config").unlink(), "is missing"),
+    "no body": (lambda folder: first(folder, "body").unlink(), "is missing"),
     "a longer layer": (lambda folder: first(folder, "layer").open("ab").write(b"x"), "bytes, not"),
-    "a changed manifest": (lambda folder: flip(first(folder, "manifest")), "holds other bytes"),
-    "a changed config": (lambda folder: flip(first(folder, "config")), "holds other bytes"),
-    "a changed body": (lambda folder: flip(first(folder, "body")), "holds other bytes"),
-    "a changed answer": (lambda folder: flip(first(folder, "answer")), "holds other bytes"),
-    "a linked layer": (lambda folder: linked(first(folder, "layer")), "is not there"),
-    "a linked release.json": (lambda folder: linked(folder / "release.json"), "release.json is not there"),
-    "another image": (other_image, "the layout holds image"),
+    "a changed manifest": (lambda folder: flip(first(folder, "manifest")), "has other bytes"),
+    "a changed config": (lambda folder: flip(first(folder, "config")), "has other bytes"),
+    "a changed body": (lambda folder: flip(first(folder, "body")), "has other bytes"),
+    "a changed answer": (lambda folder: flip(first(folder, "answer")), "has other bytes"),
+    "a linked layer": (lambda folder: linked(first(folder, "layer")), "is missing"),
+    "a linked release.json": (lambda folder: linked(folder / "release.json"), "release.json is missing"),
+    "another image": (other_image, "the layout contains image"),
     "another config": (other_config, "the verdict is about config"),
     "another layer": (other_layer, "layer 2 is sha256:"),
-    "a layer left out": (layer_left_out, "the manifest's layers are not those of the config"),
+    "a layer left out": (layer_left_out, "the manifest's layers are not the layers of the config"),
     "two images": (lambda folder: (folder / "index.json").write_text('{"manifests": [{}, {}]}'), "of one image"),
-    "another layout": (lambda folder: (folder / "oci-layout").write_text('{"imageLayoutVersion": "2"}'), "is no OCI image layout"),
+    "another layout": (lambda folder: (folder / "oci-layout").write_text('{"imageLayoutVersion": "2"}'), "not an OCI image layout"),
     "a failed verdict": (lambda folder: change(folder, "verdict", "result", to="gate_failed"), "the verdict is gate_failed"),
     "a swapped verdict": (
         lambda folder: change(folder, "verdict", "config", to="sha256:" + "0" * 64),
@@ -329,7 +329,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "deep JSON": (lambda folder: (folder / "release.json").write_text("[" * 100_000), "is not JSON"),
     "a list": (lambda folder: (folder / "release.json").write_text("[]"), "is not a JSON object"),
     "not UTF-8": (lambda folder: (folder / "release.json").write_bytes(b"\xff\xfe{"), "is not JSON"),
-    "an odd rootfs": (odd_rootfs, "layers are not those"),
+    "an odd rootfs": (odd_rootfs, "layers are not the layers"),
 }  # fmt: skip
 
 
@@ -345,7 +345,7 @@ def test_tampering(made: Path, how: str) -> None:
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    with pytest.raises(BundleInvalid, match="is not there"):
+    with pytest.raises(BundleInvalid, match="is missing"):
         bundle.read(tmp_path / "nowhere")
 
 
@@ -472,8 +472,8 @@ def test_only_the_build_jobs_stages_are_read(made: Path, tmp_path: Path) -> None
 def test_a_layer_that_changed_after_the_look_never_arrives(registry_host: str, made: Path) -> None:
     read = bundle.read(made)
     flip(first(made, "layer"))
-    with pytest.raises(BundleInvalid, match="holds other bytes"):
-        run_bundle(read, f"{registry_host}/bundled/changed", Quiet())
+    with pytest.raises(BundleInvalid, match="has other bytes"):
+        push_bundle(read, f"{registry_host}/bundled/changed", Quiet())
     tags = requests.get(f"http://{registry_host}/v2/bundled/changed/tags/list", timeout=5)
     assert tags.status_code == 404
 

@@ -45,9 +45,9 @@ def test_credentials_are_a_user_and_a_password_that_does_not_print() -> None:
 def test_a_repository_is_made_once_with_immutable_tags_and_scanning() -> None:
     assert not ecr.repository_exists(HOST, "team/digits")
     made = ecr.ensure_repository(HOST, "team/digits")
-    assert made == ecr.Repository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=True)
+    assert made == ecr.EcrRepository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=True)
     again = ecr.ensure_repository(HOST, "team/digits", immutable_tags=False, scan_on_push=False)
-    assert again == ecr.Repository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=False)
+    assert again == ecr.EcrRepository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=False)
     assert ecr.repository_exists(HOST, "team/digits")
     live = boto3.Session().client("ecr", region_name="eu-west-1").describe_repositories()["repositories"]
     assert [(one["repositoryName"], one["imageTagMutability"]) for one in live] == [("team/digits", "IMMUTABLE")]
@@ -92,12 +92,12 @@ def refusing(code: str) -> Behaviour:
     [
         (
             "AccessDeniedException",
-            "may not ecr:CreateRepository",
+            "not allowed to ecr:CreateRepository",
             '{Effect: Allow, Action: "ecr:CreateRepository", Resource: "arn:aws:ecr:eu-west-1:123456789012:repository/digits"}',
         ),
         ("ExpiredTokenException", "expired or unknown", "aws sso login"),
         ("LimitExceededException", "limit of repositories", "delete some"),
-        ("InvalidParameterException", "ECR refuses ecr:CreateRepository: InvalidParameterException", "check the role"),
+        ("InvalidParameterException", "ECR refused ecr:CreateRepository: InvalidParameterException", "check the role"),
     ],
 )
 def test_what_ecr_refuses_is_put_into_words(monkeypatch: pytest.MonkeyPatch, code: str, message: str, fix: str) -> None:
@@ -114,5 +114,5 @@ def test_what_ecr_refuses_is_put_into_words(monkeypatch: pytest.MonkeyPatch, cod
 def test_nobody_at_the_endpoint_ends_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(RegistryError, match="cannot be reached"):
+    with pytest.raises(RegistryError, match="is unreachable"):
         ecr.credentials(HOST)

@@ -126,9 +126,9 @@ def test_a_key_is_not_part_of_help_or_of_an_error(argument: str) -> None:
     [
         (["attest"], 2, "TORCHRELAY_SIGNING_KEY"),
         (["attest", "--check", "127.0.0.1:9/x@sha256:0"], 2, "--verify-key"),
-        (["attest", "--bundle", "missing"], 24, "release.json is not there"),
+        (["attest", "--bundle", "missing"], 24, "release.json is missing"),
         (["attest", "--bundle", "missing", "--dry-run"], 0, ""),
-        (["sbom", "--bundle", "missing"], 24, "release.json is not there"),
+        (["sbom", "--bundle", "missing"], 24, "release.json is missing"),
     ],
 )
 def test_bad_usage_is_one_clear_error(tmp_path: Path, arguments: list[str], code: int, told: str) -> None:

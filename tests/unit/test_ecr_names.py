@@ -34,7 +34,7 @@ def test_a_host_tells_account_and_region(host: str, region: str) -> None:
 )
 def test_any_other_host_is_not_ecr(host: str) -> None:
     assert not ecr.is_ecr(host)
-    with pytest.raises(RegistryError, match="not a registry of ECR"):
+    with pytest.raises(RegistryError, match="not an ECR registry"):
         ecr.credentials(host)
 
 

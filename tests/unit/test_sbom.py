@@ -130,6 +130,10 @@ def test_an_image_is_listed_from_its_layers() -> None:
     assert found["debian"]["type"] == "operating-system"  # and not Debian's own Python package, which dpkg lists
 
 
+def test_an_image_without_records_has_no_components() -> None:
+    assert bill(image(layer("torchrelay handler", {"etc/hosts": b""})))["components"] == []
+
+
 def test_the_model_is_listed_with_its_weights_and_where_they_came_from() -> None:
     from hashlib import sha256
 

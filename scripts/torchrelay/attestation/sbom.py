@@ -35,7 +35,8 @@ def sbom(image: Image, contents: Contents, model: Model | None = None) -> dict[s
     bom.register_dependency(root, bom.components)
     document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     del document["metadata"]["timestamp"], document["serialNumber"]  # the library writes the clock and a random number
-    for component in document["components"]:  # and orders what has no bom-ref by memory address
+    document.setdefault("components", [])
+    for component in document["components"]:  # it orders what has no bom-ref by memory address
         component.get("licenses", []).sort(key=canonical)
         component.get("evidence", {}).get("occurrences", []).sort(key=canonical)
     serial = uuid.UUID(bytes=hashlib.sha256(canonical(document)).digest()[:16], version=4)

@@ -1,8 +1,8 @@
-"""The model archive (.mar): a stored zip in fixed order with fixed times, so the same inputs give the same bytes.
+"""The model archive (.mar): an uncompressed zip in fixed order with fixed times, so the same inputs give the same bytes.
 
-The layout is the one torch-model-archiver 0.12 writes and TorchServe 0.12 reads: files at the top and `MAR-INF/MANIFEST.json`
-(https://github.com/pytorch/serve/blob/v0.12.0/model-archiver/README.md). Stored, because weights do not compress: deflating
-1 GiB of them took torch-model-archiver 61 s where a stored zip takes 2 s.
+The layout is that of torch-model-archiver 0.12 and TorchServe 0.12: files at the top and `MAR-INF/MANIFEST.json`
+(https://github.com/pytorch/serve/blob/v0.12.0/model-archiver/README.md). It is uncompressed because weights do not compress:
+torch-model-archiver needs 61 s to deflate 1 GiB of them, an uncompressed zip takes 2 s.
 """
 
 import gzip
@@ -22,15 +22,15 @@ from torchrelay.core.errors import ArchiveInvalid
 from torchrelay.core.files import CHUNK, atomic_write
 from torchrelay.core.progress import Task
 
-FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say
+FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can contain
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 MAX_ENTRIES = 100_000
-MAX_RATIO = 200  # deflate cannot pass 1032; weights and code stay under 20
+MAX_RATIO = 200  # deflate reaches at most 1032; weights and code stay under 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of an archive: its name inside, and its bytes or the file that holds them."""
+    """One file of an archive: its name in it, and its bytes or the file that contains them."""
 
     name: str
     source: Path | bytes
@@ -47,7 +47,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Stored:
-    """Where an entry's bytes lie in the archive file: they can be read there without unzipping."""
+    """The place of an entry's bytes in the archive file, where they can be read without unzipping."""
 
     offset: int
     size: int
@@ -56,7 +56,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Archived:
-    """A finished archive: where it lies, what went in, and where each entry's bytes are in it."""
+    """A finished archive: its path, its inputs, and the place of each entry's bytes in it."""
 
     path: Path
     name: str
@@ -67,7 +67,7 @@ class Archived:
     skipped: bool
 
     def summary(self) -> dict[str, Any]:
-        """Return what the CLI prints."""
+        """Return the result that the command line prints."""
         return {
             "path": str(self.path),
             "size": sum(stored.size for stored in self.entries.values()),
@@ -81,7 +81,7 @@ class Archived:
 def _hashed_copy(source: BinaryIO, target: IO[bytes], task: Task) -> str:
     """Copy to the end and return the sha256 (hex).
 
-    Hashing runs beside the copy on another core, a buffer behind it; two buffers serve all of it, so no memory is asked for anew.
+    Hashing runs on another core, one buffer behind the copy; the same two buffers are used throughout.
     """
     digest = hashlib.sha256()
     buffers = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
@@ -100,9 +100,9 @@ def _hashed_copy(source: BinaryIO, target: IO[bytes], task: Task) -> str:
 
 
 def write_mar(path: Path, entries: Sequence[Entry], task: Task) -> dict[str, Stored]:
-    """Write the archive atomically and return where each entry's bytes lie in it.
+    """Write the archive atomically and return the place of each entry's bytes in it.
 
-    Memory stays at a few MiB whatever the size. Raises DiskFull; OSError when an input cannot be read.
+    It needs a few MiB of memory, whatever the size. Raises DiskFull; OSError when an input cannot be read.
     """
     ordered = sorted(entries, key=lambda entry: entry.name)
     digests: dict[str, str] = {}
@@ -148,9 +148,9 @@ def write_folder(path: Path, entries: Sequence[Entry], task: Task) -> None:
 
 
 def unpack(mar: Path, destination: Path) -> None:
-    """Unpack an archive of any origin into a folder, refusing what could leave it or fill the disk.
+    """Unpack an untrusted archive into a folder, without writing outside it or filling the disk.
 
-    Raises ArchiveInvalid for a broken zip, absolute or climbing names, links, name collisions and zip bombs: TorchServe 0.12 itself
+    Raises ArchiveInvalid for a broken zip, absolute names, names with .., links, duplicate names and zip bombs: TorchServe 0.12
     checks only that a name begins with the destination's text.
     """
     try:
@@ -169,9 +169,9 @@ def unpack(mar: Path, destination: Path) -> None:
 
 
 def checked(mar: Path, infos: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """Return the entries of an archive of any origin. Raises ArchiveInvalid for what `unpack` refuses."""
+    """Return the entries of an untrusted archive. Raises ArchiveInvalid for the same reasons as `unpack`."""
     if len(infos) > MAX_ENTRIES:
-        raise ArchiveInvalid(f"{mar}: holds {len(infos)} entries, more than {MAX_ENTRIES}")
+        raise ArchiveInvalid(f"{mar}: contains {len(infos)} entries, more than {MAX_ENTRIES}")
     seen: set[str] = set()
     for info in infos:
         name = PurePosixPath(info.filename)
@@ -182,6 +182,6 @@ def checked(mar: Path, infos: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
         if info.file_size > MAX_RATIO * max(info.compress_size, 1024):
             raise ArchiveInvalid(f"{mar}: entry {info.filename!r} unpacks to {info.file_size} bytes: a zip bomb")
         if str(name) in seen:
-            raise ArchiveInvalid(f"{mar}: entry {info.filename!r} is there twice")
+            raise ArchiveInvalid(f"{mar}: entry {info.filename!r} appears twice")
         seen.add(str(name))
     return infos

@@ -33,7 +33,7 @@ _REFUSALS = {
 }
 _MORE_REFUSALS = {
     406: "The answer cannot be made in the form that Accept asks for.",
-    422: "The answer to this sample holds NaN or Infinity, which this model is told to refuse.",
+    422: "The answer to this sample holds NaN or Infinity, which this model is configured to refuse.",
 }
 _SCHEMAS: dict[str, Any] = {
     "Problem": {

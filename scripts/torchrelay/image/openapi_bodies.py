@@ -138,10 +138,8 @@ def _numbers(options: Mapping[str, Any]) -> dict[str, Schema]:
     if options["output"] == "argmax":
         kinds, description = ["integer"], "The index of the largest number along the network's last dimension."
     elif options["output"] == "softmax":
-        kinds, description = (
-            (["number", "null"] if null else ["number"]),
-            "Confidences, which add up to 1 along the last dimension.",
-        )
+        kinds = ["number", "null"] if null else ["number"]
+        description = "Confidences, which add up to 1 along the last dimension."
     parts: list[Schema] = [{"type": kinds}, {"type": "array", "items": _ref(ANSWER)}]
     if options["output"] == "values":
         parts.append({"type": "object", "additionalProperties": _ref(ANSWER)})

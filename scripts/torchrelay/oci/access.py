@@ -7,7 +7,7 @@ from torchrelay.oci.registry import Registry
 
 
 def registry_for(reference: Reference, *, create: bool = False) -> Registry:
-    """Return a client with the credentials this registry wants: ECR's by the AWS API, others' as docker keeps them."""
+    """Return a client with the registry's credentials: from the AWS API for ECR, otherwise those that `docker login` stored."""
     if ecr.is_ecr(reference.host):
         if create:
             ecr.ensure_repository(reference.host, reference.repository)

@@ -1,4 +1,4 @@
-"""Blobs by digest: in the cache, or described as pieces of files that already lie elsewhere, so that weights are not copied."""
+"""Blobs by digest: in the cache, or as pieces of files that are elsewhere already, so that weights are not copied."""
 
 import base64
 import hashlib
@@ -26,10 +26,10 @@ class Slice:
     offset: int
     size: int
     mtime_ns: int = 0
-    """When the file was last changed; 0: whenever."""
+    """When the file was last changed; 0: not checked."""
 
     def present(self) -> bool:
-        """Tell whether the file is there, long enough, and not changed since."""
+        """Return whether the file is there, long enough, and unchanged."""
         try:
             status = self.path.stat()
         except OSError:
@@ -37,15 +37,15 @@ class Slice:
         return status.st_size >= self.offset + self.size and self.mtime_ns in (0, status.st_mtime_ns)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes in pieces of at most 1 MiB. Raises OSError when the file is gone, EOFError when it is shorter."""
+        """Yield the bytes in pieces of at most 1 MiB. Raises OSError when the file is gone, EOFError when it is too short."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            left = self.size
-            while left:
-                chunk = file.read(min(CHUNK, left))
+            remaining = self.size
+            while remaining:
+                chunk = file.read(min(CHUNK, remaining))
                 if not chunk:
-                    raise EOFError(f"{self.path}: ends {left} bytes early")
-                left -= len(chunk)
+                    raise EOFError(f"{self.path}: ends {remaining} bytes early")
+                remaining -= len(chunk)
                 yield chunk
 
 
@@ -69,11 +69,11 @@ class Blob:
                 yield from part.chunks()
 
     def present(self) -> bool:
-        """Tell whether every file the bytes come from is still there and long enough."""
+        """Return whether every file with these bytes is still there, long enough, and unchanged."""
         return all(isinstance(part, bytes) or part.present() for part in self.parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that build's record keeps."""
+        """Return the form in which build's record stores it."""
         parts: list[dict[str, Any]] = [
             {"data": base64.b64encode(part).decode()}
             if isinstance(part, bytes)
@@ -84,7 +84,7 @@ class Blob:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Blob":
-        """Read what to_json wrote."""
+        """Parse the form that to_json returns."""
         parts: tuple[Part, ...] = tuple(
             base64.b64decode(part["data"])
             if "data" in part
@@ -100,12 +100,12 @@ def sha256_digest(data: bytes) -> str:
 
 
 def from_bytes(data: bytes) -> Blob:
-    """Return a blob held in memory."""
+    """Return a blob of bytes in memory."""
     return Blob(sha256_digest(data), len(data), (data,))
 
 
 def from_parts(parts: tuple[Part, ...], task: Task) -> Blob:
-    """Read all parts once and return the blob they make."""
+    """Read all parts once and return their blob."""
     digest, size = hashlib.sha256(), 0
     for chunk in Blob("", 0, parts).chunks():
         digest.update(chunk)
@@ -115,7 +115,7 @@ def from_parts(parts: tuple[Part, ...], task: Task) -> Blob:
 
 
 def blob_path(digest: str) -> Path:
-    """Return where the cache keeps a blob."""
+    """Return the path of a blob in the cache."""
     return cache_dir() / "blobs" / digest.replace(":", "/")
 
 
@@ -138,12 +138,12 @@ def adopt(path: Path, digest: str) -> Blob:
 
 
 def sweep(staging: Path, now: float | None = None) -> None:
-    """Remove what killed runs left half-written; whatever is a day old has no living writer."""
+    """Remove unfinished files of killed runs: no writer of a file that is a day old is still alive."""
     oldest = (time.time() if now is None else now) - ABANDONED_S
-    for left in staging.iterdir():
-        with suppress(OSError):  # another process sweeps as well
-            if left.stat().st_mtime < oldest:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for path in staging.iterdir():
+        with suppress(OSError):  # another process may be removing it too
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_blob(data: Iterator[bytes]) -> Blob:
@@ -152,10 +152,10 @@ def write_blob(data: Iterator[bytes]) -> Blob:
     staging.mkdir(parents=True, exist_ok=True)
     sweep(staging)
     digest, size = hashlib.sha256(), 0
-    marker = staging / uuid.uuid4().hex
-    with atomic_write(marker) as file:
+    unfinished = staging / uuid.uuid4().hex
+    with atomic_write(unfinished) as file:
         for chunk in data:
             digest.update(chunk)
             size += len(chunk)
             file.write(chunk)
-    return adopt(marker, f"sha256:{digest.hexdigest()}")
+    return adopt(unfinished, f"sha256:{digest.hexdigest()}")

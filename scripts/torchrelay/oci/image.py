@@ -1,4 +1,4 @@
-"""An image as files and digests: config, manifest and layers, before any daemon or registry has seen it."""
+"""An image as files and digests: config, manifest and layers, independent of any daemon or registry."""
 
 import json
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ class Image:
 
     @cached_property
     def config_bytes(self) -> bytes:
-        """The config as it is hashed: sorted keys, no spaces."""
+        """The bytes of the config that are hashed: sorted keys, no spaces."""
         return canonical(self.config)
 
     @cached_property
     def config_digest(self) -> str:
-        """Identity of what runs; `docker images --no-trunc` shows it as the image id."""
+        """The identity of the running image; `docker images --no-trunc` shows it as the image id."""
         return sha256_digest(self.config_bytes)
 
     @cached_property
     def manifest_bytes(self) -> bytes:
-        """The manifest as it is pushed."""
+        """The bytes of the manifest that are pushed."""
         return canonical(
             {
                 "schemaVersion": 2,
@@ -47,11 +47,11 @@ class Image:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the manifest: what a registry and Kubernetes call the image's digest."""
+        """Digest of the manifest, which registries and Kubernetes call the image's digest."""
         return sha256_digest(self.manifest_bytes)
 
     def blobs(self) -> list[Blob]:
-        """Return what a registry must hold before it takes the manifest."""
+        """Return the blobs that a registry must have before it accepts the manifest."""
         unique = {layer.blob.digest: layer.blob for layer in self.layers}
         return [*unique.values(), from_bytes(self.config_bytes)]
 
@@ -62,7 +62,7 @@ def canonical(value: Any) -> bytes:
 
 
 def save(path: Path, image: Image, **facts: Any) -> None:
-    """Write an image's record, with facts of its making beside it."""
+    """Write an image's record, with additional facts about its build."""
     layers = [
         {
             **layer.blob.to_json(),
@@ -76,7 +76,7 @@ def save(path: Path, image: Image, **facts: Any) -> None:
 
 
 def load(path: Path) -> tuple[Image, dict[str, Any]] | None:
-    """Read a record; None when there is none, it is damaged, or a file that holds one of its layers is gone."""
+    """Read a record; None when it is missing or damaged, or when a file with one of its layers is gone or changed."""
     record = read_json(path)
     try:
         layers = tuple(

@@ -13,14 +13,14 @@ from torchrelay.oci.blobs import Blob, Part, Slice, from_parts
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
-TAR_FORMAT = 1  # to be raised with any change to the bytes of a tar: cached digests of layers go by it
+TAR_FORMAT = 1  # raise it with any change to the bytes of a tar: keys of cached layers contain it
 BLOCK = 512
 END = bytes(2 * BLOCK)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its blob as pushed, the digest of its tar (`diff_id`), its media type and how it came to be."""
+    """One layer: its blob as pushed, the digest of its tar (`diff_id`), its media type and the step that created it."""
 
     blob: Blob
     diff_id: str
@@ -50,7 +50,7 @@ def _header(name: str, size: int, *, folder: bool = False) -> bytes:
 
 
 def tar_parts(files: Iterable[LayerFile]) -> Iterator[Part]:
-    """Yield the tar as pieces: headers and padding as bytes, contents as they are given (a slice of a file stays one)."""
+    """Yield the tar in pieces: headers and padding as bytes, contents unchanged (a slice of a file stays a slice)."""
     ordered = sorted(files, key=lambda file: file.path)
     folders = {str(parent) for file in ordered for parent in PurePosixPath(file.path).parents} - {"."}
     for folder in sorted(folders):
@@ -65,7 +65,7 @@ def tar_parts(files: Iterable[LayerFile]) -> Iterator[Part]:
 
 
 def tar_layer(files: Iterable[LayerFile], created_by: str, task: Task) -> Layer:
-    """Make a plain tar layer; costs one pass over the contents."""
+    """Make a plain tar layer; it reads the contents once."""
     blob = from_parts(tuple(tar_parts(files)), task)
     return Layer(blob, blob.digest, TAR, created_by)
 

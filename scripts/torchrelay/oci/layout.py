@@ -1,7 +1,6 @@
-"""An OCI image layout 1.0 in a folder: one image, and blobs by digest; nothing that is read is believed before it is hashed."""
+"""An OCI image layout 1.0 in a folder: one image, and blobs by digest. Nothing read from it is trusted before it is hashed."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from torchrelay.core.errors import BundleInvalid
 from torchrelay.core.files import atomic_write
+from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.progress import Task
 from torchrelay.core.text import printable, shown
 from torchrelay.oci.blobs import Blob, Slice
@@ -19,25 +19,20 @@ from torchrelay.oci.image import CONFIG_TYPE, MANIFEST_TYPE, Image, canonical
 from torchrelay.oci.layers import TAR, TAR_GZIP, Layer
 
 DIGEST = r"^sha256:[0-9a-f]{64}$"
-
-
-AGAIN = "run `torchrelay bundle` again, and hand the folder over whole"
-
-
+REBUNDLE = "run `torchrelay bundle` again and pass on the whole folder"
 MOST_BYTES = 1 << 50
 
-
 Digest = Annotated[str, Field(pattern=DIGEST, description="sha256 digest.")]
-
-
 Size = Annotated[int, Field(ge=0, le=MOST_BYTES, description="Bytes.")]
 
 
-class _Part(BaseModel):
+class BundlePart(BaseModel):
+    """A part of release.json: unknown keys and other types are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Described(_Part):
+class Described(BundlePart):
     """A file of the bundle, under blobs/sha256/."""
 
     digest: Digest
@@ -52,28 +47,28 @@ DOCUMENT_LIMIT = 64 << 20
 CONTENT_LIMIT = 256 << 20
 
 
-class Sealed(Blob):
-    """A blob whose bytes are held against its digest as they are read: the last piece comes only when all are right."""
+class CheckedBlob(Blob):
+    """A blob that is hashed while it is read: the last piece is yielded only if the digest of all pieces is right."""
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes. Raises BundleInvalid before the end when they are others."""
-        seen, last = hashlib.sha256(), b""
+        """Yield the bytes. Raises BundleInvalid instead of the last piece when they have another digest."""
+        digest, last = hashlib.sha256(), b""
         try:
             for chunk in super().chunks():
                 if last:
                     yield last
-                seen.update(chunk)
+                digest.update(chunk)
                 last = chunk
         except (OSError, EOFError) as error:
-            raise BundleInvalid(f"the blob {self.digest} cannot be read: {error}", AGAIN) from error
-        if f"sha256:{seen.hexdigest()}" != self.digest:
-            raise BundleInvalid(f"the blob {self.digest} holds other bytes: sha256:{seen.hexdigest()}", AGAIN)
+            raise BundleInvalid(f"the blob {self.digest} cannot be read: {error}", REBUNDLE) from error
+        if f"sha256:{digest.hexdigest()}" != self.digest:
+            raise BundleInvalid(f"the blob {self.digest} has other bytes: sha256:{digest.hexdigest()}", REBUNDLE)
         yield last
 
 
 @dataclass(frozen=True)
 class PinnedImage(Image):
-    """An image whose manifest and config are the bytes that were read."""
+    """An image whose manifest and config keep the bytes that were read."""
 
     config_read: bytes = b""
     manifest_read: bytes = b""
@@ -90,42 +85,42 @@ class PinnedImage(Image):
 
 
 def blobs_of(folder: Path) -> Path:
-    """Return where a layout keeps its blobs."""
+    """Return the folder of a layout's blobs."""
     return folder / "blobs" / "sha256"
 
 
 def mark(folder: Path) -> None:
-    """Write the file by which a layout is known."""
+    """Write the file that marks a folder as a layout."""
     write_file(folder / MARKER, canonical({"imageLayoutVersion": VERSION}))
 
 
 def write_index(folder: Path, image: Image, tag: str) -> None:
-    """Write index.json: the image, and what to call it."""
+    """Write index.json: the image and its tag."""
     row = {"mediaType": MANIFEST_TYPE, "digest": image.digest, "size": len(image.manifest_bytes), "annotations": {REF_NAME: tag}}
     row["platform"] = {"architecture": "amd64", "os": "linux"}
     write_file(folder / "index.json", canonical({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [row]}))
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     with atomic_write(path) as file:
         file.write(data)
 
 
 def store(folder: Path, blob: Blob, task: Task) -> None:
-    """Write a blob, in pieces, unless it is there already."""
+    """Write a blob in pieces, unless it is there already."""
     path = blobs_of(folder) / blob.digest.removeprefix("sha256:")
-    known = Sealed(blob.digest, blob.size, (Slice(path, 0, blob.size),))
-    if path.is_file() and path.stat().st_size == blob.size and _whole(known):
+    stored = CheckedBlob(blob.digest, blob.size, (Slice(path, 0, blob.size),))
+    if path.is_file() and path.stat().st_size == blob.size and _is_complete(stored):
         return task.advance(blob.size)
     with atomic_write(path) as file:
-        for chunk in Sealed(blob.digest, blob.size, blob.parts).chunks():
+        for chunk in CheckedBlob(blob.digest, blob.size, blob.parts).chunks():
             file.write(chunk)
             task.advance(len(chunk))
     return None
 
 
-def _whole(blob: Blob) -> bool:
+def _is_complete(blob: Blob) -> bool:
     try:
         return all(True for _ in blob.chunks())
     except BundleInvalid:
@@ -133,91 +128,93 @@ def _whole(blob: Blob) -> bool:
 
 
 def document(folder: Path, name: str, limit: int = DOCUMENT_LIMIT) -> bytes:
-    """Return a plain file of the bundle. Raises BundleInvalid when it is not there, or too large."""
+    """Return the content of a file of the bundle. Raises BundleInvalid when it is missing, not a plain file, or too large."""
     path = folder / name
     try:
         if path.is_symlink() or not path.is_file():
-            raise BundleInvalid(f"{printable(str(path))} is not there", f"name a folder that `torchrelay bundle` wrote; or {AGAIN}")
+            raise BundleInvalid(
+                f"{printable(str(path))} is missing", f"name a folder written by `torchrelay bundle`, or {REBUNDLE}"
+            )
         if path.stat().st_size > limit:
-            raise BundleInvalid(f"{name} is larger than {limit} bytes", AGAIN)
+            raise BundleInvalid(f"{name} is larger than {limit} bytes", REBUNDLE)
         return path.read_bytes()
     except OSError as error:
-        raise BundleInvalid(f"{name} cannot be read: {error.strerror}", AGAIN) from error
+        raise BundleInvalid(f"{name} cannot be read: {error.strerror}", REBUNDLE) from error
 
 
 def json_object(data: bytes, name: str) -> dict[str, Any]:
-    """Return a JSON object. Raises BundleInvalid."""
+    """Parse an untrusted JSON object. Raises BundleInvalid."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BundleInvalid(f"{name} is not JSON", AGAIN) from error
+        value = parse_untrusted(data)
+    except ValueError as error:
+        raise BundleInvalid(f"{name} is not JSON", REBUNDLE) from error
     if not isinstance(value, dict):
-        raise BundleInvalid(f"{name} is not a JSON object", AGAIN)
+        raise BundleInvalid(f"{name} is not a JSON object", REBUNDLE)
     return value
 
 
-def blob_at(folder: Path, described: Described) -> Sealed:
-    """Return a blob of the layout, a plain file of the told size; whoever reads it has its digest checked."""
+def blob_at(folder: Path, described: Described) -> CheckedBlob:
+    """Return a blob of the layout, a plain file of the described size; its digest is checked when it is read."""
     path = blobs_of(folder) / described.digest.removeprefix("sha256:")
     if not path.is_file() or path.resolve().parent != blobs_of(folder.resolve()):
-        raise BundleInvalid(f"the blob {described.digest} is not there", AGAIN)
+        raise BundleInvalid(f"the blob {described.digest} is missing", REBUNDLE)
     if path.stat().st_size != described.size:
-        raise BundleInvalid(f"the blob {described.digest} has {path.stat().st_size} bytes, not {described.size}", AGAIN)
-    return Sealed(described.digest, described.size, (Slice(path, 0, described.size),))
+        raise BundleInvalid(f"the blob {described.digest} has {path.stat().st_size} bytes, not {described.size}", REBUNDLE)
+    return CheckedBlob(described.digest, described.size, (Slice(path, 0, described.size),))
 
 
 def content(folder: Path, described: Described) -> bytes:
-    """Return the bytes of a small blob, checked. Raises BundleInvalid."""
+    """Return the checked bytes of a small blob. Raises BundleInvalid."""
     if described.size > CONTENT_LIMIT:
-        raise BundleInvalid(f"the blob {described.digest} is larger than {CONTENT_LIMIT} bytes", AGAIN)
+        raise BundleInvalid(f"the blob {described.digest} is larger than {CONTENT_LIMIT} bytes", REBUNDLE)
     return b"".join(blob_at(folder, described).chunks())
 
 
 def _described(value: Any, media_type: str, where: str) -> Described:
-    """Read a descriptor of the OCI layout."""
+    """Parse a descriptor of the OCI layout. Raises BundleInvalid."""
     if not isinstance(value, dict) or value.get("mediaType") != media_type:
-        raise BundleInvalid(f"{where} is no {media_type}", AGAIN)
+        raise BundleInvalid(f"{where} is not a {media_type}", REBUNDLE)
     try:
         return Described.model_validate({key: value.get(key) for key in ("digest", "size")})
     except ValidationError as error:
-        raise BundleInvalid(f"{where} has no digest and size", AGAIN) from error
+        raise BundleInvalid(f"{where} has no digest and size", REBUNDLE) from error
 
 
 def image_at(folder: Path, manifest_digest: str, config_digest: str) -> Image:
-    """Read the layout's one image. Raises BundleInvalid when it is another one than is named."""
+    """Read the layout's only image. Raises BundleInvalid when it does not have these digests."""
     layout = json_object(document(folder, MARKER), MARKER)
     index = json_object(document(folder, "index.json"), "index.json")
     manifests = index.get("manifests")
     if layout.get("imageLayoutVersion") != VERSION or not isinstance(manifests, list) or len(manifests) != 1:
-        raise BundleInvalid("the folder is no OCI image layout 1.0 of one image", AGAIN)
-    pointed = _described(manifests[0], MANIFEST_TYPE, "the image of index.json")
-    manifest_bytes = content(folder, pointed)
+        raise BundleInvalid("the folder is not an OCI image layout 1.0 of one image", REBUNDLE)
+    listed = _described(manifests[0], MANIFEST_TYPE, "the image of index.json")
+    manifest_bytes = content(folder, listed)
     manifest = json_object(manifest_bytes, "the manifest")
     described = _described(manifest.get("config"), CONFIG_TYPE, "the manifest's config")
-    if (pointed.digest, described.digest) != (manifest_digest, config_digest):
-        raise BundleInvalid(f"the layout holds image {pointed.digest}, release.json names {manifest_digest}", AGAIN)
+    if (listed.digest, described.digest) != (manifest_digest, config_digest):
+        raise BundleInvalid(f"the layout contains image {listed.digest}, release.json names {manifest_digest}", REBUNDLE)
     config_bytes = content(folder, described)
     config = json_object(config_bytes, "the image's config")
     rows, diffs = manifest.get("layers"), mapping(config.get("rootfs")).get("diff_ids")
     if not isinstance(rows, list) or not isinstance(diffs, list) or len(rows) != len(diffs) or not rows:
-        raise BundleInvalid("the manifest's layers are not those of the config", AGAIN)
+        raise BundleInvalid("the manifest's layers are not the layers of the config", REBUNDLE)
     layers = []
-    for number, (row, diff, made_by) in enumerate(zip(rows, diffs, _made_by(config, len(rows)), strict=True)):
+    for number, (row, diff, created_by) in enumerate(zip(rows, diffs, _created_by(config, len(rows)), strict=True)):
         media_type = TAR_GZIP if isinstance(row, dict) and row.get("mediaType") == TAR_GZIP else TAR
-        layer = Layer(blob_at(folder, _described(row, media_type, f"layer {number}")), str(diff), media_type, made_by)
+        layer = Layer(blob_at(folder, _described(row, media_type, f"layer {number}")), str(diff), media_type, created_by)
         if media_type == TAR and layer.diff_id != layer.blob.digest:
-            raise BundleInvalid(f"layer {number} is {layer.blob.digest}, the config says {shown(diff, 80)}", AGAIN)
+            raise BundleInvalid(f"layer {number} is {layer.blob.digest}, the config says {shown(diff, 80)}", REBUNDLE)
         layers.append(layer)
     return PinnedImage(config, tuple(layers), mapping(manifest.get("annotations")), config_bytes, manifest_bytes)
 
 
-def _made_by(config: dict[str, Any], count: int) -> list[str]:
+def _created_by(config: dict[str, Any], count: int) -> list[str]:
     history = config.get("history")
     steps = [step for step in history if isinstance(step, dict)] if isinstance(history, list) else []
-    made = [str(step.get("created_by", "")) for step in steps if not step.get("empty_layer")]
-    return made if len(made) == count else [""] * count
+    commands = [str(step.get("created_by", "")) for step in steps if not step.get("empty_layer")]
+    return commands if len(commands) == count else [""] * count
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """Return an object of JSON, an empty one for anything else."""
+    """Return a JSON object as it is, and {} for anything else."""
     return value if isinstance(value, dict) else {}

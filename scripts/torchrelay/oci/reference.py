@@ -6,22 +6,16 @@ from dataclasses import dataclass
 from torchrelay.core.errors import RegistryError
 
 REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
-
-
 HOST = re.compile(
     r"(?=[^/]*[.:]|localhost)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::(\d{1,5}))?"
 )
-
-
-DOCKER_HUB = "registry-1.docker.io"  # what answers for docker.io
-
-
+DOCKER_HUB = "registry-1.docker.io"  # the host that serves docker.io
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A repository in a registry: `host`, `repository` and what to call the image there."""
+    """A repository in a registry, and the tag of the image in it."""
 
     host: str
     repository: str
@@ -29,7 +23,7 @@ class Reference:
 
     @property
     def base(self) -> str:
-        """Address of the registry: plain http only on this machine itself."""
+        """Address of the registry; http only on this machine, otherwise https."""
         name = self.host.partition(":")[0]
         scheme = "http" if name == "localhost" or name.startswith("127.") else "https"
         return f"{scheme}://{DOCKER_HUB if name == 'docker.io' else self.host}"
@@ -41,17 +35,17 @@ class Reference:
 
 
 def parse_reference(text: str, default_tag: str) -> Reference:
-    """Read `host[:port]/repository[:tag]`. Raises RegistryError naming what is wrong with it."""
+    """Parse `host[:port]/repository[:tag]`. Raises RegistryError with the wrong part."""
     host, slash, rest = text.partition("/")
-    named = HOST.fullmatch(host)
-    if not slash or named is None or int(named[1] or 1) not in range(1, 65536) or "@" in text:
-        raise RegistryError(f"{text!r} is not an image repository", "write host/repository, as in 127.0.0.1:5000/models/digits")
+    match = HOST.fullmatch(host)
+    if not slash or match is None or int(match[1] or 1) not in range(1, 65536) or "@" in text:
+        raise RegistryError(f"{text!r} is not an image repository", "write host/repository, like 127.0.0.1:5000/models/digits")
     repository, colon, tag = rest.partition(":")
     tag = tag if colon else default_tag
     if not REPOSITORY.fullmatch(repository):
-        raise RegistryError(f"{text!r}: {repository!r} is not a repository name", "lower-case letters, digits and . _ - / only")
+        raise RegistryError(f"{text!r}: {repository!r} is not a repository name", "use only lower-case letters, digits and . _ - /")
     if not TAG.fullmatch(tag):
-        raise RegistryError(f"{text!r}: {tag!r} is not a tag", "letters, digits and . _ -, 128 characters at most")
+        raise RegistryError(f"{text!r}: {tag!r} is not a tag", "use letters, digits and . _ -, at most 128 characters")
     return Reference(host, repository, tag)
 
 

@@ -26,7 +26,7 @@ RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 RETRIED_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 MANIFEST_TYPES = ", ".join([MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json"])
 
-Credentials = Callable[[str], tuple[str, str] | None]
+CredentialSource = Callable[[str], tuple[str, str] | None]
 
 
 class _Bearer(AuthBase):
@@ -60,7 +60,7 @@ class Registry:
     """One registry, with its session and its token."""
 
     base: str
-    credentials: Credentials = docker_credentials
+    credentials: CredentialSource = docker_credentials
     sleep: Callable[[float], None] = pause
     session: requests.Session = field(default_factory=requests.Session)
     auth: AuthBase | None = None

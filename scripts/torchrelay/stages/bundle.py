@@ -32,7 +32,7 @@ from torchrelay.oci import image as images
 from torchrelay.oci import layout
 from torchrelay.oci.blobs import from_bytes, sha256_digest
 from torchrelay.oci.image import Image
-from torchrelay.oci.layout import AGAIN, content, document, json_object, mapping
+from torchrelay.oci.layout import REBUNDLE, content, document, json_object, mapping
 from torchrelay.stages import check, journal
 from torchrelay.stages.release_file import ReleaseFile, portable, sample_of, sample_row, source_row
 from torchrelay.verification import verdict
@@ -146,15 +146,15 @@ def read(folder: Path, expect_digest: str | None = None) -> Bundle:
     """
     data = document(folder, "release.json")
     if expect_digest and expect_digest != sha256_digest(data):
-        raise BundleInvalid(f"release.json is {sha256_digest(data)}, expected {shown(expect_digest, 80)}", AGAIN)
+        raise BundleInvalid(f"release.json is {sha256_digest(data)}, expected {shown(expect_digest, 80)}", REBUNDLE)
     try:
         release = ReleaseFile.model_validate(json_object(data, "release.json"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(printable(str(part), 40) for part in first["loc"])
-        raise BundleInvalid(f"release.json: {where}: {printable(first['msg'])}", AGAIN) from error
+        raise BundleInvalid(f"release.json: {where}: {printable(first['msg'])}", REBUNDLE) from error
     except TorchrelayError as error:
-        raise BundleInvalid(f"release.json: {error.message}", AGAIN) from error
+        raise BundleInvalid(f"release.json: {error.message}", REBUNDLE) from error
     image = layout.image_at(folder, release.image.manifest, release.image.config)
     samples = [
         sample_of(row, content(folder, row.body), None if row.expect.value is None else content(folder, row.expect.value))
@@ -163,9 +163,9 @@ def read(folder: Path, expect_digest: str | None = None) -> Bundle:
     if release.verdict.result != "passed":
         raise BundleInvalid(f"the verdict is {release.verdict.result}", "fix the model, and verify it again")
     if mismatch := _mismatch(release.verdict, release.model, samples, image):
-        raise BundleInvalid(f"the verdict is about {mismatch}", AGAIN)
+        raise BundleInvalid(f"the verdict is about {mismatch}", REBUNDLE)
     if release.version != release.verdict.version:
-        raise BundleInvalid(f"release.json has version {release.version}, but the verdict has {release.verdict.version}", AGAIN)
+        raise BundleInvalid(f"release.json has version {release.version}, but the verdict has {release.verdict.version}", REBUNDLE)
     return Bundle(
         folder=folder,
         model=release.model,
@@ -185,7 +185,7 @@ def expect(bundle: Bundle, model: str | None, environment: Mapping[str, str] = o
     Raises BundleInvalid.
     """
     if model and model != bundle.model.name:
-        raise BundleInvalid(f"the bundle contains the model {shown(bundle.model.name, 80)}, expected {shown(model, 80)}", AGAIN)
+        raise BundleInvalid(f"the bundle contains the model {shown(bundle.model.name, 80)}, expected {shown(model, 80)}", REBUNDLE)
     if environment.get("GITHUB_ACTIONS") != "true":
         return bundle
     for name, actual, expected in (
@@ -193,7 +193,7 @@ def expect(bundle: Bundle, model: str | None, environment: Mapping[str, str] = o
         ("repository", bundle.source.repository, environment.get("GITHUB_REPOSITORY")),
     ):
         if actual and expected and actual.lower() != expected.lower():
-            raise BundleInvalid(f"the bundle's {name} is {shown(actual, 200)}, but this run's is {shown(expected, 200)}", AGAIN)
+            raise BundleInvalid(f"the bundle's {name} is {shown(actual, 200)}, but this run's is {shown(expected, 200)}", REBUNDLE)
     return bundle
 
 

@@ -13,7 +13,7 @@ from torchrelay.model.model import Model
 from torchrelay.model.origin import Origin
 from torchrelay.model.sample_file import Expect, Kind, Mode, Sample
 from torchrelay.oci.blobs import Blob, from_bytes
-from torchrelay.oci.layout import AGAIN, MOST_BYTES, Described, Digest, _Part
+from torchrelay.oci.layout import MOST_BYTES, REBUNDLE, BundlePart, Described, Digest
 from torchrelay.verification.verdict import SCHEMA, Verdict
 
 SCHEMA_URL = "https://raw.githubusercontent.com/org/deploy/main/schema/release.schema.json"
@@ -29,7 +29,7 @@ def _one_line(value: str) -> str:
 Line = Annotated[str, AfterValidator(_one_line), Field(max_length=1024)]
 
 
-class Expected(_Part):
+class Expected(BundlePart):
     """The expected answer to a sample; the value is in a blob, as JSON, text or bytes."""
 
     kind: Kind = Field(description="Kind of the value; `status`: only the status counts.")
@@ -41,7 +41,7 @@ class Expected(_Part):
     value: Described | None = Field(description="The answer; null when only the status counts.")
 
 
-class SampleRow(_Part):
+class SampleRow(BundlePart):
     """One sample."""
 
     name: Line = Field(min_length=1, description="Name of the sample.")
@@ -56,14 +56,14 @@ class SampleRow(_Part):
     )
 
 
-class ImageRow(_Part):
+class ImageRow(BundlePart):
     """The image, in the OCI layout beside this file."""
 
     manifest: Digest = Field(description="Digest of the image's manifest, by which a registry identifies it.")
     config: Digest = Field(description="Digest of the image's config, which the verdict is bound to.")
 
 
-class SourceRow(_Part):
+class SourceRow(BundlePart):
     """The origin of the image."""
 
     repository: Line = Field(description="owner/name.")
@@ -74,7 +74,7 @@ class SourceRow(_Part):
     actor: Line = Field(description="User who started the run.")
 
 
-class ReleaseFile(_Part):
+class ReleaseFile(BundlePart):
     """The result of a build job: a verified image, the conditions of its verification, and its origin."""
 
     schema_: Literal[1] = Field(alias="schema", description="Format version of this file.")
@@ -116,7 +116,7 @@ def sample_of(row: SampleRow, body: bytes, value: bytes | None) -> Sample:
     """Return the sample of a row and the content of its blobs. Raises BundleInvalid for a value that does not match its kind."""
     expected = row.expect
     if (value is None) != (expected.kind in ("status", "missing")):
-        raise BundleInvalid(f"release.json: sample {shown(row.name)} expects {expected.kind}, but its value does not match", AGAIN)
+        raise BundleInvalid(f"release.json: sample {shown(row.name)} expects {expected.kind}, but its value does not match", REBUNDLE)
     expect = Expect(expected.status, expected.mode, _decoded(row, value), expected.atol, expected.rtol, expected.k, expected.kind)
     return Sample(row.name, body, row.content_type, expect, row.latency_ms, row.file, row.line, row.version or "")
 
@@ -135,7 +135,7 @@ def _decoded(row: SampleRow, value: bytes | None) -> Any:
             return value
         return value.decode("utf-8", "surrogatepass") if row.expect.kind == "text" else parse_untrusted(value)
     except ValueError as error:
-        raise BundleInvalid(f"release.json: the answer to sample {shown(row.name)} is not {row.expect.kind}", AGAIN) from error
+        raise BundleInvalid(f"release.json: the answer to sample {shown(row.name)} is not {row.expect.kind}", REBUNDLE) from error
 
 
 def source_row(source: Origin) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def test_a_changed_layer_is_not_loaded(handed: Handed, cli: Cli, client: docker.
     data = layer.read_bytes()
     middle = len(data) // 2
     layer.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-    deploy(cli, handed, 0, spoiled).refused(24, "holds other bytes")  # release.json is as announced
+    deploy(cli, handed, 0, spoiled).refused(24, "has other bytes")  # release.json is as announced
     assert deployed_containers(client, handed.name) == {}
     with pytest.raises(docker.errors.ImageNotFound):
         client.images.get(handed.config(0))
