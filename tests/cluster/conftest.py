@@ -35,7 +35,7 @@ def images(cluster: Cluster) -> Images:
         "the first pull", lambda: "Succeeded" in cluster.run("get", "pod", "pull", "--output=jsonpath={.status.phase}").stdout, 300
     )
     cluster.run("delete", "pod", "pull", "--wait=false")
-    return made
+    return images
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +52,12 @@ def namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
     def make() -> str:
         name = f"test-{secrets.token_hex(3)}"
         cluster.run("create", "namespace", name)
-        made.append(name)
+        names.append(name)
         cluster.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
         return name
 
     yield make
-    for name in made:
+    for name in names:
         cluster.run("delete", "namespace", name, "--wait=false")
 
 
@@ -65,7 +65,7 @@ def namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
 def deployment(
     cluster: Cluster, images: Images, namespace: Callable[[], str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Deployment]:
-    made = Deployment(cluster, images, tmp_path, namespace())
-    yield made
+    deployment = Deployment(cluster, images, tmp_path, namespace())
+    yield deployment
     if request.node.stash.get(FAILED, False):
-        made.show()
+        deployment.show()
