@@ -1,4 +1,4 @@
-"""A namespace under restricted Pod Security for each test, in the one cluster. Without root the tests fail; none is skipped."""
+"""A namespace under restricted Pod Security for each test, in the one cluster. Nothing is skipped: without root, tests fail."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def images(cluster: Cluster) -> Images:
-    """Images over the runtime image, a gigabyte that the node pulls before the tests."""
-    made = Images(cluster.registry, ensure_runtime(cpu_settings(), Quiet()))
-    reference, _ = made.of("answers_as_told", "one")
+    """Images over the runtime image; the node pulls it here once, so that no test waits for that gigabyte."""
+    images = Images(cluster.registry, ensure_runtime(cpu_settings(), Quiet()))
+    reference, _ = images.of("answers_as_requested", "one")
     cluster.run("run", "pull", f"--image={reference}", "--restart=Never", "--command", "--", "true")
     poll(
         "the first pull", lambda: "Succeeded" in cluster.run("get", "pod", "pull", "--output=jsonpath={.status.phase}").stdout, 300
@@ -46,8 +46,8 @@ def kubeconfig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
-    """Returns a function that creates namespaces for restricted pods only."""
-    made: list[str] = []
+    """Creates namespaces that accept restricted pods only."""
+    names: list[str] = []
 
     def make() -> str:
         name = f"test-{secrets.token_hex(3)}"

@@ -67,7 +67,7 @@ class Images:
             self.made[case, version] = pushed.reference, image.config_digest
         return self.made[case, version]
 
-    def release(self, version: str, case: str = "answers_as_told", expected: str = "", sequence: int = 0) -> Release:
+    def release(self, version: str, case: str = "answers_as_requested", expected: str = "", sequence: int = 0) -> Release:
         """Return a version whose sample expects its own name, or `expected`."""
         reference, config = self.of(case, version)
         source = Source(
