@@ -154,8 +154,8 @@ def down() -> None:
 @contextmanager
 def running() -> Iterator[Cluster]:
     """Provide a cluster until the block ends: the named one, otherwise a new one; only one runs on a machine at a time."""
-    if given := os.environ.get("TORCHRELAY_TEST_KUBECONFIG"):
-        yield Cluster(Path(given), os.environ.get("TORCHRELAY_TEST_REGISTRY") or REGISTRY, kubectl())
+    if kubeconfig := os.environ.get("TORCHRELAY_TEST_KUBECONFIG"):
+        yield Cluster(Path(kubeconfig), os.environ.get("TORCHRELAY_TEST_REGISTRY") or REGISTRY, kubectl())
         return
     with build_lock(WORK / "lock", "the one cluster of this machine"):
         cluster = up()

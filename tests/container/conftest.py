@@ -45,8 +45,8 @@ def cpu_settings() -> RuntimeSettings:
 @pytest.fixture(scope="session")
 def runtime(client: docker.DockerClient) -> str:
     """The tag of the image to test: this checkout's CPU runtime image, unless TORCHRELAY_TEST_RUNTIME names one that is there."""
-    if given := os.environ.get("TORCHRELAY_TEST_RUNTIME"):
-        return given
+    if tag := os.environ.get("TORCHRELAY_TEST_RUNTIME"):
+        return tag
     settings = cpu_settings()
     with exclusive(cache_dir() / "runtime" / f"{inputs_digest(settings)}.lock", BUSY, LONGEST_S):  # as ensure_runtime
         return build_if_missing(client, settings)
