@@ -37,8 +37,7 @@ class Progress:
     def _print_failure(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         assert isinstance(reporter, pytest.TerminalReporter)
-        reporter.ensure_newline()
-        reporter.write_line(f"FAILED after {time.monotonic() - self._started:.0f} s: {report.nodeid}\n{report.longreprtext}")
+        reporter.write_line(f"\nFAILED after {time.monotonic() - self._started:.0f} s: {report.nodeid}\n{report.longreprtext}")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Count a test file that cannot be imported as a failed test."""

@@ -1,4 +1,4 @@
-"""A stand-in for the part of a runner that reads a step's lines and files: which commands it takes, and what values it sets.
+"""A stand-in for the part of a runner that reads a step's output and files: the commands it executes and the values it sets.
 
 It stands in for actions/runner 2.336 (ActionCommand.cs, ActionCommandManager.cs, FileCommandManager.cs) and, with `act=True`, for
 the stricter reading of act 0.2.87 (command.go). The real act reads the same lines in tests/workflow.
@@ -15,7 +15,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Taken:
-    """A command that was carried out."""
+    """A command that the runner executed."""
 
     name: str
     properties: dict[str, str]
@@ -35,7 +35,7 @@ def _properties(text: str, separator: str) -> dict[str, str]:
 
 @dataclass
 class Runner:
-    """Reads lines; `taken` holds the commands it carried out."""
+    """Reads lines; `taken` holds the commands it executed."""
 
     act: bool = False
     taken: list[Taken] = field(default_factory=list)
@@ -44,22 +44,22 @@ class Runner:
     def _parse(self, line: str) -> Taken | None:
         names = NAMES | ({self.stopped} if self.stopped else set())
         if self.act:
-            found = re.match(r"^::([^ ]+)( (.+))?::(.*)$", line) or re.match(r"^##\[([^ ]+)( (.+))?\](.*)$", line)
-            if found is None or found[1] not in names:
+            match = re.match(r"^::([^ ]+)( (.+))?::(.*)$", line) or re.match(r"^##\[([^ ]+)( (.+))?\](.*)$", line)
+            if match is None or match[1] not in names:
                 return None
-            return Taken(found[1], _properties(found[3] or "", ","), _unescaped(found[4], inner=""))
+            return Taken(match[1], _properties(match[3] or "", ","), _unescaped(match[4], inner=""))
         text = line.lstrip()
         end = text.find("::", 2)
         if text.startswith("::") and end >= 0:
-            name, _, given = text[2:end].partition(" ")
+            name, _, properties = text[2:end].partition(" ")
             if name.lower() in names:
-                return Taken(name.lower(), _properties(given, ","), _unescaped(text[end + 2 :], inner=""))
+                return Taken(name.lower(), _properties(properties, ","), _unescaped(text[end + 2 :], inner=""))
         start = line.find("##[")
         end = line.find("]", start)
         if start >= 0 and end >= 0:
-            name, _, given = line[start + 3 : end].partition(" ")
+            name, _, properties = line[start + 3 : end].partition(" ")
             if name.lower() in names:
-                return Taken(name.lower(), _properties(given, ";"), _unescaped(line[end + 1 :], inner=";]"))
+                return Taken(name.lower(), _properties(properties, ";"), _unescaped(line[end + 1 :], inner=";]"))
         return None
 
     def read(self, text: str) -> "Runner":
@@ -80,27 +80,27 @@ class Runner:
 
 
 def values(text: str) -> dict[str, str]:
-    """Return what a file of `name=value` and `name<<word` entries sets; a value may hold any line but the word."""
-    found: dict[str, str] = {}
+    """Parse a file of `name=value` and `name<<word` entries; a value may contain any line except the word."""
+    entries: dict[str, str] = {}
     lines = iter(text.split("\n"))
     for line in lines:
         if not line:
             continue
         name, sign, rest = min((line.partition(sign) for sign in ("=", "<<") if sign in line), key=lambda cut: len(cut[0]))
         if sign == "=":
-            found[name] = rest
+            entries[name] = rest
             continue
         held: list[str] = []
         while (one := next(lines)) != rest:
             held.append(one)
-        found[name] = "\n".join(held)
-    return found
+        entries[name] = "\n".join(held)
+    return entries
 
 
 HOSTILE = {
     "command": "::error::pwned",
     "command after blanks": " \t\u00a0::error file=x,line=1::pwned",
-    "command on a line of its own": "fine\n::set-output name=a::b",
+    "command on a separate line": "fine\n::set-output name=a::b",
     "command after a carriage return": "fine\r::add-mask::e",
     "older command": "##[error]pwned",
     "older command within a line": "digits ##[add-mask]e and more",

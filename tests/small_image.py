@@ -1,4 +1,4 @@
-"""A small image with everything in its layers that a bill of materials reads, and the bundle of it: no Docker, no build."""
+"""A small image whose layers contain everything that a bill of materials reads, and its bundle, without Docker or a build."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def model(**changed: Any) -> Model:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What attest takes of a bundle."""
+    """The parts of a bundle that attest reads."""
 
     folder: Path
     image: Image

@@ -1,8 +1,8 @@
-"""A real one-node Kubernetes cluster on this machine: its programs built once and kept, started by up.sh, ended by down.sh.
+"""A real one-node Kubernetes cluster on this machine: its programs are built once, up.sh starts it and down.sh ends it.
 
-`python -m tests.cluster.cluster up|down` does by hand what the tests' fixture does. As root, on Debian. Where a cluster is at hand,
-kind's for example, TORCHRELAY_TEST_KUBECONFIG and TORCHRELAY_TEST_REGISTRY (a registry that its nodes pull from under the name that
-this machine pushes to) name it, and nothing is started.
+`python -m tests.cluster.cluster up|down` does by hand what the tests' fixture does, as root on Debian. To use an existing cluster
+instead, one of kind for example, set TORCHRELAY_TEST_KUBECONFIG and TORCHRELAY_TEST_REGISTRY (a registry that this machine and the
+cluster's nodes reach under the same name); nothing is started then.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Cluster:
 
 def version() -> str:
     """Return the version of Kubernetes that is built: `v1.36.3`."""
-    found = re.search(r"^\s*k8s\.io/kubernetes (v\S+)$", (PROGRAMS / "go.mod").read_text(), re.MULTILINE)
-    assert found is not None, f"{PROGRAMS / 'go.mod'} does not name k8s.io/kubernetes"
-    return found[1]
+    match = re.search(r"^\s*k8s\.io/kubernetes (v\S+)$", (PROGRAMS / "go.mod").read_text(), re.MULTILINE)
+    assert match is not None, f"{PROGRAMS / 'go.mod'} does not name k8s.io/kubernetes"
+    return match[1]
 
 
 def bin_folder() -> Path:
@@ -85,17 +85,17 @@ def build_command(name: str, output: Path) -> list[str]:
 
 
 def ensure(name: str) -> Path:
-    """Return a program, built if need be: minutes with a cold cache."""
+    """Return a program's path; building it first takes minutes."""
     program = bin_folder() / name
     with build_lock(bin_folder() / "lock", name):
         if not program.exists():
             if shutil.which("go") is None:
                 sys.exit(f"{name} {version()} is built with Go: install Go 1.26 or later, or set TORCHRELAY_TEST_KUBECONFIG")
             sys.stderr.write(f"building {name} {version()} (once)\n")
-            made = program.with_name(f"{name}.part")
+            part = program.with_name(f"{name}.part")
             environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
-            subprocess.run(build_command(name, made), cwd=PROGRAMS, check=True, env=environment, stdout=sys.stderr)
-            made.replace(program)
+            subprocess.run(build_command(name, part), cwd=PROGRAMS, check=True, env=environment, stdout=sys.stderr)
+            part.replace(program)
     return program
 
 
@@ -103,9 +103,9 @@ def ensure_pause() -> None:
     """Create the image that keeps a pod's sandbox open."""
     image = bin_folder() / "pause.tar"
     if not image.exists():
-        made = image.with_suffix(".part")
-        pause_image.write(ensure("pause"), made)
-        made.replace(image)
+        part = image.with_suffix(".part")
+        pause_image.write(ensure("pause"), part)
+        part.replace(image)
 
 
 def kubectl() -> str:
@@ -114,7 +114,7 @@ def kubectl() -> str:
 
 
 def install_missing() -> None:
-    """Install the Debian packages that are missing, as the tests' other programs are."""
+    """Install the Debian packages that are missing."""
     places = f"{os.environ['PATH']}:/usr/sbin:/sbin:{CNI}"
     if missing := [program for program in PACKAGES if shutil.which(program, path=places) is None]:
         machine.PROGRAMS.update(PACKAGES)
@@ -154,8 +154,8 @@ def down() -> None:
 @contextmanager
 def running() -> Iterator[Cluster]:
     """Provide a cluster until the block ends: the named one, otherwise a new one; only one runs on a machine at a time."""
-    if given := os.environ.get("TORCHRELAY_TEST_KUBECONFIG"):
-        yield Cluster(Path(given), os.environ.get("TORCHRELAY_TEST_REGISTRY") or REGISTRY, kubectl())
+    if kubeconfig := os.environ.get("TORCHRELAY_TEST_KUBECONFIG"):
+        yield Cluster(Path(kubeconfig), os.environ.get("TORCHRELAY_TEST_REGISTRY") or REGISTRY, kubectl())
         return
     with build_lock(WORK / "lock", "the one cluster of this machine"):
         cluster = up()

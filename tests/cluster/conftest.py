@@ -1,4 +1,4 @@
-"""A namespace under restricted Pod Security for each test, in the one cluster. Without root the tests fail; none is skipped."""
+"""A namespace under restricted Pod Security for each test, in the one cluster. Nothing is skipped: without root, tests fail."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def images(cluster: Cluster) -> Images:
-    """Images over the runtime image, a gigabyte that the node pulls before the tests."""
-    made = Images(cluster.registry, ensure_runtime(cpu_settings(), Quiet()))
-    reference, _ = made.of("answers_as_told", "one")
+    """Images over the runtime image; the node pulls it here once, so that no test waits for that gigabyte."""
+    images = Images(cluster.registry, ensure_runtime(cpu_settings(), Quiet()))
+    reference, _ = images.of("answers_as_requested", "one")
     cluster.run("run", "pull", f"--image={reference}", "--restart=Never", "--command", "--", "true")
     poll(
         "the first pull", lambda: "Succeeded" in cluster.run("get", "pod", "pull", "--output=jsonpath={.status.phase}").stdout, 300
     )
     cluster.run("delete", "pod", "pull", "--wait=false")
-    return made
+    return images
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +46,18 @@ def kubeconfig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
-    """Returns a function that creates namespaces for restricted pods only."""
-    made: list[str] = []
+    """Creates namespaces that accept restricted pods only."""
+    names: list[str] = []
 
     def make() -> str:
         name = f"test-{secrets.token_hex(3)}"
         cluster.run("create", "namespace", name)
-        made.append(name)
+        names.append(name)
         cluster.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
         return name
 
     yield make
-    for name in made:
+    for name in names:
         cluster.run("delete", "namespace", name, "--wait=false")
 
 
@@ -65,7 +65,7 @@ def namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
 def deployment(
     cluster: Cluster, images: Images, namespace: Callable[[], str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Deployment]:
-    made = Deployment(cluster, images, tmp_path, namespace())
-    yield made
+    deployment = Deployment(cluster, images, tmp_path, namespace())
+    yield deployment
     if request.node.stash.get(FAILED, False):
-        made.show()
+        deployment.show()

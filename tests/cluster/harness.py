@@ -67,7 +67,7 @@ class Images:
             self.made[case, version] = pushed.reference, image.config_digest
         return self.made[case, version]
 
-    def release(self, version: str, case: str = "answers_as_told", expected: str = "", sequence: int = 0) -> Release:
+    def release(self, version: str, case: str = "answers_as_requested", expected: str = "", sequence: int = 0) -> Release:
         """Return a version whose sample expects its own name, or `expected`."""
         reference, config = self.of(case, version)
         source = Origin(
@@ -99,7 +99,7 @@ class Deployment:
     def target(self, place_s: float = 60.0, **changes: Any) -> KubernetesTarget:
         return KubernetesTarget(Context(self.dir, self.model(**changes), Quiet(), self.dir / "cache"), place_s)
 
-    def apply(self, version: str, case: str = "answers_as_told", expected: str = "", sequence: int = 0) -> Endpoint:
+    def apply(self, version: str, case: str = "answers_as_requested", expected: str = "", sequence: int = 0) -> Endpoint:
         return self.target().apply(self.images.release(version, case, expected, sequence))
 
     def answer(self) -> Any:

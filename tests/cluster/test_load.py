@@ -59,7 +59,7 @@ def rolled(deployment: Deployment) -> None:
 @pytest.mark.timeout(600)
 def test_no_request_is_lost_in_rollouts_and_some_are_without_the_drain(deployment: Deployment) -> None:
     deployment.apply("one")
-    image, _ = deployment.images.of("answers_as_told", "one")
+    image, _ = deployment.images.of("answers_as_requested", "one")
     with visitors(deployment, image) as seen:
         for turn in range(ROLLOUTS):
             deployment.apply("two" if turn % 2 == 0 else "one")

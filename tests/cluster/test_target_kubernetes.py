@@ -56,7 +56,7 @@ def untouched(live: Deployment) -> Iterator[Deployment]:
 
 
 def test_it_answers_and_records_its_origin(untouched: Deployment) -> None:
-    reference, digest = untouched.images.of("answers_as_told", "one")
+    reference, digest = untouched.images.of("answers_as_requested", "one")
     endpoint = untouched.target().status()
     assert (endpoint.state, endpoint.digest, endpoint.version, endpoint.previous) == ("ready", digest, "one", "")
     assert endpoint.url == f"http://{NAME}.{untouched.namespace}.svc/predictions/{NAME}"

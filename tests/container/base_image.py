@@ -1,8 +1,8 @@
-"""Make the tests' stand-in for debian:bookworm-slim with debootstrap, where no image registry can be reached.
+"""Builds the tests' stand-in for debian:bookworm-slim with debootstrap, because no image registry may be reachable.
 
-`python -m tests.container.base_image` prints the tag. It holds this machine's CA bundle too, for machines whose packages come
-through a proxy of their own; that belongs to the tests' base image alone. The tree is kept in the user's cache folder, so that only
-the first run takes its 30 s.
+`python -m tests.container.base_image` prints the tag. The image also contains this machine's CA bundle, for machines
+that install packages through a proxy; only the tests' base image has it. The file tree is kept in the user's cache folder, so only
+the first run takes 30 s.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ DROP = (
 
 
 def present(tag: str) -> bool:
-    """Say whether the daemon has `tag`."""
+    """Return whether the daemon has the image `tag`."""
     return subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode == 0
 
 
 def host_bundle() -> Path | None:
     """Return this machine's CA bundle: what SSL_CERT_FILE names, or OpenSSL's default."""
     paths = ssl.get_default_verify_paths()
-    found = paths.cafile or paths.openssl_cafile
-    return Path(found) if found and Path(found).is_file() else None
+    file = paths.cafile or paths.openssl_cafile
+    return Path(file) if file and Path(file).is_file() else None
 
 
 def apt_sources() -> list[tuple[str, str]]:
-    """Return the (address, suite) pairs that this machine's own apt takes Debian's packages from, the suite itself first."""
+    """Return the (address, suite) pairs of this machine's apt sources for Debian, the suite itself first."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")
     pairs = sorted({(address, suite) for address, _, suite in (line.partition(" ") for line in listed) if suite.startswith(SUITE)})
-    found = sorted(pairs, key=lambda pair: pair[1] != SUITE)
-    if not found or found[0][1] != SUITE:
-        raise SystemExit(f"the container tests take Debian {SUITE} from where this machine's apt does, and it names no such source")
-    return found
+    ordered = sorted(pairs, key=lambda pair: pair[1] != SUITE)
+    if not ordered or ordered[0][1] != SUITE:
+        raise SystemExit(f"the container tests install Debian {SUITE} from this machine's apt sources, and none of them has it")
+    return ordered
 
 
 def build_tree(target: Path) -> None:
     """Fill `target` with a minimal Debian as slim as the official image."""
     if shutil.which("debootstrap") is None:
-        raise SystemExit("the container tests need debootstrap to make their base image: apt-get install debootstrap")
+        raise SystemExit("the container tests need debootstrap to build their base image: apt-get install debootstrap")
     sources = apt_sources()
     subprocess.run(["debootstrap", "--variant=minbase", SUITE, str(target), sources[0][0]], check=True, stdout=sys.stderr)
     for name in DROP:

@@ -1,4 +1,4 @@
-"""The runtime image, and containers of it. Nothing is skipped: without Docker these tests fail, saying what to start."""
+"""The runtime image, and containers of it. Nothing is skipped: without Docker these tests fail and say what to start."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def cpu_settings() -> RuntimeSettings:
 @pytest.fixture(scope="session")
 def runtime(client: docker.DockerClient) -> str:
     """The tag of the image to test: this checkout's CPU runtime image, unless TORCHRELAY_TEST_RUNTIME names one that is there."""
-    if given := os.environ.get("TORCHRELAY_TEST_RUNTIME"):
-        return given
+    if tag := os.environ.get("TORCHRELAY_TEST_RUNTIME"):
+        return tag
     settings = cpu_settings()
     with exclusive(cache_dir() / "runtime" / f"{inputs_digest(settings)}.lock", BUSY, LONGEST_S):  # as ensure_runtime
         return build_if_missing(client, settings)
@@ -54,10 +54,10 @@ def runtime(client: docker.DockerClient) -> str:
 
 @pytest.fixture(scope="session")
 def images(client: docker.DockerClient) -> Iterator[set[str]]:
-    """Tags of the thin images that this run made; another run on this machine may be using one."""
-    made: set[str] = set()
-    yield made
-    for tag in made:
+    """Tags of the thin images that this run builds and removes; another run on this machine may use others."""
+    tags: set[str] = set()
+    yield tags
+    for tag in tags:
         with suppress(docker.errors.APIError):
             client.images.remove(tag)
 
@@ -81,7 +81,7 @@ def container(
 def shared(
     client: docker.DockerClient, runtime: str, server: str, images: set[str], request: pytest.FixtureRequest
 ) -> Iterator[Container]:
-    """One ready container for all tests that leave it as it is."""
+    """One ready container for all tests that do not change it."""
     factory = Factory(client, runtime, server, images)
     yield factory(serving={"environment": {"DECLARED": "yes"}}).wait_ready()
     factory.remove_all(show=request.session.testsfailed > 0)

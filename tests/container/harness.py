@@ -47,11 +47,11 @@ SERVING: dict[str, Any] = {
 
 
 class Disappointed(AssertionError):
-    """What was waited for did not come in time."""
+    """An awaited event did not happen in time."""
 
 
 def poll(what: str, look: Callable[[], T | None], seconds: float) -> T:
-    """Return the first truthy result of `look`; the last one is told when the time is up."""
+    """Return the first truthy result of `look`. Raises Disappointed, with the last result, when the time is up."""
     deadline = time.monotonic() + seconds
     while True:
         seen = look()
@@ -136,8 +136,8 @@ class Container:
     ) -> Answer:
         return request(self.address, port, method, path, body, content_type, timeout)
 
-    def predict(self, timeout: float = 60.0, **told: Any) -> Answer:
-        return self.send("POST", PREDICT, json.dumps(told).encode(), timeout=timeout)
+    def predict(self, timeout: float = 60.0, **fields: Any) -> Answer:
+        return self.send("POST", PREDICT, json.dumps(fields).encode(), timeout=timeout)
 
     def exec(self, *argv: str) -> tuple[int, str]:
         code, output = self.raw.exec_run(list(argv))
@@ -164,7 +164,7 @@ class Container:
         return status, body
 
     def ready(self) -> dict[str, Any]:
-        """What probe.py --ready says."""
+        """The status that probe.py --ready prints."""
         code, output = self.exec(PYTHON, f"{HOME}/runtime/probe.py", "--ready")
         status: dict[str, Any] = json.loads(output)
         assert (code == 0) == status["ready"], output
@@ -175,7 +175,7 @@ class Container:
             assert self.running(), f"the container ended with {self.exit_code()} before it was ready"
             return self.ready()["ready"] or None
 
-        poll("the container's being ready", look, seconds)
+        poll("the container's readiness", look, seconds)
         return self
 
     def running(self) -> bool:
@@ -211,7 +211,7 @@ class Container:
 
 @contextmanager
 def kept_connections(container: Container, count: int = 4) -> Iterator[list[str]]:
-    """Clients in use that keep their connection as long as no answer tells them to close it; gives each way a request failed."""
+    """Run clients that keep their connection until a reply asks to close it; yields the list of their failures."""
     failures: list[str] = []
     stop = threading.Event()
 
@@ -242,7 +242,7 @@ def kept_connections(container: Container, count: int = 4) -> Iterator[list[str]
 
 
 class Factory:
-    """Starts containers and takes them away again, with their logs shown when a test failed."""
+    """Starts containers and removes them, printing their logs if a test failed."""
 
     def __init__(self, client: docker.DockerClient, runtime: str, server: str, images: set[str] | None = None) -> None:
         self.client = client
@@ -275,7 +275,7 @@ class Factory:
 
     def __call__(
         self,
-        case: str = "answers_as_told",
+        case: str = "answers_as_requested",
         *,
         serving: Mapping[str, Any] | None = None,
         model_config: str = "",

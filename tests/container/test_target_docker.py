@@ -55,14 +55,14 @@ class Deployment:
         model = Model.model_validate(described | changes)
         return DockerTarget(Context(self.dir, model, Quiet(), self.dir / "cache"))
 
-    def release(self, version: str, case: str = "answers_as_told", expected: str = "") -> Release:
+    def release(self, version: str, case: str = "answers_as_requested", expected: str = "") -> Release:
         tag = self.factory.image(case, {"version": version, "environment": {"DECLARED": version}}, "", "")
         digest = str(self.factory.client.images.get(tag).id)
         return Release(version, digest, (sample(version=expected or version),))
 
     def release_of_runtime(self, version: str, runtime: str) -> Release:
         """A version whose image was made of another runtime image."""
-        tag = self.factory.image("answers_as_told", {"version": version, "environment": {"DECLARED": version}}, "", "")
+        tag = self.factory.image("answers_as_requested", {"version": version, "environment": {"DECLARED": version}}, "", "")
         made = f"{tag}-{runtime}"
         self.factory.images.add(made)
         described = io.BytesIO(f"FROM {tag}\nLABEL {RUNTIME}={runtime}\n".encode())
@@ -74,7 +74,7 @@ class Deployment:
         (front,) = [name for name in self.containers() if "front" in name]
         return str(self.factory.client.containers.get(front).labels[RUNTIME])
 
-    def apply(self, version: str, case: str = "answers_as_told", expected: str = "") -> Endpoint:
+    def apply(self, version: str, case: str = "answers_as_requested", expected: str = "") -> Endpoint:
         return self.target().apply(self.release(version, case, expected))
 
     def answer(self) -> Any:
@@ -190,7 +190,7 @@ def test_what_is_published_is_the_front_alone_and_every_container_is_hardened(
 
 @pytest.mark.parametrize(
     ("case", "expected", "message"),
-    [("fails_to_load", "", "does not load"), ("answers_as_told", "other", "hello: ")],
+    [("fails_to_load", "", "does not load"), ("answers_as_requested", "other", "hello: ")],
 )
 def test_a_version_that_fails_gets_no_request_and_is_removed(
     deployment: Deployment, case: str, expected: str, message: str

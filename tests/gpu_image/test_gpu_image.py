@@ -50,5 +50,5 @@ def test_without_a_gpu_it_says_so_in_one_line_and_ends(gpu_image: str, tmp_path:
         )
     assert caught.value.exit_status != 0
     stderr = bytes(caught.value.stderr or b"")  # type: ignore[arg-type] # docker-py gives bytes
-    told = [line for line in stderr.decode().splitlines() if "GPU" in line]
-    assert len(told) == 1
+    output = [line for line in stderr.decode().splitlines() if "GPU" in line]
+    assert len(output) == 1

@@ -29,10 +29,10 @@ def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def serve_registry(folder: Path, more: str = "") -> Iterator[str]:
-    """Run a real registry in a folder, with `more` lines of configuration, and yield its host:port."""
+    """Run a real registry that stores into `folder`, with `more` lines of configuration, and yield its host:port."""
     program = shutil.which("docker-registry")
     if program is None:
-        pytest.fail("docker-registry is missing: apt-get install docker-registry (make test does, as root on Debian)")
+        pytest.fail("docker-registry is missing: run `make test-machine`, or install it")
     port = free_port()
     config = folder / "config.yml"
     config.write_text(

@@ -1,4 +1,4 @@
-"""act, its repositories, and what its runs reach: a real registry, a real Docker daemon, stand-ins of GitHub's services."""
+"""act, its repositories, and the services its runs use: a real registry, a real Docker daemon, stand-ins for GitHub's services."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["client", "registry_host", "runtime"]
 
 @dataclass(frozen=True)
 class Live:
-    """A model of a test, and what of it can be seen from outside."""
+    """A test's model, seen from outside: its containers, its replies and its tags in the registry."""
 
     name: str
     port: int
@@ -55,30 +55,32 @@ class Live:
 
     @property
     def containers(self) -> dict[str, tuple[str, str]]:
-        """Name -> id and state of all that the docker target made."""
-        found = self.client.containers.list(all=True, filters={"label": f"org.torchrelay.name={self.name}"}, ignore_removed=True)
-        return {str(one.name): (str(one.id), str(one.status)) for one in found}
+        """Name -> id and state of every container of the docker target."""
+        containers = self.client.containers.list(
+            all=True, filters={"label": f"org.torchrelay.name={self.name}"}, ignore_removed=True
+        )
+        return {str(one.name): (str(one.id), str(one.status)) for one in containers}
 
     @property
     def serving(self) -> dict[str, str]:
-        """The labels of the container that is live: the only running one that is not the front."""
-        found = self.client.containers.list(filters={"label": f"org.torchrelay.name={self.name}"}, ignore_removed=True)
-        (live,) = [one for one in found if not str(one.name).endswith("-front")]
+        """The labels of the live container, the only running one besides the front."""
+        running = self.client.containers.list(filters={"label": f"org.torchrelay.name={self.name}"}, ignore_removed=True)
+        (live,) = [one for one in running if not str(one.name).endswith("-front")]
         return dict(live.labels)
 
     @property
     def tags(self) -> list[str]:
-        """What the registry has of it."""
+        """The model's tags in the registry."""
         listed = requests.get(f"http://{self.registry}/v2/models/{self.name}/tags/list", timeout=5)
         return sorted(listed.json().get("tags") or []) if listed.ok else []
 
     @property
     def world(self) -> dict[str, Any]:
-        """All that a run which may touch nothing must leave as it is."""
+        """The state that a run without permission to deploy must not change."""
         return {"containers": self.containers, "tags": self.tags}
 
     def clear(self) -> None:
-        """Take away what the docker target made."""
+        """Remove everything that the docker target created."""
         with removed_afterwards(self.client, self.name):
             pass
 
@@ -88,7 +90,7 @@ Scene = tuple[ModelRepository, Live]
 
 @pytest.fixture(scope="session")
 def deploy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This repository as act gets it under the name org/deploy."""
+    """A copy of this repository, which act uses as org/deploy."""
     return export(tmp_path_factory.mktemp("deploy") / "deploy")
 
 
@@ -99,9 +101,9 @@ def comments() -> Iterator[Comments]:
 
 
 def step_environment(folder: Path, api: str) -> dict[str, str]:
-    """What the steps of every run see, beside what act and the workflows set: no more of this machine's than that."""
+    """The variables of this machine that the steps of every run see, besides those that act and the workflows set."""
     python = Path(sys.base_prefix) / "bin"
-    given = {
+    variables = {
         "PATH": f"{python}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "TORCHRELAY_BASE_IMAGE": os.environ.get("TORCHRELAY_BASE_IMAGE") or ensure_base_image(),
         "TORCHRELAY_WHEELS": os.environ.get("TORCHRELAY_WHEELS", ""),
@@ -111,7 +113,7 @@ def step_environment(folder: Path, api: str) -> dict[str, str]:
         "GITHUB_API_URL": api,
     }
     passed_on = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CERT", "SSL_CERT_FILE", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
-    return given | {name: os.environ[name] for name in passed_on if os.environ.get(name)}
+    return variables | {name: os.environ[name] for name in passed_on if os.environ.get(name)}
 
 
 @pytest.fixture(scope="session")
@@ -133,9 +135,9 @@ def start_act(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
     with ExitStack() as stack:
 
         def start(deploy: Path, own: str = OWN) -> Act:
-            made = make_act(deploy, tmp_path_factory.mktemp("act"), environment, own)
-            stack.callback(made.end_all)
-            return made
+            act = make_act(deploy, tmp_path_factory.mktemp("act"), environment, own)
+            stack.callback(act.end_all)
+            return act
 
         yield start
 
@@ -149,15 +151,15 @@ def act(start_act: Callable[..., Act], deploy: Path) -> Act:
 def scene(
     client: docker.DockerClient, registry_host: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Scene]]:
-    """Make a model repository with one model, of a name and a port of its own, and take away what becomes of it."""
+    """Create a model repository with one model, with its own name and port; remove what its runs deploy."""
     with ExitStack() as stack:
 
-        def make(own: str = OWN, **given: Any) -> Scene:
+        def make(own: str = OWN, **inputs: Any) -> Scene:
             live = Live(f"wf-{secrets.token_hex(3)}", free_port(), registry_host, client)
             stack.enter_context(removed_afterwards(client, live.name))
             repository = ModelRepository(
                 tmp_path_factory.mktemp("models") / "models",
-                {"repository": f"{registry_host}/models/", "target": "docker", **given},
+                {"repository": f"{registry_host}/models/", "target": "docker", **inputs},
                 own,
             )
             repository.add_model(live.name, live.port)
@@ -169,7 +171,7 @@ def scene(
 
 @dataclass(frozen=True)
 class Deployed:
-    """A model that was pushed and is live, and the run that did it; tests leave it as it is."""
+    """A model that is live, and the run that pushed it; tests do not change it."""
 
     repository: ModelRepository
     live: Live

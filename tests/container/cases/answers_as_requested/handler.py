@@ -25,13 +25,13 @@ def report():
 
 def answer(row):
     body = row.get("data") or row.get("body") or {}
-    told = json.loads(body) if isinstance(body, bytes | bytearray) else body
-    if told.get("break"):
+    request = json.loads(body) if isinstance(body, bytes | bytearray) else body
+    if request.get("break"):
         BROKEN.touch()
-    if told.get("break") or "exit" in told:
-        os._exit(told.get("exit", 1))
-    answers = {"pid": os.getpid(), "echo": told.get("echo"), "version": os.environ.get("DECLARED")}
-    return answers | (report() if told.get("report") else {}), float(told.get("sleep", 0))
+    if request.get("break") or "exit" in request:
+        os._exit(request.get("exit", 1))
+    answers = {"pid": os.getpid(), "echo": request.get("echo"), "version": os.environ.get("DECLARED")}
+    return answers | (report() if request.get("report") else {}), float(request.get("sleep", 0))
 
 
 def handle(data, _context):
