@@ -473,7 +473,7 @@ def test_a_layer_that_changed_after_the_look_never_arrives(registry_host: str, m
     read = bundle.read(made)
     flip(first(made, "layer"))
     with pytest.raises(BundleInvalid, match="has other bytes"):
-        push_bundle(read, f"{registry_host}/bundled/changed", Quiet())
+        run_bundle(read, f"{registry_host}/bundled/changed", Quiet())
     tags = requests.get(f"http://{registry_host}/v2/bundled/changed/tags/list", timeout=5)
     assert tags.status_code == 404
 
