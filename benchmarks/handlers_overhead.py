@@ -1,10 +1,10 @@
-"""What the handler library costs per sample, without a server: all of `Handler.answer`, less parsing and less the network itself.
+"""Measures the handler library's cost per sample, without a server: `Handler.answer` without parsing and the network.
 
     python benchmarks/handlers_overhead.py [--seconds 1] [--json FILE]
 
-Beside each batch size, in microseconds per sample: `total` (bytes in, bytes out), `parse` (the JSON parser and the conversion
-of its lists to an array), `torch` (stacking, the network, splitting), `encode` (the answer as JSON); `overhead` is what remains.
-The lower quartile of many rounds counts: the machine may be busy with other things.
+For each batch size, in microseconds per sample: `total` (bytes in, bytes out), `parse` (the JSON parser and the conversion
+of its lists to an array), `torch` (stacking, the network, splitting), `encode` (the answer as JSON); `overhead` is the rest.
+Each figure is the lower quartile of many rounds, because the machine may be busy with other work.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BATCHES = (1, 4, 32)
 
 
 def microseconds(work: Callable[[], object], seconds: float) -> float:
-    """The time of one call, in microseconds: the lower quartile of rounds of about a millisecond each."""
+    """Return the time of one call in microseconds: the lower quartile of rounds of about a millisecond each."""
     work()
     start = time.perf_counter()
     work()
@@ -46,7 +46,7 @@ def microseconds(work: Callable[[], object], seconds: float) -> float:
 
 
 def handlers(features: int) -> dict[str, Handler]:
-    """The shipped tensor handler, and an author's functions that do as little as they can."""
+    """Return the shipped tensor handler, and one with an author's functions that do nothing."""
 
     def network() -> nn.Module:
         torch.manual_seed(1)
@@ -61,8 +61,8 @@ def handlers(features: int) -> dict[str, Handler]:
 
 
 def measure(features: int, batch: int, name: str, handler: Handler, seconds: float) -> dict[str, object]:
-    """One row: the parts alone, by the same calls that the library makes of other libraries."""
-    body = orjson.dumps([round(0.001 * place, 3) for place in range(features)])
+    """Return one row. The parts are timed with the same calls that the library makes to other libraries."""
+    body = orjson.dumps([round(0.001 * index, 3) for index in range(features)])
     requests = [Request(body, "application/json") for _ in range(batch)]
     network = nn.Linear(features, 2).eval().requires_grad_(False)
     samples = [torch.ones(features) for _ in range(batch)]
@@ -87,16 +87,16 @@ def measure(features: int, batch: int, name: str, handler: Handler, seconds: flo
 
 
 def main() -> None:
-    """Print the table; write it as JSON too when told."""
+    """Print the table; with --json also write it to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure (default 1)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds for each figure (default 1)")
     parser.add_argument("--json", type=Path, help="file for the rows")
-    told = parser.parse_args()
+    options = parser.parse_args()
 
     loaded = {features: handlers(features) for features in FEATURES}
-    torch.set_num_threads(1)  # loading gives a worker all CPUs; the busy machine's other work would be measured then
+    torch.set_num_threads(1)  # loading allows a worker all CPUs, and other work on the machine would then disturb the figures
     rows = [
-        measure(features, batch, name, handler, told.seconds)
+        measure(features, batch, name, handler, options.seconds)
         for features, named in loaded.items()
         for name, handler in named.items()
         for batch in BATCHES
@@ -105,13 +105,15 @@ def main() -> None:
     print("  ".join(f"{column:>11}" for column in columns))
     for row in rows:
         print("  ".join(f"{row[c]:11.1f}" if isinstance(row[c], float) else f"{row[c]!s:>11}" for c in columns))
-    if told.json:
+    if options.json:
         machine = {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "machine": platform.processor() or platform.machine(),
         }
-        told.json.write_text(json.dumps({"seconds": told.seconds, **machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"seconds": options.seconds, **machine, "rows": rows}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""From a push to an answered prediction: serve.yml under real act in host mode, with Docker and a registry on loopback.
+"""Measures the time from a push to an answered prediction: serve.yml under act, with Docker and a registry on loopback.
 
-Each push changes the model's answers and its sample; the clock runs from act's start to the first new answer at the endpoint. What
-the stages themselves took is in the run's results; the rest is overhead: act, setup of the command in each job, the hand-over
-between jobs, and the stages' own starts. It is told a little too small: deploy ends after the first new answer, with the old
-version's drain. The plan of fifty models, of which one changed, is timed apart. The image's runtime and
-the command's environment are made beforehand, as they are on any machine that has run this once.
+act runs in host mode. Each push changes the model's answers and its sample. The clock runs from act's start to the first new
+answer. The run's results say how long the stages took; the rest is overhead: act, setup of the command in each job, the hand-over
+between jobs, and the stages' starts. The overhead is slightly underestimated: deploy ends after the first new answer, when the old
+version has drained. The plan of fifty models, one of them changed, is timed separately. The runtime image and the command's
+environment are prepared beforehand, as on any machine that has run this once.
 
 `python -m benchmarks.pipeline` from the top of the repository.
 """
@@ -40,14 +40,14 @@ from torchrelay.core.progress import Quiet
 from torchrelay.image.runtime import RuntimeSettings, ensure_runtime
 
 SETOSA = [5.1, 3.5, 1.4, 0.2]
-ANSWERS = {"1.0": (0.9944, 0.0056), "0.5": (0.9301, 0.0699)}  # how sure the model is -> its first two probabilities
+ANSWERS = {"1.0": (0.9944, 0.0056), "0.5": (0.9301, 0.0699)}  # factor of the logits -> the first two probabilities
 BUILD = ("check", "fetch", "archive", "build", "verify", "bundle")
 ROLLOUT = ("push", "attest", "deploy")
 ASK_S = 0.02
 
 
-def turned(repository: ModelRepository, sure: str) -> None:
-    """Commit a version that is this sure, with a sample that says so."""
+def commit_version(repository: ModelRepository, sure: str) -> None:
+    """Commit a version with this factor, and a sample that expects it."""
     folder = repository.folder
     text = (folder / "model.py").read_text().split("torch.nn.functional.softmax(")
     repository.write("model.py", f"{text[0]}torch.nn.functional.softmax(self.fc(x) * {sure}, dim=-1){text[1].split('dim=-1)')[1]}")
@@ -57,7 +57,7 @@ def turned(repository: ModelRepository, sure: str) -> None:
 
 
 def first_answer(url: str, expected: float, running: Running) -> float:
-    """Seconds from act's start to the first answer of the new version."""
+    """Return the seconds from act's start to the first answer of the new version."""
     while not running.ended:
         try:
             answer = requests.post(url, json=SETOSA, timeout=10)
@@ -70,19 +70,19 @@ def first_answer(url: str, expected: float, running: Running) -> float:
 
 
 def push(act: Act, repository: ModelRepository, name: str, url: str, sure: str) -> dict[str, float]:
-    """One push; seconds to the answer, to the run's end, and in its stages."""
+    """Push once; return the seconds to the answer, to the end of the run, and in its stages."""
     before = repository.head
-    turned(repository, sure)
+    commit_version(repository, sure)
     running = act.start(repository.folder, "push", repository.pushed(before))
     answered = first_answer(url, ANSWERS[sure][0], running)
     run = running.finish()
     if run.code:
         sys.exit(run.told)
-    kept = [file for job in ("build", "deploy") for file in act.artifacts(running).rglob(f"{name}-{job}.json")]
-    rows = [row for file in kept for row in json.loads(file.read_text())["stages"]]
+    results = [file for job in ("build", "deploy") for file in act.artifacts(running).rglob(f"{name}-{job}.json")]
+    rows = [row for file in results for row in json.loads(file.read_text())["stages"]]
     seconds = {row["stage"]: float(row["seconds"]) for row in rows}
     if not {"verify", "deploy"} <= set(seconds):
-        sys.exit(f"the results of the run do not say how long its stages took: {kept}")
+        sys.exit(f"the results of the run lack the times of its stages: {results}")
     act.forget(running)
     build, rollout = (sum(seconds.get(stage, 0.0) for stage in stages) for stages in (BUILD, ROLLOUT))
     jobs = {f"job {job.id}": job.seconds for job in run.jobs}
@@ -97,7 +97,7 @@ def push(act: Act, repository: ModelRepository, name: str, url: str, sure: str) 
 
 
 def plan(act: Act, repository: ModelRepository, number: int) -> float:
-    """Seconds of the plan job when one model of fifty changed; what it would start is ended."""
+    """Return the seconds of the plan job when one model of fifty changed; the jobs after it are ended."""
     before = repository.head
     repository.write(f"models/m{number}/README.md", f"changed {before}")
     repository.commit("change one")
@@ -127,7 +127,7 @@ def measured(folder: Path, count: int) -> dict[str, list[float]]:
     with github_api() as comments, registry(folder) as host, scene(folder, host) as (repository, name, url):
         act = make_act(export(folder / "deploy"), folder / "runs", step_environment(folder, comments.url))
         try:
-            for number in range(count + 1):  # the first one is not counted: it moves the runtime into the registry
+            for number in range(count + 1):  # the first is not counted: it pushes the runtime into the registry
                 row = push(act, repository, name, url, list(ANSWERS)[(number + 1) % 2])
                 for key, value in row.items() if number else ():
                     figures.setdefault(key, []).append(value)
@@ -150,7 +150,7 @@ def summarise(figures: dict[str, list[float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=5, help="pushes, and plans, that are counted")
+    parser.add_argument("--count", type=int, default=5, help="number of pushes and plans that are counted")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     ensure_runtime(RuntimeSettings.from_environment("cpu"), Quiet())

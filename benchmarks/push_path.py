@@ -1,9 +1,9 @@
-"""From new weights to a registry: our archive, build and push beside the seeds' recipe and beside a floor, in one run.
+"""Measures the way from new weights to a registry: torchrelay, the usual recipe by hand and a lower bound, in one run.
 
-Ours is one `torchrelay relay`, less its verify and deploy, which the recipe has none of. The recipe is torch-model-archiver,
-`docker build` of an image that copies the .mar, and `docker push`. The floor is one sha256 pass by OpenSSL plus one copy of the
-weights. Verification's own load of the image into Docker is timed apart. The registry is docker-registry on loopback; the base
-layers are in it beforehand, for both sides. Cold start is `docker run` to the first right answer.
+Torchrelay's figure is one `torchrelay relay` without its verify and deploy, which the recipe does not have. The recipe is
+torch-model-archiver, `docker build` of an image that copies the .mar, and `docker push`. The lower bound is one sha256 pass by
+OpenSSL plus one copy of the weights. Verify's load of the image into Docker is timed separately. The registry is docker-registry on
+loopback; for both sides it has the base layers beforehand. Cold start is the time from `docker run` to the first correct answer.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def cli(*arguments: str) -> dict[str, Any]:
 
 
 def peak_mib(argv: list[str]) -> tuple[float, float]:
-    """Seconds and peak resident memory (MiB) of one process."""
+    """Return the seconds and the peak resident memory (MiB) of one process."""
     usage = "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     script = f"import resource,subprocess,sys;subprocess.run(sys.argv[1:],check=True,stdout=2);{usage}"
     seconds, done = timed(lambda: run([sys.executable, "-c", script, *argv]))
@@ -93,7 +93,7 @@ def peak_mib(argv: list[str]) -> tuple[float, float]:
 
 
 def make_model(folder: Path, gib: float) -> Path:
-    """A model directory whose weights are new random numbers: the sample's answer comes from their first rows."""
+    """Write a model directory with new random weights; the sample's answer depends on their first rows."""
     folder.mkdir(parents=True)
     rows = int(gib * (1 << 30) / 4 / COLUMNS)
     table = torch.randint(-(2**31), 2**31 - 1, (rows, COLUMNS), dtype=torch.int32).view(torch.float32)
@@ -149,17 +149,17 @@ def wait(ready: Callable[[], bool], seconds: float) -> None:
     sys.exit(f"not ready after {seconds} s")
 
 
-def right(answer: requests.Response, expected: list[float]) -> bool:
-    """Whether an answer of either server holds the expected numbers."""
+def is_correct(answer: requests.Response, expected: list[float]) -> bool:
+    """Return whether an answer of either server has the expected numbers."""
     if answer.status_code != 200:
         return False
-    found = answer.json()
-    found = found[0] if isinstance(found[0], list) else found
-    return all(abs(a - b) <= 1e-3 + 1e-3 * abs(b) for a, b in zip(found, expected, strict=True))
+    numbers = answer.json()
+    numbers = numbers[0] if isinstance(numbers[0], list) else numbers
+    return all(abs(a - b) <= 1e-3 + 1e-3 * abs(b) for a, b in zip(numbers, expected, strict=True))
 
 
 def cold_start(image: str, name: str, memory: str, expected: list[float]) -> float:
-    """Seconds from `docker run` to the first right answer."""
+    """Return the seconds from `docker run` to the first correct answer."""
     client = docker.from_env(timeout=600)
     port = free_port()
     begin = time.perf_counter()
@@ -168,7 +168,7 @@ def cold_start(image: str, name: str, memory: str, expected: list[float]) -> flo
     )
     try:
         url = f"http://127.0.0.1:{port}/predictions/{name}"
-        wait(lambda: right(requests.post(url, json=BODY, timeout=60), expected), 300)
+        wait(lambda: is_correct(requests.post(url, json=BODY, timeout=60), expected), 300)
         return time.perf_counter() - begin
     finally:
         container.remove(force=True, v=True)
@@ -184,7 +184,7 @@ def floor(weights: Path) -> dict[str, float]:
 
 
 def recipe(model_dir: Path, folder: Path, host: str, runtime: str) -> dict[str, Any]:
-    """What seed 000 does by hand, on the same base image."""
+    """Do by hand what TorchServe's documentation describes, on the same base image."""
     folder.mkdir()
     (folder / "handler.py").write_text(RECIPE_HANDLER)
     archive = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "wide", "--version", "1.0",
@@ -209,7 +209,7 @@ def recipe(model_dir: Path, folder: Path, host: str, runtime: str) -> dict[str, 
 
 
 def ours(model_dir: Path, host: str) -> dict[str, Any]:
-    """One `torchrelay relay`: its stages by its own clock, the process's start and end counted with archive."""
+    """Time one `torchrelay relay`: the stages by its own clock; the start and end of the process count as archive."""
     os.sync()
     total, done = timed(lambda: cli("relay", str(model_dir), "--repository", f"{host}/ours/wide", "--target", "docker"))
     rows = {row["stage"]: row for row in done["stages"]}
@@ -228,7 +228,7 @@ def ours(model_dir: Path, host: str) -> dict[str, Any]:
 
 
 def unchanged(model_dir: Path, host: str) -> dict[str, Any]:
-    """A relay that has nothing to do, and one after an edit of the model file."""
+    """Time a relay without changes, and one after an edit of the model file."""
     client = docker.from_env()
     where = f"{host}/ours/wide"
     before = sorted(str(one.id) for one in client.containers.list(filters={"name": "torchrelay-wide"}))
@@ -248,7 +248,7 @@ def unchanged(model_dir: Path, host: str) -> dict[str, Any]:
 
 
 def archive_alone(folder: Path, gib: float) -> dict[str, float]:
-    """`torchrelay archive`, after fetch, beside a stored zip by the standard library, in turn; whole processes with their start."""
+    """Time `torchrelay archive`, after fetch, and a stored zip by the standard library, in turn, as whole processes."""
     model_dir = make_model(folder / f"alone-{gib}", gib)
     weights, zipped = model_dir / "model.pt", folder / "stored.zip"
     script = "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',zipfile.ZIP_STORED);z.write(sys.argv[1],'model.pt');z.close()"
@@ -298,10 +298,10 @@ def push_path(figures: dict[str, Any], folder: Path, tag: str, *, recipe_too: bo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gib", type=float, default=1.0, help="size of the weights; 0: the archive alone")
-    parser.add_argument("--slope", default="0.1,1,4", help="sizes in GiB for the archive alone")
+    parser.add_argument("--gib", type=float, default=1.0, help="size of the weights; 0: only the archive")
+    parser.add_argument("--slope", default="0.1,1,4", help="sizes in GiB for the archive")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--no-recipe", action="store_true", help="leave the recipe and the cold starts out")
+    parser.add_argument("--no-recipe", action="store_true", help="skip the recipe and the cold starts")
     options = parser.parse_args()
     configure_logging(verbose=False)
     settings = RuntimeSettings.from_environment("cpu")
@@ -328,8 +328,8 @@ def summarise(figures: dict[str, Any]) -> None:
         summarise_push(console, figures)
     for row in figures["archive"]:
         name = f"archive of {row['gib']:g} GiB"
-        told = "{archive_s:.2f} s, stored zip {zip_s:.2f} s, ratio {ratio:.2f}, peak {peak_mib:.0f} MiB".format(**row)
-        console.print(f"{name:28} {told}")
+        text = "{archive_s:.2f} s, stored zip {zip_s:.2f} s, ratio {ratio:.2f}, peak {peak_mib:.0f} MiB".format(**row)
+        console.print(f"{name:28} {text}")
 
 
 def summarise_push(console: Console, figures: dict[str, Any]) -> None:
@@ -342,7 +342,7 @@ def summarise_push(console: Console, figures: dict[str, Any]) -> None:
         figures["recipe_s"] = theirs["archive_s"] + theirs["build_s"] + theirs["push_s"]
         figures["speedup"] = figures["recipe_s"] / figures["ours_s"]
     table = Table(title=f"{figures['gib']:g} GiB of new weights to a registry on loopback, {figures['cpus']} CPUs, seconds")
-    for column in ("", "archive", "build", "push", "sum", "verify's load, apart"):
+    for column in ("", "archive", "build", "push", "sum", "verify's load, separate"):
         table.add_column(column, justify="right")
     for name, row in (("torchrelay", mine), ("recipe", theirs)):
         if row:
@@ -351,7 +351,7 @@ def summarise_push(console: Console, figures: dict[str, Any]) -> None:
             table.add_row(name, f"{row['archive_s']:.2f}", f"{row['build_s']:.2f}", f"{row['push_s']:.2f}", f"{total:.2f}", load)
     table.add_row("floor", f"sha256 {bottom['sha256_s']:.2f}", f"copy {bottom['copy_s']:.2f}", "", f"{figures['floor_s']:.2f}", "")
     console.print(table)
-    told = {
+    lines = {
         "speedup over the recipe": f"{figures['speedup']:.1f}" if theirs else "-",
         "times the floor": f"{figures['over_floor']:.2f}",
         "runtime image, gzip'd MB": f"{figures['runtime_compressed_mb']:.0f}",
@@ -359,8 +359,8 @@ def summarise_push(console: Console, figures: dict[str, Any]) -> None:
         "after an edit of model.py": "{edit_bytes} bytes pushed".format(**figures["again"]),
     }
     if "cold_start" in figures:
-        told["cold start"] = "{ours_s:.1f} s, stock {stock_s:.1f} s, ratio {ratio:.2f}".format(**figures["cold_start"])
-    for name, value in told.items():
+        lines["cold start"] = "{ours_s:.1f} s, stock {stock_s:.1f} s, ratio {ratio:.2f}".format(**figures["cold_start"])
+    for name, value in lines.items():
         console.print(f"{name:28} {value}")
 
 

@@ -1,8 +1,7 @@
-"""The one load generator: a process of its own with some kept-alive connections, each of which asks again when it has its answer.
+"""The load generator: a separate process with several keep-alive connections; each sends its next request after an answer.
 
-It works on raw sockets with epoll: a client that takes as much CPU as a server would itself be what is measured. What it reaches
-against an nginx that answers by itself is a row of the table. It looks at every answer's status, and at the content of one in
-`LOOK`.
+It uses raw sockets with epoll, because a client that takes as much CPU as a server would distort the figures. Its own limit,
+against an nginx that answers by itself, is a row of the table. It checks every answer's status, and the content of one in `LOOK`.
 
     python -m benchmarks.serving_load SPEC.json
 """
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving_peers.contract import Request
-from benchmarks.serving_peers.workloads import WORKLOADS, Sample, read_samples, right
+from benchmarks.serving_peers.workloads import WORKLOADS, Sample, is_correct, read_samples
 
 LOOK = 8
 MOST_FAILURES = 20
@@ -33,9 +32,9 @@ def rendered(request: Request, host: str) -> bytes:
 
 
 def answer_length(head: bytes) -> int:
-    """Return the body's length that a lower-case head names. Raises: ValueError."""
-    _, found, rest = head.partition(b"\r\ncontent-length:")
-    if not found:
+    """Return the body's length in a lower-case head. Raises: ValueError."""
+    _, header, rest = head.partition(b"\r\ncontent-length:")
+    if not header:
         raise ValueError(f"an answer without Content-Length: {head[:200]!r}")
     return int(rest.split(b"\r\n", 1)[0])
 
@@ -49,7 +48,7 @@ def connected(host: str, port: int) -> socket.socket:
 
 @dataclass
 class Connection:
-    """One client: what it has asked, when, and what has come of the answer."""
+    """One client: the number and time of its request, and the part of the answer that it has received."""
 
     connect: Callable[[], socket.socket]
     asked: int
@@ -58,26 +57,26 @@ class Connection:
     received: bytearray = field(default_factory=bytearray)
     needed: int = 0
     body_at: int = 0
-    closing: bool = False  # nginx closes a connection after every thousandth answer, and says so in that
+    closing: bool = False  # nginx announces in every thousandth answer that it closes the connection
 
     def __post_init__(self) -> None:
         self.raw = self.connect()
 
     def renew(self) -> None:
-        """Connect anew."""
+        """Connect again."""
         self.raw.close()
         self.raw = self.connect()
         self.closing = False
 
     def ask(self, message: bytes) -> None:
-        """Send the next request; bodies here fit the socket's buffer, or wait for it."""
+        """Send the next request; blocks if the body does not fit the socket's buffer."""
         self.received.clear()
         self.needed = 0
         self.sent_at = time.perf_counter()
         self.raw.sendall(message)
 
     def take(self) -> bool:
-        """Read what has come; True when the answer is whole. Raises: ConnectionError, ValueError."""
+        """Read from the socket; return True when the answer is complete. Raises: ConnectionError, ValueError."""
         piece = self.raw.recv(1 << 18)
         if not piece:
             raise ConnectionError("the server closed the connection without an answer")
@@ -95,7 +94,7 @@ class Connection:
 
 @dataclass
 class Load:
-    """`connect` opens a connection; `look` says what is wrong with an answer to the message of that number, "" when it is right."""
+    """`connect` opens a connection; `look` returns what is wrong with the answer to a numbered message, "" when it is correct."""
 
     connect: Callable[[], socket.socket]
     messages: list[bytes]
@@ -104,10 +103,10 @@ class Load:
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
     looked: int = 0
-    answered: int = 0  # the warm-up's too
+    answered: int = 0  # including the warm-up
 
     def run(self, clients: int, warm_s: float, seconds: float) -> "Load":
-        """Ask for `warm_s` uncounted, then for `seconds` counted; an answer counts when it comes within them."""
+        """Send requests for `warm_s` seconds uncounted, then for `seconds`; an answer counts if it arrives within those."""
         poll = select.epoll()
         connections = {one.raw.fileno(): one for one in (Connection(self.connect, number) for number in range(clients))}
         for one in connections.values():
@@ -162,31 +161,31 @@ class Load:
 
 
 def looker(samples: list[Sample], tolerance: float, answer: Callable[[bytes], Any]) -> Callable[[int, bytes], str]:
-    """Return what compares an answer with its sample's."""
+    """Return a function that compares an answer with its sample's."""
 
     def look(number: int, body: bytes) -> str:
         expected = samples[number].answer
         try:
-            found = answer(body)
+            value = answer(body)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             return f"{type(error).__name__}: {error}; the answer was {body[:200]!r}"
-        return "" if right(found, expected, tolerance) else f"sample {number}: expected {expected}, got {found}"
+        return "" if is_correct(value, expected, tolerance) else f"sample {number}: expected {expected}, got {value}"
 
     return look
 
 
 def main() -> None:
-    """Run one load that a file describes: server, workload, folder, host, port, clients, warm_s, seconds."""
-    from benchmarks.serving_peers.peers import CALLED  # noqa: PLC0415 -- the peers' modules are not needed by the parts above
+    """Run one load from a file with server, workload, folder, host, port, clients, warm_s, seconds."""
+    from benchmarks.serving_peers.peers import CALLED  # noqa: PLC0415 -- only this function needs the peers' modules
 
-    told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    workload, samples, called = WORKLOADS[told["workload"]], read_samples(Path(told["folder"])), CALLED[told["server"]]
-    messages = [rendered(called.request(workload, sample), told["host"]) for sample in samples]
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    workload, samples, called = WORKLOADS[spec["workload"]], read_samples(Path(spec["folder"])), CALLED[spec["server"]]
+    messages = [rendered(called.request(workload, sample), spec["host"]) for sample in samples]
     look = looker(samples, workload.tolerance, lambda body: called.answer(workload, body))
-    load = Load(lambda: connected(told["host"], told["port"]), messages, look if called.checked else lambda _, __: "")
-    load.run(told["clients"], told["warm_s"], told["seconds"])
-    kept = ("latencies_ms", "seconds", "failures", "looked", "answered")
-    json.dump({name: getattr(load, name) for name in kept}, sys.stdout)
+    load = Load(lambda: connected(spec["host"], spec["port"]), messages, look if called.checked else lambda _, __: "")
+    load.run(spec["clients"], spec["warm_s"], spec["seconds"])
+    fields = ("latencies_ms", "seconds", "failures", "looked", "answered")
+    json.dump({name: getattr(load, name) for name in fields}, sys.stdout)
 
 
 if __name__ == "__main__":

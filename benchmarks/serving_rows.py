@@ -11,9 +11,9 @@ from rich.table import Table
 class Row(TypedDict, total=False):
     """One line of the table; the keys up to `p99_ms` are always there.
 
-    `rps`, `p50_ms`, `p99_ms` and `cpu_ms` are medians of the rounds, `rps_least` and `rps_most` their spread. `cpu_ms` is the
-    server's CPU time per answer. `profile` is there for ours: `latency` (batches of 1) in tiny, `channels_last` in image, else
-    `default`. `others` is the largest share (0-1) of the CPUs that other processes took in a round.
+    `rps`, `p50_ms`, `p99_ms` and `cpu_ms` are medians of the rounds, `rps_least` and `rps_most` their extremes. `cpu_ms` is the
+    server's CPU time per answer. Only torchrelay's rows have a `profile`: `latency` (batches of 1) in tiny, `channels_last`
+    in image, otherwise `default`. `others` is the largest share (0-1) of the CPUs that other processes took in a round.
     """
 
     server: str
@@ -35,9 +35,9 @@ class Row(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Round:
-    """What one round gave: a latency for each right answer within `seconds`, and the CPU time per answer of the server's programs.
+    """One round: a latency for each correct answer within `seconds`, and the CPU time per answer of the server's programs.
 
-    `others`: the share (0-1) of the CPUs that went to processes which were not measured.
+    `others`: the share (0-1) of the CPUs that other processes took.
     """
 
     latencies_ms: Sequence[float]
@@ -47,9 +47,9 @@ class Round:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the nearest-rank percentile: the least value that at least `share` (0-1] of all values do not exceed.
+    """Return the nearest-rank percentile: the smallest value that at least `share` (0-1] of all values do not exceed.
 
-    Raises: ValueError for no values or a share outside of that.
+    Raises: ValueError for no values, or a share outside (0-1].
     """
     if not values or not 0 < share <= 1:
         raise ValueError(f"the percentile {share} of {len(values)} values")
@@ -58,9 +58,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def row(server: str, version: str, workload: str, clients: int, rounds: Sequence[Round], profile: str = "") -> Row:
-    """Make a row of the rounds of one server. Raises: ValueError when a round has no answers."""
+    """Return the row for the rounds of one server. Raises: ValueError when a round has no answers."""
     rates = [len(one.latencies_ms) / one.seconds for one in rounds]
-    made: Row = {
+    result: Row = {
         "server": server,
         "version": version,
         "workload": workload,
@@ -76,31 +76,31 @@ def row(server: str, version: str, workload: str, clients: int, rounds: Sequence
     }
     programs = sorted({name for one in rounds for name in one.cpu_ms})
     if programs:
-        made["cpu_ms"] = round(statistics.median(sum(one.cpu_ms.values()) for one in rounds), 3)
-        made["cpu_ms_by_program"] = {
+        result["cpu_ms"] = round(statistics.median(sum(one.cpu_ms.values()) for one in rounds), 3)
+        result["cpu_ms_by_program"] = {
             name: round(statistics.median(one.cpu_ms.get(name, 0.0) for one in rounds), 3) for name in programs
         }
     if profile:
-        made["profile"] = profile
-    return made
+        result["profile"] = profile
+    return result
 
 
 def table(rows: Sequence[Row], title: str) -> Table:
-    """Make the table that is printed."""
-    shown = Table(title=title)
+    """Return the table to print."""
+    result = Table(title=title)
     for column in ("server", "version", "workload"):
-        shown.add_column(column)
+        result.add_column(column)
     for column in ("clients", "rps", "least-most", "p50 ms", "p99 ms", "CPU ms", "others"):
-        shown.add_column(column, justify="right")
+        result.add_column(column, justify="right")
     for one in rows:
         workload = one["workload"] + (f", {one['profile']}" if "profile" in one else "")
         spread = f"{one['rps_least']:.0f}-{one['rps_most']:.0f}"
         figures = (f"{one['rps']:.0f}", spread, f"{one['p50_ms']:.2f}", f"{one['p99_ms']:.2f}")
         used = f"{one['cpu_ms']:.2f}" if "cpu_ms" in one else ""
-        shown.add_row(one["server"], one["version"], workload, str(one["clients"]), *figures, used, f"{one['others']:.0%}")
-    return shown
+        result.add_row(one["server"], one["version"], workload, str(one["clients"]), *figures, used, f"{one['others']:.0%}")
+    return result
 
 
 def report(rows: Sequence[Row], **about: Any) -> dict[str, Any]:
-    """Make the object that `--json` writes."""
+    """Return the object that `--json` writes."""
     return {**about, "rows": list(rows)}

@@ -1,1 +1,1 @@
-"""The servers that benchmarks/serving.py measures: one file each, and in apps/ what each of them runs."""
+"""The servers that benchmarks/serving.py measures, one file each; apps/ has the programs that they run."""

@@ -1,7 +1,7 @@
-"""BentoML: adaptive batching by `batchable=True`, as many workers as CPUs.
+"""BentoML: adaptive batching with `batchable=True`, one worker per CPU.
 
 Documented at docs.bentoml.com: get-started/adaptive-batching, build-with-bentoml/parallelize-requests ("workers"). Access log and
-metrics off.
+metrics are off.
 """
 
 import json
@@ -18,7 +18,7 @@ def argv(place: Place) -> list[str]:
 
 
 def request(workload: Workload, sample: Sample) -> Request:
-    """A batchable API takes a batch: of one."""
+    """Return a request with a batch of one, because a batchable API takes a batch."""
     if workload.name != "image":
         return Request("/predict", b'{"batch": [%s]}' % sample.body)
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="batch"; filename="p.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
@@ -26,7 +26,7 @@ def request(workload: Workload, sample: Sample) -> Request:
     return Request("/predict", body, f"multipart/form-data; boundary={BOUNDARY}")
 
 
-def answer(workload: Workload, body: bytes) -> Any:  # noqa: ARG001 -- the signature of Peer.answer
+def answer(workload: Workload, body: bytes) -> Any:  # noqa: ARG001 -- Peer.answer has this signature
     return json.loads(body)[0]
 
 

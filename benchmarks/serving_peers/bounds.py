@@ -1,4 +1,4 @@
-"""What no server can do better: torch alone, and nginx that answers by itself, which is what the load generator can reach."""
+"""Upper bounds: torch alone, and nginx answering by itself, which is the limit of the load generator."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 from benchmarks.serving_peers.contract import APPS, Place
-from benchmarks.serving_peers.servers import Running, cpu_seconds, environment_of, free_ports, process, wait_right
+from benchmarks.serving_peers.servers import Running, cpu_seconds, environment_of, free_ports, process, wait_correct
 from benchmarks.serving_peers.workloads import Workload
 
 NGINX = """daemon off;
@@ -31,7 +31,7 @@ http {{
 
 
 def alone(python: Path, folder: Path, workload: Workload, cpus: int, seconds: float, *, parts: bool = False) -> Any:
-    """Run apps/alone.py. Raises: SystemExit with what it said when it fails."""
+    """Run apps/alone.py. Raises: SystemExit with its errors when it fails."""
     place = Place(python, folder, folder, workload, 0, 1 if parts else cpus)
     argv = [str(python), "-m", f"{APPS}.alone", "--seconds", str(seconds), *(["--parts"] if parts else [])]
     done = subprocess.run(argv, env=environment_of(place, processes=1), capture_output=True, text=True, check=False)
@@ -41,11 +41,11 @@ def alone(python: Path, folder: Path, workload: Workload, cpus: int, seconds: fl
 
 
 def nginx_program() -> str:
-    """Return nginx's path. Raises: SystemExit when there is none."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if found is None:
+    """Return nginx's path. Raises: SystemExit when it is not installed."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
         raise SystemExit("nginx is missing: apt-get install nginx-light")
-    return found
+    return program
 
 
 @contextmanager
@@ -54,12 +54,12 @@ def floor(scratch: Path, cpus: int) -> Iterator[Running]:
     port = free_ports()
     (scratch / "nginx.conf").write_text(NGINX.format(scratch=scratch, port=port, cpus=cpus))
     with process([nginx_program(), "-p", str(scratch), "-c", str(scratch / "nginx.conf")], {}, scratch) as running:
-        wait_right("nginx", running, scratch, lambda: answers(port))
+        wait_correct("nginx", running, scratch, lambda: answers(port))
         yield Running("127.0.0.1", port, lambda: cpu_seconds(running.pid))
 
 
 def answers(port: int) -> str:
-    """Return "" when somebody answers with 200, else what is wrong."""
+    """Return "" when the answer is 200, otherwise what is wrong."""
     try:
         return "" if requests.post(f"http://127.0.0.1:{port}/", b"[]", timeout=5).status_code == 200 else "not 200"
     except requests.RequestException as error:

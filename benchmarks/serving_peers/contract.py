@@ -1,4 +1,4 @@
-"""What a peer is: how it is started, what its requests look like and where its answers are."""
+"""What defines a peer: its command, the form of its requests and of its answers."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ JPEG = "image/jpeg"
 
 @dataclass(frozen=True)
 class Place:
-    """Where one server of one workload runs: `folder` holds weights and samples, `scratch` is its own, `cpus` a number."""
+    """Where one server of one workload runs: `folder` holds weights and samples, `scratch` is its own folder, `cpus` a number."""
 
     python: Path
     folder: Path
@@ -41,9 +41,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Peer:
-    """`argv` may write files into the place's scratch folder. `processes` hold the network each; 0: as many as CPUs.
+    """`argv` can write files into the place's scratch folder. `processes` have the network each; 0: one per CPU.
 
-    `answer` takes a body and returns what `workloads.right` compares: a list of numbers, or `{"class": ..., "confidence": ...}`.
+    `answer` takes a body and returns a value for `workloads.is_correct`: a list of numbers, or `{"class": ..., "confidence": ...}`.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Peer:
     processes: int = 0
 
     def count(self, cpus: int) -> int:
-        """Return how many processes hold the network."""
+        """Return how many processes have the network."""
         return self.processes or cpus
 
 
 def plain_request(path: str, field_name: str = "input_data") -> Callable[[Workload, Sample], Request]:
-    """Return what makes `{"input_data": [...]}`, and of a picture its own bytes."""
+    """Return a function that makes requests: `{"input_data": [...]}`, or the bytes of a picture."""
 
     def make(workload: Workload, sample: Sample) -> Request:
         if workload.name == "image":
@@ -70,6 +70,6 @@ def plain_request(path: str, field_name: str = "input_data") -> Callable[[Worklo
     return make
 
 
-def plain_answer(workload: Workload, body: bytes) -> Any:  # noqa: ARG001 -- the signature of Peer.answer
-    """Return a JSON body as it is."""
+def plain_answer(workload: Workload, body: bytes) -> Any:  # noqa: ARG001 -- Peer.answer has this signature
+    """Return a parsed JSON body."""
     return json.loads(body)

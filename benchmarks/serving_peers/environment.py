@@ -1,4 +1,4 @@
-"""The peers' environment: requirements/serving.txt by hash and torch as the image has it, made once in the cache folder."""
+"""The peers' environment: requirements/serving.txt by hash and the image's torch version, made once in the cache folder."""
 
 import hashlib
 import json
@@ -20,14 +20,14 @@ COMPLETE = "complete"
 
 
 def folder_of(settings: ServerSettings) -> Path:
-    """Return where the environment of this lock and this torch lies."""
+    """Return the folder of the environment with this lock and this torch."""
     wheels = sorted(wheel.name for wheel in settings.wheels.glob("torch-*.whl")) if settings.wheels else []
     described = json.dumps([settings.torch_version, wheels, settings.index, sys.version])
     return CACHE / f"serving-{hashlib.sha256(LOCK.read_bytes() + described.encode()).hexdigest()[:16]}"
 
 
 def ensure_environment(progress: Progress) -> Path:
-    """Return the environment's Python, made now when it is not there. Raises: DependenciesUnresolved."""
+    """Return the environment's Python; make it first if it is missing. Raises: DependenciesUnresolved."""
     settings = ServerSettings.from_environment()
     folder = folder_of(settings)
     python = folder / "bin" / "python"

@@ -1,6 +1,6 @@
-"""FastAPI: plain functions in its thread pool under uvicorn with httptools and uvloop, as many processes as CPUs, no batching.
+"""FastAPI: plain functions in its thread pool under uvicorn with httptools and uvloop, one process per CPU, no batching.
 
-Documented at fastapi.tiangolo.com: async (functions of plain `def` run in a thread pool), deployment/server-workers ("--workers");
+Documented at fastapi.tiangolo.com: async (plain `def` functions run in a thread pool), deployment/server-workers ("--workers");
 advanced/custom-response (ORJSONResponse for performance).
 """
 

@@ -1,6 +1,6 @@
-"""LitServe: batches by max_batch_size and batch_timeout, processes by workers_per_device, ZeroMQ between them by fast_queue.
+"""LitServe: batching with max_batch_size and batch_timeout, processes with workers_per_device, ZeroMQ with fast_queue.
 
-Documented at lightning.ai/docs/litserve: features/batching, and api-reference/litserver for the other two.
+Documented at lightning.ai/docs/litserve: features/batching; api-reference/litserver for the other two.
 """
 
 from benchmarks.serving_peers.contract import APPS, Peer, Place, Request, plain_answer, plain_request
@@ -14,7 +14,7 @@ def argv(place: Place) -> list[str]:
 
 
 def request(workload: Workload, sample: Sample) -> Request:
-    """A picture goes as a form's file: base64 in JSON, the other documented way (features/request-response-format), is larger."""
+    """Return a request with a picture as a form's file; base64 in JSON (features/request-response-format) would be larger."""
     if workload.name != "image":
         return plain_request("/predict")(workload, sample)
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="p.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'

@@ -1,7 +1,7 @@
-"""MLServer: adaptive batching by max_batch_size and max_batch_time, its own V2 protocol in JSON.
+"""MLServer: adaptive batching with max_batch_size and max_batch_time, the V2 protocol in JSON.
 
 Documented at docs.seldon.ai/mlserver/user-guide: adaptive-batching, and parallel-inference, where 0 workers mean the server's own
-process. Debug logs and gzip off.
+process. Debug logs and gzip are off.
 """
 
 import base64
@@ -36,10 +36,10 @@ def argv(place: Place) -> list[str]:
 def request(workload: Workload, sample: Sample) -> Request:
     if workload.name == "image":
         encoded = base64.b64encode(sample.body).decode()
-        told = {"name": "x", "shape": [1, 1], "datatype": "BYTES", "parameters": {"content_type": "base64"}, "data": [encoded]}
+        tensor = {"name": "x", "shape": [1, 1], "datatype": "BYTES", "parameters": {"content_type": "base64"}, "data": [encoded]}
     else:
-        told = {"name": "x", "shape": [1, len(sample.numbers)], "datatype": "FP32", "data": sample.numbers}
-    return Request("/v2/models/bench/infer", json.dumps({"inputs": [told]}).encode())
+        tensor = {"name": "x", "shape": [1, len(sample.numbers)], "datatype": "FP32", "data": sample.numbers}
+    return Request("/v2/models/bench/infer", json.dumps({"inputs": [tensor]}).encode())
 
 
 def answer(workload: Workload, body: bytes) -> Any:

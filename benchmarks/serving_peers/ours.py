@@ -1,7 +1,7 @@
-"""Ours: the whole relay on a model directory made for it, and its container as the docker target starts it.
+"""Torchrelay: a complete relay of a generated model directory, and the container that the docker target starts.
 
-It is asked at the container's own address, so that what is measured is the image: nginx as its front, TorchServe behind it, the
-handlers; non-root, a read-only root, no capabilities. `resources.cpu` is what every server has.
+Requests go to the container's own address, so the image is measured: nginx as its front, TorchServe behind it, the handlers;
+non-root, a read-only root, no capabilities. `resources.cpu` is the same as every server's.
 """
 
 import json
@@ -20,14 +20,14 @@ from docker.models.containers import Container
 from benchmarks.push_path import cli, free_port
 from benchmarks.serving_peers.peers import CALLED, CHANNELS_LAST, LATENCY, MODELS
 from benchmarks.serving_peers.servers import START_S, Running, cpu_seconds
-from benchmarks.serving_peers.workloads import Workload, read_samples, right
+from benchmarks.serving_peers.workloads import Workload, is_correct, read_samples
 from benchmarks.serving_quiet import same_priority
 
 PORT = 8080
 
 
 def describe(workload: Workload, called: str, cpus: int, port: int) -> dict[str, Any]:
-    """Return model.yaml of a workload: one worker for each CPU; `called` says in which profile."""
+    """Return model.yaml of a workload: one worker per CPU; `called` names the profile."""
     described: dict[str, Any] = {
         "name": MODELS[called],
         "version": "1.0",
@@ -71,7 +71,7 @@ def make_directory(target: Path, folder: Path, workload: Workload, called: str, 
 
 @contextmanager
 def relayed(directory: Path, called: str, cpus: list[int]) -> Iterator[Container]:
-    """Relay a directory to the docker target; its stopped container, on these CPUs. Everything is deleted afterwards."""
+    """Relay a directory to the docker target; yield its stopped container, limited to these CPUs; delete everything afterwards."""
     try:
         cli("relay", str(directory), "--target", "docker")
         name = rf"^/torchrelay-{MODELS[called]}-[0-9a-f]{{12}}-"
@@ -87,37 +87,37 @@ def relayed(directory: Path, called: str, cpus: list[int]) -> Iterator[Container
 
 @contextmanager
 def started(container: Container, called: str, folder: Path, workload: Workload, _scratch: Path) -> Iterator[Running]:
-    """Start the container anew, as each peer is in each round, and stop it afterwards."""
+    """Start the container, as every server in every round, and stop it afterwards."""
     container.start()
     container.reload()
     host = str(next(iter(container.attrs["NetworkSettings"]["Networks"].values()))["IPAddress"])
     try:
-        wait_right(container, host, called, folder, workload)
+        wait_correct(container, host, called, folder, workload)
         same_priority(int(container.attrs["State"]["Pid"]))
         yield Running(host, PORT, lambda: cpu_seconds(int(container.attrs["State"]["Pid"])))
     finally:
         container.stop(timeout=5)
 
 
-def wait_right(container: Container, host: str, called: str, folder: Path, workload: Workload) -> None:
-    """Wait until both samples are answered rightly. Raises: SystemExit with the last answer and the log."""
-    deadline, said, samples = time.monotonic() + START_S, "", read_samples(folder)
+def wait_correct(container: Container, host: str, called: str, folder: Path, workload: Workload) -> None:
+    """Wait until both samples are answered correctly. Raises: SystemExit with the last answer and the log."""
+    deadline, problem, samples = time.monotonic() + START_S, "", read_samples(folder)
     while time.monotonic() < deadline:
         try:
             if requests.get(f"http://{host}:{PORT}/ping", timeout=5).status_code == 200:
-                wrong = [found for sample in (samples[0], samples[-1]) if (found := _wrong(host, called, workload, sample))]
+                wrong = [text for sample in (samples[0], samples[-1]) if (text := _wrong(host, called, workload, sample))]
                 if not wrong:
                     return
-                said = wrong[0]
+                problem = wrong[0]
         except requests.RequestException as error:
-            said = str(error)
+            problem = str(error)
         time.sleep(0.2)
-    raise SystemExit(f"{called} does not answer as it should: {said}\n{container.logs(tail=40).decode(errors='replace')}")
+    raise SystemExit(f"{called} does not answer correctly: {problem}\n{container.logs(tail=40).decode(errors='replace')}")
 
 
 def _wrong(host: str, called: str, workload: Workload, sample: Any) -> str:
     asked = CALLED[called].request(workload, sample)
     got = requests.post(f"http://{host}:{PORT}{asked.path}", asked.body, headers={"Content-Type": asked.content_type}, timeout=30)
-    if got.status_code == 200 and right(got.json(), sample.answer, workload.tolerance):
+    if got.status_code == 200 and is_correct(got.json(), sample.answer, workload.tolerance):
         return ""
     return f"expected {sample.answer}, got {got.status_code} {got.text[:300]}"

@@ -1,4 +1,4 @@
-"""The registry: every server by the name that its rows carry."""
+"""The registry: every server by its name in the rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +10,20 @@ PEERS: dict[str, Peer] = {one.PEER.name: one.PEER for one in (litserve, bentoml,
 OURS = "torchrelay"
 LATENCY, CHANNELS_LAST = "torchrelay, latency", "torchrelay, channels_last"
 MODELS = {OURS: "serving-bench", LATENCY: "serving-bench-latency", CHANNELS_LAST: "serving-bench-channels-last"}
-"""Our profiles by the names of their models: all run on one daemon."""
+"""Profile -> name of its model; the names differ because all run on one daemon."""
 PROFILES = {
     "mlp": {OURS: "default"},
     "tiny": {OURS: "default", LATENCY: "latency"},
     "image": {OURS: "default", CHANNELS_LAST: "channels_last"},
 }
-"""Workload -> what runs of ours and the profile that its row names: the other one has a line more in model.yaml."""
+"""Workload -> torchrelay's profiles by the names above; all but the default have one more line in model.yaml."""
 ALONE = "torch alone"
 FLOOR = "nginx, no model"
 
 
 @dataclass(frozen=True)
 class Called:
-    """How a server is spoken to; the floor's answers hold nothing to be checked."""
+    """How to make a server's requests and read its answers; the answers of nginx alone are not checked."""
 
     request: Any
     answer: Any

@@ -1,4 +1,4 @@
-"""Servers as processes: the peers and nginx. Each is started, waited for until it answers rightly, and ended with its children."""
+"""Runs the peers and nginx as processes: starts each, waits until it answers correctly, and ends it with its children."""
 
 import os
 import signal
@@ -14,16 +14,16 @@ import psutil
 import requests
 
 from benchmarks.serving_peers.contract import ROOT, Peer, Place
-from benchmarks.serving_peers.workloads import Workload, read_samples, right
+from benchmarks.serving_peers.workloads import Workload, is_correct, read_samples
 
 START_S = 120.0
 STOP_S = 15.0
-PORTS = 6  # a server may have more listeners beside its own
+PORTS = 6  # a server may have more listeners
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers rightly: where, and the CPU seconds that each of its programs has taken so far."""
+    """A server that answers correctly: its address, and a function for the CPU seconds of each of its programs so far."""
 
     host: str
     port: int
@@ -31,7 +31,7 @@ class Running:
 
 
 def free_ports() -> int:
-    """Return the first of some ports in a row that nobody listens on."""
+    """Return the first of several free ports in a row."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ def _is_free(port: int) -> bool:
 
 
 def environment_of(place: Place, processes: int) -> dict[str, str]:
-    """Return what the apps read, beside this environment; each of so many processes has its share of the CPUs as threads."""
+    """Return this environment plus the apps' variables; each of the processes gets its share of the CPUs as threads."""
     threads = str(max(1, place.cpus // processes))
     return {
         **os.environ,
@@ -70,8 +70,8 @@ def environment_of(place: Place, processes: int) -> dict[str, str]:
     }
 
 
-def right_answer(peer: Peer, place: Place) -> str:
-    """Send the first and the last sample; "" when both answers are right, else what is wrong."""
+def wrong_answer(peer: Peer, place: Place) -> str:
+    """Send the first and the last sample; return "" when both answers are correct, otherwise what is wrong."""
     samples = read_samples(place.folder)
     for sample in (samples[0], samples[-1]):
         asked = peer.request(place.workload, sample)
@@ -83,27 +83,27 @@ def right_answer(peer: Peer, place: Place) -> str:
         if got.status_code != 200:
             return f"{got.status_code} {got.text[:300]}"
         try:
-            found = peer.answer(place.workload, got.content)
+            value = peer.answer(place.workload, got.content)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             return f"{type(error).__name__}: {error}: {got.text[:300]}"
-        if not right(found, sample.answer, place.workload.tolerance):
-            return f"expected {sample.answer}, got {found}"
+        if not is_correct(value, sample.answer, place.workload.tolerance):
+            return f"expected {sample.answer}, got {value}"
     return ""
 
 
 @contextmanager
 def peer_server(peer: Peer, python: Path, folder: Path, scratch: Path, workload: Workload, cpus: int) -> Iterator[Running]:
-    """Run one peer. Raises: SystemExit with the end of its log when it does not answer rightly in time."""
+    """Run one peer. Raises: SystemExit with the end of its log when it does not answer correctly in time."""
     place = Place(python, folder, scratch, workload, free_ports(), cpus)
     argv = peer.argv(place)
     with process(argv, environment_of(place, peer.count(cpus)) | dict(peer.environment), scratch) as running:
-        wait_right(peer.name, running, scratch, lambda: right_answer(peer, place))
+        wait_correct(peer.name, running, scratch, lambda: wrong_answer(peer, place))
         yield Running("127.0.0.1", place.port, lambda: cpu_seconds(running.pid))
 
 
 @contextmanager
 def process(argv: list[str], environment: Mapping[str, str], scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program with its log in the scratch folder; end it and all that it started."""
+    """Run a program with its log in the scratch folder; end it with its children."""
     with (scratch / "log").open("wb") as log:
         running = subprocess.Popen(argv, env=dict(environment), cwd=scratch, stdout=log, stderr=log, start_new_session=True)
     family = [psutil.Process(running.pid)]
@@ -119,7 +119,7 @@ def process(argv: list[str], environment: Mapping[str, str], scratch: Path) -> I
 
 
 def signal_all(processes: list[psutil.Process], number: int) -> None:
-    """Send a signal to those that are still there."""
+    """Send a signal to the processes that still exist."""
     for one in processes:
         try:
             one.send_signal(number)
@@ -127,16 +127,16 @@ def signal_all(processes: list[psutil.Process], number: int) -> None:
             continue
 
 
-def wait_right(name: str, running: subprocess.Popen[bytes], scratch: Path, look: Callable[[], str]) -> None:
-    """Wait until `look` finds nothing wrong. Raises: SystemExit with what it said last and the end of the log."""
-    deadline, said = time.monotonic() + START_S, ""
+def wait_correct(name: str, running: subprocess.Popen[bytes], scratch: Path, look: Callable[[], str]) -> None:
+    """Wait until `look` returns "". Raises: SystemExit with its last result and the end of the log."""
+    deadline, problem = time.monotonic() + START_S, ""
     while time.monotonic() < deadline and running.poll() is None:
-        said = look()
-        if not said:
+        problem = look()
+        if not problem:
             return
         time.sleep(0.2)
     log = (scratch / "log").read_text(errors="replace")[-3000:]
-    raise SystemExit(f"{name} does not answer as it should: {said}\n{log}")
+    raise SystemExit(f"{name} does not answer correctly: {problem}\n{log}")
 
 
 def cpu_seconds(pid: int) -> dict[str, float]:

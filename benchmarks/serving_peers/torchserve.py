@@ -1,7 +1,7 @@
-"""Stock TorchServe with the handler of seed 000: TorchScript, the first request of a batch alone, and so no batching.
+"""Stock TorchServe with a plain handler: TorchScript, only the first request of a batch, so no batching.
 
-Started as its README says (`torchserve --start --models`, in the foreground here) with token checks off; as many workers as it
-starts by default, one per CPU. Access and metrics logs are written, as they are by default. A picture is decoded in the handler.
+Started as its README says (`torchserve --start --models`, in the foreground here) with token checks off; the default number of
+workers, one per CPU. Access and metrics logs are written, as by default. A picture is decoded in the handler.
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from benchmarks.serving_peers.contract import Peer, Place, plain_request
+from benchmarks.serving_peers.servers import environment_of
 from benchmarks.serving_peers.workloads import Workload
 
 HANDLER = """
@@ -26,13 +27,13 @@ class ModelHandler(BaseHandler):
 
     def preprocess(self, data):
         body = data[0].get("body")
-        return {made}
+        return {preprocessed}
 
     def inference(self, model_input):
         return self.model.forward(model_input)
 
     def postprocess(self, inference_output):
-        return {told}
+        return {answers}
 
     def handle(self, data, context):
         return self.postprocess(self.inference(self.preprocess(data)))
@@ -40,11 +41,11 @@ class ModelHandler(BaseHandler):
 PARTS = {
     "image": {
         "imports": "from benchmarks.serving_peers.apps import model",
-        "made": "model.normalise([model.decode(bytes(body))])",
-        "told": "model.conclude(inference_output)",
+        "preprocessed": "model.normalise([model.decode(bytes(body))])",
+        "answers": "model.conclude(inference_output)",
     }
 }
-NUMBERS = {"imports": "", "made": 'torch.tensor([body.get("input_data")])', "told": "inference_output.tolist()"}
+NUMBERS = {"imports": "", "preprocessed": 'torch.tensor([body.get("input_data")])', "answers": "inference_output.tolist()"}
 TRACE = """
 import os, sys, torch
 from benchmarks.serving_peers.apps import model
@@ -54,8 +55,6 @@ torch.jit.trace(model.load(), torch.rand(shape)).save(sys.argv[1])
 
 
 def argv(place: Place) -> list[str]:
-    from benchmarks.serving_peers.servers import environment_of  # noqa: PLC0415 -- it knows the peers
-
     handler, traced = place.scratch / "model_handler.py", place.scratch / "model.pt"
     handler.write_text(HANDLER.format(**PARTS.get(place.workload.name, NUMBERS)))
     environment = environment_of(place, PEER.count(place.cpus))
@@ -72,9 +71,9 @@ def argv(place: Place) -> list[str]:
 
 
 def answer(workload: Workload, body: bytes) -> Any:
-    """With one row, TorchServe answers that row: a list of a batch of one."""
-    found = json.loads(body)
-    return found if workload.name == "image" or not isinstance(found[0], list) else found[0]
+    """Return the answer; for a batch of one, TorchServe may return a list with one row."""
+    value = json.loads(body)
+    return value if workload.name == "image" or not isinstance(value[0], list) else value[0]
 
 
-PEER = Peer("torchserve, seed 000", "torchserve", argv, plain_request("/predictions/bench"), answer)
+PEER = Peer("torchserve, plain handler", "torchserve", argv, plain_request("/predictions/bench"), answer)

@@ -28,7 +28,7 @@ class ResNet(nn.Module):
     def __init__(self, layers: int, width: int = 16) -> None:
         super().__init__()
         if layers < 8 or layers % 6 != 2:
-            raise ValueError(f"a network of {layers} layers cannot be made: 8, 14, 20 and so on can")
+            raise ValueError(f"a network cannot have {layers} layers; use 8, 14, 20 and so on")
         self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         sizes = [width, width, 2 * width, 4 * width]

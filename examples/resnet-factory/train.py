@@ -78,8 +78,8 @@ def main() -> None:
     batch = torch.stack([preprocess(picture) for picture in pictures])
     model = train(batch[torch.from_numpy(seen)], torch.from_numpy(labels[seen]), options.epochs)
     with torch.inference_mode():
-        told = model(batch[torch.from_numpy(unseen)]).argmax(1).numpy()
-    right = told == labels[unseen]
+        predicted = model(batch[torch.from_numpy(unseen)]).argmax(1).numpy()
+    right = predicted == labels[unseen]
     print(f"accuracy {right.mean():.4f} on {len(right)} digits never trained on")
     torch.save(model.state_dict(), options.output)
     write_samples([pictures[row] for row in unseen], labels[unseen], right, HERE / "samples")

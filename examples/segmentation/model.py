@@ -30,12 +30,12 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept: list[Tensor] = []
+        skips: list[Tensor] = []
         for level, down in enumerate(self.down):
             x = down(x if level == 0 else nn.functional.max_pool2d(x, 2))
-            kept.append(x)
+            skips.append(x)
         for level in reversed(range(len(self.up))):
-            x = self.join[level](torch.cat([self.up[level](x), kept[level]], 1))
+            x = self.join[level](torch.cat([self.up[level](x), skips[level]], 1))
         logits: Tensor = self.head(x)
         return logits
 

@@ -1,4 +1,4 @@
-"""What can be wrong in benchmarks/serving.py and not be seen: percentiles, medians, the rows, what counts as a right answer."""
+"""Parts of benchmarks/serving.py whose mistakes would not be visible: percentiles, medians, rows, and what a correct answer is."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from benchmarks.serving import names
 from benchmarks.serving_load import LOOK, Load, answer_length, looker, rendered
 from benchmarks.serving_peers.contract import Request
 from benchmarks.serving_peers.peers import CALLED, PEERS
-from benchmarks.serving_peers.workloads import WORKLOADS, Sample, make_folder, read_samples, right
+from benchmarks.serving_peers.workloads import WORKLOADS, Sample, is_correct, make_folder, read_samples
 from benchmarks.serving_rows import Round, percentile, report, row
 
 ROW = {
@@ -61,14 +61,14 @@ def test_a_percentile_of_nothing_is_refused(values: list[float], share: float) -
         percentile(values, share)
 
 
-def test_a_row_is_the_median_of_its_rounds_and_tells_their_spread() -> None:
+def test_a_row_has_the_median_of_its_rounds_and_their_spread() -> None:
     rounds = [
         Round([1.0, 2.0, 3.0], 2.0, {"java": 0.5}),
         Round([10.0] * 8, 2.0, {"java": 0.3, "python": 0.4}, others=0.25),
         Round([4.0, 5.0], 2.0, {"java": 0.8, "python": 0.1}),
     ]
-    made = row("torchrelay", "1.2.3", "tiny", 1, rounds, "latency")
-    assert made == {
+    result = row("torchrelay", "1.2.3", "tiny", 1, rounds, "latency")
+    assert result == {
         "server": "torchrelay",
         "version": "1.2.3",
         "workload": "tiny",
@@ -87,7 +87,7 @@ def test_a_row_is_the_median_of_its_rounds_and_tells_their_spread() -> None:
     }
 
 
-def test_what_is_written_follows_the_schema() -> None:
+def test_the_report_follows_the_schema() -> None:
     rows = [
         row("torchrelay", "1", "tiny", 1, [Round([1.0], 1.0)], "default"),
         row("torch alone", "2", "mlp", 32, [Round([2.0], 1.0)]),
@@ -105,7 +105,7 @@ def test_a_round_without_answers_makes_no_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "same"),
+    ("value", "same"),
     [
         ([1.0, 2.0], True),
         ([1.0009, 2.0], True),
@@ -119,12 +119,12 @@ def test_a_round_without_answers_makes_no_row() -> None:
         (None, False),
     ],
 )
-def test_a_right_answer_has_the_numbers(found: object, same: bool) -> None:
-    assert right(found, [1.0, 2.0], 1e-3) is same
+def test_a_correct_answer_has_the_numbers(value: object, same: bool) -> None:
+    assert is_correct(value, [1.0, 2.0], 1e-3) is same
 
 
 @pytest.mark.parametrize(
-    ("found", "same"),
+    ("value", "same"),
     [
         ({"class": "3", "confidence": 0.9}, True),
         ({"class": "4", "confidence": 0.9}, False),
@@ -133,17 +133,19 @@ def test_a_right_answer_has_the_numbers(found: object, same: bool) -> None:
         ([0.9], False),
     ],
 )
-def test_a_right_answer_has_the_class_and_its_confidence(found: object, same: bool) -> None:
-    assert right(found, {"class": "3", "confidence": 0.9}, 2e-3) is same
+def test_a_correct_answer_has_the_class_and_its_confidence(value: object, same: bool) -> None:
+    assert is_correct(value, {"class": "3", "confidence": 0.9}, 2e-3) is same
 
 
 @pytest.mark.parametrize("name", ["mlp", "tiny"])
 def test_a_sample_cannot_pass_for_another(name: str, tmp_path: Path) -> None:
-    """An answer that went to the wrong client would else be taken for the right one."""
+    """Otherwise an answer to the wrong client would pass."""
     samples = read_samples(make_folder(tmp_path / name, name))
     answers = [one.answer for one in samples]
     assert len(samples) == 16
-    assert all(right(a, b, WORKLOADS[name].tolerance) is (i == j) for i, a in enumerate(answers) for j, b in enumerate(answers))
+    assert all(
+        is_correct(a, b, WORKLOADS[name].tolerance) is (i == j) for i, a in enumerate(answers) for j, b in enumerate(answers)
+    )
 
 
 def test_every_server_gets_the_same_numbers_and_its_answer_is_found() -> None:
@@ -155,25 +157,25 @@ def test_every_server_gets_the_same_numbers_and_its_answer_is_found() -> None:
     for name in (*PEERS, "torchrelay", "torchrelay, latency"):
         request = CALLED[name].request(tiny, sample)
         assert sorted(numbers_in(json.loads(request.body))) == [-2.0, 1.5], name
-        assert right(CALLED[name].answer(tiny, answers.get(name, b"[0.5, 1.5]")), sample.answer, 1e-6), name
+        assert is_correct(CALLED[name].answer(tiny, answers.get(name, b"[0.5, 1.5]")), sample.answer, 1e-6), name
 
 
 def numbers_in(value: object) -> list[float]:
-    """All floats anywhere in a JSON value."""
+    """Return all floats in a JSON value."""
     if isinstance(value, float):
         return [value]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [number for one in inner for number in numbers_in(one)]
 
 
-def test_a_name_that_holds_a_comma_is_one_name() -> None:
-    known = ["torchrelay", "torchserve, seed 000"]
-    assert names("torchrelay,torchserve, seed 000", known, "--only") == known
-    with pytest.raises(SystemExit, match="--only: there is no 'litserv'"):
+def test_a_name_with_a_comma_is_one_name() -> None:
+    known = ["torchrelay", "torchserve, plain handler"]
+    assert names("torchrelay,torchserve, plain handler", known, "--only") == known
+    with pytest.raises(SystemExit, match="--only: unknown name 'litserv'"):
         names("litserv", known, "--only")
 
 
-def test_requests_are_whole() -> None:
+def test_requests_are_complete() -> None:
     assert rendered(Request("/p", b"[1]"), "h") == (
         b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 3\r\n\r\n[1]"
     )
@@ -187,7 +189,7 @@ RIGHT = HEAD % (b"200", 5) + b"[0.5]"
 
 
 def loaded(answer: Callable[[int], bytes], clients: int = 2) -> Load:
-    """Run a load for 0.05 + 0.15 s on servers that send `answer` of each request's number in two pieces; b"": they close."""
+    """Run a load for 0.05 + 0.15 s on servers that send `answer(number of the request)` in two pieces, and close on b""."""
     ours: list[socket.socket] = []
 
     def connect() -> socket.socket:
@@ -209,7 +211,7 @@ def loaded(answer: Callable[[int], bytes], clients: int = 2) -> Load:
     return Load(connect, [b"POST"], look).run(clients, 0.05, 0.15)
 
 
-def test_answers_are_counted_within_the_time_alone() -> None:
+def test_only_answers_within_the_time_are_counted() -> None:
     load = loaded(lambda _: RIGHT)
     assert load.failures == []
     assert load.answered > len(load.latencies_ms) > 10
@@ -217,7 +219,7 @@ def test_answers_are_counted_within_the_time_alone() -> None:
     assert all(0 < one < 150 for one in load.latencies_ms)
 
 
-def test_a_connection_that_the_server_closes_as_it_said_is_no_failure() -> None:
+def test_an_announced_close_is_not_a_failure() -> None:
     last = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n[0.5]"
     load = loaded(lambda number: b"" if number > 4 else last if number == 4 else RIGHT)
     assert load.failures == []
@@ -236,7 +238,7 @@ def test_latency_is_from_the_request_to_the_last_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (HEAD % (b"503", 0), "503"),
         (HEAD % (b"200", 5) + b"[0.6]", "expected \\[0.5\\], got \\[0.6\\]"),
@@ -245,7 +247,7 @@ def test_latency_is_from_the_request_to_the_last_byte() -> None:
         (b"", "closed the connection"),
     ],
 )
-def test_a_wrong_answer_is_a_failure_and_no_figure(answer: bytes, told: str) -> None:
+def test_a_wrong_answer_is_a_failure(answer: bytes, message: str) -> None:
     load = loaded(lambda number: answer if number == 2 else RIGHT)
     assert load.failures
-    assert all(re.search(told, one) for one in load.failures), load.failures
+    assert all(re.search(message, one) for one in load.failures), load.failures

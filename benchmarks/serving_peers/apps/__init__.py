@@ -1,1 +1,1 @@
-"""What the peers run, in an environment of their own: nothing here is imported by the benchmark, but for the network."""
+"""The programs of the peers, which run in their own environment; the benchmark imports only the network."""

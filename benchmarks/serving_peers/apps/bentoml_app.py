@@ -1,7 +1,7 @@
 """The BentoML peer's services."""
 
 # mypy: ignore-errors
-# Its package is installed in the peers' environment alone, and so are its types.
+# Its package and types are installed only in the peers' environment.
 
 import os
 from typing import Annotated

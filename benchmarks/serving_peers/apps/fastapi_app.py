@@ -1,7 +1,7 @@
 """The FastAPI peer's applications."""
 
 # mypy: ignore-errors
-# Its package is installed in the peers' environment alone, and so are its types.
+# Its package and types are installed only in the peers' environment.
 
 import torch
 from fastapi import Body, FastAPI
@@ -15,13 +15,13 @@ numbers = FastAPI(default_response_class=ORJSONResponse)
 pictures = FastAPI(default_response_class=ORJSONResponse)
 
 
-class Asked(BaseModel):
+class Numbers(BaseModel):
     input_data: list[float]
 
 
 @numbers.post("/predict")
-def predict(asked: Asked):
-    return ORJSONResponse(model.numbers(network, torch.tensor([asked.input_data]))[0])
+def predict(body: Numbers):
+    return ORJSONResponse(model.numbers(network, torch.tensor([body.input_data]))[0])
 
 
 @pictures.post("/predict")

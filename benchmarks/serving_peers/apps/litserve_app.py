@@ -1,7 +1,7 @@
 """The LitServe peer's program."""
 
 # mypy: ignore-errors
-# Its package is installed in the peers' environment alone, and so are its types.
+# Its package and types are installed only in the peers' environment.
 
 import os
 
@@ -14,7 +14,7 @@ BATCH = int(os.environ["SERVING_BATCH"])
 
 
 class Served(litserve.LitAPI):
-    def setup(self, device):  # noqa: ARG002 -- LitServe's name of it
+    def setup(self, device):  # noqa: ARG002 -- LitServe calls it with this argument
         self.network = model.load()
 
     def decode_request(self, request):

@@ -1,7 +1,7 @@
 """The MLServer peer's runtime."""
 
 # mypy: ignore-errors
-# Its package is installed in the peers' environment alone, and so are its types.
+# Its package and types are installed only in the peers' environment.
 
 import base64
 

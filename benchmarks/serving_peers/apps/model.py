@@ -1,4 +1,4 @@
-"""What each peer's app runs: the network with its weights, and for pictures the steps around it; as few copies as ours makes.
+"""The part that the peers' apps share: the network with its weights, and the steps around it for pictures, with few copies.
 
 Imported in the peers' own environment. SERVING_FOLDER is the folder of weights and samples, SERVING_WORKLOAD the workload.
 """
@@ -25,7 +25,7 @@ def workload() -> str:
 
 
 def load() -> nn.Module:
-    """Return the workload's network with the weights that all servers have; one thread for each of `SERVING_THREADS`."""
+    """Return the workload's network with the weights of all servers; it uses `SERVING_THREADS` threads."""
     torch.set_num_threads(int(os.environ["SERVING_THREADS"]))
     network = init_function(workload())
     network.load_state_dict(torch.load(Path(os.environ["SERVING_FOLDER"]) / "model.pt", weights_only=True, mmap=True))
@@ -33,19 +33,19 @@ def load() -> nn.Module:
 
 
 def decode(body: bytes) -> Tensor:
-    """Return uint8 [3, 224, 224] of a JPEG."""
+    """Return a JPEG as uint8 [3, 224, 224]."""
     return pixels(Image.open(io.BytesIO(body)))
 
 
 def pixels(image: Image.Image) -> Tensor:
-    """Return uint8 [3, H, W] of a picture."""
+    """Return a picture as uint8 [3, H, W]."""
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     flat = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
     return flat.view(rgb.height, rgb.width, 3).permute(2, 0, 1)
 
 
 def normalise(pictures: Sequence[Tensor]) -> Tensor:
-    """Return float32 [N, 3, H, W] of pictures by ImageNet's statistics."""
+    """Return pictures as float32 [N, 3, H, W], normalised with ImageNet's statistics."""
     return torch.stack(list(pictures)).float().mul_(SCALE).add_(SHIFT)
 
 
@@ -58,12 +58,12 @@ def numbers(network: nn.Module, batch: Tensor) -> list[list[float]]:
 
 def conclude(logits: Tensor) -> list[dict[str, Any]]:
     """Return the likeliest class of each row and its confidence."""
-    confidence, places = logits.softmax(-1).max(-1)
-    found = zip(places.tolist(), confidence.tolist(), strict=True)
-    return [{"class": str(place), "confidence": value} for place, value in found]
+    confidence, classes = logits.softmax(-1).max(-1)
+    rows = zip(classes.tolist(), confidence.tolist(), strict=True)
+    return [{"class": str(index), "confidence": value} for index, value in rows]
 
 
 def classify(network: nn.Module, pictures: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """Return the answers of image."""
+    """Return the answers of the workload image."""
     with torch.inference_mode():
         return conclude(network(normalise(pictures)))

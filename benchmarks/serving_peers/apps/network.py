@@ -1,4 +1,4 @@
-"""The networks that every server runs, from this one file: the model_file of our model directory, and imported by each peer's app.
+"""The networks of all servers: torchrelay's model_file, and imported by each peer's app.
 
 mlp: float32 [N, 512] -> [N, 10], 4,993,410 parameters. tiny: float32 [N, 10] -> [N, 2]. image: float32 [N, 3, 224, 224] -> [N,
 10] logits, a ResNet-18 of half its width (He et al. 2015, https://arxiv.org/abs/1512.03385, table 1): about a quarter of its
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]: two convolutions, beside them the input itself."""
+    """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]: two convolutions and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -19,16 +19,16 @@ class Block(nn.Module):
         self.first_norm = nn.BatchNorm2d(outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.second_norm = nn.BatchNorm2d(outputs)
-        self.beside = nn.Identity() if inputs == outputs and stride == 1 else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.shortcut = nn.Identity() if inputs == outputs and stride == 1 else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.first_norm(self.first(x)).relu()
-        summed: Tensor = self.second_norm(self.second(y)) + self.beside(x)
+        summed: Tensor = self.second_norm(self.second(y)) + self.shortcut(x)
         return summed.relu()
 
 
 class Pictures(nn.Module):
-    """See `image` above."""
+    """The network of the workload image; see the top of the file."""
 
     def __init__(self, width: int = 32, classes: int = 10) -> None:
         super().__init__()
