@@ -48,8 +48,9 @@ def pinned(home: str) -> re.Pattern[str]:
 
 
 def raw(home: str) -> re.Pattern[str]:
-    """Match the address of a file at a ref."""
-    return re.compile(rf"raw\.githubusercontent\.com/{re.escape(home)}/(?P<ref>[\w.-]+)(?=/)")
+    """Match the address of a file or folder at a ref: its bytes, or its page on GitHub."""
+    name = re.escape(home)
+    return re.compile(rf"(?:raw\.githubusercontent\.com/{name}|github\.com/{name}/(?:blob|tree))/(?P<ref>[\w.-]+)(?=/)")
 
 
 def mention(home: str) -> re.Pattern[str]:
