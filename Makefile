@@ -12,7 +12,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 MACHINE := $(BIN)/python tests/machine.py
 PYTEST := $(MACHINE) $(BIN)/pytest
 
-.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image lint format schema lock bench adopt clean
+.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image lint format schema docs pictures lock bench adopt clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -69,6 +69,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import-linter, actionlint, zizmor, hadolint, c
 	$(BIN)/python scripts/references.py check
 	$(MAKE) --no-print-directory schema
 	git diff --exit-code -- schema
+	PYTHONPATH=scripts $(BIN)/python -m reference_pages --check
 
 format: $(VENV)/.dev ## Let ruff write the code its way.
 	$(BIN)/ruff format .
@@ -77,10 +78,22 @@ format: $(VENV)/.dev ## Let ruff write the code its way.
 schema: $(VENV)/.package ## Write the JSON Schemas from the types.
 	$(BIN)/python -m torchrelay.cli.schema schema
 
-lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
-	cd requirements && for name in package dev build runtime jre fastai serving; do ./lock.sh $$name; done
+$(VENV)/docs/.ready: requirements/docs.txt $(VENV)/.package
+	test -x $(VENV)/docs/bin/python || $(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/pip --disable-pip-version-check install --quiet --require-hashes -r requirements/docs.txt
+	@touch $@
 
-bench: $(VENV)/.dev ## The README's figures: the push path beside the seeds' recipe, and from a push to an answer.
+docs: schema $(VENV)/docs/.ready ## Write the reference pages from the code and build the site in build/docs; a broken link fails.
+	PYTHONPATH=scripts $(BIN)/python -m reference_pages
+	$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -b html docs build/docs
+
+pictures: $(VENV)/.package ## Render the README's pictures from a real run again (needs Chromium and npm; Docker for all stages).
+	$(BIN)/python scripts/pictures.py
+
+lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
+	cd requirements && for name in package dev build docs runtime jre fastai serving; do ./lock.sh $$name; done
+
+bench: $(VENV)/.dev ## The figures of docs/figures.md: the push path beside the usual recipe, from a push to an answer, and serving.
 	$(MACHINE) $(BIN)/python benchmarks/push_path.py
 	$(MACHINE) $(BIN)/python -m benchmarks.pipeline
 	$(MACHINE) $(BIN)/python -m benchmarks.serving
