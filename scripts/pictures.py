@@ -1,8 +1,8 @@
 """Renders the README's pictures: the summary of a job and the comment on a pull request, from a real run, in a real browser.
 
-Two examples run in a scratch repository; a sample of the second one expects a wrong answer. The command writes their Markdown as it
-does on GitHub; markdown-it, mermaid and Chromium make PNGs of it. With a Docker daemon the stages check to verify run; without one, or
-with `--target local`, the examples are served as processes, which has no build and no verify.
+Two examples run in a scratch repository; a sample of the second one expects a wrong answer. The command writes their Markdown as
+it does on GitHub; markdown-it, mermaid and Chromium make PNGs of it. With a Docker daemon the stages check to verify run; without
+one, or with `--target local`, the examples are served as processes, which has no build and no verify.
 
     python scripts/pictures.py [--target docker|local] [--output docs/pictures]
 """

@@ -1,8 +1,8 @@
-"""This repository's references to itself: where they are, that they agree, and how they move to a release or to another owner.
+"""This repository's references to itself: lists and checks them, and moves them to a release or to another owner.
 
 A called workflow cannot say `./actions/x`: that is the caller's workspace. So each file names this repository and one ref in full:
-`@main` on main, the exact tag in a release. What serve.yml uses for actions/setup says which repository and ref are ours; there is
-no other place to change.
+`@main` on main, the exact tag in a release. The `uses:` of actions/setup in serve.yml says which repository and ref these
+are; there is no other place to change.
 
     python scripts/references.py list
     python scripts/references.py check
@@ -29,7 +29,7 @@ SKIPPED = {".git", ".venv", "node_modules", "__pycache__"}
 
 
 class Refused(Exception):
-    """What is asked for cannot be done; says why, and nothing was written."""
+    """The request cannot be carried out; the message says why, and nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Reference:
 
 
 def pinned(home: str) -> re.Pattern[str]:
-    """Match what GitHub or act resolves: `OWNER/REPO/path@ref`, but not a claim of a token, which says `@refs/tags/v1`."""
+    """Match what GitHub or act resolves: `OWNER/REPO/path@ref`, but not a token's claim, which contains `@refs/tags/v1`."""
     return re.compile(rf"(?<![\w.-]){re.escape(home)}(?:/[\w.*-]+)*@(?!refs/)(?P<ref>\w(?:[\w./-]*\w)?)")
 
 
@@ -59,25 +59,25 @@ def mention(home: str) -> re.Pattern[str]:
 
 
 def home_of(tree: Mapping[str, str]) -> tuple[str, str]:
-    """Return `OWNER/REPO` and the ref that serve.yml says. Raises Refused."""
-    found = HOME.search(tree.get(SERVE, ""))
-    if not found:
-        raise Refused(f"{SERVE} uses no OWNER/REPO/actions/setup@REF, which says what this repository is called")
-    return found[1], found[2]
+    """Return `OWNER/REPO` and the ref that serve.yml uses. Raises Refused."""
+    match = HOME.search(tree.get(SERVE, ""))
+    if not match:
+        raise Refused(f"{SERVE} uses no OWNER/REPO/actions/setup@REF, which names this repository")
+    return match[1], match[2]
 
 
 def references(tree: Mapping[str, str], home: str) -> list[Reference]:
     """Return every mention of this repository that has a ref."""
-    found = []
+    mentions = []
     for name, text in tree.items():
         for pattern in (pinned(home), raw(home)):
             for match in pattern.finditer(text):
-                found.append(Reference(name, text.count("\n", 0, match.start()) + 1, match[0], match["ref"]))
-    return sorted(found, key=lambda one: (one.file, one.line))
+                mentions.append(Reference(name, text.count("\n", 0, match.start()) + 1, match[0], match["ref"]))
+    return sorted(mentions, key=lambda one: (one.file, one.line))
 
 
 def problems(tree: Mapping[str, str]) -> list[str]:
-    """Say what is not one repository at one ref: another ref, a `uses:` without one, a `./` that would be the caller's."""
+    """Return every disagreement: another ref, a `uses:` without a ref, a `./`, which would be the caller's workspace."""
     home, ref = home_of(tree)
     wrong = [f"{one.file}:{one.line}: {one.text}: the ref is {ref}" for one in references(tree, home) if one.ref != ref]
     for name, text in tree.items():
@@ -92,9 +92,9 @@ def problems(tree: Mapping[str, str]) -> list[str]:
 
 
 def released(tree: Mapping[str, str], tag: str) -> dict[str, str]:
-    """Return the tree with every own reference at a tag. Raises Refused."""
+    """Return the tree with every reference to this repository at a tag. Raises Refused."""
     if not TAG.fullmatch(tag):
-        raise Refused(f"{tag!r} is no exact version: write v1.2.3 or v1.2.3-rc.1")
+        raise Refused(f"{tag!r} is not an exact version: write v1.2.3 or v1.2.3-rc.1")
     home, _ = home_of(tree)
 
     def at_tag(match: re.Match[str]) -> str:
@@ -105,17 +105,17 @@ def released(tree: Mapping[str, str], tag: str) -> dict[str, str]:
 
 
 def adopted(tree: Mapping[str, str], owner: str, repo: str) -> dict[str, str]:
-    """Return the tree as another owner's, at the same ref. Raises Refused."""
+    """Return the tree re-homed to another owner and repository, at the same ref. Raises Refused."""
     if not OWNER.fullmatch(owner):
-        raise Refused(f"{owner!r} is no owner: letters, digits and single hyphens between them, at most 39")
+        raise Refused(f"{owner!r} is not an owner: letters, digits and single hyphens between them, at most 39")
     if not REPO.fullmatch(repo):
-        raise Refused(f"{repo!r} is no repository: letters, digits and . _ - , at most 100, not ending in .git")
+        raise Refused(f"{repo!r} is not a repository: letters, digits and . _ - , at most 100, not ending in .git")
     home, _ = home_of(tree)
     new = f"{owner}/{repo}"
-    made = _agreed({name: mention(home).sub(lambda _: new, text) for name, text in tree.items()})
-    if new != home and (left := [name for name, text in made.items() if mention(home).search(text)]):
+    rehomed = _agreed({name: mention(home).sub(lambda _: new, text) for name, text in tree.items()})
+    if new != home and (left := [name for name, text in rehomed.items() if mention(home).search(text)]):
         raise Refused(f"{home} is still named in {', '.join(left)}")
-    return made
+    return rehomed
 
 
 def _agreed(tree: dict[str, str]) -> dict[str, str]:
@@ -126,7 +126,7 @@ def _agreed(tree: dict[str, str]) -> dict[str, str]:
 
 
 def listed(root: Path) -> list[str]:
-    """Return the repository's files: what git would commit, or all of them where there is no git."""
+    """Return the repository's files: those that git would commit, or all of them without git."""
     if (root / ".git").exists():
         command = ["git", "ls-files", "-coz", "--exclude-standard"]
         names = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
@@ -150,19 +150,19 @@ def read(root: Path) -> dict[str, str]:
 
 
 def write(root: Path, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Write what changed, each file whole or not at all, and return the names."""
+    """Write the changed files, each whole or not at all, and return their names."""
     changed = [name for name, text in after.items() if text != before[name]]
     for name in changed:
         path = root / name
-        made = path.with_name(f".{path.name}.references")
-        made.write_bytes(after[name].encode())
-        made.chmod(path.stat().st_mode)
-        made.replace(path)
+        temporary = path.with_name(f".{path.name}.references")
+        temporary.write_bytes(after[name].encode())
+        temporary.chmod(path.stat().st_mode)
+        temporary.replace(path)
     return changed
 
 
 def rewrite(root: Path, change: Callable[[Mapping[str, str]], dict[str, str]]) -> list[str]:
-    """Change a whole tree, or nothing of it. Raises Refused."""
+    """Change the whole tree, or nothing. Raises Refused."""
     before = read(root)
     return write(root, before, change(before))
 
@@ -172,26 +172,26 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="print every reference to this repository that has a ref")
-    verbs.add_parser("check", help="fail when they do not agree")
+    verbs.add_parser("check", help="fail if they do not agree")
     verbs.add_parser("release", help="set every ref to an exact tag").add_argument("tag")
     adopt = verbs.add_parser("adopt", help="name another owner and repository everywhere")
     adopt.add_argument("--owner", required=True)
     adopt.add_argument("--repo", required=True)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if given.verb == "list":
+        if options.verb == "list":
             tree = read(root)
             for one in references(tree, home_of(tree)[0]):
                 print(f"{one.file}:{one.line}: {one.text}")
-        elif given.verb == "check":
+        elif options.verb == "check":
             tree = read(root)
             if wrong := problems(tree):
                 raise Refused("\n".join(wrong))
             print("{}@{} everywhere".format(*home_of(tree)))
         else:
-            by = released if given.verb == "release" else adopted
-            wanted = (given.tag,) if given.verb == "release" else (given.owner, given.repo)
-            changed = rewrite(root, lambda tree: by(tree, *wanted))
+            change = released if options.verb == "release" else adopted
+            values = (options.tag,) if options.verb == "release" else (options.owner, options.repo)
+            changed = rewrite(root, lambda tree: change(tree, *values))
             home, ref = home_of(read(root))
             print("\n".join([*changed, f"{len(changed)} files changed: {home}@{ref} everywhere"]))
     except Refused as refused:

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 
 from reference_pages import __main__ as pages
-from reference_pages import schemas
+from reference_pages import command_line, schemas
 from tests.workflow.act import COMMAND
 from torchrelay.core import troubleshooting
 from torchrelay.core.paths import ROOT
@@ -79,7 +79,7 @@ def test_the_annotated_model_yaml_is_a_model() -> None:
 
 def test_every_error_kind_has_a_section_and_no_section_is_stale() -> None:
     page = ROOT / "docs" / "troubleshooting.md"
-    kinds = {one.kind for one in pages.command_line.error_classes()}
+    kinds = {one.kind for one in command_line.error_classes()}
     sections = set(re.findall(r"^## `(\w+)`$", page.read_text(), re.MULTILINE))
     assert sections == kinds
     assert kinds <= anchors(page)
@@ -91,12 +91,12 @@ def test_the_address_of_a_kind_is_its_section() -> None:
 
 
 def test_two_causes_never_share_an_exit_code() -> None:
-    codes = [one.exit_code for one in pages.command_line.error_classes()]
+    codes = [one.exit_code for one in command_line.error_classes()]
     assert len(codes) == len(set(codes))
 
 
 def test_every_verb_has_a_help_text() -> None:
-    assert [path for path, command, _ in pages.command_line.commands() if not (command.help or "").strip()] == []
+    assert [path for path, command, _ in command_line.commands() if not (command.help or "").strip()] == []
 
 
 def test_the_act_command_is_the_one_that_is_tested() -> None:
@@ -115,3 +115,12 @@ def test_figures_say_what_they_were_measured_with() -> None:
     named = set(re.findall(r"benchmarks/(\w+)\.py", figures))
     assert {"push_path", "serving"} <= named
     assert [name for name in sorted(named) if not (ROOT / "benchmarks" / f"{name}.py").is_file()] == []
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    written = (ROOT / "docs" / "architecture.md").read_text().partition("## Every module")[0]
+    named = set(re.findall(r"`([\w/.-]+(?:\.py|\.yml|/))`", written))
+    folders = [ROOT, ROOT / "scripts/torchrelay", *(ROOT / "handlers").glob("**/"), *(ROOT / "runtime").glob("**/")]
+    assert len(named) > 30
+    elsewhere = {".torchrelay/", "./"}
+    assert [name for name in sorted(named - elsewhere) if not any((folder / name).exists() for folder in folders)] == []

@@ -46,19 +46,19 @@ def test_a_name_that_holds_the_old_one_is_taken() -> None:
 
 @pytest.mark.parametrize("owner", ["", "-a", "a-", "a--b", "a/b", "a b", "a\n", "a" * 40, "ä", "$(id)", "..", "a_b"])
 def test_a_malformed_owner_is_refused(owner: str) -> None:
-    with pytest.raises(references.Refused, match="is no owner"):
+    with pytest.raises(references.Refused, match="is not an owner"):
         references.adopted(TREE, owner, "repo")
 
 
 @pytest.mark.parametrize("repo", ["", ".", "..", "a/b", "a b", "a\n", "a.git", "a" * 101, "ä", "$(id)", "a@b"])
 def test_a_malformed_repository_is_refused(repo: str) -> None:
-    with pytest.raises(references.Refused, match="is no repository"):
+    with pytest.raises(references.Refused, match="is not a repository"):
         references.adopted(TREE, "owner", repo)
 
 
 @pytest.mark.parametrize("tag", ["", "1.2.3", "v1", "v1.2", "v1.2.3.4", "v01.2.3", "v1.2.3\n", "main", "v1.2.3-beta", "v1.2.3; id"])
 def test_only_an_exact_version_is_released(tag: str) -> None:
-    with pytest.raises(references.Refused, match="no exact version"):
+    with pytest.raises(references.Refused, match="not an exact version"):
         references.released(TREE, tag)
 
 
