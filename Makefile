@@ -9,10 +9,9 @@ TORCH := 2.13.0
 export TORCHRELAY_WHEELS ?= $(abspath $(wildcard ../shared/wheels))
 FIND_LINKS := $(if $(TORCHRELAY_WHEELS),--find-links $(TORCHRELAY_WHEELS))
 PIP := $(BIN)/pip --disable-pip-version-check
-MACHINE := $(BIN)/python tests/machine.py
-PYTEST := $(MACHINE) $(BIN)/pytest
+PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image lint format schema docs pictures lock bench adopt clean
+.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image test-machine test-machine-down lint format schema docs pictures lock bench adopt clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -36,25 +35,31 @@ demo: setup ## Archive, serve and query an example model: no Docker, no cloud.
 	$(BIN)/torchrelay relay examples/digits --target local && \
 	$(BIN)/torchrelay invoke examples/digits --target local
 
-test: $(VENV)/.dev lint ## Install what the tests need and run all of them: those without Docker beside those with it.
-	$(MACHINE) --build-ahead $(BIN)/pytest -n 2 tests
+test: $(VENV)/.dev lint test-machine ## All checks and all tests, in two processes; see tests/README.md.
+	$(BIN)/python -m tests.run
 
-test-unit: $(VENV)/.dev ## The tests that need no Docker, no server and no network: seconds.
-	$(BIN)/pytest tests/unit
+test-machine: $(VENV)/.dev ## Prepare this machine for the tests below: as root on Debian install programs and start Docker; elsewhere say what is missing.
+	$(BIN)/python -m tests.machine up
 
-test-integration: $(VENV)/.dev ## The tests against real registries, archivers and servers, without Docker.
+test-machine-down: $(VENV)/.dev ## End the Docker daemon that test-machine started, if it did.
+	$(BIN)/python -m tests.machine down
+
+test-unit: $(VENV)/.dev ## The tests that start no program and use no network: a minute.
+	$(PYTEST) tests/unit
+
+test-integration: test-machine ## The tests against real registries, archivers and servers, without Docker.
 	$(PYTEST) tests/integration
 
-test-container: $(VENV)/.dev ## The tests against the real image.
+test-container: test-machine ## The tests against the real image.
 	$(PYTEST) tests/container
 
-test-gpu-image: $(VENV)/.dev ## Build the CUDA image for real (5 GB of wheels) and see what it says without a GPU.
+test-gpu-image: test-machine ## Build the CUDA image (5 GB of wheels) and check what it reports without a GPU.
 	$(PYTEST) --run-gpu-image -s tests/gpu_image
 
-test-act: $(VENV)/.dev ## The workflows and actions under real act, with Docker and a registry.
+test-act: test-machine ## The workflows and actions under act, with Docker and a registry.
 	$(PYTEST) tests/workflow
 
-test-cluster: $(VENV)/.dev ## The kubernetes target on a real one-node cluster, started here (the first time it is built: minutes).
+test-cluster: test-machine ## The kubernetes target on a one-node cluster started here (the first time its programs are built: minutes).
 	$(PYTEST) tests/cluster
 
 lint: $(VENV)/.dev ## ruff, mypy, import-linter, actionlint, zizmor, hadolint, cfn-lint, and what is generated is up to date.
@@ -62,9 +67,9 @@ lint: $(VENV)/.dev ## ruff, mypy, import-linter, actionlint, zizmor, hadolint, c
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=scripts:handlers $(BIN)/lint-imports --no-logo
-	$$($(BIN)/python tests/gotools.py actionlint)
+	$$($(BIN)/python -m tests.gotools actionlint)
 	$(BIN)/zizmor --quiet --offline --persona auditor .github actions
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile .devcontainer/Dockerfile
 	$(BIN)/cfn-lint infra/aws/*.yaml
 	$(BIN)/python scripts/references.py check
 	$(MAKE) --no-print-directory schema
@@ -93,10 +98,11 @@ pictures: $(VENV)/.package ## Render the README's pictures from a real run again
 lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
 	cd requirements && for name in package dev build docs runtime jre fastai serving; do ./lock.sh $$name; done
 
-bench: $(VENV)/.dev ## The figures of docs/figures.md: the push path beside the usual recipe, from a push to an answer, and serving.
-	$(MACHINE) $(BIN)/python benchmarks/push_path.py
-	$(MACHINE) $(BIN)/python -m benchmarks.pipeline
-	$(MACHINE) $(BIN)/python -m benchmarks.serving
+bench: test-machine ## The figures of docs/figures.md: the push path beside the usual recipe, from a push to an answer, and serving.
+	$(BIN)/python -m tests.build_go_programs # waits for the build in the background, which would falsify the figures
+	$(BIN)/python benchmarks/push_path.py
+	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.serving
 
 adopt: ## Re-home the repository: make adopt OWNER=acme REPO=serving
 	@test -n "$(OWNER)" -a -n "$(REPO)" || { echo "name both: make adopt OWNER=acme REPO=serving"; exit 2; }

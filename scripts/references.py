@@ -1,8 +1,7 @@
-"""This repository's references to itself: lists and checks them, and moves them to a release or to another owner.
+"""Lists and checks this repository's references to itself, and changes them for a release or another owner.
 
-A called workflow cannot say `./actions/x`: that is the caller's workspace. So each file names this repository and one ref in full:
-`@main` on main, the exact tag in a release. The `uses:` of actions/setup in serve.yml says which repository and ref these
-are; there is no other place to change.
+A called workflow cannot use `./actions/x`, because that path is in the caller's workspace. So every file names this repository and
+one ref in full: `@main` on main, the exact tag in a release. The line of serve.yml that uses actions/setup defines both.
 
     python scripts/references.py list
     python scripts/references.py check
@@ -29,7 +28,7 @@ SKIPPED = {".git", ".venv", "node_modules", "__pycache__"}
 
 
 class Refused(Exception):
-    """The request cannot be carried out; the message says why, and nothing was written."""
+    """The change is not possible; the message is the reason. Nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +42,18 @@ class Reference:
 
 
 def pinned(home: str) -> re.Pattern[str]:
-    """Match what GitHub or act resolves: `OWNER/REPO/path@ref`, but not a token's claim, which contains `@refs/tags/v1`."""
+    """Match what GitHub or act resolves: `OWNER/REPO/path@ref`, but not a token's claim, which has `@refs/tags/v1`."""
     return re.compile(rf"(?<![\w.-]){re.escape(home)}(?:/[\w.*-]+)*@(?!refs/)(?P<ref>\w(?:[\w./-]*\w)?)")
 
 
 def raw(home: str) -> re.Pattern[str]:
-    """Match the address of a file or folder at a ref: its bytes, or its page on GitHub."""
+    """Match the URL of a file or folder at a ref: its content, or its page on GitHub."""
     name = re.escape(home)
     return re.compile(rf"(?:raw\.githubusercontent\.com/{name}|github\.com/{name}/(?:blob|tree))/(?P<ref>[\w.-]+)(?=/)")
 
 
 def mention(home: str) -> re.Pattern[str]:
-    """Match the repository's name, with or without a ref, and no longer name that begins or ends with it."""
+    """Match the repository's name, with or without a ref, but not a longer name that contains it."""
     return re.compile(rf"(?<![\w.-]){re.escape(home)}(?![\w-])(?!\.(?!git\b)\w)")
 
 
@@ -62,7 +61,7 @@ def home_of(tree: Mapping[str, str]) -> tuple[str, str]:
     """Return `OWNER/REPO` and the ref that serve.yml uses. Raises Refused."""
     match = HOME.search(tree.get(SERVE, ""))
     if not match:
-        raise Refused(f"{SERVE} uses no OWNER/REPO/actions/setup@REF, which names this repository")
+        raise Refused(f"{SERVE} does not use OWNER/REPO/actions/setup@REF, which defines this repository's name")
     return match[1], match[2]
 
 
@@ -77,17 +76,17 @@ def references(tree: Mapping[str, str], home: str) -> list[Reference]:
 
 
 def problems(tree: Mapping[str, str]) -> list[str]:
-    """Return every disagreement: another ref, a `uses:` without a ref, a `./`, which would be the caller's workspace."""
+    """Return every reference that disagrees: another ref, a `uses:` without a ref, a `./` that would be the caller's."""
     home, ref = home_of(tree)
-    wrong = [f"{one.file}:{one.line}: {one.text}: the ref is {ref}" for one in references(tree, home) if one.ref != ref]
+    wrong = [f"{one.file}:{one.line}: {one.text}: the ref must be {ref}" for one in references(tree, home) if one.ref != ref]
     for name, text in tree.items():
         if not name.endswith((".yml", ".yaml")):
             continue
         for number, line in enumerate(text.splitlines(), 1):
             if local := LOCAL.search(line):
-                wrong.append(f"{name}:{number}: {local[1]} is the caller's workspace: write {home}/...@{ref}")
+                wrong.append(f"{name}:{number}: {local[1]} is in the caller's workspace: write {home}/...@{ref}")
             elif re.search(r"^\s*(?:- )?uses:", line) and mention(home).search(line) and not pinned(home).search(line):
-                wrong.append(f"{name}:{number}: {line.strip()}: no ref")
+                wrong.append(f"{name}:{number}: {line.strip()}: the ref is missing")
     return wrong
 
 
@@ -105,28 +104,28 @@ def released(tree: Mapping[str, str], tag: str) -> dict[str, str]:
 
 
 def adopted(tree: Mapping[str, str], owner: str, repo: str) -> dict[str, str]:
-    """Return the tree re-homed to another owner and repository, at the same ref. Raises Refused."""
+    """Return the tree for another owner and repository, at the same ref. Raises Refused."""
     if not OWNER.fullmatch(owner):
-        raise Refused(f"{owner!r} is not an owner: letters, digits and single hyphens between them, at most 39")
+        raise Refused(f"{owner!r} is not a valid owner: use letters, digits and single hyphens between them, at most 39")
     if not REPO.fullmatch(repo):
-        raise Refused(f"{repo!r} is not a repository: letters, digits and . _ - , at most 100, not ending in .git")
+        raise Refused(f"{repo!r} is not a valid repository name: use letters, digits and . _ - , at most 100, not ending in .git")
     home, _ = home_of(tree)
     new = f"{owner}/{repo}"
-    rehomed = _agreed({name: mention(home).sub(lambda _: new, text) for name, text in tree.items()})
-    if new != home and (left := [name for name, text in rehomed.items() if mention(home).search(text)]):
-        raise Refused(f"{home} is still named in {', '.join(left)}")
-    return rehomed
+    changed = _agreed({name: mention(home).sub(lambda _: new, text) for name, text in tree.items()})
+    if new != home and (left := [name for name, text in changed.items() if mention(home).search(text)]):
+        raise Refused(f"{home} still appears in {', '.join(left)}")
+    return changed
 
 
 def _agreed(tree: dict[str, str]) -> dict[str, str]:
     wrong = problems(tree)
     if wrong:
-        raise Refused("the result would not agree with itself:\n" + "\n".join(wrong))
+        raise Refused("the changed references would disagree:\n" + "\n".join(wrong))
     return tree
 
 
 def listed(root: Path) -> list[str]:
-    """Return the repository's files: those that git would commit, or all of them without git."""
+    """Return the repository's files: those that git would commit, or all of them outside a git repository."""
     if (root / ".git").exists():
         command = ["git", "ls-files", "-coz", "--exclude-standard"]
         names = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
@@ -136,7 +135,7 @@ def listed(root: Path) -> list[str]:
 
 
 def read(root: Path) -> dict[str, str]:
-    """Return every text file, by its name; line ends stay as they are."""
+    """Return every text file by name; line ends are unchanged."""
     tree = {}
     for name in listed(root):
         path = root / name
@@ -150,7 +149,7 @@ def read(root: Path) -> dict[str, str]:
 
 
 def write(root: Path, before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Write the changed files, each whole or not at all, and return their names."""
+    """Write the changed files, each atomically, and return their names."""
     changed = [name for name, text in after.items() if text != before[name]]
     for name in changed:
         path = root / name
@@ -162,7 +161,7 @@ def write(root: Path, before: Mapping[str, str], after: Mapping[str, str]) -> li
 
 
 def rewrite(root: Path, change: Callable[[Mapping[str, str]], dict[str, str]]) -> list[str]:
-    """Change the whole tree, or nothing. Raises Refused."""
+    """Change the whole tree or nothing. Raises Refused."""
     before = read(root)
     return write(root, before, change(before))
 
@@ -172,9 +171,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="print every reference to this repository that has a ref")
-    verbs.add_parser("check", help="fail if they do not agree")
+    verbs.add_parser("check", help="fail if the references disagree")
     verbs.add_parser("release", help="set every ref to an exact tag").add_argument("tag")
-    adopt = verbs.add_parser("adopt", help="name another owner and repository everywhere")
+    adopt = verbs.add_parser("adopt", help="change owner and repository everywhere")
     adopt.add_argument("--owner", required=True)
     adopt.add_argument("--repo", required=True)
     options = parser.parse_args(arguments)

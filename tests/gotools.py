@@ -1,16 +1,15 @@
-"""Programs that are published as Go modules alone: built once at a pinned version, kept in a cache beside the checkout's own.
+"""Programs that are published as Go modules only: built once at a pinned version and kept in the tests' cache.
 
-`python tests/gotools.py NAME...` builds them and prints where they are.
+`python -m tests.gotools NAME...` builds them and prints their paths.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrelay-tests"
+from tests.cache import CACHE, build_lock
 
 # name -> package and version
 TOOLS = {
@@ -21,25 +20,23 @@ TOOLS = {
 
 
 def ensure(name: str) -> Path:
-    """Return the program, built if need be; two processes do not build it twice."""
+    """Return the program's path; build it first if it is missing."""
     package = TOOLS[name]
     folder = CACHE / "bin" / f"{name}-{package.rpartition('@')[2]}"
     program = folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with build_lock(folder / "lock", name):
         if not program.exists():
             if shutil.which("go") is None:
                 sys.exit(f"{name} is built with Go: install Go 1.24 or later, then run it again")
             sys.stderr.write(f"building {package}\n")
-            made = folder / "made"
-            environment = {**os.environ, "GOBIN": str(made), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath"}
+            output = folder / "output"
+            environment = {**os.environ, "GOBIN": str(output), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath"}
             subprocess.run(["go", "install", package], check=True, env=environment, stdout=sys.stderr)
-            (made / name).replace(program)
-            made.rmdir()
+            (output / name).replace(program)
+            output.rmdir()
     return program
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:]:
-        print(ensure(wanted))
+    for requested in sys.argv[1:]:
+        print(ensure(requested))

@@ -1,15 +1,22 @@
-"""Make this machine fit for the tests, run a command, and end what was started for it: machine.py [--build-ahead] COMMAND...
+"""Prepare this machine for the tests that need Docker and other programs: `python -m tests.machine up|down`.
 
-As root on Debian it installs the missing programs and starts a Docker daemon when none answers; elsewhere it says what to install.
+As root on Debian, `up` (`make test-machine`) installs missing programs and starts a Docker daemon if none answers; elsewhere it
+says what is missing. It also starts the build of the tests' Go programs in the background. A prepared machine stays as it is.
+`down` (`make test-machine-down`) ends the processes that `up` started, and nothing else.
 """
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
+
+from tests.cache import CACHE
 
 # program (or a file of its package) -> Debian package
 PROGRAMS = {
@@ -29,7 +36,9 @@ PROGRAMS = {
     "runc": "runc",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
 }
-START_S = 60
+STATE = CACHE / "machine"
+START_S = 180
+END_S = 60
 
 
 def can_install() -> bool:
@@ -47,6 +56,10 @@ def install(missing: list[str]) -> None:
     subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
 
 
+def is_installed(program: str) -> bool:
+    return Path(program).exists() or shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None
+
+
 def docker_answers() -> bool:
     import docker
 
@@ -57,47 +70,84 @@ def docker_answers() -> bool:
         return False
 
 
-def start_docker() -> subprocess.Popen[bytes] | None:
-    """Start a daemon when none answers; None when one does."""
-    if docker_answers():
+def start_in_background(name: str, command: Sequence[str], state: Path = STATE) -> psutil.Process:
+    """Start a process that outlives this one; its output goes to NAME.log, its id and start time to NAME.process, for `end`."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / f"{name}.log").open("wb") as output:
+        started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+    process = psutil.Process(started.pid)
+    (state / f"{name}.process").write_text(f"{process.pid} {process.create_time()}")
+    return process
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return False for a zombie too: its parent may never collect it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def background_process(name: str, state: Path = STATE) -> psutil.Process | None:
+    """Return the process that `start_in_background` started, if it still runs; the start time excludes a reused process id."""
+    try:
+        pid, created = (state / f"{name}.process").read_text().split()
+        process = psutil.Process(int(pid))
+    except (OSError, psutil.NoSuchProcess):
         return None
+    return process if process.create_time() == float(created) and is_alive(process) else None
+
+
+def end(name: str, state: Path = STATE) -> None:
+    """End such a process and what it started; no error if it has ended already."""
+    process = background_process(name, state)
+    if process is None:
+        return
+    family = [process] if name == "dockerd" else [process, *process.children(recursive=True)]  # dockerd ends containerd by itself
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            one.terminate()
+    deadline = time.monotonic() + END_S
+    while any(is_alive(one) for one in family) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def start_docker() -> None:
+    """Start a daemon unless one answers."""
+    if docker_answers():
+        return
     if not can_install() or os.environ.get("DOCKER_HOST"):
         sys.exit("no Docker daemon answers: start Docker, then run it again")
-    log = Path("/var/log/torchrelay-tests-dockerd.log")
-    with log.open("wb") as output:
-        daemon = subprocess.Popen(["dockerd"], stdout=output, stderr=output, start_new_session=True)
+    daemon = start_in_background("dockerd", ["dockerd"])
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and daemon.poll() is None:
+    while time.monotonic() < deadline and is_alive(daemon):
         if docker_answers():
-            return daemon
+            return
         time.sleep(0.3)
-    sys.exit(f"dockerd did not start:\n{log.read_text(errors='replace')[-2000:]}")
+    log = (STATE / "dockerd.log").read_text(errors="replace")
+    end("dockerd")
+    sys.exit(f"dockerd did not start:\n{log[-2000:]}")
 
 
-def is_there(program: str) -> bool:
-    return Path(program).exists() or shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None
-
-
-def main() -> int:
-    missing = [program for program in PROGRAMS if not is_there(program)]
-    if missing:
+def up() -> None:
+    """Install, start and build what is missing."""
+    if missing := [program for program in PROGRAMS if not is_installed(program)]:
         install(missing)
-    # A shell's background job ignores Ctrl-C, and so would what the tests start. It ends the tests, which then say what failed.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    daemon, ahead, command = start_docker(), None, sys.argv[1:]
-    if command[:1] == ["--build-ahead"]:
-        command = command[1:]
-        niced = ["nice", "-n", "19", sys.executable, "-m", "tests.ahead"]
-        ahead = subprocess.Popen(niced, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        return subprocess.run(command, check=False).returncode
-    finally:
-        if ahead is not None and ahead.poll() is None:
-            os.killpg(ahead.pid, signal.SIGTERM)
-        if daemon is not None:
-            daemon.terminate()
-            daemon.wait(timeout=60)
+    start_docker()
+    if background_process("go-programs") is None:
+        start_in_background("go-programs", ["nice", "-n", "19", sys.executable, "-m", "tests.build_go_programs"])
+
+
+def down() -> None:
+    """End what `up` started."""
+    end("go-programs")
+    end("dockerd")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:] == ["up"]:
+        up()
+    elif sys.argv[1:] == ["down"]:
+        down()
+    else:
+        sys.exit(f"usage: {sys.executable} -m tests.machine up|down")

@@ -1,16 +1,17 @@
-"""Put `torchrelay` on a job's PATH, from an environment of its own: `setup.py locate`, then `setup.py install`.
+"""Installs `torchrelay` in its own virtual environment and puts it on a job's PATH: `setup.py locate`, then `setup.py install`.
 
-Written for any Python from 3.7 on, as it is started by whatever `python3` the runner has; it looks for one that is new enough.
-What it makes lies in the runner's tool cache (else in its temporary folder) and is shared by all jobs of that machine:
+Runs on Python 3.8 or later, because the runner's own `python3` starts it; it then looks for a Python that is new enough. It writes
+to the runner's tool cache (otherwise to its temporary folder), which all jobs of a machine share:
 
     environments/KEY/   a virtual environment of the locked packages
     packages/DIGEST/    this repository's code
-    bin/KEY-DIGEST/     `torchrelay`, and nothing else
+    bin/KEY-DIGEST/     only `torchrelay`
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,23 +29,24 @@ from typing import NamedTuple, NoReturn
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements" / "package.txt"
 OLDEST = (3, 11)
-# The newest first that the lock has wheels for; a later one is taken when it is asked for by name.
+# Pythons that the lock file has wheels for, the newest first; the input `python` can name a later one.
 NAMES = ("python3.14", "python3.13", "python3.12", "python3.11", "python3", "python")
-# What the command reads, and nothing that only tests and documents need.
+# All files that the command reads, without tests and documentation.
 PACKAGE = (
     "scripts", "handlers", "runtime", "requirements", "schema", "k8s", "infra",
     "Dockerfile", "LICENSE", "pyproject.toml", ".github/workflows/serve.yml",
 )  # fmt: skip
 MARKER = "complete"
-# A variable of this step -> what the steps that follow read. Two names, as an empty input would hide the job's own variable here.
+# Variable of this step -> variable of the following steps. With one name, an empty input would hide the job's own variable.
 EXPORTED = {
     "INPUT_WEIGHTS_CACHE": "TORCHRELAY_WEIGHTS_CACHE",
     "INPUT_TORCH_INDEX": "TORCHRELAY_TORCH_INDEX",
     "INPUT_BASE_IMAGE": "TORCHRELAY_BASE_IMAGE",
 }
-WAIT_S = 900
+WAIT_S = 900.0  # longest wait for another job that installs here
+POLL_S = 0.2
 PROBE = "import json, sys, venv, ensurepip; print(json.dumps([sys.version_info[:3], sys._base_executable]))"
-# A caller's settings that would send packages elsewhere than into our environment.
+# Settings of the caller that would make pip install into another environment.
 FOREIGN = (
     "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_PYTHON", "PIP_CONSTRAINT", "PIP_REQUIREMENT",
     "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__",
@@ -59,14 +61,14 @@ main()
 
 
 class Python(NamedTuple):
-    """An interpreter that will do: not one of a virtual environment, which may be gone tomorrow, but what that was made of."""
+    """A usable interpreter. For a virtual environment, which may be deleted later, this is the interpreter it was created from."""
 
     executable: str
     version: tuple[int, ...]
 
 
 def fail(message: str, fix: str) -> NoReturn:
-    """End the step with one annotation."""
+    """End the step with one error annotation."""
     text = f"{message}\nfix: {fix}"
     escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     print(f"::error title=torchrelay setup::{escaped}", flush=True)
@@ -75,26 +77,26 @@ def fail(message: str, fix: str) -> NoReturn:
 
 
 def candidates(wanted: str, environment: Mapping[str, str]) -> list[str]:
-    """Return what to try, the best first: what was asked for alone, else the PATH's and then the tool cache's."""
+    """Return the interpreters to try: only the wanted one, otherwise those on the PATH, then those in the tool cache."""
     if wanted:
         return [wanted]
-    kept = Path(environment.get("RUNNER_TOOL_CACHE") or os.devnull) / "Python"
-    tools = [str(path) for name in NAMES[:4] for path in sorted(kept.glob(f"{name[len('python') :]}.*/*/bin/{name}"))]
+    cached = Path(environment.get("RUNNER_TOOL_CACHE") or os.devnull) / "Python"
+    tools = [str(path) for name in NAMES[:4] for path in sorted(cached.glob(f"{name[len('python') :]}.*/*/bin/{name}"))]
     return [*NAMES, *tools, sys.executable]
 
 
 def probe(candidate: str) -> tuple[Python | None, str]:
-    """Return the interpreter, or why this one will not do."""
+    """Return the interpreter, or the reason why it cannot be used."""
     program = shutil.which(candidate)
     if program is None:
         return None, "not found"
     try:
-        asked = subprocess.run([program, "-I", "-c", PROBE], capture_output=True, text=True, timeout=30, check=False)
-        version, base = json.loads(asked.stdout)
+        process = subprocess.run([program, "-I", "-c", PROBE], capture_output=True, text=True, timeout=30, check=False)
+        version, base = json.loads(process.stdout)
     except ValueError:
-        told = asked.stderr.strip().splitlines()
-        lacks = "has no venv and ensurepip" if "No module named" in asked.stderr else "does not run"
-        return None, f"{lacks} ({told[-1] if told else f'exit code {asked.returncode}'})"
+        errors = process.stderr.strip().splitlines()
+        problem = "has no venv and ensurepip" if "No module named" in process.stderr else "does not run"
+        return None, f"{problem} ({errors[-1] if errors else f'exit code {process.returncode}'})"
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, f"does not run ({error})"
     if tuple(version[:2]) < OLDEST:
@@ -103,7 +105,7 @@ def probe(candidate: str) -> tuple[Python | None, str]:
 
 
 def find(wanted: str, environment: Mapping[str, str]) -> Python:
-    """Return the first candidate that will do, or end the step with what was wrong with each."""
+    """Return the first usable candidate, or end the step with the reason for each one."""
     reasons = []
     for candidate in dict.fromkeys(candidates(wanted, environment)):
         python, reason = probe(candidate)
@@ -113,14 +115,14 @@ def find(wanted: str, environment: Mapping[str, str]) -> Python:
             reasons.append(f"{candidate} {reason}")
     least = ".".join(map(str, OLDEST))
     fail(
-        f"no Python {least} or later with venv on this runner: {'; '.join(reasons) or 'none at all'}",
+        f"no Python {least} or later with venv on this runner: {'; '.join(reasons) or 'there is no Python'}",
         f"install one (Debian: python3 python3-venv), or run actions/setup-python with python-version '{least}' before this step,"
-        " or name one in the input `python`",
+        " or set the input `python`",
     )
 
 
 def environment_key(python: Python, lock: bytes) -> str:
-    """Name an environment by all that it depends on."""
+    """Return the name of an environment, made of everything that it depends on."""
     version = ".".join(map(str, python.version))
     base = hashlib.sha256(python.executable.encode()).hexdigest()[:8]
     return f"torchrelay-{platform.system()}-{platform.machine()}-py{version}-{base}-{hashlib.sha256(lock).hexdigest()[:16]}"
@@ -128,15 +130,15 @@ def environment_key(python: Python, lock: bytes) -> str:
 
 def package_files(root: Path) -> list[Path]:
     """Return the files of the package, relative to its root."""
-    found: list[Path] = []
+    files: list[Path] = []
     for name in PACKAGE:
         top = root / name
-        found += [path for path in top.rglob("*") if path.is_file()] if top.is_dir() else [top] if top.is_file() else []
-    return sorted(path.relative_to(root) for path in found if "__pycache__" not in path.parts)
+        files += [path for path in top.rglob("*") if path.is_file()] if top.is_dir() else [top] if top.is_file() else []
+    return sorted(path.relative_to(root) for path in files if "__pycache__" not in path.parts)
 
 
 def package_digest(root: Path) -> str:
-    """Name the package by its files."""
+    """Return the name of the package, made of its files."""
     digest = hashlib.sha256()
     for path in package_files(root):
         content = hashlib.sha256((root / path).read_bytes()).hexdigest()
@@ -145,46 +147,71 @@ def package_digest(root: Path) -> str:
 
 
 def home(environment: Mapping[str, str]) -> Path:
-    """Return the folder that all jobs of this machine share, or this job's own when there is none to write to."""
+    """Return the folder that all jobs of this machine share; the job's own folder if that is not writable."""
     for name in ("RUNNER_TOOL_CACHE", "RUNNER_TEMP"):
         if not environment.get(name):
             continue
-        folder = Path(environment[name]).resolve() / "torchrelay"  # one name for a folder that several links lead to
+        folder = Path(environment[name]).resolve() / "torchrelay"  # the same name whichever link leads to it
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
         if os.access(folder, os.W_OK):
             return folder
-    fail("neither RUNNER_TOOL_CACHE nor RUNNER_TEMP is a folder to write to", "run this as a step of a workflow")
+    fail("neither RUNNER_TOOL_CACHE nor RUNNER_TEMP is a writable folder", "run this as a step of a workflow")
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one job at a time write here; the kernel ends the turn of one that is killed."""
-    with (folder / "lock").open("w") as file:
-        deadline, told = time.monotonic() + WAIT_S, False
-        while True:
+def exclusive(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """Let only one job at a time write to the folder; the kernel releases the lock of a killed job.
+
+    Waits at most WAIT_S seconds, then ends the step and names the job that holds the lock. filelock is not installed yet.
+    """
+    lock, holder = folder / "lock", folder / "lock.holder"
+    with lock.open("w") as file:
+        deadline, announced = time.monotonic() + WAIT_S, False
+        while not try_lock(file.fileno(), lock):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    fail(f"another job has held {folder / 'lock'} for {WAIT_S} s", "end that job, then run this one again")
-            if not told:
-                print("another job installs here: waiting for it", flush=True)
-                told = True
-            time.sleep(0.2)
-        yield
+                name = holder.read_text(errors="replace").strip()
+            except OSError:  # the other job has just started or ended
+                name = "unknown"
+            if time.monotonic() > deadline:
+                fail(f"another job has held {lock} for {WAIT_S:.0f} s: {name}", "end that job, then run this one again")
+            if not announced:
+                print(f"another job installs here, waiting at most {WAIT_S:.0f} s: {name}", flush=True)
+                announced = True
+            time.sleep(POLL_S)
+        holder.write_text(job_name(environment))
+        try:
+            yield
+        finally:
+            holder.unlink()
+
+
+def try_lock(descriptor: int, lock: Path) -> bool:
+    """Take the lock; False if another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            fail(f"cannot lock {lock}: {error.strerror}", "put RUNNER_TOOL_CACHE on a file system that supports locks")
+        return False
+    return True
+
+
+def job_name(environment: Mapping[str, str]) -> str:
+    """Return the text that identifies this job to the jobs that wait for it."""
+    names = [environment.get(name, "") for name in ("GITHUB_REPOSITORY", "GITHUB_WORKFLOW", "GITHUB_JOB", "GITHUB_RUN_ID")]
+    return " ".join(["process", str(os.getpid()), *(name for name in names if name)])
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment less what would lead pip or Python astray; index, proxy and certificate settings stay."""
+    """Return the environment without variables that redirect pip or Python; index, proxy and certificate settings stay."""
     return {name: value for name, value in environment.items() if name not in FOREIGN}
 
 
 def make_environment(folder: Path, python: Python) -> None:
-    """Install the locked packages; what a killed job left is removed first, and the marker is written last."""
+    """Install the locked packages. Remains of a killed job are removed first; the marker is written last."""
     shutil.rmtree(folder, ignore_errors=True)
     inside = str(folder / "venv" / "bin" / "python")
     for command in (
@@ -193,17 +220,17 @@ def make_environment(folder: Path, python: Python) -> None:
          "--require-hashes", "--requirement", str(LOCK)],
     ):  # fmt: skip
         print("+", shlex.join(command), flush=True)
-        done = subprocess.run(command, env=clean_environment(os.environ), check=False)
-        if done.returncode:
+        process = subprocess.run(command, env=clean_environment(os.environ), check=False)
+        if process.returncode:
             fail(
-                f"{shlex.join(command)} ended with exit code {done.returncode}",
-                "read the lines above; this runner must reach its package index (PIP_INDEX_URL names another one)",
+                f"{shlex.join(command)} failed with exit code {process.returncode}",
+                "read the lines above; the runner must reach its package index (set PIP_INDEX_URL to use another one)",
             )
     (folder / MARKER).touch()
 
 
 def make_package(folder: Path) -> None:
-    """Copy the package out of the action's folder, which does not outlive the job."""
+    """Copy the package out of the action's folder, which is deleted after the job."""
     shutil.rmtree(folder, ignore_errors=True)
     for path in package_files(ROOT):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -213,29 +240,29 @@ def make_package(folder: Path) -> None:
 
 
 def make_launcher(folder: Path, environment: Path, package: Path) -> Path:
-    """Write the command: isolated, so that neither the job's PYTHONPATH nor its folder is looked at."""
+    """Write the command. It runs Python isolated, so that the job's PYTHONPATH and working directory have no effect."""
     folder.mkdir(parents=True, exist_ok=True)
     python = shlex.quote(str(environment / "venv" / "bin" / "python"))
-    made, launcher = folder.parent / f".{os.getpid()}", folder / "torchrelay"
-    made.write_text(f'#!/bin/sh\nexec {python} -I {shlex.quote(str(package / "launch.py"))} "$@"\n')
-    made.chmod(0o755)
-    made.replace(launcher)
+    temporary, launcher = folder.parent / f".{os.getpid()}", folder / "torchrelay"
+    temporary.write_text(f'#!/bin/sh\nexec {python} -I {shlex.quote(str(package / "launch.py"))} "$@"\n')
+    temporary.chmod(0o755)
+    temporary.replace(launcher)
     return launcher
 
 
 def version_of(launcher: Path) -> str:
-    """Return the version that the command prints; empty when it does not run."""
+    """Return the version that the command prints; "" if it does not run."""
     try:
-        told = subprocess.run([str(launcher), "--version"], capture_output=True, text=True, timeout=120, check=False)
+        process = subprocess.run([str(launcher), "--version"], capture_output=True, text=True, timeout=120, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return told.stdout.split()[-1] if told.returncode == 0 and told.stdout.strip() else ""
+    return process.stdout.split()[-1] if process.returncode == 0 and process.stdout.strip() else ""
 
 
 def append(variable: str, line: str) -> None:
-    """Add one line to a file of the runner's, e.g. GITHUB_OUTPUT."""
+    """Add one line to one of the runner's files, e.g. GITHUB_OUTPUT."""
     if "\n" in line or "\r" in line:
-        fail(f"a line break in {line!r}", "use a folder without one")
+        fail(f"{line!r} contains a line break", "use a value without line breaks")
     if path := os.environ.get(variable):
         with Path(path).open("a") as file:
             file.write(line + "\n")
@@ -243,10 +270,10 @@ def append(variable: str, line: str) -> None:
 
 
 def install(python: Python, folder: Path) -> tuple[Path, str]:
-    """Make what is missing or broken; returns the launcher and the version that it prints."""
+    """Install what is missing or broken; return the launcher and the version that it prints."""
     key, digest = environment_key(python, LOCK.read_bytes()), package_digest(ROOT)
     environment, package = folder / "environments" / key, folder / "packages" / digest
-    with alone(folder):
+    with exclusive(folder, os.environ):
         if not (package / MARKER).exists():
             make_package(package)
         launcher = make_launcher(folder / "bin" / f"{key}-{digest}", environment, package)
@@ -256,11 +283,11 @@ def install(python: Python, folder: Path) -> tuple[Path, str]:
         make_environment(environment, python)
         if version := version_of(launcher):
             return launcher, version
-    fail(f"{launcher} was installed and does not run", "run it by hand on this runner, and report what it says")
+    fail(f"{launcher} was installed but does not run", "run it by hand on this runner and report its output")
 
 
 def main() -> None:
-    """Run one of the two steps."""
+    """Run one of the two steps: locate or install."""
     environment = os.environ
     python, folder = find(environment.get("TORCHRELAY_PYTHON", ""), environment), home(environment)
     key = environment_key(python, LOCK.read_bytes())
@@ -277,7 +304,7 @@ def main() -> None:
             if value := environment.get(name):
                 append("GITHUB_ENV", f"{variable}={value}")
     else:
-        fail(f"unknown step {' '.join(sys.argv[1:])!r}", "say locate or install")
+        fail(f"unknown step {' '.join(sys.argv[1:])!r}", "write locate or install")
 
 
 if __name__ == "__main__":

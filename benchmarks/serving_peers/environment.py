@@ -10,7 +10,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from benchmarks.serving_peers.contract import ROOT
-from tests.container.base_image import cache_dir
+from tests.cache import CACHE
 from torchrelay.core.progress import Progress
 from torchrelay.targets.local.environment import ServerSettings, pip_install
 
@@ -23,7 +23,7 @@ def folder_of(settings: ServerSettings) -> Path:
     """Return where the environment of this lock and this torch lies."""
     wheels = sorted(wheel.name for wheel in settings.wheels.glob("torch-*.whl")) if settings.wheels else []
     described = json.dumps([settings.torch_version, wheels, settings.index, sys.version])
-    return cache_dir() / f"serving-{hashlib.sha256(LOCK.read_bytes() + described.encode()).hexdigest()[:16]}"
+    return CACHE / f"serving-{hashlib.sha256(LOCK.read_bytes() + described.encode()).hexdigest()[:16]}"
 
 
 def ensure_environment(progress: Progress) -> Path:

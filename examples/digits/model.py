@@ -26,5 +26,5 @@ class Digits(nn.Module):
 
 
 def init_function(width: int = 16) -> Digits:
-    """The network without weights; torchrelay loads the state_dict into it."""
+    """Make the network without weights; torchrelay loads the state_dict into it."""
     return Digits(width)

@@ -23,18 +23,18 @@ NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [1797, 8, 8] as a PNG holds them (the data set counts to 16), and int64 [1797] labels."""
+    """Return uint8 [1797, 8, 8] as in a PNG (the data set's values are 0 to 16), and int64 [1797] labels."""
     images, labels = load_digits(return_X_y=True)
     return np.rint(images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8), labels.astype(np.int64)
 
 
 def as_batch(images: np.ndarray) -> Tensor:
-    """What the image-classifier handler makes of the same pictures: float32 [N, 1, 8, 8], 0-1."""
+    """Return the same input as the image-classifier handler: float32 [N, 1, 8, 8], 0-1."""
     return torch.from_numpy(images).unsqueeze(1).float() / 255
 
 
 def shifted(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture moved by up to one pixel, so that the network does not learn positions by heart."""
+    """Move each picture by up to one pixel, so that the network does not learn exact positions."""
     padded = nn.functional.pad(batch, (1, 1, 1, 1))
     moves = torch.randint(0, 3, (len(batch), 2), generator=generator).tolist()
     return torch.stack([picture[:, y : y + 8, x : x + 8] for picture, (y, x) in zip(padded, moves, strict=True)])
@@ -56,7 +56,7 @@ def train(images: Tensor, labels: Tensor, epochs: int) -> Digits:
 
 
 def write_samples(images: np.ndarray, labels: np.ndarray, right: np.ndarray, folder: Path) -> None:
-    """The first held-out picture of four digits that was recognised, and one cut short on its way."""
+    """Write, for four digits, the first held-out picture that was recognised, and one truncated picture."""
     folder.mkdir(exist_ok=True)
     for digit in (0, 3, 7, 9):
         Image.fromarray(images[right & (labels == digit)][0]).save(folder / f"{NAMES[digit]}.png", optimize=True)
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "model.pt")
     options = parser.parse_args()
     torch.manual_seed(SEED)
-    torch.set_num_threads(1)  # one order of additions, so one result
+    torch.set_num_threads(1)  # always the same order of additions, so the same result
     torch.use_deterministic_algorithms(True)
 
     images, labels = load()

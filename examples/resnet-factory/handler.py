@@ -1,4 +1,4 @@
-"""Per-sample functions and `handler_factory`: the library does the batches, the weights, the device and the errors."""
+"""Per-sample functions and `handler_factory`: the library handles batches, weights, the device and errors."""
 
 import torch
 from model import ResNet
@@ -11,12 +11,12 @@ CATEGORIES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "ei
 
 
 def init_function(resnet_layers: int = 8) -> ResNet:
-    """The network without weights; the state_dict is loaded into it."""
+    """Make the network without weights; the state_dict is loaded into it."""
     return ResNet(resnet_layers)
 
 
 def preprocess(picture: Image.Image) -> Tensor:
-    """One picture of any size -> float32 [1, 32, 32], mean 0.5 and deviation 0.5 taken out."""
+    """One picture of any size -> float32 [1, 32, 32], normalised with mean 0.5 and standard deviation 0.5."""
     grey = picture.convert("L").resize((32, 32), Image.Resampling.BICUBIC)
     pixels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(1, 32, 32)
     return (pixels.float() / 255 - 0.5) / 0.5

@@ -1,4 +1,4 @@
-"""A small residual network, in the plan of He et al. 2015 for small pictures (https://arxiv.org/abs/1512.03385, section 4.2)."""
+"""A small residual network, after He et al. 2015 for small pictures (https://arxiv.org/abs/1512.03385, section 4.2)."""
 
 import itertools
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]: two convolutions, beside them the input itself."""
+    """[N, inputs, H, W] -> [N, outputs, H / stride, W / stride]: two convolutions and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -18,23 +18,23 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "handlers"))  # handler.py imports the library, which lies beside it in an archive
+sys.path.insert(0, str(HERE.parents[1] / "handlers"))  # handler.py imports the library; in an archive it is in the same folder
 
-from handler import CATEGORIES, init_function, preprocess  # noqa: E402 - needs the line above
-from model import ResNet  # noqa: E402
+from handler import CATEGORIES, init_function, preprocess  # noqa: E402 -- needs the line above
+from model import ResNet  # noqa: E402 -- needs the same line
 
 SEED = 20
 
 
 def load() -> tuple[list[Image.Image], np.ndarray]:
-    """1797 greyscale pictures of 32x32, and int64 [1797] labels; the data set counts to 16."""
+    """Return 1797 greyscale pictures of 32x32, and int64 [1797] labels; the data set's values are 0 to 16."""
     images, labels = load_digits(return_X_y=True)
     pixels = np.rint(images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     return [Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC) for one in pixels], labels.astype(np.int64)
 
 
 def shifted(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture moved by up to three pixels, so that the network does not learn positions by heart."""
+    """Move each picture by up to three pixels, so that the network does not learn exact positions."""
     padded = nn.functional.pad(batch, (3, 3, 3, 3), value=-1.0)
     moves = torch.randint(0, 7, (len(batch), 2), generator=generator).tolist()
     return torch.stack([picture[:, y : y + 32, x : x + 32] for picture, (y, x) in zip(padded, moves, strict=True)])
@@ -55,7 +55,7 @@ def train(images: Tensor, labels: Tensor, epochs: int) -> ResNet:
 
 
 def write_samples(pictures: list[Image.Image], labels: np.ndarray, right: np.ndarray, folder: Path) -> None:
-    """The first held-out picture of three digits that was recognised, and one cut short on its way."""
+    """Write, for three digits, the first held-out picture that was recognised, and one truncated picture."""
     folder.mkdir(exist_ok=True)
     for digit in (2, 5, 8):
         pictures[np.flatnonzero(right & (labels == digit))[0]].save(folder / f"{CATEGORIES[digit]}.png", optimize=True)
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "model.pt")
     options = parser.parse_args()
     torch.manual_seed(SEED)
-    torch.set_num_threads(1)  # one order of additions, so one result
+    torch.set_num_threads(1)  # always the same order of additions, so the same result
     torch.use_deterministic_algorithms(True)
 
     pictures, labels = load()

@@ -1,4 +1,4 @@
-"""A small U-Net: a contracting path that sees what is where, an expanding one that says it for every pixel."""
+"""A small U-Net: a contracting path finds the objects, an expanding path classifies every pixel."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """float32 [N, 3, H, W] by ImageNet's statistics -> float32 [N, classes, H, W] logits; H and W are multiples of 8."""
+    """float32 [N, 3, H, W] with ImageNet's normalisation -> float32 [N, classes, H, W] logits; H and W are multiples of 8."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -41,5 +41,5 @@ class UNet(nn.Module):
 
 
 def init_function(classes: int = 6, width: int = 12) -> UNet:
-    """The network without weights; torchrelay loads the state_dict into it."""
+    """Make the network without weights; torchrelay loads the state_dict into it."""
     return UNet(classes, width)

@@ -1,4 +1,4 @@
-"""Street scenes made of a seed: pictures whose every pixel's class is known, so that no data set has to be had."""
+"""Street scenes drawn from a seed. The class of every pixel is known, so no data set is needed."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -8,7 +8,7 @@ COLOURS = ((140, 180, 225), (95, 95, 100), (110, 150, 70), (170, 120, 90), (45, 
 
 
 def scene(seed: int, height: int, width: int) -> tuple[Image.Image, np.ndarray]:
-    """An RGB picture with noise, light and colours of its own, and uint8 [height, width] of class indexes."""
+    """Return an RGB picture with random noise, light and colours, and its class indexes, uint8 [height, width]."""
     dice = np.random.default_rng(seed)
     mask = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(mask)

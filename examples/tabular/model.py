@@ -16,5 +16,5 @@ class SimpleModel(torch.nn.Module):
 
 
 def init_function(features: int = 4, classes: int = 3) -> SimpleModel:
-    """The network without weights; torchrelay loads the state_dict into it."""
+    """Make the network without weights; torchrelay loads the state_dict into it."""
     return SimpleModel(features, classes)

@@ -31,7 +31,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     for _ in range(500):
         optimizer.zero_grad()
-        # the network ends in a softmax, so the loss takes the logarithm of what it says of the right species
+        # the network ends in a softmax, so the loss is the negative logarithm of the correct species' probability
         loss = -model(seen.float()).gather(1, seen_species[:, None]).log().mean()
         loss.backward()
         optimizer.step()

@@ -7,31 +7,28 @@ this machine pushes to) name it, and nothing is started.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests import machine
+from tests.cache import CACHE, build_lock
 from tests.cluster import pause_image
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrelay-tests"
 WORK = CACHE / "cluster"
 RUN = WORK / "run"
 CNI = Path("/usr/lib/cni")
 REGISTRY = "127.0.0.1:5001"
 UP_S = 300
-LOCK_S = 2400
 
 # program -> Debian package
 PACKAGES = {
@@ -50,7 +47,7 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where it is. `registry` is host:port of the registry that its nodes pull from."""
+    """A running cluster. `registry` is host:port of the registry that its nodes pull from."""
 
     kubeconfig: Path
     registry: str
@@ -72,7 +69,7 @@ def version() -> str:
 
 
 def bin_folder() -> Path:
-    """Return where the programs of this very module are kept."""
+    """Return the folder of the programs that this version of the module builds."""
     inputs = hashlib.sha256((PROGRAMS / "go.mod").read_bytes() + (PROGRAMS / "go.sum").read_bytes())
     for source in sorted(PROGRAMS.glob("*/main.go")):
         inputs.update(source.read_bytes())
@@ -80,34 +77,17 @@ def bin_folder() -> Path:
 
 
 def build_command(name: str, output: Path) -> list[str]:
-    """Return what builds one program; the version goes in as Kubernetes' own build does it."""
+    """Return the command that builds one program, with the version set as in Kubernetes' own build."""
     _, minor, _ = version().removeprefix("v").split(".")
     at = "k8s.io/component-base/version"
     flags = f"-s -w -X {at}.gitVersion={version()} -X {at}.gitMajor=1 -X {at}.gitMinor={minor}"
     return ["go", "build", "-trimpath", "-ldflags", flags, "-o", str(output), f"./{name}"]
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; another run on this machine waits, though not for ever."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LOCK_S
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{path} is still locked after {LOCK_S} s: by another run, or by this very one") from None
-                time.sleep(0.2)
-        yield
-
-
 def ensure(name: str) -> Path:
     """Return a program, built if need be: minutes with a cold cache."""
     program = bin_folder() / name
-    with locked(bin_folder() / "lock"):
+    with build_lock(bin_folder() / "lock", name):
         if not program.exists():
             if shutil.which("go") is None:
                 sys.exit(f"{name} {version()} is built with Go: install Go 1.26 or later, or set TORCHRELAY_TEST_KUBECONFIG")
@@ -120,7 +100,7 @@ def ensure(name: str) -> Path:
 
 
 def ensure_pause() -> None:
-    """Make the image that holds a pod's sandbox open."""
+    """Create the image that keeps a pod's sandbox open."""
     image = bin_folder() / "pause.tar"
     if not image.exists():
         made = image.with_suffix(".part")
@@ -129,7 +109,7 @@ def ensure_pause() -> None:
 
 
 def kubectl() -> str:
-    """Return the kubectl on the PATH, else one that is built."""
+    """Return the kubectl on the PATH, otherwise one that is built."""
     return shutil.which("kubectl") or str(ensure("kubectl"))
 
 
@@ -142,13 +122,13 @@ def install_missing() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return what the scripts are told."""
+    """Return the scripts' environment."""
     path = f"{bin_folder()}:{os.environ['PATH']}:/usr/sbin:/sbin"
     return {**os.environ, "BIN": str(bin_folder()), "RUN": str(RUN), "REGISTRY": str(RUN / "registry"), "PATH": path}
 
 
 def up() -> Cluster:
-    """Build what is missing and start the cluster; what a killed run left is ended first."""
+    """Build the missing programs and start the cluster; that of a killed run is ended first."""
     if os.geteuid() != 0:
         sys.exit("a cluster is started as root: run as root, or set TORCHRELAY_TEST_KUBECONFIG")
     install_missing()
@@ -173,11 +153,11 @@ def down() -> None:
 
 @contextmanager
 def running() -> Iterator[Cluster]:
-    """Give a cluster until the block ends: the one that is named, else one of our own; there is one at a time on a machine."""
+    """Provide a cluster until the block ends: the named one, otherwise a new one; only one runs on a machine at a time."""
     if given := os.environ.get("TORCHRELAY_TEST_KUBECONFIG"):
         yield Cluster(Path(given), os.environ.get("TORCHRELAY_TEST_REGISTRY") or REGISTRY, kubectl())
         return
-    with locked(WORK / "lock"):
+    with build_lock(WORK / "lock", "the one cluster of this machine"):
         cluster = up()
         try:
             yield cluster

@@ -1,4 +1,4 @@
-"""A namespace under restricted Pod Security for each test, in the one cluster. Nothing is skipped: without root they fail."""
+"""A namespace under restricted Pod Security for each test, in the one cluster. Without root the tests fail; none is skipped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def images(cluster: Cluster) -> Images:
-    """Images over the runtime image, which the node has then pulled: a gigabyte, and no part of what is tested."""
+    """Images over the runtime image, a gigabyte that the node pulls before the tests."""
     made = Images(cluster.registry, ensure_runtime(cpu_settings(), Quiet()))
     reference, _ = made.of("answers_as_told", "one")
     cluster.run("run", "pull", f"--image={reference}", "--restart=Never", "--command", "--", "true")
@@ -46,7 +46,7 @@ def kubeconfig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[Callable[[], str]]:
-    """Makes namespaces that take none but restricted pods."""
+    """Returns a function that creates namespaces for restricted pods only."""
     made: list[str] = []
 
     def make() -> str:

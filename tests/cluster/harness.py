@@ -1,4 +1,4 @@
-"""Models for the cluster tests: a case in a layer over the real runtime image, pushed to the registry that nodes pull from."""
+"""Models for the cluster tests: a case as a layer over the real runtime image, pushed to the nodes' registry."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ REPOSITORY = "https://github.com/acme/digits"
 
 
 def sample(**expected: Any) -> Sample:
-    """A request that is echoed, and what must be in the answer."""
+    """A request that is echoed, and the expected parts of the answer."""
     expect = Expect(mode="subset", value={"echo": "hello", **expected})
     return Sample("hello", b'{"echo": "hello"}', JSON, expect, None, "samples/hello.json", 1)
 
 
 @dataclass
 class Images:
-    """Makes and pushes an image per case and version; the runtime's layers travel once."""
+    """Builds and pushes an image per case and version; the runtime's layers are pushed once."""
 
     registry: str
     runtime: Image
@@ -68,7 +68,7 @@ class Images:
         return self.made[case, version]
 
     def release(self, version: str, case: str = "answers_as_told", expected: str = "", sequence: int = 0) -> Release:
-        """Return a version whose sample expects it to name itself, or what is `expected`."""
+        """Return a version whose sample expects its own name, or `expected`."""
         reference, config = self.of(case, version)
         source = Source(
             REPOSITORY, f"{sequence:040x}", "refs/heads/main", sequence, f"{REPOSITORY}/actions/runs/{sequence}", "octocat"
@@ -78,7 +78,7 @@ class Images:
 
 @dataclass
 class Deployment:
-    """A namespace of a test's own, and the model in it."""
+    """A test's own namespace, and the model in it."""
 
     cluster: Cluster
     images: Images
@@ -103,13 +103,13 @@ class Deployment:
         return self.target().apply(self.images.release(version, case, expected, sequence))
 
     def answer(self) -> Any:
-        """What the Service answers: the version that serves."""
+        """Return the version that answers through the Service."""
         request = ProbeRequest("1", "POST", f"/predictions/{NAME}", JSON, b'{"echo": "hello"}')
         answer = self.target().invoke(request)
         return json.loads(answer.body)["version"] if answer.status == 200 else answer.error or answer.status
 
     def kubeconfig_of(self, account: str, role: str = "") -> str:
-        """Make a service account, with the role of a file if one is named; return a kubeconfig, as text, that speaks for it."""
+        """Create a service account, with the role in a file if given; return its kubeconfig as text."""
         self.kubectl("create", "serviceaccount", account)
         if role:
             self.kubectl("apply", "--filename", str(ROOT / role))
@@ -126,10 +126,10 @@ class Deployment:
         return json.loads(self.kubectl("get", *what, "--output", "json"))
 
     def names(self, *kinds: str) -> list[str]:
-        """`kind/name` of all objects of these kinds, but for those that were there before anything was deployed."""
+        """Return `kind/name` of all objects of these kinds, except those from before the first deploy."""
         found = self.kubectl("get", ",".join(kinds), "--output", "name").split()
-        given = ("serviceaccount/default", "serviceaccount/deployer", "configmap/kube-root-ca.crt")
-        return sorted(one for one in found if one not in given)
+        initial = ("serviceaccount/default", "serviceaccount/deployer", "configmap/kube-root-ca.crt")
+        return sorted(one for one in found if one not in initial)
 
     def annotations(self) -> dict[str, str]:
         """Annotations of the Deployment, without their prefix."""
@@ -137,7 +137,7 @@ class Deployment:
         return {key.removeprefix("torchrelay.org/"): value for key, value in found.items()}
 
     def show(self) -> None:
-        """Print what there is, for a test that failed."""
+        """Print the namespace's objects, events and logs, for a failed test."""
         print(self.cluster.run("--namespace", self.namespace, "get", "all", "--output", "wide", check=False).stdout)
         print(self.cluster.run("--namespace", self.namespace, "get", "events", check=False).stdout)
         print(

@@ -1,6 +1,6 @@
-"""Asks a Service without end, from a pod: over a new connection each time, and over kept ones. Runs in the runtime image alone.
+"""Sends requests to a Service from a pod until stopped, over new and over kept connections. Runs only in the runtime image.
 
-load.py HOST PORT PATH STOP_FILE   prints {"new": {"asked", "failed", "versions", "failures"}, "kept": ...} once the file is there
+load.py HOST PORT PATH STOP_FILE   prints {"new": {"asked", "failed", "versions", "failures"}, "kept": ...} once the file exists
 """
 
 import http.client
@@ -13,7 +13,7 @@ from pathlib import Path
 LANES = 3
 PAUSE_S = 0.01
 BODY = json.dumps({"echo": "hello", "sleep": 0.02})
-Row = tuple[float, str, str]  # began, the version that answered, what went wrong
+Row = tuple[float, str, str]  # start, the version that answered, the error
 HEADERS = {"Content-Type": "application/json"}
 
 
@@ -28,7 +28,7 @@ def ask(connection: http.client.HTTPConnection, path: str) -> str:
 
 
 def lane(host: str, port: int, path: str, stop: Path, kept: bool, seen: list[Row]) -> None:
-    """Ask until `stop`; a kept connection is made anew only when it failed or the server said that it closes it."""
+    """Send until `stop`; a kept connection is opened again only when it failed or the server announced that it closes it."""
     connection = http.client.HTTPConnection(host, port, timeout=30)
     while not stop.exists():
         began = time.time()
@@ -42,15 +42,15 @@ def lane(host: str, port: int, path: str, stop: Path, kept: bool, seen: list[Row
         time.sleep(PAUSE_S)
 
 
-def told(seen: list[Row]) -> dict[str, object]:
-    """Sum up what the lanes of a kind saw."""
+def summary(seen: list[Row]) -> dict[str, object]:
+    """Summarise the requests of one kind of connection."""
     failures = [(round(began, 2), error) for began, _, error in seen if error]
     versions = sorted({version for _, version, error in seen if not error})
     return {"asked": len(seen), "failed": len(failures), "versions": versions, "failures": failures[:5]}
 
 
 def main(host: str, port: str, path: str, stop_file: str) -> None:
-    """Ask in both ways at once."""
+    """Send over both kinds of connection at once."""
     stop = Path(stop_file)
     seen: dict[str, list[Row]] = {"new": [], "kept": []}
     lanes = [
@@ -62,7 +62,7 @@ def main(host: str, port: str, path: str, stop_file: str) -> None:
         one.start()
     for one in lanes:
         one.join()
-    print(json.dumps({kind: told(rows) for kind, rows in seen.items()}), flush=True)
+    print(json.dumps({kind: summary(rows) for kind, rows in seen.items()}), flush=True)
 
 
 if __name__ == "__main__":

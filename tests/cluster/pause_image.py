@@ -1,4 +1,4 @@
-"""The image that holds a pod's sandbox open: one static program in one layer, as `docker save` would write it, without a daemon."""
+"""The image that keeps a pod's sandbox open: one static program in one layer, as `docker save` would write it, without a daemon."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ NAME = "cluster.local/pause:1"
 
 
 def member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a file that anyone may run."""
+    """Add a file that everyone can execute."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o755
     archive.addfile(info, io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""Doctor against a real cluster: every right asked of its API, with and without the role that grants them."""
+"""Doctor against a real cluster: every permission is checked, with and without the role that grants them."""
 
 import json
 import os
@@ -11,19 +11,19 @@ from tests.cluster.cluster import Cluster
 from torchrelay.core.paths import ROOT
 from torchrelay.doctor import cluster as doctor_cluster
 from torchrelay.doctor import examine
-from torchrelay.doctor.finding import Asked, Check
+from torchrelay.doctor.finding import DoctorOptions, Finding
 from torchrelay.targets.kubernetes.permissions import RULES
 
 ROLE = ROOT / "infra" / "kubernetes" / "deployer-role.yaml"
 
 
-def checked(folder: Path, namespace: str) -> dict[str, Check]:
+def checked(folder: Path, namespace: str) -> dict[str, Finding]:
     """Run the cluster's checks for a model that goes to a namespace."""
     folder.mkdir(exist_ok=True)
     (folder / "model.yaml").write_text(
         f"name: digits\nweights: model.pt\nhandler: tensor\ntargets: {{kubernetes: {{namespace: {namespace}}}}}\n"
     )
-    found = examine(Asked(folder, "kubernetes", environment=os.environ), {"cluster": doctor_cluster.cluster})
+    found = examine(DoctorOptions(folder, "kubernetes", environment=os.environ), {"cluster": doctor_cluster.cluster})
     return {check.name: check for check in found if check.name != "model"}
 
 
@@ -53,7 +53,7 @@ def test_with_the_role_every_right_is_there(
     monkeypatch.setenv("TORCHRELAY_KUBECONFIG", as_account(cluster, where, role=True))
     checks = checked(tmp_path / "model", where)
     assert [name for name, check in checks.items() if not check.ok] == []
-    assert checks["rights"].detail == f"all {sum(len(rule.verbs) for rule in RULES)} that a deployment uses in {where}"
+    assert checks["rights"].detail == f"all {sum(len(rule.verbs) for rule in RULES)} rights that a deployment needs in {where}"
     assert "Kubernetes v1." in checks["cluster"].detail
 
 
@@ -78,7 +78,7 @@ def test_one_verb_taken_away_is_the_one_that_is_named(
     assert less != ROLE.read_text()
     cluster.run("--namespace", where, "apply", "--filename", "-", stdin=less)
     rights = checked(tmp_path / "model", where)["rights"]
-    assert rights.detail == f"in {where} not allowed: pods/exec: create"
+    assert rights.detail == f"not allowed in {where}: pods/exec: create"
 
 
 @pytest.mark.usefixtures("cluster")

@@ -1,4 +1,4 @@
-"""Deploys that fail at first, are killed half-way or meet: the next one goes on from what is there, and nothing is left over."""
+"""Deploys that fail first, are killed or run at once: the next one continues, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_a_first_version_that_fails_behind_the_service_leaves_nothing(deployment
 
 
 def killed_at(deployment: Deployment, release: Release, reached: Callable[[], Any]) -> None:
-    """Deploy in a process of its own, which is killed once something is seen."""
+    """Deploy in a separate process and kill it once `reached` returns something."""
     process = multiprocessing.get_context("fork").Process(target=deployment.target().apply, args=(release,))
     process.start()
     try:
-        poll("where to kill it", lambda: reached() or not process.is_alive())
+        poll("the moment to kill it", lambda: reached() or not process.is_alive())
         assert process.is_alive(), "it ended before"
     finally:
         assert process.pid is not None
@@ -36,8 +36,8 @@ def killed_at(deployment: Deployment, release: Release, reached: Callable[[], An
         process.join()
 
 
-def test_updated_killed_half_way_rolled_back_and_deleted(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it with no more rights than infra/kubernetes/deployer-role.yaml gives."""
+def test_updated_killed_rolled_back_and_deleted(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With only the permissions of infra/kubernetes/deployer-role.yaml."""
     monkeypatch.setenv("TORCHRELAY_KUBECONFIG", deployment.kubeconfig_of("deployer", "infra/kubernetes/deployer-role.yaml"))
     one, two = deployment.images.release("one", sequence=1), deployment.images.release("two", sequence=2)
     deployment.target().apply(one)

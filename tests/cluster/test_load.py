@@ -1,4 +1,4 @@
-"""Rollouts while others ask: not one request is lost, over new connections and kept ones; without preStop some are."""
+"""Rollouts under load lose no request, over new and kept connections; without preStop they lose some."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LOAD = Path(__file__).parent / "load.py"
 STOP = "/tmp/stop"  # noqa: S108 -- in its pod
 ROLLOUTS = 5
 WITHOUT_DRAIN = 4
-"""Rollouts that the control is given to lose a request."""
+"""Rollouts within which the control must lose a request."""
 
 
 def visitor_pod(image: str, address: str) -> dict[str, Any]:
-    """A restricted pod that asks the Service."""
+    """A restricted pod that sends requests to the Service."""
     container = {
         "name": "visitors",
         "image": image,
@@ -35,7 +35,7 @@ def visitor_pod(image: str, address: str) -> dict[str, Any]:
 
 @contextmanager
 def visitors(deployment: Deployment, image: str) -> Iterator[dict[str, Any]]:
-    """Ask the Service from a pod while the block runs; afterwards the mapping holds what was seen."""
+    """Send requests from a pod while the block runs; afterwards the mapping contains the summary."""
     seen: dict[str, Any] = {}
     address = deployment.get("service", NAME)["spec"]["clusterIP"]
     deployment.kubectl("apply", "--filename", "-", stdin=json.dumps(visitor_pod(image, address)))
@@ -50,7 +50,7 @@ def visitors(deployment: Deployment, image: str) -> Iterator[dict[str, Any]]:
 
 
 def rolled(deployment: Deployment) -> None:
-    """Replace all pods by new ones of the same version, as it is described by now."""
+    """Replace all pods by new ones of the same version, with the Deployment's current template."""
     deployment.kubectl("rollout", "restart", f"deployment/{NAME}")
     deployment.kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=90s")
     poll("the old pods' end", lambda: len(deployment.get("pods", "--selector", "app.kubernetes.io/component=server")["items"]) == 1)
@@ -64,12 +64,12 @@ def test_no_request_is_lost_in_rollouts_and_some_are_without_the_drain(deploymen
         for turn in range(ROLLOUTS):
             deployment.apply("two" if turn % 2 == 0 else "one")
     print(seen)
-    assert {kind: told["failed"] for kind, told in seen.items()} == {"new": 0, "kept": 0}, seen
-    for told in seen.values():
-        assert told["asked"] > 100 * ROLLOUTS
-        assert told["versions"] == ["one", "two"]
+    assert {kind: summary["failed"] for kind, summary in seen.items()} == {"new": 0, "kept": 0}, seen
+    for summary in seen.values():
+        assert summary["asked"] > 100 * ROLLOUTS
+        assert summary["versions"] == ["one", "two"]
 
-    # The control: the same without preStop and the drain that it does.
+    # The control: the same without preStop, so without draining.
     without = [{"op": "remove", "path": "/spec/template/spec/containers/0/lifecycle"}]
     deployment.kubectl("patch", "deployment", NAME, "--type=json", "--patch", json.dumps(without))
     deployment.kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=90s")
@@ -78,7 +78,7 @@ def test_no_request_is_lost_in_rollouts_and_some_are_without_the_drain(deploymen
         with visitors(deployment, image) as seen:
             rolled(deployment)
         print(seen)
-        failed += sum(told["failed"] for told in seen.values())
+        failed += sum(summary["failed"] for summary in seen.values())
         if failed:
             break
-    assert failed, "no request was lost without preStop: the test above tells nothing"
+    assert failed, "no request was lost without preStop: the test above shows nothing"

@@ -1,4 +1,4 @@
-"""k8s/base and what is rendered over it, as a real API server sees them: strictly, and under restricted Pod Security."""
+"""A real API server validates k8s/base and rendered overlays, strictly and under restricted Pod Security."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def model(**changes: object) -> Model:
     return Model.model_validate({"name": "digits", "weights": "model.pt", "handler": "tensor"} | changes)
 
 
-def taken(cluster: Cluster, namespace: str, text: str) -> tuple[int, str]:
-    """Let the API server look at manifests, strictly; gives its exit code and all that it says, warnings included."""
+def validated(cluster: Cluster, namespace: str, text: str) -> tuple[int, str]:
+    """Let the API server validate manifests strictly; return the exit code and the output with warnings."""
     command = ["--namespace", namespace, "apply", "--dry-run=server", "--validate=strict", "--filename", "-"]
     done = cluster.run(*command, stdin=text, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_base_is_complete_and_taken_alone(cluster: Cluster, namespace: Callable[[], str]) -> None:
+def test_the_base_is_complete_and_valid_alone(cluster: Cluster, namespace: Callable[[], str]) -> None:
     rendered = cluster.run("kustomize", str(BASE)).stdout
     assert {document["kind"] for document in yaml.safe_load_all(rendered)} == KINDS
-    code, said = taken(cluster, namespace(), rendered)
-    assert (code, said.count("created (server dry run)"), "Warning" in said) == (0, len(KINDS), False), said
+    code, output = validated(cluster, namespace(), rendered)
+    assert (code, output.count("created (server dry run)"), "Warning" in output) == (0, len(KINDS), False), output
 
 
 @pytest.mark.parametrize(
@@ -39,20 +39,20 @@ def test_the_base_is_complete_and_taken_alone(cluster: Cluster, namespace: Calla
     [{}, {"device": "gpu", "resources": {"cpu": 0.5, "memory": "1.5G"}}, {"targets": {"kubernetes": {"replicas": 3}}}],
     ids=["as it comes", "gpu", "replicas"],
 )
-def test_what_is_rendered_is_taken(cluster: Cluster, namespace: Callable[[], str], changes: dict[str, object]) -> None:
+def test_rendered_manifests_are_valid(cluster: Cluster, namespace: Callable[[], str], changes: dict[str, object]) -> None:
     where = namespace()
     targets = {"kubernetes": {**changes.get("targets", {"kubernetes": {}})["kubernetes"], "namespace": where}}  # type: ignore[index]
     documents = render(model(**changes | {"targets": targets}), Release("v1", DIGEST, (), reference=f"acme/digits@{DIGEST}"))
-    code, said = taken(cluster, where, yaml.safe_dump_all(documents))
-    assert (code, said.count("created (server dry run)"), "Warning" in said) == (0, len(KINDS), False), said
+    code, output = validated(cluster, where, yaml.safe_dump_all(documents))
+    assert (code, output.count("created (server dry run)"), "Warning" in output) == (0, len(KINDS), False), output
 
 
 def test_a_mistake_is_refused(cluster: Cluster, namespace: Callable[[], str]) -> None:
     """The control of the tests above: an unknown field, and a pod that is not restricted."""
     where = namespace()
     rendered = cluster.run("kustomize", str(BASE)).stdout
-    code, said = taken(cluster, where, rendered.replace("maxUnavailable: 0", "maxUnavailabel: 0"))
-    assert code != 0, said
-    assert "unknown field" in said
-    _, said = taken(cluster, where, rendered.replace("- ALL", "- KILL"))
-    assert "would violate PodSecurity" in said
+    code, output = validated(cluster, where, rendered.replace("maxUnavailable: 0", "maxUnavailabel: 0"))
+    assert code != 0, output
+    assert "unknown field" in output
+    _, output = validated(cluster, where, rendered.replace("- ALL", "- KILL"))
+    assert "would violate PodSecurity" in output

@@ -1,4 +1,4 @@
-"""The command as users run it: a model directory becomes pods, by way of a real registry."""
+"""The command as users run it: a model directory becomes pods, through a real registry."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_a_model_directory_becomes_pods(
         again = cli("relay", folder, "--target", "kubernetes", "--repository", f"{cluster.registry}/models/", "--json")
         assert again.stage("deploy")["skipped"] is True
 
-        asked = cli("invoke", folder, "--target", "kubernetes", "--sample", "seven", "--json").result
-        assert (asked["status"], asked["body"]["class"]) == (200, "7")
+        invoked = cli("invoke", folder, "--target", "kubernetes", "--sample", "seven", "--json").result
+        assert (invoked["status"], invoked["body"]["class"]) == (200, "7")
         assert cli("status", folder, "--target", "kubernetes", "--json").result["digest"] == deployed["digest"]
         assert "ready after" in cli("logs", folder, "--target", "kubernetes").out
         cli("rollback", folder, "--target", "kubernetes").refused(31, "there is no previous version")

@@ -3,7 +3,7 @@
 # kube-controller-manager, kube-scheduler, containerd, kubelet, kube-proxy. `python -m tests.cluster.cluster up` calls it.
 #
 #   BIN=...    folder of hyperkube (argv[0] selects the component) and pause.tar
-#   RUN=...    everything it makes lies here; down.sh removes it
+#   RUN=...    everything it creates is in this folder; down.sh removes it
 #   REGISTRY=FOLDER   also start docker-registry on 127.0.0.1:5001 with its blobs in FOLDER
 #
 # Then: export KUBECONFIG=$RUN/admin.kubeconfig
@@ -186,8 +186,8 @@ import "$BIN/pause.tar"
 cat >"$RUN/kubelet.yaml" <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-failCgroupV1: false                 # 1.35+ refuses cgroup v1 unless told
-cgroupDriver: cgroupfs              # no systemd here; containerd 1.6 cannot tell (RuntimeConfig), so it must be said
+failCgroupV1: false                 # 1.35+ refuses cgroup v1 by default
+cgroupDriver: cgroupfs              # no systemd here; containerd 1.6 does not report it (RuntimeConfig)
 containerRuntimeEndpoint: unix://$SOCK
 address: $NODE_IP
 readOnlyPort: 0
@@ -197,7 +197,7 @@ authorization: {mode: Webhook}
 tlsCertFile: $P/kubelet-server.crt
 tlsPrivateKeyFile: $P/kubelet-server.key
 clusterDomain: cluster.local
-clusterDNS: []                      # no DNS server: what is tested goes by cluster addresses
+clusterDNS: []                      # no DNS server: the tests use cluster addresses
 resolvConf: /etc/resolv.conf
 podLogsDir: $RUN/podlogs
 volumePluginDir: $RUN/kubelet/volumeplugins
@@ -205,7 +205,7 @@ failSwapOn: false
 maxPods: 60
 serializeImagePulls: false
 imageGCHighThresholdPercent: 100    # never collect imported images: nothing could pull them again
-imagePullCredentialsVerificationPolicy: NeverVerify   # else an imported tag stops working once the same image id was pulled
+imagePullCredentialsVerificationPolicy: NeverVerify   # otherwise an imported tag stops working once the same image id was pulled
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 enforceNodeAllocatable: [pods]
 EOF

@@ -1,20 +1,20 @@
 """Make the tests' stand-in for debian:bookworm-slim with debootstrap, where no image registry can be reached.
 
-`python tests/container/base_image.py` prints the tag. It holds this machine's CA bundle too, for machines whose packages come
+`python -m tests.container.base_image` prints the tag. It holds this machine's CA bundle too, for machines whose packages come
 through a proxy of their own; that belongs to the tests' base image alone. The tree is kept in the user's cache folder, so that only
 the first run takes its 30 s.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import ssl
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from tests.cache import CACHE, build_lock
 
 SUITE = "bookworm"
 TAG = f"torchrelay-test/base:{SUITE}"
@@ -29,11 +29,6 @@ DROP = (
     "usr/share/info",
     "var/log",
 )
-
-
-def cache_dir() -> Path:
-    """Return the folder that outlives checkouts."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrelay-tests"
 
 
 def present(tag: str) -> bool:
@@ -87,11 +82,9 @@ def import_tree(tree: Path, tag: str) -> None:
 
 
 def ensure_base_image() -> str:
-    """Return the tag of the base image, made now when the daemon lacks it; two processes do not make it twice."""
-    tree = cache_dir() / f"base-{SUITE}"
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    with tree.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Return the tag of the base image; build it first if the daemon lacks it."""
+    tree = CACHE / f"base-{SUITE}"
+    with build_lock(tree.with_suffix(".lock"), "the tests' base image"):
         if present(TAG):
             return TAG
         if not tree.is_dir():

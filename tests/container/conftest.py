@@ -11,8 +11,10 @@ import pytest
 
 from tests.container.base_image import ensure_base_image
 from tests.container.harness import Container, Factory
+from torchrelay.core.locks import LONGEST_S, exclusive
+from torchrelay.core.paths import cache_dir
 from torchrelay.docker import daemon
-from torchrelay.image.runtime import RuntimeSettings, build_runtime
+from torchrelay.image.runtime import BUSY, RuntimeSettings, build_if_missing, inputs_digest
 
 SERVERS = ("torchserve",)
 FAILED = pytest.StashKey[bool]()
@@ -41,11 +43,13 @@ def cpu_settings() -> RuntimeSettings:
 
 
 @pytest.fixture(scope="session")
-def runtime() -> str:
+def runtime(client: docker.DockerClient) -> str:
     """The tag of the image to test: this checkout's CPU runtime image, unless TORCHRELAY_TEST_RUNTIME names one that is there."""
     if given := os.environ.get("TORCHRELAY_TEST_RUNTIME"):
         return given
-    return build_runtime(cpu_settings())
+    settings = cpu_settings()
+    with exclusive(cache_dir() / "runtime" / f"{inputs_digest(settings)}.lock", BUSY, LONGEST_S):  # as ensure_runtime
+        return build_if_missing(client, settings)
 
 
 @pytest.fixture(scope="session")

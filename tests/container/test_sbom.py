@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from tests.container.conftest import cpu_settings
-from tests.proved import model, model_layers
+from tests.small_image import model, model_layers
 from torchrelay.attestation.image_contents import contents
 from torchrelay.attestation.sbom import sbom
 from torchrelay.core.progress import Quiet

@@ -1,4 +1,4 @@
-"""The front alone, before another container: requests move from one version to the next and none is lost."""
+"""A front container alone: requests move from one version to the next and none is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATE = "/tmp/torchrelay"  # noqa: S108 -- inside the container
 
 @pytest.fixture
 def network(client: docker.DockerClient) -> Iterator[str]:
-    """A network of its own, as only there containers are known by name, and only by one that was given to them."""
+    """A separate network: only there are containers reachable by name, and only by a given one."""
     network = client.networks.create("torchrelay-test-switch")
     yield str(network.name)
     for one in client.containers.list(filters={"network": str(network.name)}):
@@ -64,15 +64,15 @@ def test_switching_loses_no_request(container: Factory, network: str) -> None:
     assert set(seen[:20]) == {"old"}
     assert set(seen[after:]) == {"new"}
 
-    code, said = switch(front, "no-such-host:8080")
+    code, output = switch(front, "no-such-host:8080")
     assert code == 1
-    assert "no-such-host" in said
-    assert version(front) == "new", "a switch that cannot be is not made"
+    assert "no-such-host" in output
+    assert version(front) == "new", "an impossible switch changes nothing"
     front.raw.kill("SIGTERM")
     assert front.wait_exit(20) == 0
 
 
-def test_no_connection_in_use_is_cut_without_a_word(container: Factory, network: str) -> None:
+def test_no_used_connection_is_closed_without_notice(container: Factory, network: str) -> None:
     old = container(network=network, name="torchrelay-test-old", serving={"environment": {"DECLARED": "old"}})
     new = container(network=network, name="torchrelay-test-new", serving={"environment": {"DECLARED": "new"}})
     front = container.start(container.runtime, ["front", "--upstream", "torchrelay-test-old:8080"], network=network)

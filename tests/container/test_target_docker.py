@@ -30,7 +30,7 @@ from torchrelay.targets.docker import target as docker_target
 from torchrelay.targets.docker.containers import Containers
 from torchrelay.targets.docker.front import RUNTIME, Front
 from torchrelay.targets.docker.target import DockerTarget
-from torchrelay.verification.prober import ExecProber, ProbeRequest
+from torchrelay.verification.prober import ExecProber, ProbeRequest, container_prober
 
 NAME = "model"
 
@@ -70,7 +70,7 @@ class Deployment:
         return Release(version, str(self.factory.client.images.get(made).id), (sample(version=version),))
 
     def front_runtime(self) -> str:
-        """What the one front was made of."""
+        """The runtime of the one front's image."""
         (front,) = [name for name in self.containers() if "front" in name]
         return str(self.factory.client.containers.get(front).labels[RUNTIME])
 
@@ -111,7 +111,7 @@ def deployment(client: docker.DockerClient, runtime: str, images: set[str], tmp_
 
 @contextmanager
 def visitors(port: int, count: int = 4, sleep_s: float = 0.02) -> Iterator[list[str]]:
-    """Clients that never stop asking for something that takes its time; gives what each answer was."""
+    """Clients that send slow requests without a pause; yields a list of their answers."""
     seen: list[str] = []
     stop = threading.Event()
 
@@ -119,8 +119,8 @@ def visitors(port: int, count: int = 4, sleep_s: float = 0.02) -> Iterator[list[
         with requests.Session() as session:
             while not stop.is_set():
                 try:
-                    told = {"echo": "x", "sleep": sleep_s}
-                    answer = session.post(f"http://127.0.0.1:{port}/predictions/{NAME}", json=told, timeout=30)
+                    request = {"echo": "x", "sleep": sleep_s}
+                    answer = session.post(f"http://127.0.0.1:{port}/predictions/{NAME}", json=request, timeout=30)
                     seen.append(answer.json()["version"] if answer.ok else str(answer.status_code))
                 except requests.RequestException as error:
                     seen.append(repr(error))
@@ -216,14 +216,14 @@ def test_a_version_that_fails_behind_the_port_is_replaced_by_the_old_one(
 ) -> None:
     first = deployment.apply("one")
     before = deployment.containers()
-    real = contract.prove
+    real = contract.verify_samples
 
-    def prove(prober: Any, model: Any, samples: Any, *rest: Any) -> None:
-        """Expect the impossible of whoever answers through the port."""
+    def verify_samples(prober: Any, model: Any, samples: Any, *rest: Any) -> None:
+        """Expect an impossible answer through the port."""
         outside = not isinstance(prober, ExecProber)
         real(prober, model, [sample(version="impossible")] if outside else samples, *rest)
 
-    monkeypatch.setattr(contract, "prove", prove)
+    monkeypatch.setattr(contract, "verify_samples", verify_samples)
     with visitors(deployment.port) as seen, pytest.raises(RolledBack, match="answers again"):
         deployment.apply("two")
     monkeypatch.undo()
@@ -240,20 +240,20 @@ def test_a_run_that_was_killed_before_the_switch_leaves_nothing_that_lasts(
     before = deployment.containers()
     stray = deployment.release("stray")
     left = Containers(client, deployment.target().model).create_version(stray, stray.digest)
-    left.container.start()  # as a killed run leaves it: running, proved or not, nothing points at it
+    left.container.start()  # as a killed run leaves it: running, verified or not, no front sends to it
     after = deployment.apply("one")
     assert (after.version, after.skipped) == ("one", True)
     assert deployment.containers() == before
 
 
-def test_a_run_that_was_killed_after_the_switch_is_taken_up(deployment: Deployment, client: docker.DockerClient) -> None:
+def test_a_run_that_was_killed_after_the_switch_is_continued(deployment: Deployment, client: docker.DockerClient) -> None:
     one, two = deployment.release("one"), deployment.release("two")
     deployment.target().apply(one)
     containers = Containers(client, deployment.target().model)
     new = containers.create_version(two, two.digest)
     new.container.start()
     deployment.target()._wait_ready(containers, new.container)
-    deployment.target()._front_to(containers, new)  # and killed here: the record says "one" still
+    deployment.target()._front_to(containers, new)  # and killed here: the record still says "one"
     assert deployment.target().status().version == "two"
     after = deployment.target().apply(two)
     assert (after.skipped, after.previous) == (True, one.digest)
@@ -270,7 +270,7 @@ def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:
     def interrupt() -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not sent.is_set():
-            with suppress(docker.errors.DockerException, requests.RequestException):  # it is looked at while it changes
+            with suppress(docker.errors.DockerException, requests.RequestException):  # it changes while it is read
                 if deployment.containers().get(deployment.name(two)) == "running":
                     sent.set()
                     os.kill(os.getpid(), signal.SIGINT)
@@ -287,7 +287,7 @@ def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:
     assert deployment.target().status() == first
 
 
-def test_changed_limits_are_a_version_of_their_own(deployment: Deployment, client: docker.DockerClient) -> None:
+def test_changed_limits_make_a_separate_version(deployment: Deployment, client: docker.DockerClient) -> None:
     one, less = deployment.release("one"), {"resources": {"cpu": 0.5, "memory": "1Gi"}}
     deployment.target().apply(one)
     assert not deployment.target(**less).plan(one).unchanged
@@ -346,16 +346,16 @@ def test_another_copy_of_the_directory_waits_its_turn(
     monkeypatch.setattr(docker_target, "TURN_S", 0.2)
     one, two, target = deployment.release("one"), deployment.release("two"), deployment.target()
     copy = DockerTarget(replace(target.context, model_dir=tmp_path / "copy"))
-    prove = target._wait_ready
+    wait_ready = target._wait_ready
 
-    def prove_while_the_copy_tries(containers: Containers, container: Any) -> None:
+    def wait_while_the_copy_tries(containers: Containers, container: Any) -> None:
         for attempt in (lambda: copy.apply(two), copy.rollback, copy.delete):
             with pytest.raises(Busy, match=str(os.getpid())) as caught:
                 attempt()
             assert caught.value.exit_code == 40
-        prove(containers, container)
+        wait_ready(containers, container)
 
-    target._wait_ready = prove_while_the_copy_tries  # type: ignore[method-assign]
+    target._wait_ready = wait_while_the_copy_tries  # type: ignore[method-assign]
     assert target.apply(one).state == "ready"
     assert deployment.answer() == "one"
 
@@ -381,7 +381,7 @@ def test_another_port_is_taken_before_the_old_one_is_given_up(deployment: Deploy
     assert len([name for name in deployment.containers() if "front" in name]) == 1
 
 
-def test_a_taken_port_is_named_before_anything_is_started(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_port_is_reported_before_anything_starts(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     def candidate(*_: object) -> None:
         raise AssertionError("a candidate was started")
 
@@ -398,7 +398,7 @@ def test_a_port_that_is_taken_meanwhile_leaves_nothing(deployment: Deployment, m
     assert deployment.containers() == {}
 
 
-def test_a_version_that_died_is_started_anew(deployment: Deployment, client: docker.DockerClient) -> None:
+def test_a_version_that_ended_is_started_again(deployment: Deployment, client: docker.DockerClient) -> None:
     one = deployment.release("one")
     deployment.target().apply(one)
     client.containers.get(deployment.name(one)).stop(timeout=20)
@@ -421,7 +421,7 @@ def test_large_bodies_go_through_exec(deployment: Deployment, client: docker.Doc
     release = deployment.release("one")
     deployment.target().apply(release)
     body = json.dumps({"echo": "x" * 900_000}).encode()
-    prober = ExecProber(client.containers.get(deployment.name(release)))
+    prober = container_prober(client.containers.get(deployment.name(release)))
     sent = [ProbeRequest(str(turn), "POST", f"/predictions/{NAME}", "application/json", body) for turn in range(16)]
     answers = prober.send(sent, 4, 60.0)
     assert [answer.id for answer in answers] == [request.id for request in sent]
@@ -435,4 +435,4 @@ def test_a_probe_of_a_dead_container_is_one_error(deployment: Deployment, client
     container = client.containers.get(deployment.name(release))
     container.stop(timeout=20)
     with pytest.raises(GateFailed, match="not running"):
-        ExecProber(container).send([ProbeRequest("1", "GET", "/ping", "", b"")], 1, 5.0)
+        container_prober(container).send([ProbeRequest("1", "GET", "/ping", "", b"")], 1, 5.0)

@@ -1,4 +1,4 @@
-"""Which commit is live on the docker target: told by labels, and an older one is never put over a newer."""
+"""The docker target labels the live commit, and refuses to deploy an older one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def of(release: Release, sequence: int, repository: str = "acme/models") -> Rele
 
 def started(deployment: Deployment) -> dict[str, str]:
     """Id -> start of every container that the target made."""
-    found = deployment.factory.client.containers.list(all=True, filters={"label": f"org.torchrelay.name={NAME}"})
-    return {str(one.id): str(one.attrs["State"]["StartedAt"]) for one in found}
+    containers = deployment.factory.client.containers.list(all=True, filters={"label": f"org.torchrelay.name={NAME}"})
+    return {str(one.id): str(one.attrs["State"]["StartedAt"]) for one in containers}
 
 
 def labels(deployment: Deployment, release: Release) -> dict[str, str]:
-    found = dict(deployment.factory.client.containers.get(deployment.name(release)).labels)
-    kept = ("repository", "commit", "ref", "sequence", "run", "actor")
-    return {key: found[f"org.torchrelay.{key}"] for key in kept if f"org.torchrelay.{key}" in found}
+    all_labels = dict(deployment.factory.client.containers.get(deployment.name(release)).labels)
+    names = ("repository", "commit", "ref", "sequence", "run", "actor")
+    return {key: all_labels[f"org.torchrelay.{key}"] for key in names if f"org.torchrelay.{key}" in all_labels}
 
 
 def test_an_older_commit_is_refused_and_nothing_changes(deployment: Deployment) -> None:
@@ -43,19 +43,19 @@ def test_an_older_commit_is_refused_and_nothing_changes(deployment: Deployment) 
         "actor": "ann",
     }
     before = started(deployment)
-    with pytest.raises(Outdated, match="number 7; this is 000000000000, number 6"):
+    with pytest.raises(Outdated, match=r"#7\); refusing to deploy 000000000000 \(#6\)"):
         deployment.target().apply(of(one, 6))
     assert started(deployment) == before
     assert deployment.answer() == "two"
 
     assert deployment.target().apply(of(two, 7)).skipped  # the same run again
     assert started(deployment) == before
-    assert deployment.target().apply(of(one, 7)).version == "one"  # the same commit, built anew
+    assert deployment.target().apply(of(one, 7)).version == "one"  # the same commit, built again
     assert deployment.target().apply(of(two, 3, repository="acme/others")).version == "two"  # counts of two histories
 
 
-def test_a_newer_commit_of_the_same_image_is_told_by_its_label(deployment: Deployment) -> None:
-    """Else the run of a commit between the two, when it comes late, would find the label of the older one."""
+def test_a_newer_commit_of_the_same_image_gets_its_label(deployment: Deployment) -> None:
+    """Otherwise the late run of a commit between the two would find the older one's label."""
     one, two = deployment.release("one"), deployment.release("two")
     deployment.target().apply(of(one, 3))
     assert not deployment.target().plan(of(one, 5)).unchanged

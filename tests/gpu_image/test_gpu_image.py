@@ -10,7 +10,8 @@ from docker.errors import ContainerError
 
 from tests.container.base_image import ensure_base_image
 from torchrelay.core.paths import IMAGE_PYTHON, IMAGE_SERVING
-from torchrelay.image.runtime import RuntimeSettings, build_runtime
+from torchrelay.docker.daemon import daemon
+from torchrelay.image.runtime import RuntimeSettings, build_if_missing
 
 pytestmark = pytest.mark.timeout(3600)
 SERVING = {
@@ -25,7 +26,8 @@ def gpu_image() -> str:
     settings = RuntimeSettings.from_environment("gpu")
     if not os.environ.get("TORCHRELAY_BASE_IMAGE"):
         settings.arguments["BASE_IMAGE"] = ensure_base_image()
-    return build_runtime(settings)
+    with daemon() as client:
+        return build_if_missing(client, settings)
 
 
 def test_it_holds_torch_with_cuda(gpu_image: str) -> None:

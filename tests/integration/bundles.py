@@ -9,7 +9,7 @@ from torchrelay.oci import image as images
 from torchrelay.oci.blobs import Slice
 from torchrelay.oci.image import Image
 from torchrelay.oci.layers import Layer, LayerFile, tar_layer
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 from torchrelay.verification import verdict
 from torchrelay.verification.replay import at_once, conditions, samples_digest
 from torchrelay.verification.verdict import Verdict
@@ -67,7 +67,7 @@ def proved(folder: Path, weights: bytes = b"weights" * 1000, handler: bytes = b"
 
 def verdict_on(folder: Path, image: Image) -> Verdict:
     """A passing verdict, as verify writes it."""
-    checked = check(folder)
+    checked = check.run(folder)
     concurrency = at_once(checked.model)
     return Verdict(
         result="passed",

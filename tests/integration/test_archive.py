@@ -19,8 +19,8 @@ from torchrelay.core.workspace import Workspace
 from torchrelay.image.mar import Archived
 from torchrelay.model.model import load_model
 from torchrelay.stages import archive as archiving
-from torchrelay.stages.check import check
-from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.stages import check, fetch
+from torchrelay.stages.fetch import Fetched
 
 
 @pytest.fixture(params=["digits", "tabular"])
@@ -32,8 +32,8 @@ def model_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def make(model_dir: Path, *, version: str = "1.0") -> Archived:
     model = load_model(model_dir)
-    fetched = fetch(model_dir, model, cache=cache_dir(), progress=Quiet())
-    return archiving.archive(model_dir, model, fetched, version, Quiet())
+    fetched = fetch.run(model_dir, model, cache=cache_dir(), progress=Quiet())
+    return archiving.run(model_dir, model, fetched, version, Quiet())
 
 
 def test_it_equals_torch_model_archivers_own(model_dir: Path, tmp_path: Path) -> None:
@@ -95,16 +95,16 @@ def test_an_unchanged_model_is_not_archived_again_and_a_changed_one_is(model_dir
 
 def test_weights_that_change_while_they_are_archived_leave_nothing(model_dir: Path) -> None:
     model = load_model(model_dir)
-    real = fetch(model_dir, model, cache=cache_dir(), progress=Quiet())
+    real = fetch.run(model_dir, model, cache=cache_dir(), progress=Quiet())
     stale = Fetched(real.path, real.size, "0" * 64, real.source, cached=False)
     with pytest.raises(WeightsChanged):
-        archiving.archive(model_dir, model, stale, "1.0", Quiet())
+        archiving.run(model_dir, model, stale, "1.0", Quiet())
     assert not list(Workspace(model_dir).root.glob("*.mar"))
 
 
 def test_other_formats_hold_the_same_files(model_dir: Path, tmp_path: Path) -> None:
     model = load_model(model_dir)
-    fetched = fetch(model_dir, model, cache=cache_dir(), progress=Quiet())
+    fetched = fetch.run(model_dir, model, cache=cache_dir(), progress=Quiet())
     mar = make(model_dir)
     archiving.export(model_dir, model, fetched, "1.0", Quiet(), "tgz", tmp_path / "m.tar.gz")
     archiving.export(model_dir, model, fetched, "1.0", Quiet(), "no-archive", tmp_path / "folder")
@@ -134,12 +134,12 @@ def test_a_model_config_of_the_users_own_adds_keys(model_dir: Path) -> None:
 def test_a_wrong_model_config_is_found_by_check(model_dir: Path, text: str, told: str) -> None:
     (model_dir / "model-config.yaml").write_text(text)
     with pytest.raises(ModelInvalid, match=re.escape(told)):
-        check(model_dir)
+        check.run(model_dir)
 
 
 def test_an_unpacked_export_keeps_nothing_stale_and_overwrites_nothing_of_others(model_dir: Path, tmp_path: Path) -> None:
     model = load_model(model_dir)
-    fetched = fetch(model_dir, model, cache=cache_dir(), progress=Quiet())
+    fetched = fetch.run(model_dir, model, cache=cache_dir(), progress=Quiet())
     ours = Workspace(model_dir).root / model.name
     ours.mkdir()
     (ours / "stale.py").write_text("")

@@ -20,20 +20,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
-from tests.proved import Bundle, image, model_layers, runtime, verdict
+from tests.small_image import Bundle, image, model_layers, runtime, verdict
 from torchrelay.attestation import dsse, provenance
 from torchrelay.core.errors import BundleInvalid, NotAttested, RegistryError
 from torchrelay.core.files import write_json
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
-from torchrelay.oci import referrers as referring
 from torchrelay.oci.blobs import from_bytes, sha256_digest
 from torchrelay.oci.image import MANIFEST_TYPE, Image
 from torchrelay.oci.reference import Reference, parse_reference
-from torchrelay.oci.referrers import INDEX_TYPE, artifact, fallback_tag, put_referrer, referrers
+from torchrelay.oci.referrers import DOCUMENT_LIMIT, INDEX_TYPE, artifact, fallback_tag, put_referrer, referrers
 from torchrelay.oci.registry import Registry
+from torchrelay.stages import attest
 from torchrelay.stages import attest as attesting
-from torchrelay.stages.attest import attest, demand, pushed_reference
+from torchrelay.stages.attest import pushed_reference, require_attested
 from torchrelay.stages.push import push_image
 
 KINDS = [provenance.SBOM, provenance.PROVENANCE, provenance.VERDICT]
@@ -78,10 +78,15 @@ class Pushed:
         return Bundle(self.folder, self.image, verdict(self.image))
 
     def attest(self, signer: dsse.Signer = SIGNER, bundle: Bundle | None = None, **environment: str) -> list[attesting.Statement]:
-        return attest(bundle or self.bundle, self.reference, signer, Quiet(), environment=environment, registry_of=client)
+        return attest.run(bundle or self.bundle, self.reference, signer, Quiet(), environment=environment, registry_of=client)
 
     def demand(self, key: str = KEY, **more: Any) -> attesting.Attested:
-        return demand(self.reference, key, registry_of=client, **more)
+        return require_attested(self.reference, key, registry_of=client, **more)
+
+    def manifest(self, digest: str) -> dict[str, Any]:
+        path = f"/v2/{self.target.repository}/manifests/{digest}"
+        document: dict[str, Any] = json.loads(self.registry.read(path, DOCUMENT_LIMIT, {"Accept": MANIFEST_TYPE})[1])
+        return document
 
     def put(self, sealed: bytes, kind: str = provenance.VERDICT, subject: dict[str, Any] | None = None) -> None:
         """Store any bytes as a statement on this image."""
@@ -110,7 +115,7 @@ def push_to(host: str, request: pytest.FixtureRequest, folder: Path, name: str =
 
 
 def test_what_was_attested_is_accepted(pushed: Pushed) -> None:
-    with pytest.raises(NotAttested, match="there is none"):
+    with pytest.raises(NotAttested, match="no statements on it"):
         pushed.demand()
     stored = pushed.attest()
     assert [one.type for one in stored] == KINDS
@@ -132,7 +137,7 @@ def test_attesting_twice_adds_nothing(pushed: Pushed) -> None:
 
 def test_what_the_registry_keeps_is_an_oci_artifact_with_the_image_as_its_subject(pushed: Pushed) -> None:
     stored = pushed.attest()
-    found = pushed.registry.manifest(pushed.target.repository, stored[-1].digest)
+    found = pushed.manifest(stored[-1].digest)
     assert found["artifactType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
     assert found["subject"] == pushed.subject
     assert found["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
@@ -148,19 +153,19 @@ def other_image() -> Image:
 
 
 ATTACKS: dict[str, tuple[Callable[[Pushed], object], str]] = {
-    "signed by another key": (lambda at: at.put(at.sealed(new_signer())), "not of the verify key"),
+    "signed by another key": (lambda at: at.put(at.sealed(new_signer())), "did not sign it"),
     "changed after it was signed": (
         lambda at: at.put(at.sealed().replace(b'"payload":"ey', b'"payload":"eyA')),
-        "not base64|not of the verify key",
+        "not base64|did not sign it",
     ),
-    "on another digest": (lambda at: at.put(at.sealed(digest=other_image().digest)), "on another digest"),
-    "on another repository": (lambda at: at.put(at.sealed(name="127.0.0.1:1/other")), "127.0.0.1:1/other, another repository"),
-    "a verdict that failed": (lambda at: at.put(at.sealed(result="gate_failed")), "its verdict is gate_failed"),
-    "a verdict on another manifest": (lambda at: at.put(at.sealed(image=other_image().digest)), "a verdict is on"),
-    "a verdict on another config": (lambda at: at.put(at.sealed(config=other_image().config_digest)), "a verdict is on"),
+    "about a different digest": (lambda at: at.put(at.sealed(digest=other_image().digest)), "about a different digest"),
+    "on another repository": (lambda at: at.put(at.sealed(name="127.0.0.1:1/other")), "127.0.0.1:1/other"),
+    "a verdict that failed": (lambda at: at.put(at.sealed(result="gate_failed")), "the verdict is gate_failed"),
+    "a verdict on another manifest": (lambda at: at.put(at.sealed(image=other_image().digest)), "a verdict is about"),
+    "a verdict on another config": (lambda at: at.put(at.sealed(config=other_image().config_digest)), "a verdict is about"),
     "provenance in place of a verdict": (
         lambda at: at.put(dsse.seal(provenance.statement(provenance.PROVENANCE, {}, at.target.name, at.image.digest), SIGNER)),
-        "nothing that this key signed is a verdict",
+        "this key signed no verdict",
     ),
     "two subjects": (
         lambda at: at.put(
@@ -176,13 +181,13 @@ ATTACKS: dict[str, tuple[Callable[[Pushed], object], str]] = {
                 SIGNER,
             )
         ),
-        "no in-toto statement on one image",
+        "not an in-toto statement about exactly one image",
     ),
     "no JSON": (lambda at: at.put(b"\x00" * 100), "the bundle is not JSON"),
-    "an empty object": (lambda at: at.put(b"{}"), "no Sigstore bundle"),
+    "an empty object": (lambda at: at.put(b"{}"), "not a Sigstore bundle"),
     "a verdict that is none": (
         lambda at: at.put(dsse.seal(provenance.statement(provenance.VERDICT, [], at.target.name, at.image.digest), SIGNER)),
-        "cannot be read",
+        "a verdict is unreadable",
     ),
 }
 
@@ -199,16 +204,16 @@ def test_a_statement_that_does_not_hold_is_refused(pushed: Pushed, attack: str) 
 
 def test_what_is_to_be_deployed_is_what_was_proved(pushed: Pushed) -> None:
     pushed.attest()
-    with pytest.raises(NotAttested, match="what is to be deployed"):
+    with pytest.raises(NotAttested, match="the image to deploy has"):
         pushed.demand(config_digest=other_image().config_digest)
-    with pytest.raises(NotAttested, match="on the model 'digits', not on 'letters'"):
+    with pytest.raises(NotAttested, match="about the model 'digits', not 'letters'"):
         pushed.demand(model="letters")
     assert pushed.demand(config_digest=pushed.image.config_digest, model="digits")
 
 
 def test_another_key_accepts_nothing(pushed: Pushed) -> None:
     pushed.attest()
-    with pytest.raises(NotAttested, match="not of the verify key"):
+    with pytest.raises(NotAttested, match="did not sign it"):
         pushed.demand(new_signer().verifier.pem)
 
 
@@ -218,14 +223,14 @@ def test_a_statement_is_not_carried_over_to_another_repository(pushed: Pushed, r
     copy = replace(pushed, target=parse_reference(f"{registry_host}/copied", "1.0"))
     push_image(copy.image, copy.registry, copy.target, Quiet())
     copy.put(pushed.sealed())
-    with pytest.raises(NotAttested, match="another repository"):
+    with pytest.raises(NotAttested, match="a different repository"):
         copy.demand()
     copy.attest()
     assert copy.demand()
 
 
 def test_an_artifact_listed_under_an_image_that_it_does_not_name_is_refused(pushed: Pushed) -> None:
-    """The index is rewritten by hand: it lists an artifact whose subject is another image."""
+    """The index is rewritten by hand: it lists an artifact whose subject of an artifact is a different image."""
     sealed = pushed.sealed()
     elsewhere = {**pushed.subject, "digest": other_image().digest}
     described = artifact(elsewhere, dsse.BUNDLE_TYPE, sealed, {})
@@ -237,7 +242,7 @@ def test_an_artifact_listed_under_an_image_that_it_does_not_name_is_refused(push
         "artifactType": dsse.BUNDLE_TYPE,
     }
     listed(pushed, [entry])
-    with pytest.raises(NotAttested, match="subject is another image"):
+    with pytest.raises(NotAttested, match="subject of an artifact is a different image"):
         pushed.demand()
     pushed.put(sealed)
     assert pushed.demand()
@@ -276,22 +281,22 @@ def test_more_bundles_than_are_read_end_in_a_refusal(pushed: Pushed, monkeypatch
     monkeypatch.setattr(attesting, "MOST_TRIED", 3)
     assert pushed.demand()  # what says that it is a verdict is read first
     monkeypatch.setattr(attesting, "MOST_TRIED", 0)
-    with pytest.raises(NotAttested, match="12 bundles are listed, the first 0 were read"):
+    with pytest.raises(NotAttested, match="12 bundles are listed; only the first 0 were read"):
         pushed.demand()
 
 
 def test_a_tag_is_not_accepted(pushed: Pushed) -> None:
     pushed.attest()
     for reference in (f"{pushed.target.name}:1.0", pushed.target.name, f"{pushed.target.name}@sha256:abc"):
-        with pytest.raises(NotAttested, match="names no digest"):
-            demand(reference, KEY, registry_of=client)
+        with pytest.raises(NotAttested, match="does not name a digest"):
+            require_attested(reference, KEY, registry_of=client)
 
 
 def test_nothing_is_attested_of_an_image_that_was_not_pushed(pushed: Pushed, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="was not pushed"):
         pushed_reference(pushed.bundle, None)
     write_json(Workspace(tmp_path).push_record, {"reference": f"{pushed.target.name}@{other_image().digest}"})
-    with pytest.raises(RegistryError, match="the bundle holds"):
+    with pytest.raises(RegistryError, match="the bundle contains"):
         pushed_reference(pushed.bundle, None)
     write_json(Workspace(tmp_path).push_record, {"reference": pushed.reference})
     assert pushed_reference(pushed.bundle, None) == pushed.reference
@@ -301,11 +306,11 @@ def test_nothing_is_attested_of_an_image_that_was_not_pushed(pushed: Pushed, tmp
     )
     absent = f"{pushed.target.name}@{other_image().digest}"
     with pytest.raises(RegistryError, match="404"):
-        attest(pushed.bundle, absent, SIGNER, Quiet(), environment={}, registry_of=client)
+        attest.run(pushed.bundle, absent, SIGNER, Quiet(), environment={}, registry_of=client)
 
 
 def test_a_bundle_of_another_commit_than_the_runs_is_not_signed(pushed: Pushed) -> None:
-    with pytest.raises(BundleInvalid, match=f"of commit {'c' * 40}, this run of {'d' * 40}"):
+    with pytest.raises(BundleInvalid, match=f"from commit {'c' * 40}, but this run is for {'d' * 40}"):
         pushed.attest(GITHUB_SHA="d" * 40)
     assert referrers(pushed.registry, pushed.target.repository, pushed.image.digest) == []
     assert pushed.attest(GITHUB_SHA="c" * 40)
@@ -440,7 +445,7 @@ def test_a_registry_with_the_referrers_api_is_asked_page_by_page_and_gets_no_tag
 def test_a_list_without_end_is_given_up(at_api: Pushed, with_api: Any, endless: str, monkeypatch: pytest.MonkeyPatch) -> None:
     at_api.attest()
     with_api.endless = endless
-    monkeypatch.setattr(referring, "MOST", 2)
+    monkeypatch.setattr("torchrelay.oci.referrers.MOST_REFERRERS", 2)
     with pytest.raises(RegistryError, match=r"has no end|more than 2"):
         at_api.demand()
 
@@ -448,7 +453,7 @@ def test_a_list_without_end_is_given_up(at_api: Pushed, with_api: Any, endless: 
 def test_a_list_that_goes_on_at_another_host_is_not_followed(at_api: Pushed, with_api: Any) -> None:
     at_api.attest()
     with_api.elsewhere = "http://127.0.0.1:9"
-    with pytest.raises(RegistryError, match=r"sends the list of referrers on to 127\.0\.0\.1:9"):
+    with pytest.raises(RegistryError, match=r"continues on another host, 127\.0\.0\.1:9"):
         at_api.demand()
 
 
@@ -471,20 +476,20 @@ def test_what_a_registry_gives_is_held_against_its_digest(at_api: Pushed, with_a
     repository, other = at_api.target.repository, other_image()
     image_path = f"/v2/{repository}/manifests/{at_api.image.digest}"
     with_api.lies[image_path] = other.manifest_bytes
-    with pytest.raises(RegistryError, match=f"gives {other.digest}"):
+    with pytest.raises(RegistryError, match=f"returned {other.digest}"):
         at_api.demand()
     del with_api.lies[image_path]
     assert at_api.demand()
     for one in referrers(at_api.registry, repository, at_api.image.digest):
-        (layer,) = at_api.registry.manifest(repository, one.digest)["layers"]
+        (layer,) = at_api.manifest(one.digest)["layers"]
         with_api.lies[f"/v2/{repository}/blobs/{layer['digest']}"] = at_api.sealed(version="2.0")
-    with pytest.raises(NotAttested, match="a blob is not what its digest says"):
+    with pytest.raises(NotAttested, match="the content of a blob does not match its digest"):
         at_api.demand()
 
 
 def test_a_statement_that_another_run_took_off_the_list_is_told_of(pushed: Pushed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attesting, "referrers", lambda *_: [])
-    with pytest.raises(RegistryError, match="another run took"):
+    with pytest.raises(RegistryError, match="another run overwrote"):
         pushed.attest()
     monkeypatch.undo()
     assert all(one.skipped for one in pushed.attest())

@@ -1,4 +1,4 @@
-"""handlers/build.sh: seed 004's flags make an archive that serves; a wrong one is a clear error that names the flag."""
+"""handlers/build.sh: the flags make an archive that serves; a wrong one is a clear error that names the flag."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from torchrelay.image import mar
 
 EXAMPLE = ROOT / "examples/resnet-factory"
 CONFIG = "minWorkers: 2\nmaxWorkers: 2\nbatchSize: 4\nmaxBatchDelay: 40\nresponseTimeout: 52\n"
-# Serves an unpacked archive in a process of its own, as TorchServe's worker would, and prints the answers.
+# Serves an unpacked archive in its own process, as TorchServe's worker does, and prints the answers.
 SERVE = """
 import json, sys
 from pathlib import Path
@@ -33,7 +33,7 @@ for picture in pictures:
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """A folder with what the seed's author has: handler, checkpoint, configuration, requirements and packed sources."""
+    """A folder with an author's files: handler, checkpoint, configuration, requirements and packed sources."""
     for name in ("handler.py", "model.pt"):
         (tmp_path / name).write_bytes((EXAMPLE / name).read_bytes())
     (tmp_path / "model-config.yaml").write_text(CONFIG)
@@ -44,7 +44,7 @@ def here(tmp_path: Path) -> Path:
 
 
 def build(here: Path, **flags: str | None) -> subprocess.CompletedProcess[str]:
-    given: dict[str, str | None] = {
+    defaults: dict[str, str | None] = {
         "model_name": "my_resnet",
         "model_file": "handler.py",
         "checkpoint_file": "model.pt",
@@ -53,7 +53,7 @@ def build(here: Path, **flags: str | None) -> subprocess.CompletedProcess[str]:
         "extra_files": "source.tar.gz",
         "version": "1.0",
     }
-    arguments = [part for name, value in (given | flags).items() if value is not None for part in (f"--{name}", value)]
+    arguments = [part for name, value in (defaults | flags).items() if value is not None for part in (f"--{name}", value)]
     environment = {**os.environ, "TORCHRELAY_PYTHON": sys.executable}
     return subprocess.run(
         [ROOT / "handlers/build.sh", *arguments],
@@ -66,7 +66,7 @@ def build(here: Path, **flags: str | None) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_archive_holds_what_the_flags_named_and_serves(here: Path) -> None:
+def test_the_archive_holds_the_files_of_the_flags_and_serves(here: Path) -> None:
     done = build(here)
     assert (done.returncode, done.stdout) == (0, "my_resnet.mar\n"), done.stderr
     folder = here / "unpacked"
@@ -75,8 +75,8 @@ def test_the_archive_holds_what_the_flags_named_and_serves(here: Path) -> None:
     assert (manifest["modelName"], manifest["modelVersion"], manifest["serializedFile"]) == ("my_resnet", "1.0", "model.pt")
     assert manifest["requirementsFile"] == "requirements.txt"
     config = yaml.safe_load((folder / "model-config.yaml").read_text())
-    wanted = yaml.safe_load(CONFIG)
-    assert {key: config[key] for key in wanted} == wanted
+    expected = yaml.safe_load(CONFIG)
+    assert {key: config[key] for key in expected} == expected
     assert "deviceType" not in config  # the server assigns one
     pictures = [EXAMPLE / f"samples/{name}.png" for name in ("two", "eight", "truncated")]
     served = subprocess.run(
@@ -95,7 +95,7 @@ def test_the_same_inputs_give_the_same_bytes_and_dashes_are_flags_too(here: Path
     assert (here / "other/my_resnet.mar").read_bytes() == (here / "my_resnet.mar").read_bytes()
 
 
-def test_extra_files_may_be_named_by_the_configuration_as_the_seed_says(here: Path) -> None:
+def test_the_configuration_can_name_the_extra_files(here: Path) -> None:
     (here / "model-config.yaml").write_text(CONFIG + "system: {extraFiles: source.tar.gz, maxGPUMemory: 500}\n")
     assert build(here).returncode == 0
     with zipfile.ZipFile(here / "my_resnet.mar") as archive:
@@ -103,21 +103,21 @@ def test_extra_files_may_be_named_by_the_configuration_as_the_seed_says(here: Pa
         assert yaml.safe_load(archive.read("model-config.yaml"))["system"] == {"maxGPUMemory": 500}
 
 
-def test_seed_files_that_import_base_handler_are_taken(here: Path) -> None:
+def test_a_handler_can_import_base_handler(here: Path) -> None:
     text = (here / "handler.py").read_text().replace("from torchrelay_handlers import", "from base_handler import")
     (here / "handler.py").write_text(text)
     assert build(here).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("flags", "code", "told"),
+    ("flags", "code", "message"),
     [
         ({"version": None}, 2, "the following arguments are required: --version"),
         ({"checkpoint_flie": "x"}, 2, "did you mean --checkpoint_file?"),
         ({"model_name": "../x"}, 10, "--model_name: '../x' is not a legal name"),
         ({"version": "a b"}, 10, "--version: "),
         ({"model_file": "nothing.py"}, 10, "--model_file: nothing.py does not exist"),
-        ({"model_file": "model.pt"}, 10, "--model_file: model.pt is no Python file"),
+        ({"model_file": "model.pt"}, 10, "--model_file: model.pt is not a Python file"),
         ({"checkpoint_file": "nothing.pt"}, 10, "--checkpoint_file: nothing.pt does not exist"),
         ({"checkpoint_file": "."}, 10, "--checkpoint_file: . is a folder, not a file"),
         ({"config_file": "nothing.yaml"}, 10, "--config_file: nothing.yaml does not exist"),
@@ -126,49 +126,49 @@ def test_seed_files_that_import_base_handler_are_taken(here: Path) -> None:
     ],
 )
 def test_a_wrong_flag_is_one_clear_error_and_nothing_is_written(
-    here: Path, flags: dict[str, str | None], code: int, told: str
+    here: Path, flags: dict[str, str | None], code: int, message: str
 ) -> None:
     done = build(here, **flags)
     assert done.returncode == code, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(here.glob("*.mar"))
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "told"),
+    ("file", "text", "message"),
     [
         ("model-config.yaml", "batchsize: 4\n", "model-config.yaml:1: batchsize: unknown key; did you mean batchSize?"),
         ("model-config.yaml", "a: [\n", "model-config.yaml:2: is not YAML"),
-        ("model-config.yaml", "system: {extraFiles: other.tar}\n", "names other.tar, which --extra_files does not give"),
+        ("model-config.yaml", "system: {extraFiles: other.tar}\n", "names other.tar, but --extra_files does not"),
         ("requirements.txt", "torch==2.0\n", "requirements.txt:1: torch comes with the runtime image"),
         ("handler.py", "def f(:\n", "handler.py:1: is not Python"),
         ("handler.py", "x = 1\n", "handler.py:1: holds no handler"),
         ("model.pt", "", "--checkpoint_file: "),
     ],
 )
-def test_a_mistake_in_a_file_is_told_by_the_name_it_was_given_under(here: Path, file: str, text: str, told: str) -> None:
+def test_a_mistake_in_a_file_is_reported_with_the_name_in_the_flag(here: Path, file: str, text: str, message: str) -> None:
     (here / file).write_text(text)
     done = build(here)
     assert done.returncode == 10, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "model.yaml" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
-        (["model.yaml"], "holds model.yaml, and the flags"),
+        (["model.yaml"], "holds model.yaml, but the flags"),
         (["a", "a/b.py"], "holds a/b.py"),
         (["handler.py/b.py"], "holds handler.py/b.py"),
     ],
 )
-def test_members_that_are_in_the_way_are_refused(here: Path, names: list[str], told: str) -> None:
+def test_members_that_collide_are_refused(here: Path, names: list[str], message: str) -> None:
     with zipfile.ZipFile(here / "more.zip", "w") as archive:
         for name in names:
             archive.writestr(name, "name: other\n")
     done = build(here, extra_files="more.zip")
     assert done.returncode == 10, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(here.glob("*.mar"))

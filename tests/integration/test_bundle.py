@@ -23,10 +23,9 @@ from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.origin import Source
 from torchrelay.oci.image import CONFIG_TYPE, MANIFEST_TYPE
-from torchrelay.stages import bundle, journal
-from torchrelay.stages.check import check
+from torchrelay.stages import bundle, check, journal
 from torchrelay.stages.deploy import release_of_bundle
-from torchrelay.stages.push import Pushed, last_push, push_bundle
+from torchrelay.stages.push import Pushed, last_push, run_bundle
 from torchrelay.stages.relay import deploy_bundle
 from torchrelay.workflow.job_result import gather
 
@@ -41,7 +40,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def made(model: Path, tmp_path: Path) -> Path:
-    bundle.write(model, tmp_path / "bundle", Quiet())
+    bundle.run(model, tmp_path / "bundle", Quiet())
     return tmp_path / "bundle"
 
 
@@ -58,7 +57,7 @@ def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_goes_in_comes_out(model: Path, made: Path) -> None:
-    checked, read = check(model), bundle.read(made)
+    checked, read = check.run(model), bundle.read(made)
     assert read.model == checked.model
     assert read.model.targets.declared == ("kubernetes", "docker")
     assert read.model.first_target == "kubernetes"
@@ -92,7 +91,7 @@ def test_the_same_again_is_the_same_and_writes_little(model: Path, made: Path) -
     (made / ".torchrelay").mkdir()
     (made / ".torchrelay/push.json").write_text("{}")
     (made / "blobs/sha256/left").write_text("over")
-    assert bundle.write(model, made, Quiet()).digest == first.digest
+    assert bundle.run(model, made, Quiet()).digest == first.digest
     assert {path: path.stat().st_mtime_ns for path in (made / "blobs").rglob("*") if path.is_file()}.items() <= times.items()
     assert not (made / ".torchrelay").exists()
     assert not (made / "blobs/sha256/left").exists()
@@ -101,7 +100,7 @@ def test_the_same_again_is_the_same_and_writes_little(model: Path, made: Path) -
 def test_a_half_written_blob_is_written_again(model: Path, made: Path) -> None:
     blob = max((made / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     blob.write_bytes(bytes(blob.stat().st_size))
-    bundle.write(model, made, Quiet())
+    bundle.run(model, made, Quiet())
     assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
 
 
@@ -109,7 +108,7 @@ def test_weights_are_streamed(tmp_path: Path) -> None:
     size = 200 << 20
     bundles.proved(tmp_path / "model", weights=os.urandom(1 << 20) * (size >> 20))
     tracemalloc.start()
-    bundle.write(tmp_path / "model", tmp_path / "bundle", Quiet())
+    bundle.run(tmp_path / "model", tmp_path / "bundle", Quiet())
     bundle.read(tmp_path / "bundle")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -123,7 +122,7 @@ def test_only_what_is_proved_is_bundled(model: Path, tmp_path: Path) -> None:
 
     def refused(match: str) -> None:
         with pytest.raises(NotVerified, match=match):
-            bundle.write(model, tmp_path / "out", Quiet())
+            bundle.run(model, tmp_path / "out", Quiet())
         assert not (tmp_path / "out").exists()
 
     workspace.verdict.write_text(json.dumps({**told, "result": "gate_failed"}))
@@ -146,7 +145,7 @@ def test_weights_that_changed_since_the_build_end_in_no_bundle(model: Path, made
     bundles.proved(model, weights=b"others" * 1000)
     (model / "model.pt").write_bytes(b"x" * 6000)
     with pytest.raises(BundleInvalid, match="holds other bytes"):
-        bundle.write(model, made, Quiet())
+        bundle.run(model, made, Quiet())
     with pytest.raises(BundleInvalid, match=r"release\.json is not there"):
         bundle.read(made)
 
@@ -154,8 +153,8 @@ def test_weights_that_changed_since_the_build_end_in_no_bundle(model: Path, made
 def test_a_folder_of_something_else_is_left_alone(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    with pytest.raises(BundleInvalid, match="is not empty, and no bundle"):
-        bundle.write(model, tmp_path / "mine", Quiet())
+    with pytest.raises(BundleInvalid, match="is not empty and is not a bundle"):
+        bundle.run(model, tmp_path / "mine", Quiet())
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
@@ -273,26 +272,29 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a linked layer": (lambda folder: linked(first(folder, "layer")), "is not there"),
     "a linked release.json": (lambda folder: linked(folder / "release.json"), "release.json is not there"),
     "another image": (other_image, "the layout holds image"),
-    "another config": (other_config, "the verdict is on config"),
+    "another config": (other_config, "the verdict is about config"),
     "another layer": (other_layer, "layer 2 is sha256:"),
     "a layer left out": (layer_left_out, "the manifest's layers are not those of the config"),
     "two images": (lambda folder: (folder / "index.json").write_text('{"manifests": [{}, {}]}'), "of one image"),
     "another layout": (lambda folder: (folder / "oci-layout").write_text('{"imageLayoutVersion": "2"}'), "is no OCI image layout"),
     "a failed verdict": (lambda folder: change(folder, "verdict", "result", to="gate_failed"), "the verdict is gate_failed"),
-    "a swapped verdict": (lambda folder: change(folder, "verdict", "config", to="sha256:" + "0" * 64), "the verdict is on config"),
-    "a verdict on another image": (lambda folder: change(folder, "verdict", "image", to="x"), "the verdict is on image"),
-    "a verdict on another model": (lambda folder: change(folder, "verdict", "model", to="x"), "the verdict is on model"),
-    "a verdict on another version": (lambda folder: change(folder, "verdict", "version", to="8"), "the verdict is on version"),
-    "another version": (lambda folder: change(folder, "version", to="8"), "is of version 8"),
-    "another name": (lambda folder: change(folder, "model", "name", to="other"), "the verdict is on model"),
-    "other limits": (lambda folder: change(folder, "model", "resources", "memory", to="8Gi"), "the verdict is on conditions"),
-    "a sample less": (lambda folder: change(folder, "samples", to=release(folder)["samples"][1:]), "the verdict is on samples"),
-    "no sample": (lambda folder: change(folder, "samples", to=[]), "the verdict is on samples"),
-    "a wider tolerance": (lambda folder: change(folder, "samples", 1, "expect", "atol", to=9.0), "the verdict is on samples"),
-    "another status": (lambda folder: change(folder, "samples", 0, "expect", "status", to=500), "the verdict is on samples"),
-    "an answer taken away": (lambda folder: change(folder, "samples", 0, "expect", "value", to=None), "its value says otherwise"),
+    "a swapped verdict": (
+        lambda folder: change(folder, "verdict", "config", to="sha256:" + "0" * 64),
+        "the verdict is about config",
+    ),
+    "a verdict on another image": (lambda folder: change(folder, "verdict", "image", to="x"), "the verdict is about image"),
+    "a verdict on another model": (lambda folder: change(folder, "verdict", "model", to="x"), "the verdict is about model"),
+    "a verdict on another version": (lambda folder: change(folder, "verdict", "version", to="8"), "the verdict is about version"),
+    "another version": (lambda folder: change(folder, "version", to="8"), "has version 8"),
+    "another name": (lambda folder: change(folder, "model", "name", to="other"), "the verdict is about model"),
+    "other limits": (lambda folder: change(folder, "model", "resources", "memory", to="8Gi"), "the verdict is about conditions"),
+    "a sample less": (lambda folder: change(folder, "samples", to=release(folder)["samples"][1:]), "the verdict is about samples"),
+    "no sample": (lambda folder: change(folder, "samples", to=[]), "the verdict is about samples"),
+    "a wider tolerance": (lambda folder: change(folder, "samples", 1, "expect", "atol", to=9.0), "the verdict is about samples"),
+    "another status": (lambda folder: change(folder, "samples", 0, "expect", "status", to=500), "the verdict is about samples"),
+    "an answer taken away": (lambda folder: change(folder, "samples", 0, "expect", "value", to=None), "its value does not match"),
     "an answer that is none": (
-        lambda folder: change(folder, "samples", 1, "expect", "value", to=put(folder, b"{")), "is no json"),
+        lambda folder: change(folder, "samples", 1, "expect", "value", to=put(folder, b"{")), "is not json"),
     "an extra key": (lambda folder: change(folder, "extra", to=1), "extra: Extra inputs are not permitted"),
     "an extra key within": (lambda folder: change(folder, "image", "extra", to=1), "image.extra"),
     "an extra key of the model": (lambda folder: change(folder, "model", "extra", to=1), "model.extra"),
@@ -351,11 +353,11 @@ def test_a_bundle_that_was_replaced_whole(model: Path, made: Path, tmp_path: Pat
     """Right in itself, but another than was announced: only the digest that travels apart from it tells."""
     announced = bundle.read(made).digest
     bundles.proved(model, handler=b"another handler")
-    other = bundle.write(model, tmp_path / "other", Quiet())
+    other = bundle.run(model, tmp_path / "other", Quiet())
     assert bundle.read(made, announced).digest == announced
-    with pytest.raises(BundleInvalid, match=f"announced was .{announced}"):
+    with pytest.raises(BundleInvalid, match=f"expected .{announced}"):
         bundle.read(other.folder, announced)
-    with pytest.raises(BundleInvalid, match="announced was"):
+    with pytest.raises(BundleInvalid, match=r"release\.json is sha256:.* expected"):
         bundle.read(made, "sha256:x")
 
 
@@ -366,7 +368,7 @@ def test_where_it_comes_from(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
     for arguments in (["init", "-q"], ["add", "model.yaml"], [*identity, "commit", "-qm", "one"]):
         subprocess.run(["git", *arguments], cwd=model, check=True)
-    source = bundle.write(model, tmp_path / "bundle", Quiet()).source
+    source = bundle.run(model, tmp_path / "bundle", Quiet()).source
     assert (source.repository, source.sequence, len(source.commit)) == ("acme/models", 1, 40)
     assert source.actor == "ab" + "x" * 1022
 
@@ -374,12 +376,12 @@ def test_where_it_comes_from(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_push_without_the_model(registry_host: str, model: Path, made: Path) -> None:
     shutil.rmtree(model)
     read = bundle.read(made)
-    pushed = push_bundle(read, f"{registry_host}/bundled/digits", Quiet())
+    pushed = run_bundle(read, f"{registry_host}/bundled/digits", Quiet())
     assert pushed.reference == f"{registry_host}/bundled/digits@{read.image.digest}"
     assert pushed.tag == "7"
     served = requests.get(f"http://{registry_host}/v2/bundled/digits/manifests/7", headers={"Accept": MANIFEST_TYPE}, timeout=5)
     assert served.content == read.image.manifest_bytes
-    assert push_bundle(read, f"{registry_host}/bundled/digits", Quiet()).bytes == 0
+    assert run_bundle(read, f"{registry_host}/bundled/digits", Quiet()).bytes == 0
     assert last_push(Workspace(made), read.image.config_digest) is not None
     assert last_push(Workspace(made), "sha256:" + "0" * 64) is None
 
@@ -392,10 +394,10 @@ HERE = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "a" * 40, "GITHUB_REPOSITORY": "
     [
         ("digits", {}, ""),
         (None, {}, ""),
-        ("other", {}, 'of model "digits", expected was "other"'),
+        ("other", {}, 'the model "digits", expected "other"'),
         (None, HERE, ""),
-        (None, HERE | {"GITHUB_SHA": "b" * 40}, "of commit"),
-        (None, HERE | {"GITHUB_REPOSITORY": "acme/others"}, 'of repository "acme/models"'),
+        (None, HERE | {"GITHUB_SHA": "b" * 40}, "commit is"),
+        (None, HERE | {"GITHUB_REPOSITORY": "acme/others"}, 'repository is "acme/models"'),
         (None, HERE | {"GITHUB_SHA": "b" * 40, "GITHUB_ACTIONS": ""}, ""),
     ],
 )
@@ -428,7 +430,7 @@ def test_only_the_very_image_that_was_proved_is_deployed(fact: str, made: Path) 
     read, other = bundle.read(made), "sha256:" + "0" * 64
     good = Pushed(f"r.example/x@{read.image.digest}", "7", read.image.digest, read.image.config_digest, 0, 0)
     assert release_of_bundle(read, good).reference == good.reference
-    with pytest.raises(NotVerified, match="proved is sha256:"):
+    with pytest.raises(NotVerified, match="the verified image is sha256:"):
         release_of_bundle(
             read, replace(good, digest=other) if fact == "digest" else replace(good, reference=f"r.example/x@{other}")
         )
@@ -471,7 +473,7 @@ def test_a_layer_that_changed_after_the_look_never_arrives(registry_host: str, m
     read = bundle.read(made)
     flip(first(made, "layer"))
     with pytest.raises(BundleInvalid, match="holds other bytes"):
-        push_bundle(read, f"{registry_host}/bundled/changed", Quiet())
+        run_bundle(read, f"{registry_host}/bundled/changed", Quiet())
     tags = requests.get(f"http://{registry_host}/v2/bundled/changed/tags/list", timeout=5)
     assert tags.status_code == 404
 

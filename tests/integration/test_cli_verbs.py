@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.integration.weights_server import Handler, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ["check", "fetch", "archive", "build", "verify", "push", "deploy", "relay"]
@@ -95,97 +99,53 @@ def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
     assert done.stderr == ""
 
 
-STUCK = """
-import signal, sys, time
-from torchrelay import cli
-
-def stuck(arguments, standalone_mode):
-    while True:
-        try:
-            print("here", flush=True)
-            time.sleep(60)
-        except KeyboardInterrupt:
-            pass  # as a lock that the first one left held would
-
-signal.signal(signal.SIGINT, cli._on_signal)
-sys.exit(cli.run([], application=stuck))
-"""
-
-
 def test_a_second_ctrl_c_ends_what_the_first_one_does_not() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
-    process = subprocess.Popen([sys.executable, "-c", STUCK], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = Path(__file__).parent / "programs/ignores_interrupts.py"
+    process = subprocess.Popen([sys.executable, program], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         for _ in range(2):
-            assert process.stdout.readline() == "here\n"
+            assert process.stdout.readline() == "waiting\n"
             process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert told.count("torchrelay: interrupted") == 1
+    assert errors.count("torchrelay: interrupted") == 1
 
 
-LOST = """
-import io, os, signal, sys, time
-from torchrelay import cli
+@pytest.mark.parametrize("delay_s", [0.0, 0.01, 0.03, 0.1, 0.2, 0.4])
+def test_a_ctrl_c_ends_a_download_whenever_it_comes(model: Path, tmp_path: Path, delay_s: float) -> None:
+    text = (model / "model.yaml").read_text()
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "TORCHRELAY_CACHE": str(tmp_path / "cache")}
+    released = threading.Event()
 
-class Lossy(io.RawIOBase):
-    def close(self):  # as an HTTP response's: what is raised here by its finalizer is cleared, and nothing is said
-        if not self.closed:
-            os.kill(os.getpid(), signal.SIGINT)
-        super().close()
+    def trickle(handler: Handler) -> None:
+        handler.good(upto=1000)
+        while not released.wait(0.01):
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
 
-def busy(arguments, standalone_mode):
-    Lossy()
-    print("lost", flush=True)
-    try:
-        time.sleep(20)
-    finally:
-        print("cleaning", flush=True)
-        time.sleep(2)  # longer than until the next look: what is on its way is not raised again
-        print("clean", flush=True)
-
-signal.signal(signal.SIGINT, cli._on_signal)
-sys.exit(cli.run([], application=busy))
-"""
-
-
-def test_a_ctrl_c_that_a_finalizer_swallows_is_heard_all_the_same() -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
-    done = subprocess.run([sys.executable, "-c", LOST], env=env, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stdout.split()) == (130, ["lost", "cleaning", "clean"]), done.stderr
-    assert done.stderr.count("torchrelay: interrupted") == 1
-
-
-REPLACED = """
-import os, signal, sys, threading
-from torchrelay import cli
-
-def busy(arguments, standalone_mode):
-    lock = threading.Lock()
-    with lock:  # as threading.Condition.wait does: a signal between release and acquire, and leaving the block fails
-        lock.release()
-        if arguments:
-            os.kill(os.getpid(), signal.SIGINT)
-
-signal.signal(signal.SIGINT, cli._on_signal)
-sys.exit(cli.run(sys.argv[1:], application=busy))
-"""
-
-
-@pytest.mark.parametrize(
-    ("signalled", "code", "said"), [(["yes"], 130, "torchrelay: interrupted"), ([], 1, "release unlocked lock")]
-)
-def test_a_ctrl_c_in_the_midst_of_a_lock_is_no_traceback(signalled: list[str], code: int, said: str) -> None:
-    """The control: without a signal, an error that nobody foresaw keeps its traceback."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
-    command = [sys.executable, "-c", REPLACED, *signalled]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == code, done.stderr
-    assert said in done.stderr
-    assert ("Traceback" in done.stderr) == (not signalled)
+    with serving(bytes(1 << 20)) as server:
+        server.next = [trickle] * 8
+        (model / "model.yaml").write_text(text.replace("weights: model.pt", f"weights: {server.url}/model.pt"))
+        command = [sys.executable, "-m", "torchrelay", "fetch", str(model)]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            while not server.asked:
+                assert process.poll() is None
+                time.sleep(0.01)
+            time.sleep(delay_s)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            released.set()
+    assert process.returncode == 130, errors
+    assert errors.count("torchrelay: interrupted") == 1
+    assert "Traceback" not in errors
+    assert output == ""
 
 
 @pytest.mark.parametrize(("variable", "folder"), [("TORCHRELAY_WEIGHTS_CACHE", "handed-over"), ("UNSET", "cache")])

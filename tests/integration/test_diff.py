@@ -15,7 +15,7 @@ from tests.integration.test_bundle import run
 from torchrelay.core.errors import InputsInvalid, NotVerified
 from torchrelay.core.workspace import Workspace
 from torchrelay.oci import image
-from torchrelay.stages.diff import diff
+from torchrelay.stages import diff
 from torchrelay.verification import kept_answers
 from torchrelay.verification.prober import ProbeAnswer
 
@@ -61,7 +61,7 @@ def live() -> Iterator[Any]:
 def model(tmp_path: Path) -> Path:
     made = bundles.proved(tmp_path / "model")
     came = {name: ProbeAnswer(name, status, "", body, 1.0, None) for name, (status, body) in ANSWERS.items()}
-    kept_answers.keep(Workspace(tmp_path / "model"), made.config_digest, came)
+    kept_answers.save(Workspace(tmp_path / "model"), made.config_digest, came)
     return tmp_path / "model"
 
 
@@ -71,7 +71,7 @@ def url(server: Any) -> str:
 
 def test_what_is_live_answers_alike(live: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy of this machine has no part in it
-    made = diff(model, url(live))
+    made = diff.run(model, url(live))
     assert (made.reachable, [row.same for row in made.samples]) == (True, [True] * 4)
     assert sorted(live.seen) == sorted((name, "/predictions/digits") for name in ANSWERS)
     assert json.loads(Workspace(model).diff.read_text()) == made.summary()
@@ -97,7 +97,7 @@ def test_the_command_says_what_changed(live: Any, model: Path) -> None:
 def test_a_redirect_is_followed_nowhere(live: Any, model: Path) -> None:
     live.live = dict.fromkeys(ANSWERS, (302, b""))
     live.elsewhere = url(live) + "/stolen"
-    made = diff(model, url(live))
+    made = diff.run(model, url(live))
     assert {row.status_live for row in made.samples} == {302}
     assert {path for _, path in live.seen} == {"/predictions/digits"}
 
@@ -112,12 +112,12 @@ def test_what_cannot_be_reached_is_no_failure(model: Path) -> None:
 
 def test_what_cannot_be_compared(model: Path) -> None:
     with pytest.raises(InputsInvalid, match="input live-url"):
-        diff(model, "file:///etc/passwd")
+        diff.run(model, "file:///etc/passwd")
     (model / "samples/more.json").write_text('{"request": {"json": 1}, "expect": {"json": 1}}')
     with pytest.raises(NotVerified, match="no answers of this image to these samples"):
-        diff(model, "http://127.0.0.1:9")
+        diff.run(model, "http://127.0.0.1:9")
     (model / "samples/more.json").unlink()
     layers = [bundles.layer("runtime", b"other", 5)]
     image.save(Workspace(model).image_record, bundles.image_of(layers))
     with pytest.raises(NotVerified, match="no answers of this image"):
-        diff(model, "http://127.0.0.1:9")
+        diff.run(model, "http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""What a Docker daemon refuses is told as its refusal, with the mend; a stand-in daemon answers as the real one words it."""
+"""A Docker daemon's refusal is reported with a fix; a fake daemon answers in the real one's words."""
 
 import http.server
 import json
@@ -15,16 +15,16 @@ DRIVER = 'could not select device driver "" with capabilities: [[gpu]]'
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
-    """Stands in for dockerd: it pings, and refuses every container in the daemon's own words."""
+    """A fake dockerd: it answers pings, and refuses every container in the real daemon's words."""
 
-    said = ""
+    reason = ""
 
     def do_GET(self) -> None:
         self._answer(200, {"ApiVersion": "1.41"})
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._answer(400, {"message": self.said})
+        self._answer(400, {"message": self.reason})
 
     def _answer(self, status: int, body: dict[str, str]) -> None:
         content = json.dumps(body).encode()
@@ -35,7 +35,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -48,14 +48,14 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize(("said", "mend"), [(CPUS, "resources.cpu"), (DRIVER, "NVIDIA"), ("something else", "daemon's log")])
-def test_a_refusal_is_named_with_its_mend(host: str, said: str, mend: str) -> None:
-    Refusing.said = said
+@pytest.mark.parametrize(("reason", "fix"), [(CPUS, "resources.cpu"), (DRIVER, "NVIDIA"), ("something else", "daemon's log")])
+def test_a_refusal_is_reported_with_its_fix(host: str, reason: str, fix: str) -> None:
+    Refusing.reason = reason
     with pytest.raises(DockerRefused) as caught, daemon() as client:
         client.containers.create("image")
     assert host
-    assert said in caught.value.message
-    assert mend in caught.value.fix
+    assert reason in caught.value.message
+    assert fix in caught.value.fix
 
 
 def test_no_daemon_is_another_error(monkeypatch: pytest.MonkeyPatch) -> None:

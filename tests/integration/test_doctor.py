@@ -66,7 +66,7 @@ def test_a_machine_where_all_is_there(model_dir: Path, registry_host: str, capsy
     assert {"python", "git", "docker", "disk", "disk of docker", "weights", "registry", "workflow"} <= set(checks)
     assert checks["git"]["detail"] == "1 commits of history"
     assert "API" in checks["docker"]["detail"]
-    assert checks["registry"]["detail"] == f"{registry_host}/models/digits takes an upload"
+    assert checks["registry"]["detail"] == f"{registry_host}/models/digits accepts uploads"
     held = requests.get(f"http://{registry_host}/v2/_catalog", timeout=5).json()["repositories"]
     assert "models/digits" not in held, "nothing is left there"
 
@@ -213,7 +213,7 @@ def test_githubs_word_is_asked_for_and_not_printed(
     with token_service(monkeypatch):
         code, checks, printed = doctor(capsys, str(model_dir), "--target", "local", "--aws-role", ROLE)
     assert code == 0
-    assert checks["identity"]["detail"] == "GitHub vouches for repo:acme@7/serving@8:environment:production"
+    assert checks["identity"]["detail"] == "GitHub identifies the job as repo:acme@7/serving@8:environment:production"
     assert SIGNATURE not in printed
     assert "the-bearer" not in printed
 

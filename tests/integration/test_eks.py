@@ -1,4 +1,4 @@
-"""EKS: a cluster of moto's, which stands in for the API alone; the token is taken apart, and moto's STS answers who it names."""
+"""EKS over moto, which fakes the API; the token is parsed, and moto's STS returns the identity in it."""
 
 import base64
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def cluster(aws: str) -> dict[str, Any]:
-    """Make a cluster and give what EKS says of it."""
+    """Create a cluster and return EKS's description of it."""
     assert aws
     client = boto3.Session(region_name=REGION).client("eks")
     made = client.create_cluster(
@@ -45,7 +45,7 @@ def presigned(token: str) -> str:
     return base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)).decode()
 
 
-def test_a_kubeconfig_is_made_that_the_client_takes(cluster: dict[str, Any]) -> None:
+def test_the_kubernetes_client_accepts_the_kubeconfig(cluster: dict[str, Any]) -> None:
     made = eks.kubeconfig(cluster["arn"])
     (named,) = made["clusters"]
     assert named["cluster"] == {
@@ -57,7 +57,7 @@ def test_a_kubeconfig_is_made_that_the_client_takes(cluster: dict[str, Any]) -> 
     assert list(user["user"]) == ["token"]
 
 
-def test_the_token_is_a_presigned_question_who_this_is(cluster: dict[str, Any], aws: str) -> None:
+def test_the_token_is_a_presigned_get_caller_identity_request(cluster: dict[str, Any], aws: str) -> None:
     url = presigned(eks.token(cluster["arn"]))
     query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     assert url.startswith(aws)
@@ -73,7 +73,7 @@ def test_the_token_is_a_presigned_question_who_this_is(cluster: dict[str, Any], 
 
 
 def test_the_signature_is_over_the_clusters_name(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made again from its own date by botocore, it is the same; for another cluster's name it is not."""
+    """botocore computes the same signature for the same date, and another one for another cluster's name."""
     import botocore.auth
 
     url = presigned(eks.token(cluster["arn"]))
@@ -114,7 +114,7 @@ def test_a_real_endpoint_is_the_regions_own(monkeypatch: pytest.MonkeyPatch) -> 
         ("arn:aws:eks:eu-west-1:123456789012:cluster/a/b", "is not the ARN"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_an_error(arn: str, message: str) -> None:
+def test_a_missing_cluster_is_an_error(arn: str, message: str) -> None:
     with pytest.raises(ClusterRefused, match=message):
         eks.kubeconfig(arn)
 
@@ -123,12 +123,17 @@ def test_a_cluster_that_is_not_there_is_an_error(arn: str, message: str) -> None
 @pytest.mark.parametrize(
     ("status", "code", "message", "fix"),
     [
-        (403, "AccessDeniedException", "may not eks:DescribeCluster", 'Action: "eks:DescribeCluster", Resource: "arn:aws:eks:'),
+        (
+            403,
+            "AccessDeniedException",
+            "allowed to eks:DescribeCluster",
+            'Action: "eks:DescribeCluster", Resource: "arn:aws:eks:',
+        ),
         (403, "ExpiredTokenException", "expired or unknown", "aws sso login"),
         (400, "InvalidParameterException", "EKS refuses: InvalidParameterException", "check the role"),
     ],
 )
-def test_what_eks_refuses_is_put_into_words(
+def test_refusals_of_eks_become_errors_with_a_fix(
     monkeypatch: pytest.MonkeyPatch, status: int, code: str, message: str, fix: str
 ) -> None:
     with serving(b"") as stand_in:
@@ -140,19 +145,19 @@ def test_what_eks_refuses_is_put_into_words(
 
 
 @pytest.mark.parametrize("status", ["CREATING", "FAILED", "DELETING"])
-def test_a_cluster_that_is_not_up_is_refused(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+def test_an_inactive_cluster_is_refused(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch, status: str) -> None:
     with serving(b"") as stand_in:
-        found = {key: cluster[key] for key in ("arn", "endpoint", "certificateAuthority")}
-        stand_in.next = [answering(200, {"cluster": found | {"status": status}})]
+        described = {key: cluster[key] for key in ("arn", "endpoint", "certificateAuthority")}
+        stand_in.next = [answering(200, {"cluster": described | {"status": status}})]
         monkeypatch.setenv("AWS_ENDPOINT_URL", stand_in.url)
         with pytest.raises(ClusterRefused, match=f"serving is {status}"):
             eks.kubeconfig(cluster["arn"])
 
 
-def test_without_credentials_the_fix_says_how_to_get_some(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_the_fix_is_to_log_in(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    for asked in (eks.kubeconfig, eks.token):
+    for function in (eks.kubeconfig, eks.token):
         with pytest.raises(ClusterRefused, match="no AWS credentials") as caught:
-            asked(cluster["arn"])
+            function(cluster["arn"])
         assert "aws-role" in caught.value.fix

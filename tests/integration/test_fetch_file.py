@@ -12,7 +12,8 @@ from torchrelay.core import digests
 from torchrelay.core.errors import ModelInvalid, TorchrelayError, WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.stages.fetch import Fetched, fetch, planned
+from torchrelay.stages import fetch
+from torchrelay.stages.fetch import Fetched, planned
 
 CONTENT = b"weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -29,7 +30,7 @@ def model_dir(tmp_path: Path) -> Path:
 def get(model_dir: Path, uri: str = "model.pt", sha256: str | None = None, *, update_lock: bool = False) -> Fetched:
     model = Model.model_validate({"name": "m", "handler": "tensor", "weights": {"uri": uri, "sha256": sha256}})
     cache = model_dir.parent / "cache"
-    return fetch(model_dir, model, cache=cache, progress=Quiet(), update_lock=update_lock)
+    return fetch.run(model_dir, model, cache=cache, progress=Quiet(), update_lock=update_lock)
 
 
 def test_a_file_is_read_in_place_and_locked(model_dir: Path) -> None:

@@ -12,7 +12,8 @@ from tests.integration.weights_server import Behaviour, Handler, WeightsServer, 
 from torchrelay.core.errors import WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.stages import fetch
+from torchrelay.stages.fetch import Fetched
 from torchrelay.weights.download import Patience
 
 CONTENT = b"safetensors" * 30_000
@@ -49,7 +50,7 @@ def get(tmp_path: Path, uri: str = "hf://org/repo/sub/model.safetensors@v1.0", *
     (tmp_path / "model").mkdir(exist_ok=True)
     model = Model.model_validate({"name": "m", "handler": "tensor", "weights": uri})
     patience = Patience(stall_s=0.5, first_wait_s=0.01, longest_wait_s=0.05)
-    return fetch(
+    return fetch.run(
         tmp_path / "model",
         model,
         cache=tmp_path / "cache",
@@ -120,7 +121,7 @@ def test_a_small_file_outside_large_file_storage_comes_from_the_hub_itself(tmp_p
         (403, "GatedRepo", "GatedRepo", "accept the repository's terms"),
         (404, "RevisionNotFound", "no such revision", "after the @"),
         (404, "EntryNotFound", "no such file in that repository", "correct the path"),
-        (404, "", "not there", "correct `weights`"),
+        (404, "", "not found", "correct `weights`"),
     ],
 )
 def test_what_the_hub_refuses_is_put_into_words(

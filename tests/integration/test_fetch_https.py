@@ -22,7 +22,8 @@ from tests.integration.weights_server import Handler, WeightsServer, reset, serv
 from torchrelay.core.errors import DiskFull, UnsafeName, WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.stages import fetch
+from torchrelay.stages.fetch import Fetched
 from torchrelay.weights.download import Download, Patience
 from torchrelay.weights.sources import Stream
 
@@ -64,7 +65,7 @@ def get(
     update_lock: bool = False,
 ) -> Fetched:
     wanted = model(server.url + path, sha256)
-    return fetch(model_dir, wanted, cache=cache, progress=Quiet(), update_lock=update_lock, patience=patience)
+    return fetch.run(model_dir, wanted, cache=cache, progress=Quiet(), update_lock=update_lock, patience=patience)
 
 
 def parts(cache: Path) -> list[Path]:
@@ -144,7 +145,7 @@ def test_another_length_than_announced_is_noticed_whatever_the_client_says(tmp_p
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     server.next = [truncated(2_000_000), *[status(503)] * 200]
-    with pytest.raises(WeightsMissing, match=r"503.*2\.0 MB that came are kept"):
+    with pytest.raises(WeightsMissing, match=r"503.*2\.0 MB received are kept"):
         get(server, model_dir, cache, patience=IMPATIENT)
     assert len(parts(cache)) == 1
     assert not (model_dir / "weights.lock").exists()
@@ -211,7 +212,7 @@ def test_a_server_may_say_how_long_to_wait(server: WeightsServer, model_dir: Pat
 def test_a_wait_beyond_the_patience_is_not_begun(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     server.next = [status(503, Retry_After="3600")]
     started = time.monotonic()
-    with pytest.raises(WeightsMissing, match=r"503 and asks to wait 3600 s; gave up at try 1"):
+    with pytest.raises(WeightsMissing, match=r"503 and asks to wait 3600 s; gave up at attempt 1"):
         get(server, model_dir, cache)
     assert time.monotonic() - started < 5
 
@@ -221,7 +222,7 @@ def test_nobody_at_the_port_ends_in_one_error(model_dir: Path, cache: Path) -> N
         taken.bind(("127.0.0.1", 0))  # bound, not listening: refused for sure
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/model.pt"
         with pytest.raises(WeightsMissing, match=r"[Rr]efused; gave up"):
-            fetch(model_dir, model(url), cache=cache, progress=Quiet(), patience=IMPATIENT)
+            fetch.run(model_dir, model(url), cache=cache, progress=Quiet(), patience=IMPATIENT)
 
 
 def test_a_trickle_is_given_up(server: WeightsServer, model_dir: Path, cache: Path) -> None:
@@ -241,8 +242,8 @@ def test_a_trickle_is_given_up(server: WeightsServer, model_dir: Path, cache: Pa
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
-        (status(404), r"not there \(404\)"),
-        (status(410), r"not there \(410\)"),
+        (status(404), r"not found \(404\)"),
+        (status(410), r"not found \(410\)"),
         (status(401), "answers 401: access refused"),
         (status(403), "answers 403: access refused"),
         (status(400), "answers 400"),
@@ -286,7 +287,7 @@ def test_plain_http_is_for_loopback_only(model_dir: Path, cache: Path) -> None:
     wanted = model("https://192.0.2.1/model.pt")
     plain = wanted.model_copy(update={"weights": wanted.weights.model_copy(update={"uri": "http://192.0.2.1/model.pt"})})
     with pytest.raises(WeightsMissing, match="is not https"):
-        fetch(model_dir, plain, cache=cache, progress=Quiet(), patience=IMPATIENT)
+        fetch.run(model_dir, plain, cache=cache, progress=Quiet(), patience=IMPATIENT)
 
 
 def test_a_declared_digest_must_fit(server: WeightsServer, model_dir: Path, cache: Path) -> None:
@@ -349,7 +350,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(server: WeightsServer, model
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, hard))  # the kernel refuses: EFBIG where a full disk is ENOSPC
     try:
-        with pytest.raises(DiskFull, match=r"no room left .* is removed again"):
+        with pytest.raises(DiskFull, match=r"no room left .* the part is removed"):
             get(server, model_dir, cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -367,10 +368,10 @@ def test_a_name_that_is_no_plain_file_name_is_refused_before_the_transfer(
     except ValueError:
         return  # refused by model.yaml's own check already
     if path == "/..%2fevil.pt":
-        assert fetch(model_dir, wanted, cache=cache, progress=Quiet()).path.name == "evil.pt"
+        assert fetch.run(model_dir, wanted, cache=cache, progress=Quiet()).path.name == "evil.pt"
         return
     with pytest.raises(UnsafeName):
-        fetch(model_dir, wanted, cache=cache, progress=Quiet(), patience=QUICK)
+        fetch.run(model_dir, wanted, cache=cache, progress=Quiet(), patience=QUICK)
     assert server.asked == []
 
 

@@ -3,8 +3,12 @@
 import hashlib
 import json
 import os
+import re
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import boto3
@@ -15,9 +19,10 @@ from tests.integration.weights_server import Behaviour, Handler, serving
 from torchrelay.core.errors import WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
-from torchrelay.stages.fetch import Fetched, fetch
+from torchrelay.stages import fetch
+from torchrelay.stages.fetch import Fetched
 from torchrelay.weights.download import Download, Patience
-from torchrelay.weights.sources import s3
+from torchrelay.weights.sources import Transient, s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -60,7 +65,7 @@ def get(tmp_path: Path, uri: str = "s3://models/digits/model.pt", *, update_lock
     (tmp_path / "model").mkdir(exist_ok=True)
     model = Model.model_validate({"name": "m", "handler": "tensor", "weights": uri})
     cache = tmp_path / "cache"
-    return fetch(tmp_path / "model", model, cache=cache, progress=Quiet(), update_lock=update_lock, patience=QUICK)
+    return fetch.run(tmp_path / "model", model, cache=cache, progress=Quiet(), update_lock=update_lock, patience=QUICK)
 
 
 def lock(tmp_path: Path) -> dict[str, object]:
@@ -115,6 +120,67 @@ def leave_part(tmp_path: Path, etag: str) -> None:
     download.part.write_bytes(CONTENT[:1_000_000])
     note = {"uri": uri, "validator": etag, "version": "", "total": len(CONTENT), "sha256": ""}
     download.note_path.write_text(json.dumps(note))
+
+
+@pytest.fixture
+def parallel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(s3, "RANGE", 300_000)
+
+
+@pytest.mark.usefixtures("bucket", "parallel")
+def test_a_large_object_is_downloaded_in_parallel_ranges_and_hashed_in_order(tmp_path: Path) -> None:
+    with s3.open_stream("s3://models/digits/model.pt", 0, "") as stream:
+        assert b"".join(stream.blocks) == CONTENT
+    assert get(tmp_path).sha256 == SHA256
+
+
+@pytest.mark.usefixtures("parallel")
+def test_a_pinned_version_is_downloaded_in_parallel(tmp_path: Path, bucket: "S3Client") -> None:
+    bucket.put_bucket_versioning(Bucket="models", VersioningConfiguration={"Status": "Enabled"})
+    first = bucket.put_object(Bucket="models", Key="v.pt", Body=CONTENT)["VersionId"]
+    bucket.put_object(Bucket="models", Key="v.pt", Body=CONTENT[::-1])
+    assert get(tmp_path, f"s3://models/v.pt?versionId={first}").sha256 == SHA256
+
+
+@pytest.mark.usefixtures("parallel")
+def test_an_object_that_changes_during_a_parallel_download_is_downloaded_again(tmp_path: Path, bucket: "S3Client") -> None:
+    with s3.open_stream("s3://models/digits/model.pt", 0, "") as stream:
+        bucket.put_object(Bucket="models", Key="digits/model.pt", Body=CONTENT[::-1])
+        with pytest.raises(Transient, match="did not match expected ETag"):
+            list(stream.blocks)
+    assert get(tmp_path).sha256 == hashlib.sha256(CONTENT[::-1]).hexdigest()
+
+
+@pytest.mark.usefixtures("bucket", "parallel")
+def test_a_range_that_fails_is_continued_by_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(CONTENT) as stand_in:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", stand_in.url)
+        stand_in.next = [Handler.good, Handler.good, Handler.good, error_xml("SlowDown", 503)]
+        assert get(tmp_path).sha256 == SHA256
+    assert stand_in.asked[-1]["if-match"] == stand_in.current_etag()
+    assert re.fullmatch(r"bytes=\d+-", stand_in.asked[-1]["range"])
+
+
+@pytest.mark.usefixtures("bucket", "parallel")
+@pytest.mark.timeout(60)
+def test_a_parallel_download_that_stalls_ends_when_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = Event()
+
+    def stall(handler: Handler) -> None:
+        handler.good(upto=280_000)  # the manager reads blocks of 256 KiB
+        handler.wfile.flush()
+        released.wait(50)
+
+    with serving(CONTENT) as stand_in:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", stand_in.url)
+        stand_in.next = [Handler.good, *[stall] * 50]
+        with s3.open_stream("s3://models/digits/model.pt", 0, "") as stream:
+            assert next(stream.blocks)
+            left = time.monotonic()
+        assert time.monotonic() - left < 20  # the read timeout is 30 s, and the manager would try five times
+        released.set()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
 
 def test_a_changed_object_is_refused_unless_told(tmp_path: Path, bucket: "S3Client") -> None:

@@ -1,4 +1,4 @@
-"""What init writes does not only pass check: its stand-in model, archived, answers its own sample."""
+"""The example model that init writes, archived, answers its own sample."""
 
 import base64
 import json
@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from torchrelay.authoring.init import HANDLERS, InitOptions, init
+from torchrelay.stages import check
 from torchrelay.stages.archive import plan_entries
-from torchrelay.stages.check import check
 from torchrelay.verification.compare import compare
 
-# A process of its own: handler and network are modules called `handler` and `model`, once per model.
+# Each model runs in its own process, because its modules are called `handler` and `model`.
 SERVE = """
 import base64, json, sys
 from pathlib import Path
 folder = Path(sys.argv[1])
 sys.path.insert(0, str(folder))
 from torchrelay_handlers import Request, resolve, settings
-found = settings.read(folder)
-handler = resolve.find(found, folder)
-handler.start(found, folder)
+options = settings.read(folder)
+handler = resolve.find(options, folder)
+handler.start(options, folder)
 sample = json.load(sys.stdin)
 (answer,) = handler.answer([Request(base64.b64decode(sample["body"]), sample["content_type"])])
 body = base64.b64encode(answer.body).decode()
@@ -31,10 +31,10 @@ print(json.dumps({"status": answer.status, "content_type": answer.content_type, 
 
 
 @pytest.mark.parametrize("name", HANDLERS)
-def test_stand_in_answers_its_sample(tmp_path: Path, name: str) -> None:
+def test_the_example_model_answers_its_sample(tmp_path: Path, name: str) -> None:
     folder, archived = tmp_path / "new", tmp_path / "archived"
     init(folder, InitOptions(handler=name))
-    checked = check(folder)
+    checked = check.run(folder)
     model = checked.model
     for entry in plan_entries(folder, model, folder / model.weights.uri, model.weights.filename, "1"):
         path = archived / entry.name

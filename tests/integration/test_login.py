@@ -116,8 +116,8 @@ def test_trouble_at_githubs_service_is_waited_out(monkeypatch: pytest.MonkeyPatc
     ("answer", "message", "asked"),
     [
         (status(503), "gave no identity token in 5 attempts: 503", 5),
-        (status(403), "refuses the job an identity token: 403", 1),
-        (status(302, Location="http://127.0.0.1:9/stolen"), "refuses the job an identity token: 302", 1),
+        (status(403), "refuses to give the job an identity token: 403", 1),
+        (status(302, Location="http://127.0.0.1:9/stolen"), "refuses to give the job an identity token: 302", 1),
         (answering(200, {"value": None}), "answered without a token", 1),
         (answering(200, ["x"]), "answered without a token", 1),
         (answering(200, "<html>"), "answered without a token", 1),
@@ -154,7 +154,7 @@ def test_trouble_at_sts_is_retried(aws: str, monkeypatch: pytest.MonkeyPatch, jo
         sts.next = [sts_error("Throttling", status=400), sts_error("InternalFailure", status=500), sts_error("AccessDenied")]
         monkeypatch.setenv("AWS_ENDPOINT_URL", sts.url)
         with pytest.raises(LoginFailed, match="does not let this job take"):
-            login.login(login.Wanted(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
+            login.run(login.LoginRequest(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
     assert len(sts.asked) == 3
     assert aws
     assert exported(job / "env") == {}
@@ -164,8 +164,8 @@ def test_trouble_at_sts_is_retried(aws: str, monkeypatch: pytest.MonkeyPatch, jo
     ("arguments", "message"),
     [
         (["--aws-role", "deploy", "--aws-region", "eu-west-1"], "is not the ARN of a role"),
-        (["--aws-role", ROLE], "no region is named"),
-        (["--aws-role", ROLE, "--aws-region", "Europe"], "is not a region"),
+        (["--aws-role", ROLE], "no AWS region is set"),
+        (["--aws-role", ROLE, "--aws-region", "Europe"], "is not an AWS region"),
         (["--aws-role", ROLE, "--aws-region", "eu-west-1"], "lacks `id-token: write`"),
         (["--registry-username", "u", "--registry-password", "p"], "but no registry"),
         (["--registry", "ghcr.io/x", "--registry-username", "u"], "registry-password is empty"),
@@ -179,7 +179,7 @@ def test_trouble_at_sts_is_retried(aws: str, monkeypatch: pytest.MonkeyPatch, jo
                 "--registry-password",
                 "p",
             ],
-            "ECR takes no",
+            "ECR does not use",
         ),
         (["--kubeconfig-data", "nonsense"], "kubeconfig:1: is not YAML"),
     ],
@@ -200,7 +200,7 @@ def test_a_long_lived_key_lying_around_is_only_warned_about(
     logger = logging.getLogger("torchrelay")
     monkeypatch.setattr(logger, "propagate", True)
     with token_service(monkeypatch):
-        login.login(login.Wanted(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
+        login.run(login.LoginRequest(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
     assert "long-lived AWS key" in caplog.text
     assert exported(job / "env")["AWS_ACCESS_KEY_ID"] != "AKIAIOSFODNN7EXAMPLE"
 

@@ -1,4 +1,4 @@
-"""Plan in real git repositories: pushes, pull requests, renames, links, odd names, and histories that are cut or rewritten."""
+"""RunPlan in real git repositories: pushes, pull requests, renames, links, odd names, and histories that are cut or rewritten."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from torchrelay.core.errors import InputsInvalid, ModelInvalid, SystemRefused
-from torchrelay.workflow import inputs as serve_inputs
-from torchrelay.workflow.plan import Plan, plan
+from torchrelay.workflow.inputs import check_inputs
+from torchrelay.workflow.plan import RunPlan, plan_run
 
 ROOT = Path(__file__).resolve().parents[2]
 ZEROS = "0" * 40
@@ -44,7 +44,7 @@ class Repository:
         self.git("commit", "-q", "--allow-empty", "-m", message)
         return self.git("rev-parse", "HEAD")
 
-    def plan(self, event: str = "push", payload: Any = None, base_ref: str = "", root: str = ".", **given: str) -> Plan:
+    def plan(self, event: str = "push", payload: Any = None, base_ref: str = "", root: str = ".", **given: str) -> RunPlan:
         file = self.dir / ".git" / "event.json"
         file.write_text(json.dumps(payload or {}))
         environment = {"GITHUB_EVENT_NAME": event, "GITHUB_EVENT_PATH": str(file), "GITHUB_REF": "refs/heads/main"}
@@ -53,8 +53,8 @@ class Repository:
                 "GITHUB_EVENT_NAME": "push",
                 "GITHUB_WORKFLOW_REF": "acme/m/.github/workflows/deploy.yml@refs/heads/main",
             }
-        inputs = serve_inputs.validated({key.replace("_", "-"): value for key, value in given.items()})
-        return plan(self.dir / root, inputs, environment, base_ref)
+        inputs = check_inputs({key.replace("_", "-"): value for key, value in given.items()})
+        return plan_run(self.dir / root, inputs, environment, base_ref)
 
     def pushed(self, before: str, **more: Any) -> list[str]:
         """Names of the models that a push of HEAD over `before` builds."""
@@ -162,7 +162,7 @@ def test_a_shallow_clone_builds_all_and_says_why(repository: Repository, tmp_pat
     file = tmp_path / "event.json"
     file.write_text(json.dumps({"before": before}))
     environment = {"GITHUB_EVENT_NAME": "push", "GITHUB_EVENT_PATH": str(file), "GITHUB_REF": "refs/heads/main"}
-    planned = plan(clone, serve_inputs.validated({}), environment)
+    planned = plan_run(clone, check_inputs({}), environment)
     assert [model.name for model in planned.models] == ["a", "b", "c"]
     assert "fetch-depth: 0" in planned.reason
 
@@ -257,7 +257,7 @@ def test_a_folder_that_leads_out_of_the_repository(repository: Repository, tmp_p
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/model.yaml").write_text("name: x\n")
     (repository.dir / "out").symlink_to(tmp_path / "outside")
-    with pytest.raises(InputsInvalid, match="leads out of the repository"):
+    with pytest.raises(InputsInvalid, match="links to a folder outside the repository"):
         repository.plan("workflow_dispatch", models="out")
 
 
@@ -287,7 +287,7 @@ def test_odd_but_plain_folders(repository: Repository, folder: str) -> None:
 def test_hostile_folders_are_refused_with_the_rule(repository: Repository, folder: str) -> None:
     repository.model(f"odd/{folder}", "odd")
     repository.commit()
-    with pytest.raises(InputsInvalid, match="is not plain: letters, digits, space") as caught:
+    with pytest.raises(InputsInvalid, match="is not allowed: use letters, digits, space") as caught:
         repository.plan("workflow_dispatch")
     assert caught.value.message.isprintable()
     assert len(repository.plan("workflow_dispatch", models="models/*").models) == 3
@@ -321,7 +321,7 @@ def test_untracked_and_missing_models(repository: Repository, tmp_path: Path) ->
     empty = Repository(tmp_path / "empty")
     with pytest.raises(InputsInvalid, match="there is no model"):
         empty.plan("workflow_dispatch")
-    with pytest.raises(InputsInvalid, match="is no folder"):
+    with pytest.raises(InputsInvalid, match="is not a folder"):
         empty.plan("workflow_dispatch", root="nowhere")
 
 
@@ -331,9 +331,9 @@ def test_outside_of_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "models/a/model.yaml").write_text("name: a\nweights: w\nhandler: tensor\n")
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden/model.yaml").write_text("name: hidden\n")
-    planned = plan(tmp_path, serve_inputs.validated({}), {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/main"})
+    planned = plan_run(tmp_path, check_inputs({}), {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/main"})
     assert [model.dir for model in planned.models] == ["models/a"]
-    assert "no git repository" in planned.reason
+    assert "not a git repository" in planned.reason
 
 
 def test_a_repository_of_another_user(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:

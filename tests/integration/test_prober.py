@@ -1,4 +1,4 @@
-"""The prober over HTTP: an answer that does not end is not read to its end."""
+"""The prober over HTTP: an answer is read only up to a limit."""
 
 import threading
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("limit", "error"), [(1 << 20, "the answer is larger than 1048576 bytes"), (64 << 20, None)])
-def test_an_answer_is_read_to_its_bound(url: str, limit: int, error: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_read_up_to_its_limit(url: str, limit: int, error: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prober, "MAX_ANSWER_BYTES", limit)
     (answer,) = HttpProber(url).send([ProbeRequest("s", "POST", "/", "", b"x")], 1, 30.0)
     assert (answer.error, len(answer.body)) == (error, 0 if error else 64 << 20)

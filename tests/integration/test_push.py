@@ -20,7 +20,8 @@ from torchrelay.oci.image import Image
 from torchrelay.oci.layers import Layer, LayerFile, tar_layer
 from torchrelay.oci.reference import parse_reference
 from torchrelay.oci.registry import Registry
-from torchrelay.stages.push import push, push_image
+from torchrelay.stages import push
+from torchrelay.stages.push import push_image
 from torchrelay.verification import verdict
 from torchrelay.verification.verdict import Verdict
 
@@ -90,16 +91,16 @@ def record(model_dir: Path, built: Image, *, config: str, result: Literal["passe
 def test_only_a_proved_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
     built = image()
     with pytest.raises(NotVerified, match="no built image"):
-        push(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/proved", Quiet())
     record(tmp_path, built, config=built.config_digest, result="gate_failed")
     with pytest.raises(NotVerified, match="gate_failed"):
-        push(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/proved", Quiet())
     record(tmp_path, built, config=image(b"another").config_digest)
     with pytest.raises(NotVerified, match="the verdict is on"):
-        push(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/proved", Quiet())
     assert client(registry_host).manifest_digest("proved", "1.0") is None
     record(tmp_path, built, config=built.config_digest)
-    assert push(tmp_path, f"{registry_host}/proved", Quiet()).digest == built.digest
+    assert push.run(tmp_path, f"{registry_host}/proved", Quiet()).digest == built.digest
     assert client(registry_host).manifest_digest("proved", "1.0") == built.digest
 
 
@@ -183,15 +184,15 @@ def test_an_upload_whose_answer_was_lost_is_not_sent_again(flaky: Any, registry_
     assert flaky.patches == pushed.blobs
 
 
-@pytest.mark.parametrize(("status", "told"), [(403, "docker login"), (404, "create the repository")])
-def test_a_refusal_is_told_once_with_the_mend(flaky: Any, status: int, told: str) -> None:
+@pytest.mark.parametrize(("status", "fix"), [(403, "docker login"), (404, "create the repository")])
+def test_a_refusal_is_not_retried_and_comes_with_a_fix(flaky: Any, status: int, fix: str) -> None:
     flaky.method, flaky.faults = "POST", [status] * 9
     host = f"127.0.0.1:{flaky.server_address[1]}"
     waits: list[float] = []
     with pytest.raises(RegistryError) as caught:
         push_image(image(), client(host, sleep=waits.append), parse_reference(f"{host}/refused", "1.0"), Quiet())
     assert str(status) in caught.value.message
-    assert told in caught.value.fix
+    assert fix in caught.value.fix
     assert waits == []
 
 
@@ -201,6 +202,15 @@ def test_a_registry_that_is_down_ends_in_one_error() -> None:
         push_image(image(), client("127.0.0.1:9", sleep=waits.append), parse_reference("127.0.0.1:9/x", "1.0"), Quiet())
     assert len(waits) == 5
     assert waits == sorted(waits)
+
+
+def test_a_call_is_not_retried_when_another_thread_failed() -> None:
+    waits: list[float] = []
+    registry = client("127.0.0.1:9", sleep=waits.append)
+    registry.stop.set()
+    with pytest.raises(RegistryError, match="not retried because another call failed"):
+        registry.check_access()
+    assert waits == []
 
 
 def test_weights_that_changed_since_the_build_are_refused_by_their_digest(registry_host: str, tmp_path: Path) -> None:

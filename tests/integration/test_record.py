@@ -1,4 +1,4 @@
-"""`samples record` fills in what is missing and leaves the golden answers alone, unless it is told to take all anew."""
+"""`samples record` fills in missing answers and leaves the others unchanged, unless --all is given."""
 
 import http.server
 import json
@@ -14,7 +14,7 @@ from torchrelay.authoring.init import InitOptions, init
 
 
 class Answering(http.server.BaseHTTPRequestHandler):
-    """A server that answers every prediction alike: it stands in for a running model."""
+    """A stand-in for a running model, with the same answer to every prediction."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -42,7 +42,7 @@ def record(model_dir: Path, url: str, *flags: str) -> dict[str, object]:
     return dict(json.loads(done.stdout))
 
 
-def test_only_what_is_missing_is_filled_in(tmp_path: Path, url: str) -> None:
+def test_only_missing_answers_are_filled_in(tmp_path: Path, url: str) -> None:
     init(tmp_path, InitOptions(name="m"))
     golden = (tmp_path / "samples" / "example.json").read_text()
     (tmp_path / "samples" / "new.json").write_text('{"request": {"json": [1, 2, 3, 4]}}')

@@ -19,7 +19,7 @@ from torchrelay.core import errors
 from torchrelay.core.errors import DeployFailed, GateFailed, Interrupted, ModelInvalid, RollbackFailed
 from torchrelay.core.paths import ROOT
 from torchrelay.workflow import job_result
-from torchrelay.workflow.job_result import Failed, Outcome
+from torchrelay.workflow.job_result import Failure, JobResult
 
 TITLES = {"usage", "failed", *(one.kind for one in vars(errors).values() if hasattr(one, "kind"))}
 
@@ -81,12 +81,12 @@ def hub() -> Iterator[GitHub]:
 
 
 def put(folder: Path, name: str, **facts: Any) -> None:
-    made = Outcome(**({"model": name, "version": "v1", "result": "passed"} | facts))
+    made = JobResult(**({"model": name, "version": "v1", "result": "passed"} | facts))
     job_result.save(folder / f"torchrelay-result-{name}-{made.job}" / f"{name}-{made.job}.json", made)
 
 
-def failed(kind: str, message: str = "no") -> Failed:
-    return Failed(stage="verify", kind=kind, message=message)
+def failed(kind: str, message: str = "no") -> Failure:
+    return Failure(stage="verify", kind=kind, message=message)
 
 
 def test_a_mistake_is_an_annotation_a_summary_and_a_result(step: Step) -> None:
@@ -114,8 +114,9 @@ def test_a_mistake_is_an_annotation_a_summary_and_a_result(step: Step) -> None:
 SAYING = """
 import json, sys
 from pathlib import Path
-from torchrelay import cli, github
-github.shield()
+from torchrelay.cli import main
+from torchrelay.core import runner
+runner.shield()
 for number, text in enumerate(json.loads(Path("texts.json").read_text())):
     model, results = f"m{number}", f"r{number}"
     for arguments in (
@@ -131,7 +132,7 @@ for number, text in enumerate(json.loads(Path("texts.json").read_text())):
         ["deploy", model, "--target", text, "--dry-run"],
         ["invoke", model, "--target", text],
     ):
-        cli.run(arguments)
+        main.run(arguments)
 raise RuntimeError("a bug: " + "\\n::error::pwned ##[error]pwned")
 """
 
@@ -275,9 +276,9 @@ def test_the_steps_summary_is_filled_up_and_no_further(step: Step) -> None:
         samples=[{"name": f"s{n}", "passed": False, "differences": ["d" * 150] * 3} for n in range(100)],
     )
     program = (
-        "import sys, pathlib; from torchrelay import cli\n"
+        "import sys, pathlib; from torchrelay.cli import main\n"
         "pathlib.Path(sys.argv[1]).write_text('x' * 990_000)\n"
-        "sys.exit(cli.run(['report', '--results', 'results']))"
+        "sys.exit(main.run(['report', '--results', 'results']))"
     )
     file = step.files["GITHUB_STEP_SUMMARY"]
     subprocess.run(

@@ -1,4 +1,4 @@
-"""A model's requirements are installed beside the shared server environment, which they leave as it is."""
+"""A model's requirements are installed beside the shared server environment, which is not changed."""
 
 import hashlib
 import shutil
@@ -15,7 +15,7 @@ from torchrelay.targets.local import environment
 
 
 class Shared:
-    """An environment that two models would share, and an index that is a folder."""
+    """An environment shared by two models, and a folder as package index."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,13 +61,13 @@ def shared(made: Shared, monkeypatch: pytest.MonkeyPatch) -> Shared:
     return made
 
 
-def test_another_version_is_the_models_own_and_the_shared_one_survives(shared: Shared) -> None:
+def test_another_version_is_installed_beside_the_shared_one(shared: Shared) -> None:
     site = shared.install("shape==2.0")
     assert (shared.sees("shape", site), shared.sees("shape", None)) == ("2.0", "1.0")
     assert shared.pip("list", "--format", "freeze") == shared.before
 
 
-def test_a_package_brings_what_the_environment_has_too_old_and_nothing_else(shared: Shared) -> None:
+def test_only_missing_or_outdated_dependencies_are_installed(shared: Shared) -> None:
     site = shared.install("colour", "torch")
     assert site is not None
     assert (shared.sees("colour", site), shared.sees("shape", site)) == ("1.0", "2.0")
@@ -79,19 +79,19 @@ def test_what_the_environment_has_is_not_installed_again(shared: Shared) -> None
     assert shared.install("shape", "torch>=1") is None
 
 
-def test_torch_is_held(shared: Shared) -> None:
+def test_torch_is_pinned(shared: Shared) -> None:
     with pytest.raises(DependenciesUnresolved, match=r"Cannot install torch==2\.0"):
         shared.install("torch==2.0")
     assert shared.pip("list", "--format", "freeze") == shared.before
 
 
-def test_hashes_and_addresses_go_on_to_the_second_step(shared: Shared) -> None:
-    found = wheel(shared.index, "shape", "2.0")
-    digest = hashlib.sha256(found.read_bytes()).hexdigest()
+def test_hashes_and_options_reach_the_second_step(shared: Shared) -> None:
+    built = wheel(shared.index, "shape", "2.0")
+    digest = hashlib.sha256(built.read_bytes()).hexdigest()
     assert shared.sees("shape", shared.install(f"shape==2.0 \\\n    --hash=sha256:{digest}")) == "2.0"
 
 
-def test_an_address_is_taken_as_it_is(shared: Shared) -> None:
+def test_an_address_is_installed_from(shared: Shared) -> None:
     assert shared.sees("shape", shared.install(f"shape @ {(shared.index / 'shape-2.0-py3-none-any.whl').as_uri()}")) == "2.0"
 
 

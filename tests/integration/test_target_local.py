@@ -18,10 +18,8 @@ from torchrelay.core import paths
 from torchrelay.core.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
 from torchrelay.core.locks import turn
 from torchrelay.core.progress import Quiet
-from torchrelay.stages import deploy
-from torchrelay.stages.archive import archive
-from torchrelay.stages.check import check, resolved_version
-from torchrelay.stages.fetch import fetch
+from torchrelay.model.version import resolved_version
+from torchrelay.stages import archive, check, deploy, fetch
 from torchrelay.targets import Context, Endpoint, Release
 from torchrelay.targets.local import processes
 from torchrelay.targets.local.environment import ServerSettings, ensure_server
@@ -29,7 +27,7 @@ from torchrelay.targets.local.target import LocalTarget
 from torchrelay.verification.prober import ProbeRequest
 
 DIGITS = paths.ROOT / "examples" / "digits"
-CACHE = paths.cache_dir()  # read before the tests get a cache of their own: the server environment is 1 GB
+CACHE = paths.cache_dir()  # read before the tests get a separate cache: the server environment is 1 GB
 BROKEN = "\n\nraise RuntimeError('no weights today')\n"
 
 
@@ -48,7 +46,7 @@ def free_port() -> int:
 
 
 class Digits:
-    """A copy of the example, on a port of its own, and what is done with it."""
+    """A copy of the example on its own port, and the actions of the tests."""
 
     def __init__(self, folder: Path) -> None:
         self.dir = folder / "digits"
@@ -68,12 +66,12 @@ class Digits:
 
     @property
     def target(self) -> LocalTarget:
-        return LocalTarget(Context(self.dir, check(self.dir).model, Quiet(), CACHE))
+        return LocalTarget(Context(self.dir, check.run(self.dir).model, Quiet(), CACHE))
 
     def release(self) -> Release:
-        checked = check(self.dir)
-        fetched = fetch(self.dir, checked.model, cache=CACHE, progress=Quiet(), update_lock=True)
-        archived = archive(self.dir, checked.model, fetched, resolved_version(checked.model, self.dir), Quiet())
+        checked = check.run(self.dir)
+        fetched = fetch.run(self.dir, checked.model, cache=CACHE, progress=Quiet(), update_lock=True)
+        archived = archive.run(self.dir, checked.model, fetched, resolved_version(checked.model, self.dir), Quiet())
         return deploy.release_of(self.dir, checked, "local", archived, None, None)
 
     def apply(self) -> Endpoint:
@@ -95,7 +93,7 @@ def digits(tmp_path: Path) -> Iterator[Digits]:
     target = made.target
     yield made
     target.delete()
-    assert processes.with_state_below(target.homes.state_root()) == set()
+    assert processes.with_state_below(target.versions.state_root()) == set()
 
 
 def test_a_version_answers_is_kept_replaced_rolled_back_and_deleted(digits: Digits) -> None:
@@ -122,11 +120,11 @@ def test_a_version_answers_is_kept_replaced_rolled_back_and_deleted(digits: Digi
     assert digits.target.status().state == "absent"
     assert digits.answer() != "9"
     assert not (digits.dir / ".torchrelay/local").exists()
-    assert not digits.target.homes.state_root().exists()
+    assert not digits.target.versions.state_root().exists()
     assert not digits.target.delete()
 
 
-def test_a_version_that_does_not_load_leaves_the_old_one_alone(digits: Digits) -> None:
+def test_a_version_that_does_not_load_leaves_the_old_one_running(digits: Digits) -> None:
     first = digits.apply()
     pid = digits.pid()
     (digits.dir / "model.py").write_text((digits.dir / "model.py").read_text() + BROKEN)
@@ -153,27 +151,27 @@ def test_a_version_that_answers_wrongly_never_gets_the_port(digits: Digits) -> N
 
 
 def test_a_version_that_fails_on_the_port_gives_it_back(digits: Digits) -> None:
-    """It passes on the free port; then its folder is spoilt, so that its second start fails."""
+    """It passes on the free port; then its folder is damaged, so that its second start fails."""
     first = digits.apply()
     digits.version("two")
     release = digits.release()
     target = digits.target
     home = digits.dir / ".torchrelay/local" / release.digest.removeprefix("sha256:")[:12]
-    stop = target.homes.stop
+    stop = target.versions.stop
 
-    def stop_and_spoil(handle: str) -> None:
+    def stop_and_damage(handle: str) -> None:
         stop(handle)
         if handle == home.name:
             (home / "model/MAR-INF/MANIFEST.json").unlink(missing_ok=True)
 
-    target.homes.stop = stop_and_spoil  # type: ignore[method-assign]
+    target.versions.stop = stop_and_damage  # type: ignore[method-assign]
     with pytest.raises(RolledBack, match="answers again"):
         target.apply(release)
     assert digits.target.status() == first
     assert digits.answer() == "9"
 
 
-def test_what_a_killed_supervisor_leaves_behind_is_ended_and_the_next_run_serves(digits: Digits) -> None:
+def test_processes_of_a_killed_supervisor_are_ended_and_the_next_run_serves(digits: Digits) -> None:
     digits.apply()
     os.kill(digits.pid(), signal.SIGKILL)
     deadline = time.monotonic() + 10
@@ -198,23 +196,26 @@ def test_an_interrupt_leaves_what_ran_before_and_nothing_else(digits: Digits) ->
     assert len(list(digits.dir.glob(".torchrelay/local/*/run.json"))) == 1
 
 
-def interrupt_when(homes: Path, processes_running: int) -> None:
-    """Send this process what Ctrl-C sends once so many servers run."""
+def interrupt_when(versions: Path, processes_running: int) -> None:
+    """Send this process the signal of Ctrl-C once this many servers run."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if len(list(homes.glob("*/run.json"))) == processes_running:
+        if len(list(versions.glob("*/run.json"))) == processes_running:
             os.kill(os.getpid(), signal.SIGINT)
             return
         time.sleep(0.02)
 
 
-def test_a_taken_port_is_named_before_anything_is_started(digits: Digits) -> None:
-    with socket.create_server(("127.0.0.1", digits.port)), pytest.raises(PortTaken, match=f"port {digits.port} of 127.0.0.1"):
+def test_a_taken_port_is_reported_before_anything_starts(digits: Digits) -> None:
+    with (
+        socket.create_server(("127.0.0.1", digits.port)),
+        pytest.raises(PortTaken, match=f"cannot listen on 127.0.0.1:{digits.port}"),
+    ):
         digits.apply()
     assert list(digits.dir.glob(".torchrelay/local/*/run.json")) == []
 
 
-def test_a_port_that_another_relay_works_on_is_left_alone(digits: Digits) -> None:
+def test_a_port_that_another_relay_has_locked_is_not_touched(digits: Digits) -> None:
     with turn(CACHE, f"local-{digits.port}"):
         with pytest.raises(Busy, match=str(os.getpid())):
             digits.apply()
@@ -223,7 +224,7 @@ def test_a_port_that_another_relay_works_on_is_left_alone(digits: Digits) -> Non
     assert not (digits.dir / ".torchrelay/local").exists()
 
 
-def test_without_a_previous_version_there_is_nothing_to_go_back_to(digits: Digits) -> None:
+def test_a_rollback_without_a_previous_version_is_refused(digits: Digits) -> None:
     with pytest.raises(DeployFailed, match="no previous version"):
         digits.target.rollback()
 

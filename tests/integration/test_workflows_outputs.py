@@ -1,6 +1,6 @@
-"""Each action's own step, run as a runner does: its `run` line in bash, its `env` from the inputs; each declared output is written.
+"""Runs each action's step as a runner does (its `run` line in bash, its `env` from the inputs) and checks the outputs.
 
-build, verify and deploy want Docker: the runs under act read theirs.
+build, verify and deploy need Docker: the first two are compared by their results here, and all three in the runs under act.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.bundles import proved
+from tests.integration.bundles import proved, verdict_on
 from tests.integration.conftest import free_port
 from tests.integration.test_diff import ANSWERS
+from tests.unit.verb_outputs import OUTPUTS
 from tests.unit.workflow_files import Tree
+from torchrelay.core import runner
 from torchrelay.core.workspace import Workspace
+from torchrelay.stages import verify
+from torchrelay.stages.build import Built
 from torchrelay.verification import kept_answers
 from torchrelay.verification.prober import ProbeAnswer
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = Tree.of()
-WANT_DOCKER = {"build", "verify", "deploy"}
-NOT_VERBS = {"setup", "__cache", "__keyless"}
 
 
 class Job:
-    """One job: a workspace, a folder with the command, the runner's files."""
+    """One job: a workspace, a folder with the command, and the runner's files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.workspace = folder, folder / "workspace"
@@ -38,11 +40,11 @@ class Job:
         launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m torchrelay "$@"\n')
         launcher.chmod(0o755)
 
-    def uses(self, action: str, **given: str) -> dict[str, str]:
-        """Run the action's step of its own verb; returns the outputs of that step."""
+    def uses(self, action: str, **values: str) -> dict[str, str]:
+        """Run the step of the action that runs its verb; return the outputs of that step."""
         declared = TREE.actions[action].data["inputs"]
-        inputs = {name: said.get("default", "") for name, said in declared.items()}
-        for name, value in given.items():
+        inputs = {name: declaration.get("default", "") for name, declaration in declared.items()}
+        for name, value in values.items():
             assert name.replace("_", "-") in declared
             inputs[name.replace("_", "-")] = value
         step = next(step for _, step in TREE.actions[action].steps() if step.get("id") == action)
@@ -75,39 +77,33 @@ class Job:
 
 
 def outputs(text: str) -> dict[str, str]:
-    """Read a runner's file: NAME<<DELIMITER, lines, DELIMITER; or NAME=VALUE."""
-    found, lines = {}, iter(text.splitlines())
+    """Parse a runner's file: NAME<<DELIMITER, lines, DELIMITER; or NAME=VALUE."""
+    values, lines = {}, iter(text.splitlines())
     for line in lines:
         name, mark, delimiter = line.partition("<<")
         if mark:
-            value = []
+            value_lines = []
             for inner in lines:
                 if inner == delimiter:
                     break
-                value.append(inner)
-            found[name] = "\n".join(value)
+                value_lines.append(inner)
+            values[name] = "\n".join(value_lines)
         else:
-            name, _, found_value = line.partition("=")
-            found[name] = found_value
-    return found
+            name, _, value = line.partition("=")
+            values[name] = value
+    return values
 
 
-def declared(action: str) -> set[str]:
-    """The outputs that the action takes from the step of its verb."""
-    said = TREE.actions[action].data.get("outputs", {})
-    return {name for name, one in said.items() if f"steps.{action}.outputs." in one["value"]}
-
-
-def unwritten(ran: dict[str, dict[str, str]]) -> list[str]:
-    """Declared outputs that a run did not write."""
-    return [f"{action}: {name}" for action, found in ran.items() for name in declared(action) - set(found)]
+def differing(runs: dict[str, dict[str, str]]) -> dict[str, set[str]]:
+    """Return, for each run that wrote other outputs than the table says, those that are missing or too many."""
+    return {verb: set(values) ^ OUTPUTS[verb] for verb, values in runs.items() if set(values) != OUTPUTS[verb]}
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    made = Job(tmp_path)
-    shutil.copytree(ROOT / "examples/tabular", made.workspace, ignore=shutil.ignore_patterns(".torchrelay"))
-    return made
+    job = Job(tmp_path)
+    shutil.copytree(ROOT / "examples/tabular", job.workspace, ignore=shutil.ignore_patterns(".torchrelay"))
+    return job
 
 
 def git(folder: Path) -> None:
@@ -121,45 +117,54 @@ def git(folder: Path) -> None:
 
 def test_outputs_without_docker(job: Job) -> None:
     git(job.workspace)
-    ran = {
+    runs = {
         "plan": job.uses("plan", inputs='{"target": "docker"}'),
         "check": job.uses("check"),
         "fetch": job.uses("fetch"),
         "archive": job.uses("archive"),
         "login": job.uses("login"),
+        "doctor": job.uses("doctor", target="local"),
     }
-    assert unwritten(ran) == []
-    assert ran["plan"]["matrix"] == '{"include":[{"model":"tabular","dir":".","fetch":false}]}'
-    assert ran["plan"]["build"] == "true"
-    assert ran["check"]["model"] == "tabular"
-    assert ran["fetch"]["sha256"] == (job.workspace / "weights.lock").read_text().split("sha256")[1].strip('": \n},')[:64]
-    assert (job.workspace / ran["archive"]["path"]).is_file()
+    assert differing(runs) == {}
+    assert runs["plan"]["matrix"] == '{"include":[{"model":"tabular","dir":".","fetch":false}]}'
+    assert runs["plan"]["build"] == "true"
+    assert runs["check"]["model"] == "tabular"
+    assert runs["fetch"]["sha256"] == (job.workspace / "weights.lock").read_text().split("sha256")[1].strip('": \n},')[:64]
+    assert (job.workspace / runs["archive"]["path"]).is_file()
 
 
-def test_outputs_of_what_was_proved(tmp_path: Path, registry_host: str) -> None:
+def test_outputs_of_a_verified_model(tmp_path: Path, registry_host: str) -> None:
     job = Job(tmp_path)
     image = proved(job.workspace)
     key = tmp_path / "key.pem"
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True, capture_output=True)
     bundle, results = str(tmp_path / "bundle"), str(tmp_path / "results")
-    came = {name: ProbeAnswer(name, status, "", body, 1.0, None) for name, (status, body) in ANSWERS.items()}
-    kept_answers.keep(Workspace(job.workspace), image.config_digest, came)
-    ran = {"diff": job.uses("diff", live_url=f"http://127.0.0.1:{free_port()}"), "bundle": job.uses("bundle", output=bundle)}
+    answers = {name: ProbeAnswer(name, status, "", body, 1.0, None) for name, (status, body) in ANSWERS.items()}
+    kept_answers.save(Workspace(job.workspace), image.config_digest, answers)
+    runs = {"diff": job.uses("diff", live_url=f"http://127.0.0.1:{free_port()}"), "bundle": job.uses("bundle", output=bundle)}
     shutil.rmtree(job.workspace)
-    job.workspace.mkdir()  # from here on there is no model, only what was handed over
-    ran["push"] = job.uses("push", bundle=bundle, repository=f"{registry_host}/outputs/")
-    ran["attest"] = job.uses("attest", bundle=bundle, signing_key=f"@{key}")
-    ran["summary"] = job.uses("summary", bundle=bundle, output=f"{results}/digits-deploy.json")
-    ran["report"] = job.uses("report", results=results)
-    assert unwritten(ran) == []
-    assert (ran["diff"]["reachable"], bool(ran["diff"]["reason"])) == ("false", True), "nobody listens there"
-    assert ran["bundle"]["image"] == ran["push"]["digest"] == image.digest
-    assert ran["push"]["reference"] == f"{ran['push']['repository']}@{image.digest}"
-    assert ran["attest"]["public-key"].startswith("-----BEGIN PUBLIC KEY-----\n")
-    assert ran["report"]["image"] == ran["push"]["reference"]
+    job.workspace.mkdir()  # from here on there is only the bundle, no model
+    runs["push"] = job.uses("push", bundle=bundle, repository=f"{registry_host}/outputs/")
+    runs["attest"] = job.uses("attest", bundle=bundle, signing_key=f"@{key}")
+    runs["summary"] = job.uses("summary", bundle=bundle, output=f"{results}/digits-deploy.json")
+    runs["report"] = job.uses("report", results=results)
+    assert differing(runs) == {}
+    assert (runs["diff"]["reachable"], bool(runs["diff"]["reason"])) == ("false", True), "nothing listens there"
+    assert runs["bundle"]["image"] == runs["push"]["digest"] == image.digest
+    assert runs["push"]["reference"] == f"{runs['push']['repository']}@{image.digest}"
+    assert runs["attest"]["public-key"].startswith("-----BEGIN PUBLIC KEY-----\n")
+    assert runs["report"]["image"] == runs["push"]["reference"]
 
 
-def test_the_rest_wants_docker_or_is_tested_elsewhere() -> None:
-    here = {"plan", "check", "fetch", "archive", "login", "diff", "bundle", "push", "attest", "summary", "report"}
-    elsewhere = {"doctor"}  # tests/integration/test_doctor.py starts what it looks at
-    assert set(TREE.actions) - here - elsewhere - WANT_DOCKER == NOT_VERBS
+@pytest.mark.parametrize("verb", ["build", "verify"])
+def test_outputs_of_a_result(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = proved(tmp_path / "model")
+    result = Built(image, False).summary() if verb == "build" else verify.summary(verdict_on(tmp_path / "model", image))
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    runner.outputs(result)
+    assert differing({verb: outputs((tmp_path / "output").read_text())}) == {}
+
+
+def test_control_a_missing_and_an_extra_output_are_reported() -> None:
+    assert differing({"login": dict.fromkeys(OUTPUTS["login"], "")}) == {}
+    assert differing({"login": {"aws": "", "expires": "", "registry": "", "other": ""}}) == {"login": {"kubeconfig", "other"}}

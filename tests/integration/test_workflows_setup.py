@@ -6,6 +6,7 @@ takes half a minute, one of these a few seconds. One case makes ours.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -126,7 +127,7 @@ def said(command: Path, environment: Mapping[str, str] | None = None, cwd: Path 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    """A runner on which the small tree is installed: tests that break it mend it."""
+    """A runner with the small tree installed; tests that break it repair it."""
     folder = tmp_path_factory.mktemp("small")
     runner = Runner(folder, small_tree(folder / "deploy"))
     first, second = runner.start(), runner.start()
@@ -240,6 +241,26 @@ def test_a_package_without_the_locked_hash_is_not_installed(tmp_path: Path, inst
     assert told in job.told
     assert job.wrote("GITHUB_PATH") == []
     assert not list(tmp_path.rglob("environments/*/complete"))
+
+
+def test_a_held_lock_ends_the_step_and_names_its_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("setup_action", ROOT / "actions/setup/setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    setup = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "setup_action", setup)
+    spec.loader.exec_module(setup)
+    monkeypatch.setattr(setup, "WAIT_S", 0.3)
+    job = {"GITHUB_REPOSITORY": "acme/models", "GITHUB_JOB": "build", "GITHUB_RUN_ID": "42"}
+    with setup.exclusive(tmp_path, job), pytest.raises(SystemExit), setup.exclusive(tmp_path, {}):
+        pass
+    error = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("::error "))
+    assert f"process {os.getpid()} acme/models build 42" in error
+    with setup.exclusive(tmp_path, {}):
+        pass
+    assert not (tmp_path / "lock.holder").exists()
 
 
 def old_python(folder: Path, version: str) -> str:

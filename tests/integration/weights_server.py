@@ -49,20 +49,22 @@ class Handler(BaseHTTPRequestHandler):
     def good(self, upto: int | None = None, **headers: str) -> None:
         """Answer as a good server; `upto` bytes of the body at most, then the connection is closed."""
         content, start, status = self.owner.content, 0, 200
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        end = len(content)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         fits = self.headers.get("If-Range") in (None, self.owner.current_etag())
         if asked and fits and self.owner.ranges:
             start, status = int(asked[1]), 206
+            end = min(end, int(asked[2] or end - 1) + 1)
         self.send_response(status)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(end - start))
         if self.owner.current_etag() != "none":
             self.send_header("ETag", self.owner.current_etag())
         if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         for name, value in (self.owner.extra | headers).items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        body = content[start:] if upto is None else content[start : start + upto]
+        body = content[start:end] if upto is None else content[start : min(end, start + upto)]
         self.wfile.write(body)
         if upto is not None:
             self.close_connection = True

@@ -43,12 +43,12 @@ def test_the_partition_is_the_roles() -> None:
 @pytest.mark.parametrize(
     ("sub", "suspect"),
     [
-        ("repo:acme@7/serving@8:environment:production", "carries the repository's numbers"),
+        ("repo:acme@7/serving@8:environment:production", "contains the repository's ids"),
         ("repo:acme/serving:environment:production", "a policy with `ref:` does not match"),
         ("repo:acme/serving:ref:refs/heads/main", "a policy with `environment:` does not match"),
-        ("repo:acme/serving:pull_request", "names no branch and no environment"),
+        ("repo:acme/serving:pull_request", "has no branch and no environment"),
         ("repository_id:8:context", "customised by the organisation"),
-        ("", "no `sub`"),
+        ("", "no readable `sub`"),
     ],
 )
 def test_access_denied_names_the_claim_and_shows_the_policy(sub: str, suspect: str) -> None:
@@ -69,11 +69,11 @@ def test_access_denied_names_the_claim_and_shows_the_policy(sub: str, suspect: s
         ("InvalidIdentityToken", "Incorrect token audience", "audience", "client ids"),
         ("InvalidIdentityToken", "No OpenIDConnect provider found", "no identity provider", "CreateProvider=true"),
         ("ExpiredTokenException", "", "expired", "run the job again"),
-        ("RegionDisabledException", "STS is not activated", "off in this region", "another aws-region"),
+        ("RegionDisabledException", "STS is not activated", "disabled in this region", "another aws-region"),
         ("ValidationError", "odd", "ValidationError: odd", "ARN"),
     ],
 )
-def test_other_refusals_have_their_own_mend(code: str, text: str, message: str, fix: str) -> None:
+def test_other_refusals_have_their_own_fix(code: str, text: str, message: str, fix: str) -> None:
     error = trust_policy.refused(ROLE, code, text, job("repo:a/b:pull_request"))
     assert message in error.message
     assert fix in error.fix

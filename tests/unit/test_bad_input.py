@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay.core.errors import ModelInvalid
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
 HANDLER = GOOD_YAML.replace("handler: tensor", "handler: handler.py").replace("handler_args: {shape: [4]}\n", "")
@@ -212,7 +212,7 @@ YAML_CASES: list[tuple[str, str | bytes, str, str]] = [
         "init_args_unused",
         GOOD_YAML.replace("model_file: model.py", "init_args: {a: 1}"),
         "model.yaml:5:",
-        "init_args: is given, but no model_file",
+        "init_args: needs a model_file",
     ),
     ("requirements_missing", plus("requirements: req.txt\n"), "model.yaml:6:", 'requirements: "req.txt" does not exist'),
     (
@@ -251,7 +251,7 @@ def test_model_yaml(tmp_path: Path, text: str | bytes, place: str, fragment: str
 
 def assert_problem(folder: Path, place: str, fragment: str) -> None:
     with pytest.raises(ModelInvalid) as caught:
-        check(folder)
+        check.run(folder)
     lines = [str(problem) for problem in caught.value.problems]
     assert any(line.startswith(place) and fragment in line for line in lines), "\n".join(lines)
     assert all(line.isprintable() for line in lines)
@@ -308,7 +308,7 @@ FILE_CASES: list[tuple[str, dict[str, str | bytes | None], str, str]] = [
         "left_behind",
         {"model.yaml": HANDLER, "handler.py": "from helper import x\nhandler = x()\n", "helper.py": ""},
         "handler.py:1:",
-        "imports helper, but helper.py does not go into the archive; list helper.py in extra_files",
+        "imports helper, but helper.py is not in the archive; list helper.py in extra_files",
     ),
     (
         "requirements_line",
@@ -368,7 +368,7 @@ FILE_CASES: list[tuple[str, dict[str, str | bytes | None], str, str]] = [
         "reserved",
         {"model.yaml": plus("extra_files: [torchrelay.json]\n"), "torchrelay.json": "{}"},
         "model.yaml:6:",
-        "has a name that the archive needs itself",
+        "has a name that is reserved in the archive",
     ),
     (
         "reserved_folder",
@@ -422,7 +422,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         {"model.yaml": text, "handler.py": "(", "requirements.txt": "torch\n", "samples/one.json": "{}", "samples/two.json": "["},
     )
     with pytest.raises(ModelInvalid) as caught:
-        check(tmp_path)
+        check.run(tmp_path)
     assert [f"{problem.file}:{problem.line}:{problem.field}" for problem in caught.value.problems] == [
         "model.yaml:1:name",
         "model.yaml:2:weights",
@@ -464,3 +464,32 @@ def test_links_in_circles_and_to_nothing(tmp_path: Path) -> None:
     (folder / "c").symlink_to(folder / "gone")
     assert_problem(folder, 'model.yaml:6: extra_files[0]: "a"', "cannot be read")
     assert_problem(folder, 'model.yaml:6: extra_files[1]: "c"', "is a symbolic link to nothing")
+
+
+IGNORED = 'is ignored: "handler.py" loads its network itself'
+SAGEMAKER = "def model_fn(model_dir): ...\ndef predict_fn(data, model): ...\n"
+NATIVE = "class Handler:\n    def initialize(self, context): ...\n    def handle(self, data, context): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "handler", "field", "message"),
+    [
+        (HANDLER + "init_args: {a: 1}\n", SAGEMAKER, "init_args", IGNORED),
+        (HANDLER + "init_args: {a: 1}\n", SAGEMAKER, "model_file", IGNORED),
+        (HANDLER + "init_args: {a: 1}\n", NATIVE, "init_args", IGNORED),
+        (plus("targets: {sagemaker: {role: x}}\n"), "", "targets.sagemaker", "is not supported yet: its options are ignored"),
+        (plus("targets: {lambda: {memory: 1}}\n"), "", "targets.lambda", "is not supported yet: its options are ignored"),
+        (plus("targets: {local: {}}\nresources: {memory: 1Gi}\n"), "", "resources.memory", "is ignored by the target local"),
+    ],
+)
+def test_what_nothing_uses_is_a_warning(tmp_path: Path, text: str, handler: str, field: str, message: str) -> None:
+    files: dict[str, str | bytes | None] = {"handler.py": handler, "model.py": "def init_function(a): ...\n"} if handler else {}
+    write(tmp_path, {**files, "model.yaml": text})
+    warnings = {warning.field: warning.message for warning in check.run(tmp_path).warnings}
+    assert message in warnings[field]
+
+
+@pytest.mark.parametrize("targets", ["{sagemaker: {}}", "{lambda: }", "{local: {}, docker: {}}"])
+def test_what_is_used_or_empty_is_no_warning(tmp_path: Path, targets: str) -> None:
+    write(tmp_path, {"model.yaml": plus(f"targets: {targets}\nresources: {{cpu: 2}}\n")})
+    assert check.run(tmp_path).warnings == []

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay.core.paths import ROOT
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 OWN = "name: digits\nweights: model.pt\nhandler: handler.py\n"
 
@@ -36,12 +36,12 @@ HANDLERS = [
 @pytest.mark.parametrize("code", HANDLERS)
 def test_handlers(tmp_path: Path, code: str) -> None:
     encoded = code.encode("latin-1")
-    assert check(write(tmp_path, {"model.yaml": OWN, "handler.py": encoded})).warnings == []
+    assert check.run(write(tmp_path, {"model.yaml": OWN, "handler.py": encoded})).warnings == []
 
 
 def test_handler_by_attribute(tmp_path: Path) -> None:
     text = OWN.replace("handler.py", "src/handler.py:Mine")
-    assert check(write(tmp_path, {"model.yaml": text, "src/handler.py": "class Mine: ...\n"})).model.handler_attribute == "Mine"
+    assert check.run(write(tmp_path, {"model.yaml": text, "src/handler.py": "class Mine: ...\n"})).model.handler_attribute == "Mine"
 
 
 NETWORKS = [
@@ -57,7 +57,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize(("code", "arguments"), NETWORKS)
 def test_networks(tmp_path: Path, code: str, arguments: str) -> None:
-    assert check(write(tmp_path, {"model.yaml": f"{GOOD_YAML}init_args: {arguments}\n", "model.py": code})).warnings == []
+    assert check.run(write(tmp_path, {"model.yaml": f"{GOOD_YAML}init_args: {arguments}\n", "model.py": code})).warnings == []
 
 
 def test_requirements_that_pip_takes(tmp_path: Path) -> None:
@@ -73,26 +73,26 @@ pillow[heic] == 11.0.0 \\
 own @ https://host/own-1.0.zip
 torchvision==0.28.0
 """
-    assert check(write(tmp_path, {"requirements.txt": text})).warnings == []
+    assert check.run(write(tmp_path, {"requirements.txt": text})).warnings == []
 
 
 def test_warnings(tmp_path: Path) -> None:
     text = GOOD_YAML + "environment: {HUB_TOKEN: abc, LEVEL: x}\n"
     sample = '{"request": {"json": 1},\n"expect": {"json": {}, "compare": "subset"}}'
-    checked = check(
+    checked = check.run(
         write(tmp_path, {"model.yaml": text, "requirements.txt": "numpy\nscipy>=1\nx==1\n", "samples/one.json": sample})
     )
     assert [str(warning).partition(";")[0] for warning in checked.warnings] == [
         "requirements.txt: no exact version for numpy, scipy",
-        "model.yaml:6: environment.HUB_TOKEN: looks like a secret, and everyone who has the image can read it",
-        "samples/one.json:1: expect: expects nothing of the answer: it passes whatever the model says",
+        "model.yaml:6: environment.HUB_TOKEN: looks like a secret, and everyone with access to the image can read it",
+        "samples/one.json:1: expect: expects nothing of the answer, so it always passes",
     ]
 
 
 def test_weights_of_this_machine_only(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"weights")
     folder = write(tmp_path / "model", {"model.yaml": GOOD_YAML.replace("model.pt", str(tmp_path / "w.pt"))})
-    assert ["is on this machine only" in str(warning) for warning in check(folder).warnings] == [True]
+    assert ["exists only on this machine" in str(warning) for warning in check.run(folder).warnings] == [True]
 
 
 def test_files_that_may_share(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_files_that_may_share(tmp_path: Path) -> None:
         "pkg/model.py": "",
         "model-config.yaml": "jobQueueSize: 9\n",
     }
-    assert check(write(tmp_path, files)).warnings == []
+    assert check.run(write(tmp_path, files)).warnings == []
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in (ROOT / "examples").glob("*/model.yaml")))
 def test_examples(name: str) -> None:
-    assert check(ROOT / "examples" / name).warnings == []
+    assert check.run(ROOT / "examples" / name).warnings == []

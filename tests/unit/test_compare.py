@@ -1,4 +1,4 @@
-"""Answers against expectations: what passes, and the words for what does not."""
+"""Compares answers with expectations: which pass, and the messages for those that do not."""
 
 import json
 import math
@@ -72,7 +72,7 @@ def test_passes(expect: Expect, answer: Any) -> None:
         (Expect(mode="subset", value=[1]), [1, 2], ["$: expected 1 items, got 2"]),
         (Expect(mode="top_k", value=["a", "b"], k=2), ["a", "c"], ['$: expected the first 2 to be ["a", "b"], got ["a", "c"]']),
         (Expect(mode="top_k", value=["a"]), 3, ["$: expected classes, got 3"]),
-        (Expect(mode="top_k", value=3), ["a"], ["$: no classes can be told from the expected answer 3"]),
+        (Expect(mode="top_k", value=3), ["a"], ["$: the expected answer has no classes: 3"]),
         (Expect(value="hello", kind="text"), b"hell\x1b", ['body: expected "hello", got "hell\\x1b"']),
         (Expect(value=b"abc", kind="bytes"), b"abX", ["body: expected 3 bytes, got 3; they differ from byte 2 on"]),
         (Expect(value=b"abc", kind="bytes"), b"ab", ["body: expected 3 bytes, got 2; they differ from byte 2 on"]),
@@ -86,7 +86,7 @@ def test_differs(expect: Expect, answer: Any, words: list[str]) -> None:
     assert differences(expect, answer) == words
 
 
-def test_a_wrong_status_is_told_alone_with_the_body() -> None:
+def test_a_wrong_status_is_reported_alone_with_the_body() -> None:
     assert differences(Expect(value=1), b'{"message": "Worker died."}', status=500) == [
         'status: expected 200, got 500: "{"message": "Worker died."}"'
     ]
@@ -99,13 +99,13 @@ def test_latency() -> None:
     assert differences(Expect(value=1), 1, latency_ms=None, budget=200) == []
 
 
-def test_the_first_differences_are_told_and_the_others_counted() -> None:
+def test_the_first_differences_are_listed_and_the_others_counted() -> None:
     found = differences(Expect(value=list(range(20))), [x + 1 for x in range(20)])
     assert len(found) == MOST + 1
     assert found[-1] == "and 15 more"
 
 
-def test_an_answer_nested_deeper_than_expected_is_no_crash() -> None:
+def test_a_deeply_nested_answer_does_not_crash() -> None:
     deep = b'{"a": ' * 600 + b"1" + b"}" * 600
     assert differences(Expect(value={"a": {"a": 1}}), deep)[0].startswith("$.a.a: expected 1, got ")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from torchrelay.core.errors import DependenciesUnresolved
-from torchrelay.image.dependencies import ended
+from torchrelay.image.dependencies import run_to_end
 
 MOST_S = 20.0
 
@@ -36,12 +36,12 @@ class Installing:
 
 def test_one_that_never_ends_is_killed() -> None:
     container: Any = Installing(ends=False)
-    with pytest.raises(DependenciesUnresolved, match="setup did not end within 0 s, and was stopped: Collecting torch"):
-        ended(container, 0.05, "setup")
+    with pytest.raises(DependenciesUnresolved, match="setup did not end within 0 s and was stopped: Collecting torch"):
+        run_to_end(container, 0.05, "setup")
     assert container.code == 137
 
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_control_one_that_ends_is_left_alone(code: int) -> None:
     container: Any = Installing(ends=True, code=code)
-    assert ended(container, MOST_S, "setup") == (code, "Collecting torch\ndone")
+    assert run_to_end(container, MOST_S, "setup") == (code, "Collecting torch\ndone")

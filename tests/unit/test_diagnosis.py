@@ -1,4 +1,4 @@
-"""From a real TorchServe log to the Python traceback and the mend."""
+"""Finds the Python traceback and the fix in real TorchServe logs."""
 
 from torchrelay.verification import diagnosis
 
@@ -28,7 +28,7 @@ def test_a_log_without_a_traceback_has_none() -> None:
     assert diagnosis.python_traceback(LOG.replace("Traceback", "Trace")) == ""
 
 
-def test_common_causes_have_a_mend_that_names_the_thing() -> None:
+def test_common_causes_have_a_fix_that_names_the_package_or_file() -> None:
     assert "cv2" in diagnosis.likely_fix(LOG)
     assert "requirements.txt" in diagnosis.likely_fix(LOG)
     assert "resources.memory" in diagnosis.likely_fix("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory")
@@ -37,7 +37,7 @@ def test_common_causes_have_a_mend_that_names_the_thing() -> None:
     assert diagnosis.likely_fix("something nobody has seen") == ""
 
 
-OURS = """\
+TORCHRELAY_LOG = """\
 2026-11-21T09:19:47,590 INFO  W-9000-digits_1.0-stdout Failed to load model digits, exception model.pt does not fit
 2026-11-21T09:19:47,594 INFO  W-9000-digits_1.0-stdout Traceback (most recent call last):
 2026-11-21T09:19:47,594 INFO  W-9000-digits_1.0-stdout   File "/opt/torchrelay/models/digits/torchrelay_service.py", line 16
@@ -56,8 +56,8 @@ org.pytorch.serve.wlm.WorkerInitializationException: Backend worker did not resp
 FAILED = "2026-11-21T09:14:44,695 WARN  BatchAggregator Load model failed: digits, error: Worker died.\n"
 
 
-def test_other_threads_lines_and_torchserves_echo_are_no_part_of_a_traceback() -> None:
-    assert diagnosis.python_traceback(OURS) == (
+def test_other_threads_lines_and_the_workers_exception_are_not_in_a_traceback() -> None:
+    assert diagnosis.python_traceback(TORCHRELAY_LOG) == (
         "Traceback (most recent call last):\n"
         '  File "/opt/torchrelay/models/digits/torchrelay_service.py", line 16\n'
         "    return _service(data, context)\n"
@@ -84,16 +84,16 @@ def test_an_exception_keeps_the_one_it_was_raised_from() -> None:
 
 
 def test_why_a_model_did_not_load() -> None:
-    assert not diagnosis.has_failed_to_load(OURS.replace("Backend worker process died.", ""))
-    assert diagnosis.has_failed_to_load(OURS)
+    assert not diagnosis.has_failed_to_load(TORCHRELAY_LOG.replace("Backend worker process died.", ""))
+    assert diagnosis.has_failed_to_load(TORCHRELAY_LOG)
     assert diagnosis.has_failed_to_load(FAILED)
-    assert diagnosis.load_failure(OURS) == "torchrelay_handlers.loading.WeightsError: model.pt does not fit:"
+    assert diagnosis.load_failure(TORCHRELAY_LOG) == "torchrelay_handlers.loading.WeightsError: model.pt does not fit:"
     slow = "org.pytorch.serve.wlm.WorkerInitializationException: Backend worker did not respond in given time\n"
     assert "timeouts.startup_s" in diagnosis.load_failure(slow + FAILED)
     assert diagnosis.load_failure(FAILED) == "its process died"
 
 
-def test_the_end_of_a_log_holds_no_java_stack() -> None:
-    assert "WorkerThread.java" not in diagnosis.log_tail(OURS)
-    assert "18 more" not in diagnosis.log_tail(OURS)
-    assert "Auto recovery failed" in diagnosis.log_tail(OURS)
+def test_the_end_of_a_log_has_no_java_stack() -> None:
+    assert "WorkerThread.java" not in diagnosis.log_tail(TORCHRELAY_LOG)
+    assert "18 more" not in diagnosis.log_tail(TORCHRELAY_LOG)
+    assert "Auto recovery failed" in diagnosis.log_tail(TORCHRELAY_LOG)

@@ -13,7 +13,7 @@ from torchrelay.model.model import Model
 from torchrelay.model.sample_file import Expect, Sample
 from torchrelay.stages.diff import compare_with, differences, route
 from torchrelay.verification import kept_answers
-from torchrelay.verification.kept_answers import Answer
+from torchrelay.verification.kept_answers import KeptAnswer
 from torchrelay.verification.prober import ProbeAnswer, ProbeRequest
 
 MODEL = Model.model_validate({"name": "digits", "weights": "model.pt", "handler": "tensor"})
@@ -23,9 +23,9 @@ def sample(name: str = "one", **expect: Any) -> Sample:
     return Sample(name, b"{}", "application/json", Expect(**expect), None, f"samples/{name}.json", 1)
 
 
-def answer(value: Any, status: int = 200) -> Answer:
+def answer(value: Any, status: int = 200) -> KeptAnswer:
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return Answer.of(ProbeAnswer("", status, "application/json", body, 1.0, None))
+    return KeptAnswer.of(ProbeAnswer("", status, "application/json", body, 1.0, None))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_another_status_is_the_one_difference() -> None:
 def test_an_answer_too_large_to_keep_is_known_by_its_digest() -> None:
     large = answer(b"x" * 10)
     assert differences(sample(), large, replace(large, body=None)) == []
-    assert differences(sample(), answer(b"y"), replace(large, body=None)) == ["body: other bytes, too many to have been kept"]
+    assert differences(sample(), answer(b"y"), replace(large, body=None)) == ["body: different bytes, too many to be stored"]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_answers_are_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.Monk
     came = {
         name: ProbeAnswer(name, 200, "", b"x" * size, 1.0, None) for name, size in {"a": 101, "b": 100, "c": 60, "d": 50}.items()
     }
-    kept_answers.keep(workspace, "sha256:1", came)
-    kept = kept_answers.kept(workspace, "sha256:1")
+    kept_answers.save(workspace, "sha256:1", came)
+    kept = kept_answers.load(workspace, "sha256:1")
     assert kept is not None
     assert {name: one.body and len(one.body) for name, one in kept.items()} == {"a": None, "b": 100, "c": None, "d": 50}
-    assert kept["a"].digest == Answer.of(came["a"]).digest
-    assert kept_answers.kept(workspace, "sha256:2") is None
+    assert kept["a"].digest == KeptAnswer.of(came["a"]).digest
+    assert kept_answers.load(workspace, "sha256:2") is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"config": "x"}', '{"config": "x", "answers": {"a": {}}}',
@@ -166,4 +166,4 @@ def test_answers_are_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.Monk
 def test_damaged_answers_are_none(tmp_path: Path, text: str) -> None:
     Workspace(tmp_path).ensure()
     Workspace(tmp_path).answers.write_text(text)
-    assert kept_answers.kept(Workspace(tmp_path), "x") is None
+    assert kept_answers.load(Workspace(tmp_path), "x") is None

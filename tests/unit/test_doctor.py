@@ -11,7 +11,7 @@ import pytest
 from torchrelay import doctor
 from torchrelay.core.errors import DoctorFailed, RegistryError
 from torchrelay.doctor import machine, workflow
-from torchrelay.doctor.finding import Asked, Check, Subject, bad, good
+from torchrelay.doctor.finding import DoctorOptions, Finding, Subject, bad, good
 
 MODEL = "name: digits\nweights: model.pt\nhandler: tensor\n"
 SERVE = """
@@ -35,37 +35,39 @@ def model_dir(tmp_path: Path) -> Path:
 
 
 def test_every_finding_comes_in_the_order_of_the_checks(model_dir: Path) -> None:
-    def several(_: Subject) -> Iterator[Check]:
+    def several(_: Subject) -> Iterator[Finding]:
         yield good("b1", "x")
-        yield bad("b2", "broken", "mend it")
+        yield bad("b2", "broken", "fix it")
 
-    def refused(_: Subject) -> Check:
+    def refused(_: Subject) -> Finding:
         raise RegistryError("the registry refused", "log in")
 
-    checks = doctor.examine(Asked(model_dir), {"a": lambda _: good("a", "fine"), "b": several, "c": refused, "d": lambda _: None})
+    checks = doctor.examine(
+        DoctorOptions(model_dir), {"a": lambda _: good("a", "fine"), "b": several, "c": refused, "d": lambda _: None}
+    )
     assert [(check.name, check.ok) for check in checks] == [("model", True), ("a", True), ("b1", True), ("b2", False), ("c", False)]
-    assert checks[-1] == Check("c", False, "the registry refused", "log in")
+    assert checks[-1] == Finding("c", False, "the registry refused", "log in")
 
 
 def test_a_check_that_hangs_hides_no_other_and_is_a_finding(model_dir: Path) -> None:
     release = threading.Event()
     began = time.monotonic()
     checks = doctor.examine(
-        Asked(model_dir),
+        DoctorOptions(model_dir),
         {"slow": lambda _: good("slow", str(release.wait(20))), "fast": lambda _: good("fast", "x")},
         deadline_s=0.2,
     )
     release.set()
     assert time.monotonic() - began < 5
     assert [(check.name, check.ok) for check in checks] == [("model", True), ("slow", False), ("fast", True)]
-    assert "no answer within" in checks[1].detail
+    assert "no response within" in checks[1].detail
 
 
 def test_a_check_with_a_bug_is_a_finding_that_tells_no_secret(model_dir: Path) -> None:
-    def broken(_: Subject) -> Check:
+    def broken(_: Subject) -> Finding:
         raise ValueError("https://user:hunter2@host")
 
-    checks = doctor.examine(Asked(model_dir), {"x": broken})
+    checks = doctor.examine(DoctorOptions(model_dir), {"x": broken})
     assert not checks[-1].ok
     assert "ValueError at test_doctor.py:" in checks[-1].detail
     assert "hunter2" not in json.dumps([check.summary() for check in checks])
@@ -73,25 +75,25 @@ def test_a_check_with_a_bug_is_a_finding_that_tells_no_secret(model_dir: Path) -
 
 def test_a_model_that_is_wrong_is_a_finding_and_the_rest_goes_on(model_dir: Path) -> None:
     (model_dir / "model.yaml").write_text("name: digits\nweights: model.pt\nhandler: tensor\nbatch: {size: 0}\nworker: 2\n")
-    checks = doctor.examine(Asked(model_dir), {"a": lambda _: good("a", "x")})
+    checks = doctor.examine(DoctorOptions(model_dir), {"a": lambda _: good("a", "x")})
     assert [(check.name, check.ok) for check in checks] == [("model", False), ("model", False), ("a", True)]
     assert "model.yaml:4: batch.size" in checks[0].detail
-    checks = doctor.examine(Asked(model_dir / "none"), {"a": lambda _: good("a", "x")})
+    checks = doctor.examine(DoctorOptions(model_dir / "none"), {"a": lambda _: good("a", "x")})
     assert [(check.name, check.ok) for check in checks] == [("model", False), ("a", True)]
 
 
 def test_a_target_that_is_not_there_is_a_finding(model_dir: Path) -> None:
-    checks = doctor.examine(Asked(model_dir, target="moon"), {})
+    checks = doctor.examine(DoctorOptions(model_dir, target="moon"), {})
     assert [(check.name, check.ok) for check in checks] == [("model", True), ("target", False)]
 
 
 def test_failures_end_in_one_error_with_every_mend() -> None:
-    doctor.demand([good("a", "x")])
+    doctor.require_passing([good("a", "x")])
     with pytest.raises(DoctorFailed) as caught:
-        doctor.demand([good("a", "x"), bad("b", "broken", "mend b"), bad("c", "gone", "bring c")])
+        doctor.require_passing([good("a", "x"), bad("b", "broken", "fix b"), bad("c", "gone", "bring c")])
     assert caught.value.exit_code == 36
     assert caught.value.message == "b: broken\nc: gone"
-    assert "b: mend b" in caught.value.fix
+    assert "b: fix b" in caught.value.fix
     assert "c: bring c" in caught.value.fix
 
 
@@ -109,10 +111,10 @@ def test_disk_is_held_against_the_weights(model_dir: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TORCHRELAY_CACHE", str(model_dir / "not" / "yet"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
     monkeypatch.setattr(machine, "_docker_root", lambda: model_dir)
-    checks = [check for check in doctor.examine(Asked(model_dir), {"disk": machine.disk}) if check.name != "model"]
+    checks = [check for check in doctor.examine(DoctorOptions(model_dir), {"disk": machine.disk}) if check.name != "model"]
     assert [check.name for check in checks] == ["disk", "disk of docker"]
     assert [check.ok for check in checks] == [ok, ok]
-    assert "31.0 GiB wanted for 10.0 GiB of weights" in checks[0].detail
+    assert "31.0 GiB needed for 10.0 GiB of weights" in checks[0].detail
 
 
 @pytest.fixture
@@ -127,9 +129,13 @@ def caller(model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     return model_dir / ".github" / "workflows" / "deploy.yml"
 
 
-def read(caller: Path, text: str) -> list[Check]:
+def read(caller: Path, text: str) -> list[Finding]:
     caller.write_text(text)
-    return [check for check in doctor.examine(Asked(caller.parents[2]), {"workflow": workflow.workflow}) if check.name != "model"]
+    return [
+        check
+        for check in doctor.examine(DoctorOptions(caller.parents[2]), {"workflow": workflow.workflow})
+        if check.name != "model"
+    ]
 
 
 GOOD = """on: {push: {branches: [main]}, pull_request: {}}

@@ -1,4 +1,4 @@
-"""What the engine refuses before a byte is sent."""
+"""A Docker daemon that is refused before a byte is sent."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torchrelay.oci.image import Image
 
 
 class Daemon:
-    """A daemon with the containerd image store, which has no image and must not be sent any."""
+    """A daemon with the containerd image store, which has no image and must not receive any."""
 
     def __init__(self) -> None:
         self.images = self
@@ -24,7 +24,7 @@ class Daemon:
         raise docker.errors.ImageNotFound(name)
 
 
-def test_a_store_that_names_images_by_another_digest_is_sent_nothing() -> None:
+def test_nothing_is_sent_to_a_store_with_other_image_ids() -> None:
     daemon: Any = Daemon()
     with pytest.raises(DockerUnavailable) as caught:
         load(daemon, Image({"rootfs": {"diff_ids": []}}, (), {}), "torchrelay/m:1", Quiet())

@@ -1,4 +1,4 @@
-"""model.py and the directory are written of what the tables know; a stranger's description that says more is refused."""
+"""model.py and the directory contain only what the tables know; an untrusted description that says more is refused."""
 
 import ast
 import copy
@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from torchrelay.authoring.fastai import directory, export, module_classes, module_kinds, picture, tensorfile
-from torchrelay.authoring.fastai import learner as told
+from torchrelay.authoring.fastai.learner import LearnerDescription, parse
 from torchrelay.authoring.fastai.model_source import DescriptionInvalid, model_file
 from torchrelay.core.errors import ModelInvalid
 
@@ -50,9 +50,9 @@ LEARNER = {
 }
 
 
-def made(text: str) -> torch.nn.Module:
+def network_of(text: str) -> torch.nn.Module:
     namespace: dict[str, Any] = {}
-    exec(compile(text, "model.py", "exec"), namespace)  # noqa: S102 -- it is what is tested
+    exec(compile(text, "model.py", "exec"), namespace)  # noqa: S102 -- the test is about this code
     network: torch.nn.Module = namespace["init_function"]()
     return network
 
@@ -61,13 +61,13 @@ def test_defaults_are_left_out() -> None:
     text = model_file(NETWORK, "A title.", (3, 8, 10), "numbers")
     assert "\n        nn.Conv2d(3, 4, 3, stride=(2, 1), padding=1, bias=False),\n        nn.ReLU(inplace=True),\n" in text
     assert "import torch\n" not in text
-    assert list(made(text).state_dict()) == ["0.weight"]
+    assert list(network_of(text).state_dict()) == ["0.weight"]
     assert ast.get_docstring(ast.parse(text)) is not None
 
 
-def test_a_sequence_with_names_of_its_own_keeps_them() -> None:
+def test_a_sequence_keeps_its_names() -> None:
     text = model_file({"kind": "Sequential", "parts": [["conv0", CONV]]}, "A title.", (3, 8, 10), "numbers")
-    assert list(made(text).state_dict()) == ["conv0.weight"]
+    assert list(network_of(text).state_dict()) == ["conv0.weight"]
 
 
 def change(path: list[Any], value: Any) -> dict[str, Any]:
@@ -131,8 +131,8 @@ def test_every_kind_has_its_class() -> None:
     ast.parse("\n".join(module_classes.PARTS.values()))
 
 
-def learner(**changed: Any) -> told.Told:
-    return told.believed({**copy.deepcopy(LEARNER), **changed})
+def learner(**changed: Any) -> LearnerDescription:
+    return parse({**copy.deepcopy(LEARNER), **changed})
 
 
 def expected(**changed: Any) -> Any:
@@ -140,10 +140,10 @@ def expected(**changed: Any) -> Any:
     return json.loads(files["samples/learner.json"])["expect"]
 
 
-def test_the_sample_expects_what_the_learner_said() -> None:
+def test_the_sample_expects_the_learners_answer() -> None:
     assert expected() == {"json": {"class": "b", "confidence": 0.7}, "compare": "numeric", "atol": 0.005}
-    near = {"confidences": [0.4501, 0.45, 0.0999]}
-    assert expected(answer=near) == {"json": {}, "compare": "subset"}
+    close = {"confidences": [0.4501, 0.45, 0.0999]}
+    assert expected(answer=close) == {"json": {}, "compare": "subset"}
     several = expected(activation="sigmoid", answer={"confidences": [0.9, 0.2, 0.6]})
     assert [one["class"] for one in several["json"]["top"]] == ["a", "c", "b"]
 
@@ -161,18 +161,18 @@ def mask(pixels: list[int], unsure: int = 0, rivals: list[int] | None = None) ->
     [
         (0, [], {"size", "base64_prediction", "classes"}),
         (1, [2], {"size", "classes"}),
-        (1, [1], {"size"}),  # a class that is not there may come up
-        (4, [2], {"size"}),  # enough to change places
+        (1, [1], {"size"}),  # another class may occur
+        (4, [2], {"size"}),  # enough to swap the order
     ],
 )
-def test_a_mask_is_expected_as_far_as_it_is_sure(unsure: int, rivals: list[int], keys: set[str]) -> None:
+def test_the_sure_part_of_a_mask_is_expected(unsure: int, rivals: list[int], keys: set[str]) -> None:
     value = expected(**mask([0] * 10 + [2] * 4, unsure, rivals))["json"]
     assert value.keys() == keys
     if "classes" in keys:
         assert value["classes"] == [{"class": "a"}, {"class": "c"}]
 
 
-def test_odd_names_of_classes_survive() -> None:
+def test_unusual_class_names_survive() -> None:
     for vocab in (["a", "b ", "c"], ["", "b", "c"], ["a", "b\nc", "d"], ["a\u2028", "b", "c"]):
         files = directory.files(learner(vocab=vocab), "one", "learner.pkl")
         assert json.loads(files["classes.json"]) == vocab
@@ -181,26 +181,26 @@ def test_odd_names_of_classes_survive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
-        ({"problems": ["one\nis bad", "two"]}, "two; supported are vision_learner"),
-        ({"size": [8]}, "cannot be believed: size"),
-        ({"size": [8, 0]}, "cannot be believed: size.1"),
-        ({"fit": "pad"}, "cannot be believed: fit"),
-        ({"mean": [float("nan")]}, "cannot be believed: mean.0"),
-        ({"std": [0.0]}, "deviation of zero"),
-        ({"std": [1.0, 1.0]}, "another number of channels"),
-        ({"answer": {"confidences": [1.0]}}, "otherwise than one number per class"),
-        ({"outputs": [1, 3, 4, 4]}, "cannot be believed"),
-        ({"more": 1}, "cannot be believed: more"),
-        (mask([0] * 4) | {"activation": "sigmoid"}, "several classes in one pixel"),
-        (mask([0] * 4) | {"outputs": [1, 300, 2, 2]}, "300 classes apart"),
-        (mask([0] * 4) | {"answer": {"size": [2, 2], "mask": "AA==", "unsure": 0, "rivals": []}}, "cannot be believed"),
-        (mask([0] * 4) | {"answer": {"size": [2, 2], "mask": "?", "unsure": 0, "rivals": []}}, "cannot be believed: answer.mask"),
+        ({"problems": ["one\nis bad", "two"]}, "two; supported: vision_learner"),
+        ({"size": [8]}, "is not valid: size"),
+        ({"size": [8, 0]}, "is not valid: size.1"),
+        ({"fit": "pad"}, "is not valid: fit"),
+        ({"mean": [float("nan")]}, "is not valid: mean.0"),
+        ({"std": [0.0]}, "standard deviation of zero"),
+        ({"std": [1.0, 1.0]}, "a different number of channels"),
+        ({"answer": {"confidences": [1.0]}}, "does not return one number per class"),
+        ({"outputs": [1, 3, 4, 4]}, "is not valid"),
+        ({"more": 1}, "is not valid: more"),
+        (mask([0] * 4) | {"activation": "sigmoid"}, "several classes per pixel"),
+        (mask([0] * 4) | {"outputs": [1, 300, 2, 2]}, "it has 300 classes"),
+        (mask([0] * 4) | {"answer": {"size": [2, 2], "mask": "AA==", "unsure": 0, "rivals": []}}, "is not valid"),
+        (mask([0] * 4) | {"answer": {"size": [2, 2], "mask": "?", "unsure": 0, "rivals": []}}, "is not valid: answer.mask"),
     ],
 )
-def test_what_was_said_is_looked_at(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelInvalid, match=said):
+def test_an_invalid_description_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelInvalid, match=message):
         learner(**changed)
 
 
@@ -224,12 +224,12 @@ def entry(**changed: Any) -> bytes:
     return json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changed}}).encode()
 
 
-def test_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_tensors_are_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "one"
     tensorfile.write(path, [("a", "F32", (2,), b"01234567"), ("b", "U8", (), b"8"), ("c", "I64", (0, 3), b"")])
-    found = tensorfile.read(path)
+    entries = tensorfile.read(path)
     blob = path.read_bytes()
-    assert {name: (one.dtype, one.shape, blob[one.start : one.end]) for name, one in found.items()} == {
+    assert {name: (one.dtype, one.shape, blob[one.start : one.end]) for name, one in entries.items()} == {
         "a": ("F32", (2,), b"01234567"),
         "b": ("U8", (), b"8"),
         "c": ("I64", (0, 3), b""),
@@ -237,37 +237,37 @@ def test_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
-        (b"", "no legal length"),
-        ((1 << 60).to_bytes(8, "little") + b"{}", "no legal length"),
+        (b"", "illegal length"),
+        ((1 << 60).to_bytes(8, "little") + b"{}", "illegal length"),
         (header(b"{]"), "not JSON"),
         (header(b"[]"), "not an object"),
-        (header(entry(), b"0" * 7), "not all of it|overlap"),
-        (header(entry(), b"0" * 9), "not all of it"),
+        (header(entry(), b"0" * 7), "more or less than|overlap"),
+        (header(entry(), b"0" * 9), "more or less than"),
         (header(entry(data_offsets=[1, 9]), b"0" * 9), "overlap or leave gaps"),
-        (header(entry(shape=[3]), b"0" * 8), "another size than its shape"),
+        (header(entry(shape=[3]), b"0" * 8), "does not fit its shape"),
         (header(entry(shape=[-2]), b"0" * 8), "illegal shape"),
         (header(entry(shape="2"), b"0" * 8), "illegal shape"),
-        (header(entry(dtype="C64"), b"0" * 8), "is not described"),
-        (header(b'{"a": 1}'), "is not described"),
-        (header(b'{"a\\n": {"dtype": "U8", "shape": [], "data_offsets": [0, 1]}}', b"0"), "illegal way"),
+        (header(entry(dtype="C64"), b"0" * 8), "is incomplete"),
+        (header(b'{"a": 1}'), "is incomplete"),
+        (header(b'{"a\\n": {"dtype": "U8", "shape": [], "data_offsets": [0, 1]}}', b"0"), "illegal name"),
     ],
 )
-def test_a_file_of_tensors_is_looked_at(tmp_path: Path, data: bytes, said: str) -> None:
+def test_an_invalid_file_of_tensors_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "one").write_bytes(data)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         tensorfile.read(tmp_path / "one")
 
 
-@pytest.mark.parametrize("proof", [{}, {"difference": 0.1, "largest": 2.0}, {"difference": float("nan"), "largest": 1.0}])
-def test_another_answer_than_the_learner_s_is_refused(proof: dict[str, Any]) -> None:
-    with pytest.raises(ModelInvalid, match=r"otherwise than the learner|could not be held against"):
-        export.demand_parity(proof)
-    assert export.demand_parity({"difference": 0.001, "largest": 2.0}) == (0.001, 2.0)
+@pytest.mark.parametrize("comparison", [{}, {"difference": 0.1, "largest": 2.0}, {"difference": float("nan"), "largest": 1.0}])
+def test_a_different_answer_is_refused(comparison: dict[str, Any]) -> None:
+    with pytest.raises(ModelInvalid, match=r"network and the learner differ|could not be compared"):
+        export.require_parity(comparison)
+    assert export.require_parity({"difference": 0.001, "largest": 2.0}) == (0.001, 2.0)
 
 
-def test_all_is_written_or_nothing(tmp_path: Path) -> None:
+def test_everything_is_written_or_nothing(tmp_path: Path) -> None:
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
     files = directory.files(learner(), "one", "learner.pkl")
@@ -275,7 +275,7 @@ def test_all_is_written_or_nothing(tmp_path: Path) -> None:
         export.write(tmp_path / "one", {**files, "model.py": b"("}, weights)
     assert list(tmp_path.iterdir()) == [weights]
     (tmp_path / "one").mkdir()
-    (tmp_path / ".one.part").mkdir()  # of a run that was killed
+    (tmp_path / ".one.part").mkdir()  # left by a killed run
     export.write(tmp_path / "one", files, weights)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "one"]
     assert (tmp_path / "one/model.pt").read_bytes() == b"weights"

@@ -1,4 +1,4 @@
-"""Init: what it writes passes check; it overwrites nothing and leaves nothing half-done."""
+"""Init: the new directory passes check; nothing is overwritten or left incomplete."""
 
 import io
 import struct
@@ -8,25 +8,25 @@ from typing import Any
 
 import pytest
 
-from torchrelay.authoring.init import HANDLERS, InitOptions, default_name, importers, init, questions
+from torchrelay.authoring.init import HANDLERS, InitOptions, default_name, init, questions
 from torchrelay.core.errors import ModelInvalid
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("weights", ["", "s3://bucket/path/model.pt", "hf://org/repo/model.safetensors@main"])
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_what_is_written_passes_check(tmp_path: Path, handler: str, weights: str, device: str) -> None:
+def test_the_new_directory_passes_check(tmp_path: Path, handler: str, weights: str, device: str) -> None:
     folder = tmp_path / "new" / "My model"
-    done = init(folder, InitOptions(handler=handler, weights=weights, device=device))
-    checked = check(folder)
+    written = init(folder, InitOptions(handler=handler, weights=weights, device=device))
+    checked = check.run(folder)
     assert checked.model.name == "my-model"
     assert checked.model.handler == handler
     assert checked.model.device == device
     assert [sample.name for sample in checked.samples] == ["example"]
-    assert sorted(done.files) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    assert done.next_steps
-    # an answer that nobody knows yet is left open, and said to be
+    assert sorted(written.files) == sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert written.next_steps
+    # the answer of the author's weights is unknown: it is left open, with a warning
     assert [warning.field for warning in checked.warnings] == (["expect"] if weights else [])
 
 
@@ -36,17 +36,17 @@ def test_the_schema_is_named_for_editors(tmp_path: Path) -> None:
     assert first == "# yaml-language-server: $schema=https://raw.githubusercontent.com/org/deploy/main/schema/model.schema.json"
 
 
-def test_own_weights_and_classes(tmp_path: Path) -> None:
+def test_the_authors_weights_and_classes(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"weights")
     init(tmp_path, InitOptions(name="no", weights="w.pt", handler="image-classifier", classes=("yes", "no", 'a "b"', "ü: {")))
-    model = check(tmp_path).model
+    model = check.run(tmp_path).model
     assert model.name == "no"
     assert model.weights.uri == "w.pt"
     assert model.handler_args["classes"] == ["yes", "no", 'a "b"', "ü: {"]
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_stand_in_weights_are_the_same_every_time(tmp_path: Path) -> None:
+def test_example_weights_are_always_the_same(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         init(tmp_path / folder, InitOptions(name="a"))
     data = (tmp_path / "a/model.pt").read_bytes()
@@ -66,11 +66,11 @@ def test_stand_in_weights_are_the_same_every_time(tmp_path: Path) -> None:
         (InitOptions(weights="gone.pt"), 'weights: "gone.pt" does not exist; put the file into'),
         (InitOptions(weights="gs://a/b"), "weights: gs:// is not supported"),
         (InitOptions(handler="image-classifier", classes=("a",)), "classes: are fewer than two"),
-        (InitOptions(handler="image-classifier", classes=("a", "a")), "classes: hold one name twice"),
-        (InitOptions(handler="image-classifier", classes=("a", "b\u2028c")), "classes: hold a control character"),
+        (InitOptions(handler="image-classifier", classes=("a", "a")), "classes: contain a name twice"),
+        (InitOptions(handler="image-classifier", classes=("a", "b\u2028c")), "classes: contain a control character"),
     ],
 )
-def test_answers_refused(tmp_path: Path, options: InitOptions, fragment: str) -> None:
+def test_illegal_answers_are_refused(tmp_path: Path, options: InitOptions, fragment: str) -> None:
     with pytest.raises(ModelInvalid) as caught:
         init(tmp_path / "new", options)
     assert fragment in str(caught.value)
@@ -87,7 +87,7 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [Path(name).name]
 
 
-def test_nothing_is_left_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_init_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.open
 
     def full(path: Path, *arguments: Any, **options: Any) -> Any:
@@ -102,10 +102,9 @@ def test_nothing_is_left_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_questions(tmp_path: Path) -> None:
-    asked = {question.field: question for question in questions(tmp_path / "Grand Été 2")}
-    assert asked["name"].default == "grand-t-2"
-    assert asked["handler"].choices == HANDLERS
-    assert asked["classes"].only_for_handler == "image-classifier"
-    assert set(asked) == set(InitOptions.__dataclass_fields__)
+    by_field = {question.field: question for question in questions(tmp_path / "Grand Été 2")}
+    assert by_field["name"].default == "grand-t-2"
+    assert by_field["handler"].choices == HANDLERS
+    assert by_field["classes"].only_for_handler == "image-classifier"
+    assert set(by_field) == set(InitOptions.__dataclass_fields__)
     assert default_name(tmp_path / "___") == "model"
-    assert importers == {}

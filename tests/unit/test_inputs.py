@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from torchrelay.core.errors import InputsInvalid
-from torchrelay.workflow.inputs import INPUTS, parse
+from torchrelay.workflow.inputs import INPUTS, parse_inputs
 
 ROLE = "arn:aws:iam::123456789012:role/deploy"
 
 
 def read(**given: Any) -> Any:
-    return parse(json.dumps({key.replace("_", "-"): value for key, value in given.items()}))
+    return parse_inputs(json.dumps({key.replace("_", "-"): value for key, value in given.items()}))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "null", json.dumps(dict.fromkeys(INPUTS, "")), json.dumps(dict.fromkeys(INPUTS))])
 def test_nothing_given_is_every_default(text: str) -> None:
-    inputs = parse(text)
+    inputs = parse_inputs(text)
     assert (inputs.models, inputs.environment, inputs.skip, inputs.dry_run) == ([], "production", [], False)
     assert (inputs.target, inputs.repository, inputs.runner) == ("", "", "ubuntu-latest")
 
@@ -58,7 +58,7 @@ def test_taken(given: dict[str, Any], made: Any) -> None:
         ({"dry_run": 1}, "input dry-run: 1 is not text"),
         ({"models": ["a"]}, "input models:"),
         ({"models": {"a": 1}}, "input models:"),
-        ({"target": "docer"}, 'input target: "docer" is no target; did you mean docker?'),
+        ({"target": "docer"}, 'input target: "docer" is not a target; did you mean docker?'),
         ({"target": "local"}, 'input target: "local" builds no image'),
         ({"repository": "digits"}, "input repository: 'digits' is not an image repository"),
         ({"repository": "127.0.0.1:5000/Models"}, "input repository:"),
@@ -90,11 +90,11 @@ def test_taken(given: dict[str, Any], made: Any) -> None:
         ({"runner": "-x"}, "input runner:"),
         ({"skip": "verify"}, 'input skip: "verify" cannot be skipped; allowed: attest, comment, deploy, diff'),
         ({"skip": "deplyo"}, "did you mean deploy?"),
-        ({"environment": "prod\nction"}, r"input environment: holds \n"),
-        ({"models": "a\x00b"}, r"input models: holds \x00"),
-        ({"models": "a\u202eb"}, r"input models: holds \u202e"),
-        ({"models": "a\ud800b"}, r"input models: holds \ud800"),
-        ({"repository": "ghcr.io/x\r\n::error::"}, r"input repository: holds \r"),
+        ({"environment": "prod\nction"}, r"input environment: contains \n"),
+        ({"models": "a\x00b"}, r"input models: contains \x00"),
+        ({"models": "a\u202eb"}, r"input models: contains \u202e"),
+        ({"models": "a\ud800b"}, r"input models: contains \ud800"),
+        ({"repository": "ghcr.io/x\r\n::error::"}, r"input repository: contains \r"),
         ({"models": "x" * 65_537}, "input models: is longer than 65536 characters"),
         ({"live_url": "https://" + "x" * 2048}, "input live-url: is longer than 2048 characters"),
     ],
@@ -122,7 +122,7 @@ def test_everything_wrong_is_told_at_once() -> None:
 )
 def test_what_is_no_object_of_inputs(text: str) -> None:
     with pytest.raises(InputsInvalid):
-        parse(text)
+        parse_inputs(text)
 
 
 def test_a_line_break_at_the_end_is_not_overlooked() -> None:

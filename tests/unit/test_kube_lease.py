@@ -1,4 +1,4 @@
-"""The lock of a model in a cluster: who holds it, until when, and what an answer that was lost says of it."""
+"""The lock of a model in a cluster: who holds it, until when, and what happens when a reply is lost."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from torchrelay.core.errors import Busy, ClusterRefused
 from torchrelay.targets.kubernetes import lock
-from torchrelay.targets.kubernetes.lock import LASTS_S, Turn, take
+from torchrelay.targets.kubernetes.lock import LASTS_S, HeldLease, take_lease
 
 NAME = "torchrelay-digits"
 
 
 @dataclass
 class Leases:
-    """Stands in for Api over one Lease, with an API server's rule of resourceVersion. `fails`: what is to go wrong next."""
+    """A fake Api with one Lease that obeys resourceVersion. `fails`: the next failures."""
 
     namespace: str = "ns"
     lease: dict[str, Any] | None = None
@@ -58,7 +58,7 @@ class Leases:
 
 
 class Clock:
-    """Stands in for time: a wait goes by at once."""
+    """A fake clock: waits take no time."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -77,66 +77,66 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def taken(leases: Leases, holder: str = "me", patience_s: float = 60.0) -> Turn:
-    return take(leases, "digits", holder, patience_s)  # type: ignore[arg-type]
+def taken(leases: Leases, holder: str = "me", patience_s: float = 60.0) -> HeldLease:
+    return take_lease(leases, "digits", holder, patience_s)  # type: ignore[arg-type]
 
 
 def test_a_free_lease_is_taken_and_a_held_one_is_waited_for(clock: Clock) -> None:
     leases = Leases()
     assert (taken(leases).renewed, leases.lease and leases.lease["spec"]["holderIdentity"]) == (1000.0, "me")
-    with pytest.raises(Busy, match="me works on it"):
+    with pytest.raises(Busy, match="me has been working on it"):
         taken(leases, "other", patience_s=LASTS_S - 5)
     began = clock.now
-    turn = taken(leases, "other")
-    assert (turn.holder, turn.lease["spec"]["holderIdentity"], turn.renewed) == ("other", "other", clock.now)
-    assert clock.now - began > LASTS_S, "it was taken from one that may live"
+    held = taken(leases, "other")
+    assert (held.holder, held.lease["spec"]["holderIdentity"], held.renewed) == ("other", "other", clock.now)
+    assert clock.now - began > LASTS_S, "it was taken from a holder that may be alive"
 
 
 def test_a_lease_that_cannot_be_renewed_is_not_held_for_longer_than_it_lasts(clock: Clock) -> None:
-    turn = taken(Leases(fails=["no answer", "", "no answer"]))
+    held = taken(Leases(fails=["no answer", "", "no answer"]))
     clock.now += LASTS_S - 1
-    turn.require()
+    held.require()
     with pytest.raises(ClusterRefused):
-        turn.renew()
+        held.renew()
     clock.now += 2
     with pytest.raises(Busy, match="lost to another relay"):
-        turn.require()
-    assert turn.renew()  # nobody took it meanwhile: resourceVersion says so
-    turn.require()
+        held.require()
+    assert held.renew()  # nobody took it meanwhile: its resourceVersion is unchanged
+    held.require()
     clock.now += 1
-    renewed = turn.renewed
+    renewed = held.renewed
     with pytest.raises(ClusterRefused):
-        turn.renew()
-    assert turn.renewed == renewed
+        held.renew()
+    assert held.renewed == renewed
 
 
-def test_a_renewal_whose_answer_was_lost_is_not_taken_for_another_relay() -> None:
+def test_a_renewal_whose_reply_was_lost_does_not_lose_the_lease() -> None:
     leases = Leases(fails=["answer lost"])
-    turn = taken(leases)
+    held = taken(leases)
     leases.quick.clear()
     with pytest.raises(ClusterRefused):
-        turn.renew()
-    assert (turn.renew(), turn.renew()) == (False, True)
+        held.renew()
+    assert (held.renew(), held.renew()) == (False, True)
     assert all(leases.quick), "a slow call would outlast the Lease"
-    turn.require()
+    held.require()
 
 
 @pytest.mark.parametrize("by", ["other", ""])
-def test_a_lease_that_another_has_or_that_is_gone_is_lost(by: str) -> None:
-    """The control of the one above: the same conflict, and another holder."""
+def test_a_lease_that_another_holds_or_that_is_gone_is_lost(by: str) -> None:
+    """The control of the test above: the same conflict, but another holder."""
     leases = Leases()
-    turn = taken(leases)
+    held = taken(leases)
     if by:
         leases.taken_by(by)
     else:
         leases.lease = None
-    assert not turn.renew()
+    assert not held.renew()
     with pytest.raises(Busy):
-        turn.require()
+        held.require()
 
 
 class Waits:
-    """Stands in for the event that ends `keep`: notes the pauses, and ends after some."""
+    """A fake of the event that ends `keep`: records the pauses, and ends after some."""
 
     def __init__(self, clock: Clock, times: int) -> None:
         self.clock, self.times, self.pauses = clock, times, list[float]()
@@ -149,15 +149,15 @@ class Waits:
 
 def test_keep_renews_tries_again_soon_and_ends_when_it_is_lost(clock: Clock) -> None:
     leases = Leases(fails=["", "answer lost", ""])
-    turn = taken(leases)
-    turn.over = waits = Waits(clock, 5)  # type: ignore[assignment]
-    turn.keep()
+    held = taken(leases)
+    held.over = waits = Waits(clock, 5)  # type: ignore[assignment]
+    held.keep()
     usual, soon = lock.RENEW_S, lock.POLL_S
     assert waits.pauses == [usual, usual, soon, soon, usual, usual]
-    turn.require()
+    held.require()
 
     leases.taken_by("other")
-    turn.over = waits = Waits(clock, 5)  # type: ignore[assignment]
-    turn.keep()
+    held.over = waits = Waits(clock, 5)  # type: ignore[assignment]
+    held.keep()
     assert waits.pauses == [usual]
-    assert turn.is_lost
+    assert held.is_lost

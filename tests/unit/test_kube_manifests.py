@@ -1,4 +1,4 @@
-"""The overlay that model.yaml becomes, the candidate pod, and the amounts as Kubernetes writes them."""
+"""The overlay rendered from model.yaml, the candidate pod, quantities, and the annotated state."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_any_version_becomes_a_legal_label(text: str, label: str) -> None:
 
 
 def test_the_overlay_names_the_image_by_its_digest() -> None:
-    told = overlay(model(targets={"kubernetes": {"namespace": "serving", "replicas": 3}}), release(), "../base")
-    top = told["kustomization.yaml"]
+    documents = overlay(model(targets={"kubernetes": {"namespace": "serving", "replicas": 3}}), release(), "../base")
+    top = documents["kustomization.yaml"]
     assert top["images"] == [{"name": "torchrelay/model", "newName": "registry.example:5000/models/digits", "digest": DIGEST}]
     assert (top["resources"], top["namespace"]) == (["../base"], "serving")
-    assert told["deployment.yaml"]["spec"]["replicas"] == 3
+    assert documents["deployment.yaml"]["spec"]["replicas"] == 3
 
 
-def test_what_model_yaml_says_goes_into_the_deployment() -> None:
+def test_model_yaml_sets_the_deployments_fields() -> None:
     described = model(
         device="gpu",
         resources={"cpu": 0.5, "memory": "1.5Gi"},
@@ -83,33 +83,33 @@ def test_what_model_yaml_says_goes_into_the_deployment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "of_release", "told"),
-    [({"name": "3d-unet"}, {}, "begins with a letter"), ({}, {"reference": ""}, "has not been pushed")],
+    ("changes", "of_release", "message"),
+    [({"name": "3d-unet"}, {}, "must start with a letter"), ({}, {"reference": ""}, "has not been pushed")],
 )
-def test_what_no_cluster_takes_is_refused(changes: dict[str, Any], of_release: dict[str, Any], told: str) -> None:
-    with pytest.raises(DeployFailed, match=told):
+def test_an_undeployable_release_is_refused(changes: dict[str, Any], of_release: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeployFailed, match=message):
         overlay(model(**changes), release(**of_release), "b")
 
 
-def test_the_base_waits_as_long_as_the_overlay_says() -> None:
-    """What the base's comments reckon for a model without settings is what the overlay reckons."""
+def test_the_base_has_the_overlays_default_times() -> None:
+    """The times in the base are those of the overlay of a model without settings."""
     spec, patch = base()["spec"], overlay(model(), release(), "b")["deployment.yaml"]["spec"]
     for path in (("progressDeadlineSeconds",), ("template", "spec", "terminationGracePeriodSeconds")):
-        ours, theirs = spec, patch
+        base_part, overlay_part = spec, patch
         for key in path:
-            ours, theirs = ours[key], theirs[key]
-        assert ours == theirs, path
+            base_part, overlay_part = base_part[key], overlay_part[key]
+        assert base_part == overlay_part, path
     assert spec["template"]["spec"]["containers"][0]["startupProbe"]["failureThreshold"] == 75
 
 
-def test_pods_go_where_the_image_runs_and_take_the_uploads_that_the_server_takes() -> None:
+def test_pods_run_on_the_images_platform_and_accept_the_servers_uploads() -> None:
     spec = base()["spec"]["template"]["spec"]
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
     assert [volume for volume in spec["volumes"] if "sizeLimit" in (volume["emptyDir"] or {})] == []
     assert candidate(base(), 100)["spec"]["nodeSelector"] == spec["nodeSelector"]
 
 
-def test_a_candidate_is_the_same_pod_that_nothing_selects() -> None:
+def test_a_candidate_is_the_same_pod_but_no_service_selects_it() -> None:
     deployment = base()
     before = copy.deepcopy(deployment)
     pod = candidate(deployment, 100)
@@ -117,20 +117,20 @@ def test_a_candidate_is_the_same_pod_that_nothing_selects() -> None:
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "candidate"
     assert pod["metadata"]["name"].startswith("digits-candidate-")
     assert (pod["spec"]["restartPolicy"], pod["spec"]["activeDeadlineSeconds"]) == ("Never", 100)
-    (ours,), (theirs,) = pod["spec"]["containers"], deployment["spec"]["template"]["spec"]["containers"]
-    assert {**theirs, "lifecycle": None} == {**ours, "lifecycle": None}
+    (candidate_container,), (container,) = pod["spec"]["containers"], deployment["spec"]["template"]["spec"]["containers"]
+    assert {**container, "lifecycle": None} == {**candidate_container, "lifecycle": None}
     assert candidate(deployment, 100)["metadata"]["name"] != pod["metadata"]["name"]
 
 
 @pytest.mark.parametrize(
     ("there", "command"), [(["kustomize", "kubectl"], ["kustomize", "build"]), (["kubectl"], ["kubectl", "kustomize"])]
 )
-def test_what_renders(monkeypatch: pytest.MonkeyPatch, there: list[str], command: list[str]) -> None:
+def test_the_render_command(monkeypatch: pytest.MonkeyPatch, there: list[str], command: list[str]) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in there else None)
     assert kustomize_command(Path("/x")) == [*command, "/x"]
 
 
-def test_without_a_renderer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kustomize_or_kubectl_the_fix_is_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(DeployFailed, match="neither kustomize nor kubectl"):
         kustomize_command(Path("/x"))
@@ -139,41 +139,41 @@ def test_without_a_renderer_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 SOURCE = Source("github.com/acme/x", "c" * 40, "refs/heads/main", 12, "run\n::error::x", 'a"b')
 
 
-def test_what_is_annotated_is_read_again() -> None:
-    one = state.Version(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
-    two = state.Version(DIGEST.replace("a", "c"), "v2", "2026-01-02", Source(), base()["spec"])
-    document = state.deployment(base(), two, proved=False, previous=one)
+def test_annotations_are_read_back() -> None:
+    one = state.DeployedVersion(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
+    two = state.DeployedVersion(DIGEST.replace("a", "c"), "v2", "2026-01-02", Source(), base()["spec"])
+    document = state.deployment(base(), two, verified=False, previous=one)
     live = state.read(document)
     assert live is not None
-    assert (live.version, live.previous, live.proved) == (two, one, False)
-    assert live.good == one
+    assert (live.version, live.previous, live.verified) == (two, one, False)
+    assert live.last_verified == one
     assert all(isinstance(value, str) for value in document["metadata"]["annotations"].values())
-    settled = state.read(state.deployment(base(), two, proved=True, previous=None))
+    settled = state.read(state.deployment(base(), two, verified=True, previous=None))
     assert settled is not None
-    assert (settled.good, settled.previous) == (two, None)
+    assert (settled.last_verified, settled.previous) == (two, None)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (lambda meta: meta["labels"].pop("app.kubernetes.io/managed-by"), "not of Torchrelay's making"),
+        (lambda meta: meta["labels"].pop("app.kubernetes.io/managed-by"), "Torchrelay did not create it"),
         (lambda meta: meta["annotations"].update({"torchrelay.org/applied": "{"}), "are damaged"),
         (lambda meta: meta["annotations"].pop("torchrelay.org/since"), "are damaged"),
     ],
 )
-def test_what_is_not_ours_or_damaged_is_not_touched(change: Any, told: str) -> None:
-    version = state.Version(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
-    document = state.deployment(base(), version, proved=True, previous=None)
+def test_a_foreign_or_damaged_deployment_is_refused(change: Any, message: str) -> None:
+    version = state.DeployedVersion(DIGEST, "v1", "2026-01-01", SOURCE, base()["spec"])
+    document = state.deployment(base(), version, verified=True, previous=None)
     change(document["metadata"])
-    with pytest.raises(DeployFailed, match=told):
+    with pytest.raises(DeployFailed, match=message):
         state.read(document)
 
 
-def test_the_base_applied_by_hand_is_taken_over() -> None:
+def test_a_base_applied_by_hand_can_be_restored() -> None:
     live = state.read(base())
     assert live is not None
-    assert live.good is not None  # it is gone back to when the first deploy fails
-    assert (live.version.digest, live.good.spec) == ("", base()["spec"])
+    assert live.last_verified is not None  # it is restored when the first deploy fails
+    assert (live.version.digest, live.last_verified.spec) == ("", base()["spec"])
 
 
 def test_the_number_of_pods_is_left_to_an_autoscaler() -> None:

@@ -1,4 +1,4 @@
-"""Why pods do not run and what the API refuses, out of what a real API has said."""
+"""The reasons why pods do not run and what the API refuses, from a real API's messages."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from torchrelay.core.errors import ClusterRefused, DeployFailed, GateFailed
 from torchrelay.targets.kubernetes.api_errors import conflict, forbidden, is_transient, refusal
-from torchrelay.targets.kubernetes.lock import Seen
+from torchrelay.targets.kubernetes.lock import LeaseWatch
 from torchrelay.targets.kubernetes.pod_trouble import Trouble, refused_pods, state_of, trouble_of
-from torchrelay.targets.kubernetes.rollout import TROUBLE_S, Patience, Rollout, is_complete
+from torchrelay.targets.kubernetes.waiting import TROUBLE_S, Patience, RolloutProgress, is_complete
 
 
 def pod(state: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
@@ -54,14 +54,14 @@ OOM = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
         (pod(phase="Failed", reason="Evicted", message="low on disk"), "Evicted low on disk", "describe", True, False),
         (
             pod(conditions=[{"type": "PodScheduled", "status": "False", "message": UNSCHEDULABLE}]),
-            "no node takes the pod: 0/1",
+            "no node accepts the pod: 0/1",
             "resources.cpu and resources.memory",
             False,
             False,
         ),
     ],
 )
-def test_what_keeps_a_pod_from_running(seen: dict[str, Any], what: str, fix: str, certain: bool, gate: bool) -> None:
+def test_why_a_pod_does_not_run(seen: dict[str, Any], what: str, fix: str, certain: bool, gate: bool) -> None:
     trouble = trouble_of(seen)
     assert trouble is not None
     assert what in trouble.what
@@ -71,13 +71,13 @@ def test_what_keeps_a_pod_from_running(seen: dict[str, Any], what: str, fix: str
 
 
 @pytest.mark.parametrize("seen", [pod(), pod({"running": {}}), pod(waiting("ContainerCreating")), pod({"running": {}}, restarts=1)])
-def test_what_is_on_its_way_is_no_trouble(seen: dict[str, Any]) -> None:
+def test_a_starting_or_running_pod_has_no_trouble(seen: dict[str, Any]) -> None:
     assert trouble_of(seen) is None
 
 
 def test_pods_that_admission_refuses_are_named() -> None:
-    said = 'pods "digits-1" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1'
-    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": said}
+    message = 'pods "digits-1" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1'
+    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
     trouble = refused_pods({"status": {"conditions": [failure]}})
     assert trouble is not None
     assert "exceeded quota: few" in trouble.what
@@ -93,24 +93,24 @@ def test_the_state_of_pods_in_a_line() -> None:
     assert state_of([]) == "there are no pods"
 
 
-def test_trouble_that_may_mend_itself_is_given_a_moment() -> None:
+def test_trouble_that_may_pass_is_given_a_moment() -> None:
     pull, ended = Trouble("no image", "", True, False), Trouble("ended", "", True, True)
     patience = Patience()
     assert not patience.spent(0.0, pull)
     assert not patience.spent(TROUBLE_S, pull)
     assert patience.spent(TROUBLE_S + 1, pull)
-    assert not patience.spent(TROUBLE_S + 2, None)  # it mended
+    assert not patience.spent(TROUBLE_S + 2, None)  # it passed
     assert not patience.spent(TROUBLE_S + 3, pull)
     assert patience.spent(TROUBLE_S + 3, ended)
     assert not Patience().spent(1e9, Trouble("no node", "", False, False))
 
 
-def test_a_rollout_may_take_as_long_as_it_goes_on() -> None:
-    rollout = Rollout(0.0)
-    assert not rollout.stuck(50.0, {"status": {"updatedReplicas": 1}}, 60.0)
-    assert not rollout.stuck(100.0, {"status": {"updatedReplicas": 2}}, 60.0)
-    assert not rollout.stuck(160.0, {"status": {"updatedReplicas": 2}}, 60.0)
-    assert rollout.stuck(161.0, {"status": {"updatedReplicas": 2}}, 60.0)
+def test_a_rollout_has_no_time_limit_while_pods_change() -> None:
+    progress = RolloutProgress(0.0)
+    assert not progress.stuck(50.0, {"status": {"updatedReplicas": 1}}, 60.0)
+    assert not progress.stuck(100.0, {"status": {"updatedReplicas": 2}}, 60.0)
+    assert not progress.stuck(160.0, {"status": {"updatedReplicas": 2}}, 60.0)
+    assert progress.stuck(161.0, {"status": {"updatedReplicas": 2}}, 60.0)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_when_a_rollout_is_complete(status: dict[str, int], complete: bool) -> N
     assert is_complete({"metadata": {"generation": 2}, "spec": {"replicas": 2}, "status": status}) is complete
 
 
-class Told(Exception):
-    """Stands in for the client's ApiException: a status, and the API's answer as its body."""
+class Refused(Exception):
+    """A fake of the client's ApiException: a status, and the API's reply as its body."""
 
     def __init__(self, status: int, message: str = "", **more: Any) -> None:
         super().__init__(message)
@@ -138,7 +138,7 @@ class Told(Exception):
         self.body = json.dumps({"kind": "Status", "message": message, **more}) if message else None
 
 
-MAY_NOT = (
+FORBIDDEN = (
     'leases.coordination.k8s.io "torchrelay-digits" is forbidden: User "system:serviceaccount:ns:ci" cannot get resource "leases" '
     'in API group "coordination.k8s.io" in the namespace "ns"'
 )
@@ -150,53 +150,53 @@ CAUSES = {
 @pytest.mark.parametrize(
     ("error", "kind", "what", "fix"),
     [
-        (Told(403, MAY_NOT), ClusterRefused, "ci may not get leases", 'resources: ["leases"], verbs: ["get"]'),
-        (Told(403, 'pods "x" is forbidden: exceeded quota: few'), DeployFailed, "exceeded quota", "ResourceQuota"),
+        (Refused(403, FORBIDDEN), ClusterRefused, "ci is not allowed to get leases", 'resources: ["leases"], verbs: ["get"]'),
+        (Refused(403, 'pods "x" is forbidden: exceeded quota: few'), DeployFailed, "exceeded quota", "ResourceQuota"),
         (
-            Told(403, 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'),
+            Refused(403, 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'),
             DeployFailed,
             "violates",
             "restricted level",
         ),
-        (Told(403, 'pods "x" is forbidden: maximum cpu usage per Container is 1'), DeployFailed, "per Container", "LimitRange"),
-        (Told(404, 'namespaces "ns" not found'), ClusterRefused, "no namespace 'ns'", "kubectl create namespace ns"),
-        (Told(401, "Unauthorized"), ClusterRefused, "does not know these credentials", "log in again"),
-        (Told(409, "Apply failed", details=CAUSES), ClusterRefused, ".spec.replicas belongs to kubectl", "FORCE_CONFLICTS=1"),
-        (Told(409, "the object has been modified"), ClusterRefused, "the object has been modified", "run it again"),
-        (Told(422, 'Deployment.apps "x" is invalid'), DeployFailed, "is invalid", "model.yaml"),
-        (Told(0), ClusterRefused, "https://api cannot be reached", "kubectl version"),
-        (Told(503, "etcd leader changed"), ClusterRefused, "answers 503: etcd leader changed", "run it again"),
+        (Refused(403, 'pods "x" is forbidden: maximum cpu usage per Container is 1'), DeployFailed, "per Container", "LimitRange"),
+        (Refused(404, 'namespaces "ns" not found'), ClusterRefused, "no namespace 'ns'", "kubectl create namespace ns"),
+        (Refused(401, "Unauthorized"), ClusterRefused, "does not know these credentials", "log in again"),
+        (Refused(409, "Apply failed", details=CAUSES), ClusterRefused, ".spec.replicas belongs to kubectl", "FORCE_CONFLICTS=1"),
+        (Refused(409, "the object has been modified"), ClusterRefused, "the object has been modified", "run it again"),
+        (Refused(422, 'Deployment.apps "x" is invalid'), DeployFailed, "is invalid", "model.yaml"),
+        (Refused(0), ClusterRefused, "https://api is unreachable", "kubectl version"),
+        (Refused(503, "etcd leader changed"), ClusterRefused, "answers 503: etcd leader changed", "run it again"),
     ],
 )
-def test_what_the_api_refuses(error: Told, kind: type[Exception], what: str, fix: str) -> None:
-    found = refusal(error, "Deployment", "digits", "ns", "https://api")
-    assert isinstance(found, kind)
-    assert what in found.message
-    assert fix in found.fix
+def test_what_the_api_refuses(error: Refused, kind: type[Exception], what: str, fix: str) -> None:
+    error_raised = refusal(error, "Deployment", "digits", "ns", "https://api")
+    assert isinstance(error_raised, kind)
+    assert what in error_raised.message
+    assert fix in error_raised.fix
 
 
-def test_what_is_not_there_is_no_refusal() -> None:
-    assert refusal(Told(404, 'deployments.apps "digits" not found'), "Deployment", "digits", "ns", "https://api") is None
+def test_a_missing_object_is_not_a_refusal() -> None:
+    assert refusal(Refused(404, 'deployments.apps "digits" not found'), "Deployment", "digits", "ns", "https://api") is None
 
 
-def test_what_is_tried_again() -> None:
-    assert [is_transient(Told(status)) for status in (0, 429, 500, 503, 400, 401, 403, 404, 409)] == [True] * 4 + [False] * 5
+def test_transient_failures() -> None:
+    assert [is_transient(Refused(status)) for status in (0, 429, 500, 503, 400, 401, 403, 404, 409)] == [True] * 4 + [False] * 5
     assert not is_transient(OSError("certificate verify failed"))
 
 
 def test_refusals_repeat_what_the_cluster_said() -> None:
     assert "webhook says no" in forbidden('admission webhook "x" denied the request: webhook says no', "ns").message
-    assert conflict({}, "Deployment x", "told").message == "Deployment x: told"
+    assert conflict({}, "Deployment x", "no").message == "Deployment x: no"
 
 
-def test_a_lease_is_stale_once_it_was_not_renewed_for_its_time() -> None:
+def test_a_lease_is_stale_when_it_is_not_renewed_for_its_duration() -> None:
     def lease(holder: str, renewed: str) -> dict[str, Any]:
         return {"spec": {"holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 15}}
 
-    seen = Seen()
-    assert not seen.is_stale(0.0, lease("a", "1"))
-    assert not seen.is_stale(15.0, lease("a", "1"))
-    assert not seen.is_stale(16.0, lease("a", "2"))  # renewed: its time begins anew, whatever its clock says
-    assert not seen.is_stale(20.0, lease("b", "2"))
-    assert seen.is_stale(36.0, lease("b", "2"))
-    assert Seen().is_stale(0.0, lease("", "1"))
+    watch = LeaseWatch()
+    assert not watch.is_stale(0.0, lease("a", "1"))
+    assert not watch.is_stale(15.0, lease("a", "1"))
+    assert not watch.is_stale(16.0, lease("a", "2"))  # renewed: its time restarts, whatever its clock says
+    assert not watch.is_stale(20.0, lease("b", "2"))
+    assert watch.is_stale(36.0, lease("b", "2"))
+    assert LeaseWatch().is_stale(0.0, lease("", "1"))

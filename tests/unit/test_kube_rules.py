@@ -1,4 +1,4 @@
-"""The rights that doctor asks for are those that the manifest grants, for the kinds that the target's client knows."""
+"""The permissions that doctor checks are those that the manifest grants, for the kinds that the target's client uses."""
 
 import re
 
@@ -11,7 +11,7 @@ from torchrelay.targets.kubernetes.permissions import RULES
 MANIFEST = ROOT / "infra" / "kubernetes" / "deployer-role.yaml"
 
 
-def test_the_manifest_grants_what_doctor_asks_for() -> None:
+def test_the_manifest_grants_what_doctor_checks() -> None:
     role, binding = yaml.safe_load_all(MANIFEST.read_text())
     granted = [
         (group, resource, verb)
@@ -31,8 +31,8 @@ def test_every_kind_of_the_target_has_its_rule() -> None:
     assert {rule.resource for rule in RULES if "/" not in rule.resource} == plural
 
 
-def test_every_verb_that_the_target_writes_has_its_rule() -> None:
-    """Its modules name kinds as text: `api.get("Pod", ...)`. Server-side apply needs create and patch."""
+def test_every_verb_that_the_target_uses_has_its_rule() -> None:
+    """The modules contain kinds as text: `api.get("Pod", ...)`. Server-side apply needs create and patch."""
     needed = {
         "get": ["get"],
         "list": ["list"],
@@ -42,10 +42,10 @@ def test_every_verb_that_the_target_writes_has_its_rule() -> None:
         "delete": ["delete"],
     }
     granted = {(rule.resource, verb) for rule in RULES for verb in rule.verbs}
-    found = 0
+    calls = 0
     for file in sorted((ROOT / "scripts" / "torchrelay" / "targets" / "kubernetes").glob("*.py")):
         for verb, kind in re.findall(r'\bapi\.(get|list|delete)\("(\w+)"', file.read_text()):
             resource = KINDS[kind][1].removeprefix("namespaced_").replace("_", "") + "s"
             assert {(resource, one) for one in needed[verb]} <= granted, (file.name, verb, kind)
-            found += 1
-    assert found > 5
+            calls += 1
+    assert calls > 5

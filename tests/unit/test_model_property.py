@@ -11,7 +11,7 @@ from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay.core.errors import ModelInvalid
 from torchrelay.model.model import Model, load_model
 from torchrelay.model.samples import load_samples
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 SETTINGS = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -65,7 +65,7 @@ def assert_model_or_problems(data: bytes) -> None:
         folder = write(Path(scratch), {"model.yaml": data})
         try:
             load_model(folder)
-            check(folder)
+            check.run(folder)
         except ModelInvalid as error:
             caught = error
     assert_printable(caught)

@@ -12,7 +12,7 @@ from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay.core.errors import ModelInvalid
 from torchrelay.model import server_config
 from torchrelay.model.model import Model
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 
 SEED_004 = """\
 # TorchServe controls.
@@ -45,7 +45,7 @@ SOURCE = packed({"./nets/block.py": b"x = 1\n", "./nets/__pycache__/block.pyc": 
 
 def made(folder: Path, config: str, more: str = "", files: dict[str, str | bytes | None] | None = None) -> Model:
     named: dict[str, str | bytes | None] = {"model.yaml": GOOD_YAML + more, "model-config.yaml": config, **(files or {})}
-    return check(write(folder, named)).model
+    return check.run(write(folder, named)).model
 
 
 def test_it_is_taken_as_seed_004_writes_it(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_several_archives_and_zip_files_are_taken(tmp_path: Path) -> None:
         "handler.py": text,
         "a.py": "",  # beside the model, and in the archive by a.tar alone
     }
-    assert check(write(tmp_path, files)).warnings == []
+    assert check.run(write(tmp_path, files)).warnings == []
     assert set(server_config.read(tmp_path).files) == {"a.py", "lib/b.py"}
 
 

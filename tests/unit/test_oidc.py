@@ -64,13 +64,13 @@ def test_a_claim_in_a_message_is_one_line_of_text() -> None:
         ({"GITHUB_ACTIONS": "true"}, "lacks `id-token: write`", "id-token: write"),
         ({"GITHUB_ACTIONS": "true"}, "lacks `id-token: write`", "fork's pull request never"),
         ({"GITHUB_ACTIONS": "true", oidc.URL: "https://x"}, "lacks `id-token: write`", "permissions:"),
-        ({"GITHUB_ACTIONS": "true", "ACT": "true"}, "act gives a job no identity token", "leave aws-role empty"),
+        ({"GITHUB_ACTIONS": "true", "ACT": "true"}, "act gives jobs no identity token", "leave aws-role empty"),
         ({}, "outside of a GitHub job", "aws sso login"),
-        ({oidc.URL: "http://example.com/t", oidc.TOKEN: "b"}, "no https:// address", "as the runner sets it"),
-        ({oidc.URL: "ftp://127.0.0.1/t", oidc.TOKEN: "b"}, "no https:// address", "as the runner sets it"),
+        ({oidc.URL: "http://example.com/t", oidc.TOKEN: "b"}, "not an https:// address", "as the runner sets it"),
+        ({oidc.URL: "ftp://127.0.0.1/t", oidc.TOKEN: "b"}, "not an https:// address", "as the runner sets it"),
     ],
 )
-def test_where_none_can_be_had_the_mend_is_shown(environment: dict[str, str], message: str, fix: str) -> None:
+def test_where_none_can_be_had_the_fix_is_shown(environment: dict[str, str], message: str, fix: str) -> None:
     with pytest.raises(LoginFailed, match=message) as caught:
         oidc.identity("sts.amazonaws.com", environment)
     assert fix in caught.value.fix

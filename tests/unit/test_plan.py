@@ -9,10 +9,18 @@ from typing import Any
 import pytest
 
 from torchrelay.core.errors import InputsInvalid, ModelInvalid, Problem
-from torchrelay.workflow import inputs as serve_inputs
 from torchrelay.workflow.event import Event
-from torchrelay.workflow.inputs import Inputs
-from torchrelay.workflow.plan import ModelFolder, Plan, changed_models, decided, normal, plan, require_plain, selected
+from torchrelay.workflow.inputs import Inputs, check_inputs
+from torchrelay.workflow.plan import (
+    ModelFolder,
+    RunPlan,
+    changed_models,
+    decide,
+    normalise,
+    plan_run,
+    require_plain,
+    select_folders,
+)
 
 MAIN = Event("push", "refs/heads/main", payload={"repository": {"default_branch": "main"}})
 MODELS = [ModelFolder(f"m{number}", f"models/m{number}", f"models/m{number}") for number in range(50)]
@@ -22,7 +30,7 @@ FAR = [ModelFolder("far", "far", "far", remote=True)]
 
 
 def inputs(**given: Any) -> Inputs:
-    return serve_inputs.validated({key.replace("_", "-"): value for key, value in given.items()})
+    return check_inputs({key.replace("_", "-"): value for key, value in given.items()})
 
 
 def folder(name: str, path: str, *elsewhere: str) -> ModelFolder:
@@ -92,43 +100,43 @@ FOUND = [".", "a", "models/digits", "models/tab ular", "models/old/digits", "mod
     ],
 )
 def test_folders_and_globs(patterns: list[str], expected: list[str]) -> None:
-    assert selected(patterns, FOUND, dict.fromkeys(FOUND, True)) == expected
+    assert select_folders(patterns, FOUND, dict.fromkeys(FOUND, True)) == expected
 
 
 @pytest.mark.parametrize(
     ("patterns", "told", "fix"),
     [
-        (["modls/digits"], '"modls/digits" holds no model.yaml', "did you mean models/digits?"),
+        (["modls/digits"], '"modls/digits" has no model.yaml', "did you mean models/digits?"),
         (["models/x*"], "no folder with a model.yaml matches", "correct"),
-        (["a", "zzz"], '"zzz" holds no model.yaml', "correct"),
-        (["../a"], "leaves the repository", "relative"),
-        (["/a"], "leaves the repository", "relative"),
-        (["~/a"], "leaves the repository", "relative"),
-        (["a\\b"], "leaves the repository", "relative"),
-        (["a/../.."], "leaves the repository", "relative"),
+        (["a", "zzz"], '"zzz" has no model.yaml', "correct"),
+        (["../a"], "is outside the repository", "relative"),
+        (["/a"], "is outside the repository", "relative"),
+        (["~/a"], "is outside the repository", "relative"),
+        (["a\\b"], "is outside the repository", "relative"),
+        (["a/../.."], "is outside the repository", "relative"),
     ],
 )
 def test_folders_that_are_not_there(patterns: list[str], told: str, fix: str) -> None:
     with pytest.raises(InputsInvalid) as caught:
-        selected(patterns, FOUND)
+        select_folders(patterns, FOUND)
     assert told in caught.value.message
     assert fix in caught.value.fix
 
 
 def test_no_model_at_all() -> None:
     with pytest.raises(InputsInvalid, match="there is no model"):
-        selected([], [])
+        select_folders([], [])
 
 
 def test_a_pattern_of_many_stars_is_no_burden() -> None:
     with pytest.raises(InputsInvalid):
-        selected(["/".join(["**"] * 300 + ["x"]).lstrip("/")], ["/".join(["a"] * 200)])
+        select_folders(["/".join(["**"] * 300 + ["x"]).lstrip("/")], ["/".join(["a"] * 200)])
 
 
 @pytest.mark.parametrize("name", [".", "digits", "a/b c/D.e_f+g@1-2", "modèles/数字", "v1..2"])
 def test_plain_folders(name: str) -> None:
     require_plain(name)
-    assert normal(name) == name
+    assert normalise(name) == name
 
 
 @pytest.mark.parametrize(
@@ -144,8 +152,8 @@ def test_a_folder_that_is_not_plain_is_refused_and_shown_harmlessly(name: str) -
     assert caught.value.message.isprintable()
 
 
-def made(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **given: Any) -> Plan:
-    return decided(event, inputs(**given), models, models, "why")
+def made(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **given: Any) -> RunPlan:
+    return decide(event, inputs(**given), models, models, "why")
 
 
 @pytest.mark.parametrize(
@@ -231,12 +239,12 @@ def test_weights_of_a_role_are_not_for_the_public() -> None:
         event = replace(MAIN, payload={"repository": {"default_branch": "main", "private": private}})
         assert made(event, weights_role=role).fetched == []  # files of the repository
         assert made(event, FAR).fetched == []
-        with pytest.raises(InputsInvalid, match="anybody can download") if refused else nullcontext():
+        with pytest.raises(InputsInvalid, match="weights-role: ") if refused else nullcontext():
             assert made(event, FAR, weights_role=role).fetched == FAR
 
 
 def test_nothing_changed_is_nothing_to_do() -> None:
-    planned = decided(MAIN, inputs(), MODELS, [], "changed since 0123456789ab")
+    planned = decide(MAIN, inputs(), MODELS, [], "changed since 0123456789ab")
     assert planned.summary() == {
         "matrix": {"include": []},
         "fetch-matrix": {"include": []},
@@ -253,7 +261,7 @@ def test_nothing_changed_is_nothing_to_do() -> None:
 
 
 def test_the_matrix() -> None:
-    planned = decided(MAIN, inputs(), MODELS, MODELS[3:5], "changed since 0123456789ab")
+    planned = decide(MAIN, inputs(), MODELS, MODELS[3:5], "changed since 0123456789ab")
     assert planned.summary()["matrix"] == {"include": [
         {"model": "m3", "dir": "models/m3", "fetch": False}, {"model": "m4", "dir": "models/m4", "fetch": False},
     ]}  # fmt: skip
@@ -263,36 +271,36 @@ def test_the_matrix() -> None:
 def test_two_models_of_one_name() -> None:
     twins = [folder("digits", "a"), folder("digits", "b")]
     with pytest.raises(InputsInvalid, match='"a" and "b" are both called digits'):
-        decided(MAIN, inputs(), twins, [], "")
+        decide(MAIN, inputs(), twins, [], "")
 
 
 def test_a_model_without_a_name_matters_when_it_changed() -> None:
     nameless = replace(folder("", "b"), problems=(Problem("model.yaml", 3, "name", "is not a legal name"),))
     two = [*MODELS[:1], nameless]
-    assert decided(MAIN, inputs(), two, MODELS[:1], "").models == MODELS[:1]
+    assert decide(MAIN, inputs(), two, MODELS[:1], "").models == MODELS[:1]
     with pytest.raises(ModelInvalid, match=r"b/model\.yaml:3: name: is not a legal name"):
-        decided(MAIN, inputs(), two, two, "")
+        decide(MAIN, inputs(), two, two, "")
 
 
 def test_more_models_than_a_matrix_holds() -> None:
     many = [folder(f"m{number}", f"m{number}") for number in range(257)]
-    assert len(decided(MAIN, inputs(), many, many[:256], "").models) == 256
+    assert len(decide(MAIN, inputs(), many, many[:256], "").models) == 256
     with pytest.raises(InputsInvalid, match="256"):
-        decided(MAIN, inputs(), many, many, "")
+        decide(MAIN, inputs(), many, many, "")
 
 
 @pytest.mark.parametrize(
     ("given", "target", "told"),
     [
-        ({"repository": "127.0.0.1:5000/x"}, "docker", "repository: one repository cannot hold 2 models"),
-        ({}, "local", "which is for laptops"),
-        ({}, "kubernetes", "repository: kubernetes pulls images"),
+        ({"repository": "127.0.0.1:5000/x"}, "docker", "repository: one image repository cannot hold 2 models"),
+        ({}, "local", "target: "),
+        ({}, "kubernetes", "repository: the kubernetes target"),
     ],
 )
 def test_inputs_that_do_not_go_together(given: dict[str, Any], target: str, told: str) -> None:
     two = [replace(model, target=target) for model in MODELS[:2]]
     with pytest.raises(InputsInvalid, match=told):
-        decided(MAIN, inputs(**given), two, two, "")
+        decide(MAIN, inputs(**given), two, two, "")
 
 
 def test_an_input_wins_over_what_the_model_says() -> None:
@@ -301,7 +309,7 @@ def test_an_input_wins_over_what_the_model_says() -> None:
 
 def test_pull_request_target_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputsInvalid, match="pull_request_target") as caught:
-        plan(tmp_path, inputs(), {"GITHUB_EVENT_NAME": "pull_request_target"})
+        plan_run(tmp_path, inputs(), {"GITHUB_EVENT_NAME": "pull_request_target"})
     assert "on: pull_request" in caught.value.fix
 
 
@@ -311,11 +319,11 @@ def test_an_event_that_cannot_be_read_tells_nothing(tmp_path: Path, text: str | 
     if text is not None:
         file.write_text(text)
     event = Event.of({"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/heads/main", "GITHUB_EVENT_PATH": str(file)})
-    assert (event.told("before"), event.told("repository", "default_branch"), event.on_default_branch) == ("", "", True)
+    assert (event.text("before"), event.text("repository", "default_branch"), event.on_default_branch) == ("", "", True)
 
 
 def test_the_workflow_that_calls() -> None:
     ref = "acme/models/.github/workflows/deploy.yml@refs/heads/main"
     assert Event.of({"GITHUB_WORKFLOW_REF": ref}).workflow == ".github/workflows/deploy.yml"
     assert Event.of({"GITHUB_WORKFLOW_REF": ""}).workflow == ""
-    assert json.dumps(Event.of({}).told("x")) == '""'
+    assert json.dumps(Event.of({}).text("x")) == '""'

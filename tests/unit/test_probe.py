@@ -1,4 +1,4 @@
-"""The JSON spoken with runtime/probe.py, both ways."""
+"""The JSON exchanged with runtime/probe.py, in both directions."""
 
 import base64
 import json
@@ -65,6 +65,6 @@ def test_anything_but_one_answer_per_request_is_refused(rows: object) -> None:
         decode_batch(json.dumps(rows).encode(), REQUESTS)
 
 
-def test_output_that_is_no_json_is_refused() -> None:
+def test_output_that_is_not_json_is_refused() -> None:
     with pytest.raises(ValueError, match="no JSON"):
         decode_batch(b"Traceback", REQUESTS)

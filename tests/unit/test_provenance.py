@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.proved import WEIGHTS, image, layer, model, model_layers, runtime
+from tests.small_image import WEIGHTS, image, layer, model, model_layers, runtime
 from torchrelay.attestation.image_contents import contents
 from torchrelay.attestation.provenance import BY_HAND, PROVENANCE, Builder, builder_of, provenance, statement
 from torchrelay.core.progress import Quiet

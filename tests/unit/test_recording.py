@@ -1,14 +1,15 @@
-"""Recording: the answer goes in, everything else stays, and what was written is read back as a sample that passes."""
+"""Recording: only the expectation changes, and the recorded sample passes when it is read again."""
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.model_dirs import write
-from torchrelay.authoring.record import Answer, record, recorded
+from torchrelay.authoring.record import Answer, record, recorded, requests
 from torchrelay.model.model import load_model
 from torchrelay.model.samples import load_samples
 from torchrelay.verification.compare import compare
@@ -17,9 +18,9 @@ JSON = "application/json"
 
 
 def written(before: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    found = json.loads(recorded(json.dumps(before).encode(), answer))
-    assert list(found)[: len(before)] == list(before)
-    return found["expect"]  # type: ignore[no-any-return]
+    document = json.loads(recorded(json.dumps(before).encode(), answer))
+    assert list(document)[: len(before)] == list(before)
+    return document["expect"]  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_expectation(before: dict[str, Any], answer: Answer, expect: dict[str, A
     assert written(file, answer) == expect
 
 
-def test_what_is_recorded_passes(tmp_path: Path) -> None:
+def test_a_recorded_sample_passes(tmp_path: Path) -> None:
     folder = write(
         tmp_path,
         {
@@ -70,14 +71,22 @@ def test_what_is_recorded_passes(tmp_path: Path) -> None:
     assert record(folder, list(again.values()), answers) == []
 
 
-def test_samples_without_an_answer_stay(tmp_path: Path) -> None:
+def test_a_sample_is_sent_to_its_version(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    model = load_model(folder)
+    (sample,) = load_samples(folder, model)
+    sent = requests(model, [sample, replace(sample, version="2.0")])
+    assert [one.path for one in sent] == [f"/predictions/{model.name}", f"/predictions/{model.name}/2.0"]
+
+
+def test_samples_without_an_answer_stay_unchanged(tmp_path: Path) -> None:
     folder = write(tmp_path)
     before = (folder / "samples/one.json").read_bytes()
     assert record(folder, load_samples(folder, load_model(folder)), {}) == []
     assert (folder / "samples/one.json").read_bytes() == before
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path)
     before = (folder / "samples/one.json").read_bytes()
     samples = load_samples(folder, load_model(folder))

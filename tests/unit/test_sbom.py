@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.proved import SITE, WEIGHTS, image, layer, metadata, model, model_layers, python, runtime
+from tests.small_image import SITE, WEIGHTS, image, layer, metadata, model, model_layers, python, runtime
 from torchrelay.attestation import image_contents
 from torchrelay.attestation.image_contents import contents
 from torchrelay.attestation.packages import Package, debian_licences, debian_purl, dpkg_status, purl, pypi_purl, python_metadata
@@ -105,6 +105,11 @@ def bill(of: Image) -> dict[str, Any]:
     return sbom(of, contents(of, Quiet()), model())
 
 
+def references(document: dict[str, Any]) -> list[str]:
+    parts = [part for component in document["components"] for part in component.get("components", [])]
+    return [component["bom-ref"] for component in [*document["components"], *parts]]
+
+
 def by_name(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in document["components"]}
 
@@ -149,13 +154,30 @@ def test_another_version_in_the_image_is_listed_with_all_its_files() -> None:
     serving = {**own, "versions": listed}
     told = layer("torchrelay handler", {"opt/torchrelay/serving.json": json.dumps(serving).encode()})
     document = bill(image(runtime(), old, *model_layers(), told))
-    (found,) = [one for one in document["components"] if one["bom-ref"] == "model/0.9"]
+    (found,) = [one for one in document["components"] if one["bom-ref"] == "model@0.9"]
     assert (found["type"], found["name"], found["version"]) == ("machine-learning-model", "digits", "0.9")
     assert {one["name"]: one["hashes"][0]["content"] for one in found["components"]} == {
         "old.pt": sha256(b"old weights").hexdigest(),
         "MAR-INF/MANIFEST.json": sha256(b"{}").hexdigest(),
     }
     jsonschema.validate(document, CYCLONEDX)
+
+
+def test_a_version_called_weights_has_its_own_reference() -> None:
+    serving = {"name": "digits", "version": "1.0", "model_dir": "/opt/torchrelay/models/digits"}
+    listed = [{"version": "weights", "model_dir": "/opt/torchrelay/versions/weights"}]
+    config = layer("torchrelay handler", {"opt/torchrelay/serving.json": json.dumps({**serving, "versions": listed}).encode()})
+    document = bill(image(runtime(), *model_layers(), config))
+    assert {"model/weights", "model@weights"} <= set(references(document))
+    assert bill(image(runtime(), *model_layers(), config)) == document
+
+
+def test_licences_are_sorted() -> None:
+    many = "".join(f"License: {letter}\n text\n" for letter in "QWERTZUIOPASDFGHJKLYXCVBNM")
+    head = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
+    upper = layer("torchrelay setup", {"usr/share/doc/zlib1g/copyright": f"{head}{many}".encode()})
+    names = [row["license"]["name"] for row in by_name(bill(image(runtime(), upper, *model_layers())))["zlib1g"]["licenses"]]
+    assert names == sorted("QWERTZUIOPASDFGHJKLYXCVBNM")
 
 
 def test_the_same_image_gives_the_same_bytes_and_another_image_another_serial(own_cache: Path) -> None:
@@ -171,11 +193,12 @@ def test_the_same_image_gives_the_same_bytes_and_another_image_another_serial(ow
 def test_it_keeps_the_rules_of_cyclonedx() -> None:
     document = bill(image())
     jsonschema.Draft7Validator(CYCLONEDX).validate(document)
-    references = [one["bom-ref"] for one in document["components"]]
-    references += [part["bom-ref"] for one in document["components"] for part in one.get("components", [])]
-    assert len(set(references)) == len(references)
-    assert set(document["dependencies"][0]["dependsOn"]) <= set(references)
-    assert document["dependencies"][0]["ref"] == document["metadata"]["component"]["bom-ref"]
+    listed = references(document)
+    assert len(set(listed)) == len(listed)
+    root = document["metadata"]["component"]["bom-ref"]
+    dependencies = {row["ref"]: row.get("dependsOn", []) for row in document["dependencies"]}
+    assert dependencies.keys() <= {root, *listed}
+    assert dependencies[root] == sorted(component["bom-ref"] for component in document["components"])
     document["components"][0]["typo"] = 1  # the control
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft7Validator(CYCLONEDX).validate(document)
@@ -266,6 +289,7 @@ def test_dpkg_status() -> None:
     assert dpkg_status("") == []
     assert dpkg_status("Package: a\nStatus: install ok installed\nVersion: 1\nSource: b (2)") == [Package("a", "1", "", "b@2")]
     assert dpkg_status("Package: a\nStatus: install ok unpacked\nVersion: 1") == []
+    assert dpkg_status("Package:\nStatus: install ok installed\nVersion: 1") == []
 
 
 @pytest.mark.parametrize(
@@ -284,8 +308,9 @@ def test_python_licences_as_declared(lines: list[str], licences: tuple[str, ...]
     assert found.licences == licences
 
 
-def test_metadata_without_a_version_is_no_package() -> None:
-    assert python_metadata("Name: a\n\nVersion: 1") is None
+@pytest.mark.parametrize("text", ["Name: a\n\nVersion: 1", "Name: a\nVersion:", "Name: /\nVersion: 1"])
+def test_metadata_without_name_or_version_is_not_a_package(text: str) -> None:
+    assert python_metadata(text) is None
 
 
 def test_debian_licences_are_names_from_machine_readable_files_only() -> None:
@@ -295,9 +320,9 @@ def test_debian_licences_are_names_from_machine_readable_files_only() -> None:
 
 
 def test_package_urls() -> None:
-    assert purl("generic", "a b", "1/2") == "pkg:generic/a%20b@1%2F2"
-    assert pypi_purl(Package("A_b.C", "1!2")) == "pkg:pypi/a-b.c@1%212"
-    assert debian_purl(Package("g++", "1~2", "all"), "debian", "") == "pkg:deb/debian/g%2B%2B@1~2?arch=all"
+    assert str(purl("generic", "a b", "1+2")) == "pkg:generic/a%20b@1%2B2"
+    assert str(pypi_purl(Package("A_b.C", "1!2"))) == "pkg:pypi/a-b.c@1%212"
+    assert str(debian_purl(Package("g++", "1~2", "all"), "debian", "")) == "pkg:deb/debian/g%2B%2B@1~2?arch=all"
 
 
 @pytest.mark.parametrize(
@@ -307,6 +332,7 @@ def test_package_urls() -> None:
         ("s3://bucket/key?versionId=7", "s3://bucket/key?versionId=7"),
         ("hf://org/repo/model.pt@main", "hf://org/repo/model.pt@main"),
         ("models/model 1.pt", "models/model%201.pt"),
+        ("models/100%.pt", "models/100%25.pt"),
     ],
 )
 def test_an_address_is_published_without_what_signs_it(uri: str, public: str) -> None:

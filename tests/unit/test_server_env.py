@@ -83,7 +83,7 @@ def test_the_index_of_torch_is_in_no_argument_and_no_log(
 
     monkeypatch.setattr(subprocess, "Popen", Pip)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
-    environment._make(tmp_path, Path("python"), ServerSettings("2.13.0", None, "https://me:secret@index"), Quiet())
+    environment._create(tmp_path, Path("python"), ServerSettings("2.13.0", None, "https://me:secret@index"), Quiet())
     (server, server_s_env), (torch, torch_s_env) = started
     assert torch_s_env["PIP_INDEX_URL"] == "https://me:secret@index"
     assert server_s_env.get("PIP_INDEX_URL") != "https://me:secret@index"
@@ -91,7 +91,7 @@ def test_the_index_of_torch_is_in_no_argument_and_no_log(
     assert "torch==2.13.0" in caplog.text
 
 
-def test_the_environment_is_kept_under_what_it_is_made_of(tmp_path: Path) -> None:
+def test_an_environments_digest_depends_on_its_inputs(tmp_path: Path) -> None:
     plain = ServerSettings("2.13.0", None, "")
     assert inputs_digest(plain) == inputs_digest(ServerSettings("2.13.0", None, ""))
     assert inputs_digest(plain) == inputs_digest(ServerSettings("2.13.0", tmp_path, ""))  # an empty folder changes nothing

@@ -83,7 +83,7 @@ def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
     ids=lambda info: str(info.name),
 )
 def test_anything_else_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
-    with pytest.raises(DependenciesUnresolved, match="no file of the model"):
+    with pytest.raises(DependenciesUnresolved, match="not a file of the model"):
         setup._names(tar(tmp_path / "x.tar", bad), FOLDER)
 
 

@@ -1,4 +1,4 @@
-"""What a daemon that cannot remove a failed container at once changes: nothing about what is said of the failure."""
+"""A daemon that cannot remove a failed container at once does not hide why the container failed."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from torchrelay.targets.docker.containers import discard
 
 
 class Stuck:
-    """Stands in for a container whose removal the daemon refuses at first, with these statuses."""
+    """A fake container whose removal the daemon refuses at first, with these statuses."""
 
     name = "torchrelay-digits-1"
 
     def __init__(self, *refusals: int) -> None:
         self.refusals = list(refusals)
-        self.asked = 0
+        self.attempts = 0
 
     def remove(self, **_: bool) -> None:
-        """Refuse, or do it."""
-        self.asked += 1
+        """Refuse, or succeed."""
+        self.attempts += 1
         if self.refusals:
             answer = requests.Response()
             answer.status_code = self.refusals.pop(0)
@@ -29,14 +29,14 @@ class Stuck:
 
 
 @pytest.mark.parametrize(
-    ("refusals", "asked", "told"),
+    ("refusals", "attempts", "warnings"),
     [((), 1, 0), ((500,), 2, 1), ((409, 500), 3, 2), ((500, 500, 500, 500), 3, 3), ((404,), 1, 0)],
 )
-def test_it_is_tried_again_and_then_left_to_the_next_deploy(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusals: tuple[int, ...], asked: int, told: int
+def test_removal_is_retried_and_then_left_to_the_next_deploy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusals: tuple[int, ...], attempts: int, warnings: int
 ) -> None:
     monkeypatch.setattr(containers, "pause", lambda _: None)
     container: Any = Stuck(*refusals)
     discard(container)
-    assert container.asked == asked
-    assert caplog.text.count("could not be removed") == told
+    assert container.attempts == attempts
+    assert caplog.text.count("could not be removed") == warnings

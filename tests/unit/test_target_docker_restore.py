@@ -1,4 +1,4 @@
-"""What the docker target goes back to: the version that was written down as proved, not one that a killed run left at the front."""
+"""The docker target restores the recorded, verified version, not one that a killed run left behind the front."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.proved import model
+from tests.small_image import model
 from torchrelay.core.progress import Quiet
-from torchrelay.targets.contract import Context, Deployed, Record
+from torchrelay.targets.contract import Context, Deployed, DeploymentRecord
 from torchrelay.targets.docker.target import DockerTarget
 
 
 def named(name: str, status: str = "running") -> Any:
-    """Stands in for a version: its name, and its container's status."""
+    """A fake version: its name, and its container's status."""
     return SimpleNamespace(name=name, container=SimpleNamespace(status=status))
 
 
@@ -22,21 +22,23 @@ def target(tmp_path: Path) -> DockerTarget:
     return DockerTarget(Context(tmp_path, model(), Quiet(), tmp_path))
 
 
-OLD, UNPROVED = named("old"), named("unproved")
+OLD, UNVERIFIED = named("old"), named("unverified")
 
 
 @pytest.mark.parametrize(
-    ("live", "written", "there", "back"),
+    ("live", "recorded", "versions", "restored"),
     [
-        (UNPROVED, "old", [UNPROVED, OLD], OLD),
-        (UNPROVED, "old", [UNPROVED], UNPROVED),
-        (UNPROVED, "old", [UNPROVED, named("old", "exited")], UNPROVED),  # proved after all, from elsewhere
-        (UNPROVED, "unproved", [UNPROVED, OLD], UNPROVED),
-        (UNPROVED, None, [UNPROVED, OLD], UNPROVED),
+        (UNVERIFIED, "old", [UNVERIFIED, OLD], OLD),
+        (UNVERIFIED, "old", [UNVERIFIED], UNVERIFIED),
+        (UNVERIFIED, "old", [UNVERIFIED, named("old", "exited")], UNVERIFIED),  # verified after all, by another copy
+        (UNVERIFIED, "unverified", [UNVERIFIED, OLD], UNVERIFIED),
+        (UNVERIFIED, None, [UNVERIFIED, OLD], UNVERIFIED),
         (None, "old", [OLD], None),
     ],
 )
-def test_what_is_gone_back_to(target: DockerTarget, live: Any, written: str | None, there: list[Any], back: Any) -> None:
-    containers: Any = SimpleNamespace(versions=lambda: there)
-    record = Record(Deployed.now("sha256:1", "1", written) if written else None, None)
-    assert target._proved(containers, live, record) is back
+def test_which_version_is_restored(
+    target: DockerTarget, live: Any, recorded: str | None, versions: list[Any], restored: Any
+) -> None:
+    containers: Any = SimpleNamespace(versions=lambda: versions)
+    record = DeploymentRecord(Deployed.now("sha256:1", "1", recorded) if recorded else None, None)
+    assert target._last_verified(containers, live, record) is restored

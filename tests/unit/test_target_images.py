@@ -1,4 +1,4 @@
-"""Daemons whose image ids cannot be compared with the digest that was proved."""
+"""Daemons whose image ids cannot be compared with the verified digest."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class Daemon:
         raise docker.errors.ImageNotFound(name)
 
 
-def test_the_containerd_image_store_is_refused_with_the_mend() -> None:
+def test_the_containerd_image_store_is_refused_with_the_fix() -> None:
     daemon: Any = Daemon([["driver-type", "io.containerd.snapshotter.v1"]])
     with pytest.raises(DockerUnavailable, match="containerd image store") as caught:
         image_id(daemon, MODEL, RELEASE, Quiet())

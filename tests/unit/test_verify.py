@@ -1,4 +1,4 @@
-"""What a verdict stands for: these limits and this way of asking; and enough requests at once to fill a batch."""
+"""A verdict holds for its limits and its way of sending; and enough requests are sent at once to fill a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torchrelay.core.errors import DeployFailed, GateFailed
 from torchrelay.docker.container import hardened
 from torchrelay.model.model import Model
 from torchrelay.model.sample_file import Expect, Sample
-from torchrelay.stages.relay import relay_plan
+from torchrelay.stages.relay import plan
 from torchrelay.stages.verify import require_passed
 from torchrelay.targets import chosen_target
 from torchrelay.verification.prober import ProbeAnswer, ProbeRequest
@@ -25,58 +25,58 @@ def model(**more: Any) -> Model:
     "changed",
     [{"resources": {"cpu": 2}}, {"resources": {"memory": "256Mi"}}, {"timeouts": {"startup_s": 9}}, {"batch": {"size": 32}}],
 )
-def test_other_conditions_are_another_proof(changed: dict[str, Any]) -> None:
+def test_other_conditions_are_another_verdict(changed: dict[str, Any]) -> None:
     assert conditions(model(), at_once(model())) != conditions(model(**changed), at_once(model(**changed)))
 
 
-def test_the_same_conditions_are_the_same_proof() -> None:
+def test_the_version_does_not_change_the_conditions() -> None:
     assert conditions(model(version="1"), CONCURRENCY) == conditions(model(version="2"), CONCURRENCY)
 
 
-def test_the_container_gets_nothing_it_was_not_declared() -> None:
-    found = hardened(model(), "n", {})
-    assert found["network_mode"] == "none"
-    assert found["read_only"] is True
-    assert found["cap_drop"] == ["ALL"]
-    assert found["user"] != "0"
-    assert (found["mem_limit"], found["memswap_limit"], found["nano_cpus"]) == (2 << 30, 2 << 30, 10**9)
+def test_the_container_gets_only_the_declared_resources() -> None:
+    settings = hardened(model(), "n", {})
+    assert settings["network_mode"] == "none"
+    assert settings["read_only"] is True
+    assert settings["cap_drop"] == ["ALL"]
+    assert settings["user"] != "0"
+    assert (settings["mem_limit"], settings["memswap_limit"], settings["nano_cpus"]) == (2 << 30, 2 << 30, 10**9)
 
 
 class Echo:
-    """Answers every request alike and remembers how it was asked."""
+    """Answers every request with 1 and records how the requests were sent."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, int]] = []
+        self.calls: list[tuple[int, int]] = []
 
     def send(self, requests: Sequence[ProbeRequest], concurrency: int, _timeout_s: float) -> list[ProbeAnswer]:
-        self.asked.append((len(requests), concurrency))
+        self.calls.append((len(requests), concurrency))
         return [ProbeAnswer(one.id, 200, "application/json", b"1", 1.0, None) for one in requests]
 
 
 def test_one_sample_still_fills_a_batch() -> None:
     sample = Sample("one", b"1", "application/json", Expect(value=1), None, "samples/one.json", 1)
     prober = Echo()
-    assert replay(prober, [sample], "/predictions/m", 32, 1.0).passed
-    assert prober.asked[0] == (1, 1)
-    assert prober.asked[1][0] >= 64
-    assert prober.asked[1][1] == 32
+    assert replay(prober, model(batch={"size": 32}), [sample]).passed
+    assert prober.calls[0] == (1, 1)
+    assert prober.calls[1][0] >= 64
+    assert prober.calls[1][1] == 32
 
 
-def test_a_target_that_is_not_there_is_refused_before_anything_is_built() -> None:
-    with pytest.raises(DeployFailed, match="nothing is deployed to 'nonsense' yet"):
+def test_an_unsupported_target_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(DeployFailed, match="the target 'nonsense' is not supported"):
         chosen_target(model(), "nonsense")
     with pytest.raises(DeployFailed, match="vertex"):
         chosen_target(model(targets={"vertex": {}}), None)
     with pytest.raises(DeployFailed, match="builds no image"):
-        relay_plan(model(), "local", "host.example/x")
+        plan(model(), "local", "host.example/x")
     with pytest.raises(DeployFailed, match="pulls the image from a registry"):
-        relay_plan(model(), "kubernetes", None)
-    assert relay_plan(model(), "kubernetes", "host.example/x")
-    assert relay_plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]
-    assert "build" not in relay_plan(model(), "local", None)
+        plan(model(), "kubernetes", None)
+    assert plan(model(), "kubernetes", "host.example/x")
+    assert plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]
+    assert "build" not in plan(model(), "local", None)
 
 
-def test_a_failed_sample_is_told_at_its_place() -> None:
+def test_a_failed_sample_is_reported_at_its_line() -> None:
     samples = [Sample(name, b"", "", Expect(), None, f"samples/{name}.json", 3) for name in ("good", "bad")]
     results = [
         SampleResult(name=one, passed=one == "good", differences=["$: no"], alone_ms=1, together_ms=[]) for one in ("good", "bad")

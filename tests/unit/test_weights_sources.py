@@ -6,6 +6,7 @@ from email.utils import formatdate
 import pytest
 
 from torchrelay.core.errors import WeightsChanged, WeightsMissing
+from torchrelay.core.retry import retry_after_s
 from torchrelay.model.weights_lock import Locked
 from torchrelay.stages.fetch import Expected, expectation, require
 from torchrelay.weights.sources import Transient, hf, https, s3, scheme_of, source_of
@@ -31,7 +32,7 @@ def test_a_scheme_is_read_off_and_a_path_has_none(uri: str, scheme: str) -> None
 
 
 def test_an_unknown_scheme_names_those_there_are() -> None:
-    with pytest.raises(WeightsMissing, match="nothing reads ftp://") as caught:
+    with pytest.raises(WeightsMissing, match="ftp:// addresses are not supported") as caught:
         source_of("ftp://host/file")
     assert "s3://bucket/key" in caught.value.fix
 
@@ -89,11 +90,11 @@ def test_an_address_is_shown_without_what_it_may_hide() -> None:
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
-    assert https.retry_after("7") == 7.0
-    assert 8 < (https.retry_after(formatdate(time.time() + 10, usegmt=True)) or 0) <= 10
-    assert https.retry_after(formatdate(time.time() - 10, usegmt=True)) == 0.0
-    assert https.retry_after("soon") is None
-    assert https.retry_after(None) is None
+    assert retry_after_s("7") == 7.0
+    assert 8 < (retry_after_s(formatdate(time.time() + 10, usegmt=True)) or 0) <= 10
+    assert retry_after_s(formatdate(time.time() - 10, usegmt=True)) == 0.0
+    assert retry_after_s("soon") is None
+    assert retry_after_s(None) is None
 
 
 def test_content_range_is_read_and_nonsense_is_tried_again() -> None:
@@ -115,7 +116,7 @@ def test_model_yaml_wins_over_the_lock_and_the_lock_is_for_its_own_address() -> 
 def test_other_bytes_are_refused_with_the_way_to_accept_them() -> None:
     require("model.pt", Expected(), THERE)
     require("model.pt", Expected(HERE, 7, "weights.lock"), HERE)
-    with pytest.raises(WeightsChanged, match=f"sha256 is {THERE}, weights.lock says {HERE}") as locked:
+    with pytest.raises(WeightsChanged, match=f"sha256 is {THERE}, but weights.lock says {HERE}") as locked:
         require("model.pt", Expected(HERE, 7, "weights.lock"), THERE)
     assert "torchrelay fetch --update-lock" in locked.value.fix
     with pytest.raises(WeightsChanged) as declared:

@@ -11,7 +11,7 @@ import typer
 
 import references
 from tests.unit.workflow_files import EXPRESSION, Tree, expressions
-from torchrelay.cli import console, main
+from torchrelay.cli import main
 from torchrelay.workflow.inputs import INPUTS
 
 Rule = Callable[[Tree], Iterator[str]]
@@ -126,13 +126,12 @@ def called_as_they_declare(tree: Tree) -> Iterator[str]:
 
 def variables_are_flags(tree: Tree) -> Iterator[str]:
     """An action's variables are what its verb reads."""
-    assert main.VERBS  # importing it registers them
-    group: Any = typer.main.get_command(console.app)
+    group: Any = typer.main.get_command(main.app)
     for file in tree.actions.values():
         for _, step in file.steps():
             if not step.get("run", "").startswith("torchrelay "):
                 continue
-            verb = group.commands.get(step["run"].split()[1])
+            verb = group.get_command(None, step["run"].split()[1])
             if verb is None:
                 yield f"{file.name}: there is no verb {step['run']!r}"
                 continue
@@ -266,7 +265,7 @@ CONTROLS: list[tuple[Rule, Tree]] = [
     (one_sha_for_one_action, TREE.but(SERVE, "checkout@3d3c42e5", "checkout@4d3c42e5")),
     (own_references_agree, TREE.but(SERVE, f"actions/report@{TREE.ref}", "actions/report@v0")),
     (own_references_agree, TREE.but(SERVE, f"{TREE.home}/actions/report@{TREE.ref}", "./actions/report")),
-    (everything_is_described, TREE.but(PUSH, "    description: How many bytes travelled.\n", "")),
+    (everything_is_described, TREE.but(PUSH, "    description: Number of bytes that were uploaded.\n", "")),
     (everything_is_described, TREE.but(SERVE, "      signing-key:\n", "      signingKey:\n")),
     (everything_is_described, TREE.but("actions/setup/action.yml", '    default: "false"\n', "")),
     (inputs_are_used_and_declared, TREE.but(PUSH, "${{ inputs.bundle }}", "")),

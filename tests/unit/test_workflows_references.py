@@ -1,4 +1,4 @@
-"""scripts/references.py: one repository at one ref, moved as a whole or not at all."""
+"""scripts/references.py: all references name one repository at one ref, and all of them change or none."""
 
 from pathlib import Path
 
@@ -46,13 +46,13 @@ def test_a_name_that_holds_the_old_one_is_taken() -> None:
 
 @pytest.mark.parametrize("owner", ["", "-a", "a-", "a--b", "a/b", "a b", "a\n", "a" * 40, "ä", "$(id)", "..", "a_b"])
 def test_a_malformed_owner_is_refused(owner: str) -> None:
-    with pytest.raises(references.Refused, match="is not an owner"):
+    with pytest.raises(references.Refused, match="is not a valid owner"):
         references.adopted(TREE, owner, "repo")
 
 
 @pytest.mark.parametrize("repo", ["", ".", "..", "a/b", "a b", "a\n", "a.git", "a" * 101, "ä", "$(id)", "a@b"])
 def test_a_malformed_repository_is_refused(repo: str) -> None:
-    with pytest.raises(references.Refused, match="is not a repository"):
+    with pytest.raises(references.Refused, match="is not a valid repository"):
         references.adopted(TREE, "owner", repo)
 
 
@@ -65,16 +65,16 @@ def test_only_an_exact_version_is_released(tag: str) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("      - uses: first/home/actions/check@v1", "the ref is main"),
-        ("      - uses: first/home/actions/check", "no ref"),
-        ("      - uses: ./actions/check", "is the caller's workspace"),
-        ('        uses: "./.github/workflows/serve.yml"', "is the caller's workspace"),
+        ("      - uses: first/home/actions/check@v1", "the ref must be main"),
+        ("      - uses: first/home/actions/check", "the ref is missing"),
+        ("      - uses: ./actions/check", "is in the caller's workspace"),
+        ('        uses: "./.github/workflows/serve.yml"', "is in the caller's workspace"),
     ],
 )
 def test_a_stray_reference_is_found_and_is_not_rewritten_into_agreement(line: str, told: str) -> None:
     tree = TREE | {"actions/x/action.yml": f"runs:\n  steps:\n{line}\n"}
     assert [told in one and one.startswith("actions/x/action.yml:3: ") for one in references.problems(tree)] == [True]
-    with pytest.raises(references.Refused, match="would not agree"):
+    with pytest.raises(references.Refused, match="would disagree"):
         references.adopted(tree, "somebody", "elsewhere")
 
 

@@ -15,7 +15,7 @@ import docker
 import pytest
 import requests
 
-from tests.container.base_image import cache_dir as test_cache
+from tests.cache import CACHE
 from tests.container.base_image import ensure_base_image
 from tests.container.conftest import client, runtime
 from tests.container.relay.runs import removed_afterwards
@@ -122,7 +122,7 @@ def environment(runtime: str, tmp_path_factory: pytest.TempPathFactory, comments
 def make_act(deploy: Path, folder: Path, environment: dict[str, str], own: str = OWN) -> Act:
     """Return an act that knows this deploy repository and a stand-in for every action that it uses."""
     flags = {*local_repositories([deploy], {own: deploy}), f"--local-repository {own}@main={deploy}"}
-    tools = test_cache() / "tool_cache"
+    tools = CACHE / "tool_cache"
     tools.mkdir(parents=True, exist_ok=True)
     return Act(installed(), folder, sorted(flags), environment, tools)
 

@@ -14,8 +14,8 @@ from tests.workflow.repositories import branched, export, git
 
 # what is given, and what the error says
 BAD: dict[str, tuple[dict[str, object], str]] = {
-    "unknown_models": ({"models": "nowhere"}, "holds no model.yaml"),
-    "models_outside": ({"models": "../../etc"}, "leaves the repository"),
+    "unknown_models": ({"models": "nowhere"}, "has no model.yaml"),
+    "models_outside": ({"models": "../../etc"}, "is outside the repository"),
     "skip_of_a_gate": ({"skip": "verify"}, "cannot be skipped"),
     "dry_run_is_maybe": ({"dry-run": "maybe"}, "dry-run"),
     "target": ({"target": "kubernets"}, "kubernetes"),

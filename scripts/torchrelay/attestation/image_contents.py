@@ -32,7 +32,7 @@ WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 
 
 @dataclass(frozen=True)
-class File:
+class ModelFile:
     """A file of the model: its sha256 in hex, and its size in bytes."""
 
     sha256: str
@@ -46,7 +46,7 @@ class Contents:
     debian: list[Package] = field(default_factory=list)
     python: dict[str, Package] = field(default_factory=dict)
     licences: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    files: dict[str, File] = field(default_factory=dict)
+    files: dict[str, ModelFile] = field(default_factory=dict)
     documents: dict[str, dict[str, Any]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
     """Paths of lower layers that this one takes away; one that ends in / is a folder that it begins anew."""
@@ -62,7 +62,7 @@ class Contents:
             [_package(one) for one in value["debian"]],
             {path: _package(one) for path, one in value["python"].items()},
             {name: tuple(one) for name, one in value["licences"].items()},
-            {path: File(**one) for path, one in value["files"].items()},
+            {path: ModelFile(**one) for path, one in value["files"].items()},
             value["documents"],
             value["removed"],
         )
@@ -87,7 +87,7 @@ class Contents:
         """What the entrypoint reads: the model's name, version and folder."""
         return self.documents.get(SERVING, {})
 
-    def model_file(self, name: str) -> File | None:
+    def model_file(self, name: str) -> ModelFile | None:
         """Return a file of the model's folder."""
         return self.files.get(f"{str(self.serving.get('model_dir', '')).strip('/')}/{name}")
 
@@ -98,7 +98,7 @@ class Contents:
         return str(self.documents.get(f"{folder}/torchrelay.json", {}).get("weights", ""))
 
     @property
-    def weights(self) -> File | None:
+    def weights(self) -> ModelFile | None:
         """The weights."""
         return self.model_file(self.weights_name)
 
@@ -212,14 +212,14 @@ def _version(value: Any) -> dict[str, str]:
     return kept if len(kept) == 2 else {}
 
 
-def _hashed(source: IO[bytes], documents: dict[str, dict[str, Any]], path: str) -> File:
+def _hashed(source: IO[bytes], documents: dict[str, dict[str, Any]], path: str) -> ModelFile:
     """Hash a file of the model; its two small documents are kept."""
     if path != SERVING and not path.endswith("/torchrelay.json"):
         digest, size = hashlib.sha256(), 0
         while chunk := source.read(CHUNK):
             digest.update(chunk)
             size += len(chunk)
-        return File(digest.hexdigest(), size)
+        return ModelFile(digest.hexdigest(), size)
     data = _bytes(source, path)
     try:
         document = json.loads(data)
@@ -230,4 +230,4 @@ def _hashed(source: IO[bytes], documents: dict[str, dict[str, Any]], path: str) 
         documents[path] = {key: document[key] for key in kept if isinstance(document.get(key), str)}
         if isinstance(listed := document.get("versions"), list):
             documents[path]["versions"] = [found for one in listed if (found := _version(one))]
-    return File(hashlib.sha256(data).hexdigest(), len(data))
+    return ModelFile(hashlib.sha256(data).hexdigest(), len(data))

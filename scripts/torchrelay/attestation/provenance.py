@@ -1,5 +1,6 @@
 """What is stated of an image: in-toto statements (v1) with its verdict, its SLSA provenance (v1) and its bill of materials."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ RUNTIME_LABEL = "org.torchrelay.runtime"
 DEPENDENCIES = "torchrelay dependencies"
 ADDED = (DEPENDENCIES, "torchrelay weights", "torchrelay handler")  # the layers above the runtime image, as build calls them
 
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
 
 @dataclass(frozen=True)
 class Builder:
@@ -39,10 +42,11 @@ def builder_of(environment: Mapping[str, str], source: Source) -> Builder:
 
 
 def public_uri(uri: str) -> str:
-    """Return an address without its query, where a signed URL keeps its signature; a version id stays."""
+    """Return a valid URI without its query, which holds the signature of a signed URL; the version id of an s3 address stays."""
     parts = urlsplit(uri)
-    kept = parts.query if parts.scheme == "s3" else ""
-    return urlunsplit((parts.scheme, parts.netloc, quote(parts.path, safe="/%@:+~"), kept, ""))
+    query = parts.query if parts.scheme == "s3" else ""
+    public = urlunsplit((parts.scheme, parts.netloc, quote(parts.path, safe="/%@:+~"), query, ""))
+    return _STRAY_PERCENT.sub("%25", public)
 
 
 def statement(predicate_type: str, predicate: Any, name: str, digest: str) -> bytes:

@@ -1,1 +1,1 @@
-"""What helps an author before there is anything to serve."""
+"""Helps an author before there is a model to serve. This file imports nothing: the Python that has fastai imports it."""

@@ -1,4 +1,4 @@
-"""What handlers/build.sh runs: seed 004's flags over the archive stage, through a model directory that lasts as long as the run."""
+"""The program behind handlers/build.sh: packs an archive from flags alone, through a temporary model directory."""
 
 import argparse
 import difflib
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchrelay.core.errors import ModelInvalid, Problem, TorchrelayError
+from torchrelay.core.paths import weights_cache
 
 if TYPE_CHECKING:
     from torchrelay.stages.check import Checked
@@ -18,9 +19,9 @@ USAGE = """\
 handlers/build.sh --model_name NAME --model_file FILE --checkpoint_file FILE --version VERSION
                   [--config_file FILE] [--requirements_file FILE] [--extra_files FILE] [--export_path FOLDER] [--setup_at_start]"""
 EPILOG = (
-    "It writes NAME.mar, which TorchServe 0.12 loads; the same inputs give the same bytes. Paths are relative to where you are."
+    "Writes NAME.mar, which TorchServe 0.12 loads. The same inputs give the same bytes. Paths are relative to the current folder."
 )
-# What TorchServe takes as a name in its routes; a model.yaml is stricter, as its names become those of containers, too.
+# The names that TorchServe allows in its routes. model.yaml is stricter, because containers get its names too.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 FLAGS = {
     "name": "--model_name", "version": "--version", "weights": "--checkpoint_file", "handler": "--model_file",
@@ -30,7 +31,7 @@ FLAGS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Usage and one line, with the flag that was probably meant."""
+        """Print the usage and one line, with the flag that was probably meant."""
         flags = [flag for action in self._actions for flag in action.option_strings if not flag.startswith("---")]
         for word in re.findall(r"unrecognized arguments: (-\S+)", message):
             near = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
@@ -39,55 +40,59 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags; dashes are taken for underscores."""
-    made = _Parser(prog="handlers/build.sh", usage=USAGE, epilog=EPILOG, allow_abbrev=False)
+    """Return the parser; flags can be written with dashes or underscores."""
+    result = _Parser(prog="handlers/build.sh", usage=USAGE, epilog=EPILOG, allow_abbrev=False)
 
-    def flag(name: str, text: str, **told: Any) -> None:
-        made.add_argument(f"--{name}", *{f"--{name.replace('_', '-')}"} - {f"--{name}"}, help=text, **told)
+    def flag(name: str, text: str, **options: Any) -> None:
+        result.add_argument(f"--{name}", *{f"--{name.replace('_', '-')}"} - {f"--{name}"}, help=text, **options)
 
     flag("model_name", "name of the model; the server's route is /predictions/NAME", required=True, metavar="NAME")
-    flag("model_file", "Python file that makes the handler: handler = handler_factory(...)", required=True, metavar="FILE")
+    flag("model_file", "Python file that defines the handler: handler = handler_factory(...)", required=True, metavar="FILE")
     flag("checkpoint_file", "the weights: a state_dict, safetensors, TorchScript or .pt2", required=True, metavar="FILE")
-    flag("version", "version of the model, 1.0 say; the server's route is /predictions/NAME/VERSION", required=True)
+    flag("version", "version of the model, for example 1.0; the server's route is /predictions/NAME/VERSION", required=True)
     flag("config_file", "model-config.yaml: workers, batching, device and system.extraFiles", metavar="FILE")
-    flag("requirements_file", "requirements.txt; a server with install_py_dep_per_model=true installs it", metavar="FILE")
-    flag("extra_files", "tar.gz (tar, zip) of source files, unpacked beside the model file; several: a,b", metavar="FILE")
-    flag("export_path", "folder to write NAME.mar to (default: here)", default=".", metavar="FOLDER")
+    flag("requirements_file", "requirements.txt; installed by a server that has install_py_dep_per_model=true", metavar="FILE")
+    flag(
+        "extra_files",
+        "tar.gz (tar, zip) of source files, unpacked beside the model file; several: a,b",
+        metavar="FILE",
+    )
+    flag("export_path", "folder for NAME.mar (default: the current one)", default=".", metavar="FOLDER")
     flag("setup_at_start", "run install_packages and unpack_dependencies when the server loads the model", action="store_true")
-    return made
+    return result
 
 
-def _given(path: str, flag: str) -> Path:
-    found = Path(path)
-    if not found.is_file():
-        what = "is a folder, not a file" if found.is_dir() else "does not exist"
-        raise ModelInvalid([Problem(flag, None, "", f"{path} {what}", f"give the path of a file, from {Path.cwd()}")])
-    return found
+def _existing(path: str, flag: str) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder, not a file" if file.is_dir() else "does not exist"
+        raise ModelInvalid([Problem(flag, None, "", f"{path} {what}", f"give the path of a file, relative to {Path.cwd()}")])
+    return file
 
 
-def _lay_out(folder: Path, told: argparse.Namespace) -> None:
-    """A model directory of the flags; weights stay where they are."""
-    import yaml  # noqa: PLC0415 -- so that a Python without it gets `main`'s words
+def _write_model_dir(folder: Path, flags: argparse.Namespace) -> None:
+    """Write the model directory that the flags describe; the weights stay where they are."""
+    import yaml  # noqa: PLC0415 -- a Python without PyYAML must reach `main`, which reports it
 
-    from torchrelay.model import server_config, source_archives  # noqa: PLC0415
-    from torchrelay.model.model import FILE  # noqa: PLC0415
+    from torchrelay.model import server_config, source_archives  # noqa: PLC0415 -- they need PyYAML too
+    from torchrelay.model.model import FILE  # noqa: PLC0415 -- it needs pydantic, which `main` reports when it is missing
 
-    handler = _given(told.model_file, "--model_file")
+    handler = _existing(flags.model_file, "--model_file")
     if handler.suffix != ".py":
         raise ModelInvalid(
-            [Problem("--model_file", None, "", f"{handler} is no Python file", "give the file with handler_factory")]
+            [Problem("--model_file", None, "", f"{handler} is not a Python file", "give the file that calls handler_factory")]
         )
     shutil.copyfile(handler, folder / handler.name)
-    model: dict[str, Any] = {"name": "model", "version": told.version, "handler": handler.name, "extra_files": []}
-    model["weights"] = str(_given(told.checkpoint_file, "--checkpoint_file").resolve())
-    if told.requirements_file:
-        shutil.copyfile(_given(told.requirements_file, "--requirements_file"), folder / "requirements.txt")
-    if told.config_file:
-        shutil.copyfile(_given(told.config_file, "--config_file"), folder / server_config.FILE)
-    archives = [_given(name.strip(), "--extra_files") for name in (told.extra_files or "").split(",") if name.strip()]
-    named = _named_by_config(folder)
+    model: dict[str, Any] = {"name": "model", "version": flags.version, "handler": handler.name, "extra_files": []}
+    model["weights"] = str(_existing(flags.checkpoint_file, "--checkpoint_file").resolve())
+    if flags.requirements_file:
+        shutil.copyfile(_existing(flags.requirements_file, "--requirements_file"), folder / "requirements.txt")
+    if flags.config_file:
+        shutil.copyfile(_existing(flags.config_file, "--config_file"), folder / server_config.FILE)
+    archives = [_existing(name.strip(), "--extra_files") for name in (flags.extra_files or "").split(",") if name.strip()]
+    in_config = _archives_in_config(folder)
     for archive in archives:
-        if archive.name in named:
+        if archive.name in in_config:
             shutil.copyfile(archive, folder / archive.name)
             continue
         try:
@@ -98,25 +103,27 @@ def _lay_out(folder: Path, told: argparse.Namespace) -> None:
         for name, content in files.items():
             target = folder / name
             if target.exists() or target == folder / FILE:
-                taken = "which is there already" if target.exists() else "and the flags say what it would"
-                raise ModelInvalid([Problem("--extra_files", None, "", f"{archive} holds {name}, {taken}", "keep one")])
+                reason = "which exists already" if target.exists() else "but the flags replace that file"
+                raise ModelInvalid(
+                    [Problem("--extra_files", None, "", f"{archive} holds {name}, {reason}", "keep only one of them")]
+                )
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             except (FileExistsError, NotADirectoryError) as error:
-                message = f"{archive} holds {name}, and a file is where its folder belongs"
-                raise ModelInvalid([Problem("--extra_files", None, "", message, "rename one")]) from error
+                message = f"{archive} holds {name}, but its folder has the same name as a file"
+                raise ModelInvalid([Problem("--extra_files", None, "", message, "rename one of them")]) from error
         model["extra_files"] += sorted(files)
-    for missing in sorted(named - {archive.name for archive in archives}):
-        message = f"system.extraFiles names {missing}, which --extra_files does not give"
-        raise ModelInvalid([Problem(str(told.config_file), None, "", message, f"add --extra_files {missing}, or remove the key")])
+    for missing in sorted(in_config - {archive.name for archive in archives}):
+        message = f"system.extraFiles names {missing}, but --extra_files does not"
+        raise ModelInvalid([Problem(str(flags.config_file), None, "", message, f"add --extra_files {missing}, or remove the key")])
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
 
 
-def _named_by_config(folder: Path) -> set[str]:
-    """What the configuration's system.extraFiles names; anything wrong with it is told by `check`."""
-    from torchrelay.model import server_config  # noqa: PLC0415 -- as above
-    from torchrelay.model.yaml_document import parse  # noqa: PLC0415
+def _archives_in_config(folder: Path) -> set[str]:
+    """Return the names in the configuration's system.extraFiles; `check` reports anything wrong with them."""
+    from torchrelay.model import server_config  # noqa: PLC0415 -- it needs PyYAML, which `main` reports when it is missing
+    from torchrelay.model.yaml_document import parse  # noqa: PLC0415 -- it needs PyYAML too
 
     path = folder / server_config.FILE
     if not path.is_file():
@@ -127,10 +134,10 @@ def _named_by_config(folder: Path) -> set[str]:
     return {name.strip() for name in listed if isinstance(name, str) and name.strip()}
 
 
-def _in_flags(error: ModelInvalid, told: argparse.Namespace) -> ModelInvalid:
-    """The problems in terms of what was typed: no model.yaml was."""
-    files = {"model-config.yaml": told.config_file, "requirements.txt": told.requirements_file}
-    files |= {Path(told.model_file).name: told.model_file}
+def _in_flags(error: ModelInvalid, flags: argparse.Namespace) -> ModelInvalid:
+    """Return the problems with the flags that were typed instead of the fields of model.yaml."""
+    files = {"model-config.yaml": flags.config_file, "requirements.txt": flags.requirements_file}
+    files |= {Path(flags.model_file).name: flags.model_file}
     problems = []
     for problem in error.problems:
         if problem.file == "model.yaml":
@@ -143,44 +150,42 @@ def _in_flags(error: ModelInvalid, told: argparse.Namespace) -> ModelInvalid:
     return ModelInvalid(problems)
 
 
-def build(told: argparse.Namespace) -> Path:
+def build(flags: argparse.Namespace) -> Path:
     """Write the archive that the flags describe.
 
     Raises:
         TorchrelayError: an input is wrong; nothing is written.
     """
-    from torchrelay.core import progress  # noqa: PLC0415 -- as above
-    from torchrelay.core.paths import weights_cache  # noqa: PLC0415
-    from torchrelay.stages.archive import archive  # noqa: PLC0415
-    from torchrelay.stages.check import check  # noqa: PLC0415
-    from torchrelay.stages.fetch import fetch  # noqa: PLC0415
+    from torchrelay.core import progress  # noqa: PLC0415 -- it needs rich, which `main` reports when it is missing
+    from torchrelay.stages import archive, check, fetch  # noqa: PLC0415 -- the stages need pydantic
 
-    if not NAME.fullmatch(told.model_name):
-        rule = "letters, digits, _, . and -, beginning with a letter or digit"
-        raise ModelInvalid([Problem("--model_name", None, "", f"{told.model_name!r} is not a legal name ({rule})")])
-    output = Path(told.export_path)
+    if not NAME.fullmatch(flags.model_name):
+        rule = "letters, digits, _, . and -, starting with a letter or digit"
+        raise ModelInvalid([Problem("--model_name", None, "", f"{flags.model_name!r} is not a legal name ({rule})")])
+    output = Path(flags.export_path)
     if not output.is_dir():
-        raise ModelInvalid([Problem("--export_path", None, "", f"{output} is not a folder", "make it first")])
+        raise ModelInvalid([Problem("--export_path", None, "", f"{output} is not a folder", "create it first")])
     with tempfile.TemporaryDirectory(prefix="torchrelay-build-") as scratch:
         folder = Path(scratch)
         try:
-            _lay_out(folder, told)
-            checked: Checked = check(folder, with_samples=False)
+            _write_model_dir(folder, flags)
+            checked: Checked = check.run(folder, with_samples=False)
         except ModelInvalid as error:
-            raise _in_flags(error, told) from error
-        device = {} if "device" in checked.model.model_fields_set else {"device": "auto"}  # whatever the server assigns
-        model = checked.model.model_copy(update={"name": told.model_name, **device})
-        fetched = fetch(folder, model, cache=weights_cache(), progress=progress.progress())
-        path = output / f"{told.model_name}.mar"
-        archive(folder, model, fetched, told.version, progress.progress(), output=path, setup_at_start=told.setup_at_start)
+            raise _in_flags(error, flags) from error
+        device = {} if "device" in checked.model.model_fields_set else {"device": "auto"}  # the device that the server assigns
+        model = checked.model.model_copy(update={"name": flags.model_name, **device})
+        fetched = fetch.run(folder, model, cache=weights_cache(), progress=progress.progress())
+        path = output / f"{flags.model_name}.mar"
+        version, shown = flags.version, progress.progress()
+        archive.run(folder, model, fetched, version, shown, output=path, setup_at_start=flags.setup_at_start)
     return path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the script; 0 when the archive is written."""
-    told = parser().parse_args(argv)
+    """Run the script; return 0 when the archive is written."""
+    flags = parser().parse_args(argv)
     try:
-        print(build(told))
+        print(build(flags))
     except TorchrelayError as error:
         sys.stderr.write(f"build.sh: {error}\n")
         return error.exit_code

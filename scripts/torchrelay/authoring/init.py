@@ -1,9 +1,8 @@
-"""Init: a new model directory that passes check, from a few answers; nothing that exists is overwritten."""
+"""Init: writes a new model directory that passes check, from a few answers; overwrites nothing."""
 
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ HANDLERS = ("tensor", "image-classifier", OWN_HANDLER)
 
 @dataclass(frozen=True)
 class InitOptions:
-    """The answers; empty text means the default."""
+    """The answers; an empty text means the default."""
 
     name: str = ""
     weights: str = ""
@@ -33,7 +32,7 @@ class InitOptions:
 
 @dataclass(frozen=True)
 class Question:
-    """One question for a terminal: `field` of InitOptions, and when it is worth asking."""
+    """One question for a terminal: the `field` of InitOptions that it fills, and the only handler that it applies to."""
 
     field: str
     text: str
@@ -50,38 +49,34 @@ class Initialised:
     next_steps: list[str]
 
 
-importers: dict[str, Callable[[Path, Path], InitOptions]] = {}
-"""By kind of source (`--from`): reads (source, model directory) into answers. Empty until the first is written."""
-
-
 def questions(model_dir: Path) -> list[Question]:
-    """What to ask, in order."""
+    """Return the questions in order."""
     return [
         Question("name", "Name of the model", default_name(model_dir)),
         Question("handler", "Handler", "tensor", HANDLERS),
-        Question("classes", "Classes, comma between them", "cat, dog", only_for_handler="image-classifier"),
-        Question("weights", "Weights: a path, s3://, https:// or hf:// (empty: a stand-in)", ""),
+        Question("classes", "Classes, separated by commas", "cat, dog", only_for_handler="image-classifier"),
+        Question("weights", "Weights: a path, s3://, https:// or hf:// (empty: example weights)", ""),
         Question("device", "Device", "cpu", ("cpu", "gpu")),
     ]
 
 
 def default_name(model_dir: Path) -> str:
-    """The folder's name, as far as it is a legal name of a model."""
+    """Return the folder's name, changed into a legal model name."""
     slug = re.sub(r"[^a-z0-9]+", "-", model_dir.resolve().name.lower()).strip("-")[:63].strip("-")
     return slug or "model"
 
 
 def init(model_dir: Path, options: InitOptions) -> Initialised:
-    """Write the directory; all of it, or nothing.
+    """Write the directory: all of it, or nothing.
 
     Raises:
-        ModelInvalid: an answer is not legal, or a file is there already.
+        ModelInvalid: an answer is not legal, or a file exists already.
     """
     files = plan(model_dir, options)
-    there = [name for name in files if (model_dir / name).exists() or (model_dir / name).is_symlink()]
-    if there:
-        fix = "choose another directory, or move it away: init overwrites nothing"
-        raise ModelInvalid([Problem(printable(name), None, "", "exists already", fix) for name in there])
+    existing = [name for name in files if (model_dir / name).exists() or (model_dir / name).is_symlink()]
+    if existing:
+        fix = "choose another directory, or move the file away: init overwrites nothing"
+        raise ModelInvalid([Problem(printable(name), None, "", "exists already", fix) for name in existing])
     if model_dir.exists() and not model_dir.is_dir():
         raise ModelInvalid([Problem(printable(str(model_dir)), None, "", "is not a directory")])
     written: list[Path] = []
@@ -100,7 +95,7 @@ def init(model_dir: Path, options: InitOptions) -> Initialised:
 
 
 def plan(model_dir: Path, options: InitOptions) -> dict[str, bytes]:
-    """Every file with its content, model.yaml first.
+    """Return every file with its content, model.yaml first.
 
     Raises:
         ModelInvalid: an answer is not legal.
@@ -109,7 +104,7 @@ def plan(model_dir: Path, options: InitOptions) -> dict[str, bytes]:
     text = _model_yaml(model_dir, options)
     loaded = from_document(parse(text.encode(), FILE), model_dir)
     if loaded.problems:
-        raise ModelInvalid([Problem("init", None, found.field, found.message, found.fix) for found in loaded.problems])
+        raise ModelInvalid([Problem("init", None, problem.field, problem.message, problem.fix) for problem in loaded.problems])
     files = {FILE: text.encode(), ".gitignore": templates.GITIGNORE.encode()}
     if options.handler == "image-classifier":
         files["model.py"] = templates.IMAGE_MODEL.format(count=len(options.classes)).encode()
@@ -130,14 +125,14 @@ def _check_answers(model_dir: Path, options: InitOptions) -> None:
         )
     if options.handler in SHIPPED and options.handler != "tensor":
         if len(options.classes) < 2 or any(not name.strip() for name in options.classes):
-            problems.append(Problem("init", None, "classes", "are fewer than two", "write for example cat, dog"))
+            problems.append(Problem("init", None, "classes", "are fewer than two", "give at least two, for example cat, dog"))
         elif not all(name.isprintable() for name in options.classes):
-            problems.append(Problem("init", None, "classes", "hold a control character", "remove it"))
+            problems.append(Problem("init", None, "classes", "contain a control character", "remove it"))
         elif len(set(options.classes)) != len(options.classes):
-            problems.append(Problem("init", None, "classes", "hold one name twice", "keep one"))
+            problems.append(Problem("init", None, "classes", "contain a name twice", "remove one"))
     local = options.weights and scheme_of(options.weights) == "file" and not options.weights.startswith(("/", "file:"))
     if local and options.weights.isprintable() and not (model_dir / options.weights).is_file():
-        fix = f"put the file into {printable(str(model_dir))} first, or give none and get a stand-in"
+        fix = f"put the file into {printable(str(model_dir))} first, or leave the weights out to get example weights"
         problems.append(Problem("init", None, "weights", f"{shown(options.weights)} does not exist", fix))
     if problems:
         raise ModelInvalid(problems)
@@ -154,7 +149,7 @@ def _model_yaml(model_dir: Path, options: InitOptions) -> str:
         schema=SCHEMA_URL,
         name=_scalar(name),
         weights=_scalar(options.weights or STUB_WEIGHTS),
-        weights_note="" if options.weights else "   # a stand-in of init: put your own here",
+        weights_note="" if options.weights else "   # example weights from init; replace them with your own",
         handler=_scalar(options.handler),
         handler_args=arguments,
         device=_scalar(options.device),
@@ -162,7 +157,7 @@ def _model_yaml(model_dir: Path, options: InitOptions) -> str:
 
 
 def _scalar(text: str) -> str:
-    """Plain where YAML reads it back as it is, else quoted; JSON's escapes are YAML's."""
+    """Return the text as a YAML scalar, quoted only where needed; YAML reads JSON's escapes."""
     return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9._/-]*", text) else json.dumps(text, ensure_ascii=False)
 
 
@@ -176,7 +171,7 @@ def _stub_weights(options: InitOptions) -> bytes:
 
 
 def _samples(options: InitOptions) -> dict[str, bytes]:
-    """One request; its answer is known when the weights are ours, and else left open for `samples record`."""
+    """Return one request. Its answer is known for the example weights; otherwise `samples record` fills it in."""
     open_answer = {"json": {}, "compare": "subset"}
     if options.handler == "image-classifier":
         confidence = math.exp(2) / (math.exp(2) + len(options.classes) - 1)
@@ -195,8 +190,8 @@ def _samples(options: InitOptions) -> dict[str, bytes]:
 def _next_steps(model_dir: Path, options: InitOptions) -> list[str]:
     where = printable(str(model_dir))
     if options.weights:
-        network = f"put the network of {printable(file_name(options.weights))} into model.py"
+        network = f"write the network of {printable(file_name(options.weights))} into model.py"
         return [network, f"torchrelay samples record {where}, then review samples/", f"torchrelay relay {where}"]
     save = f'torch.save(network.state_dict(), "{STUB_WEIGHTS}")'
-    own = f"your own model: its network into model.py, {save}, then torchrelay samples record {where}"
-    return [f"torchrelay relay {where}", own]
+    replace = f"for your own model: write its network into model.py, {save}, then run torchrelay samples record {where}"
+    return [f"torchrelay relay {where}", replace]

@@ -1,6 +1,7 @@
-"""`torchrelay samples record`: a run's answers become the expected ones, for a human to review before they are committed."""
+"""`torchrelay samples record`: writes a run's answers as the expected answers. A person reviews them before the commit."""
 
 import base64
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,24 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from torchrelay.core.files import atomic_write
+from torchrelay.core.json_text import parse_untrusted
+from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
+from torchrelay.verification.prober import ProbeRequest
+from torchrelay.verification.replay import request_of
 
-NUMERIC = {"compare": "numeric", "rtol": 1e-3, "atol": 1e-4}  # floats differ in the last digits from one CPU to the next
+NUMERIC = {"compare": "numeric", "rtol": 1e-3, "atol": 1e-4}  # the last digits of floats differ between CPUs
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to a sample."""
+    """A model's answer to a sample."""
 
     status: int
     content_type: str
     body: bytes
 
 
-def record(model_dir: Path, samples: list[Sample], answers: Mapping[str, Answer]) -> list[Path]:
-    """Write the answers as expectations; samples without an answer stay as they are. Returns the files that changed.
+def requests(model: Model, samples: list[Sample]) -> list[ProbeRequest]:
+    """Return each sample's request, sent to the version that the sample names."""
+    return [request_of(model, sample) for sample in samples]
 
-    Each file is replaced whole or not at all.
+
+def record(model_dir: Path, samples: list[Sample], answers: Mapping[str, Answer]) -> list[Path]:
+    """Write the answers as expectations and return the files that changed; samples without an answer stay unchanged.
+
+    Each file is replaced completely or not at all.
     """
     plan: dict[Path, bytes] = {}
     for sample in samples:
@@ -39,24 +49,24 @@ def record(model_dir: Path, samples: list[Sample], answers: Mapping[str, Answer]
 
 
 def plan_record(path: Path, sample: Sample, answer: Answer) -> dict[Path, bytes]:
-    """The files to write for one sample, with their content: the sample itself, or the companions of a pair."""
+    """Return the files to write for one sample, with their content: the sample itself, or the files beside a pair's request."""
     if path.name == f"{sample.name}.json":
         return {path: recorded(path.read_bytes(), answer)}
     return _plan_pair(path, sample, answer)
 
 
 def recorded(data: bytes, answer: Answer) -> bytes:
-    """A sample file's text with the answer as its expectation; everything else as it was, in its order."""
+    """Return a sample file with the answer as its expectation; everything else stays the same, in the same order."""
     file: dict[str, Any] = json.loads(data.decode("utf-8-sig"))
     before: dict[str, Any] = file.get("expect") or {}
     key, value = _value(answer)
-    kept = {name: part for name, part in before.items() if name not in {"status", "json", "text", "base64"}}
+    options = {name: part for name, part in before.items() if name not in {"status", "json", "text", "base64"}}
     if key != "json":
-        kept = {}  # tolerances and the like compare JSON only
-    elif not kept and _has_float(value):
-        kept = dict(NUMERIC)
+        options = {}  # they only apply to JSON
+    elif not options and _has_float(value):
+        options = dict(NUMERIC)
     status = {"status": answer.status} if answer.status != 200 or "status" in before else {}
-    file["expect"] = status | {key: value} | kept
+    file["expect"] = status | {key: value} | options
     return _json(file)
 
 
@@ -66,7 +76,7 @@ def _plan_pair(path: Path, sample: Sample, answer: Answer) -> dict[Path, bytes]:
     others = [other for other in path.parent.glob("*") if other.name.startswith(f"{sample.name}.expected.")]
     expected = path.with_name(f"{sample.name}.expected{suffix}")
     if others and expected not in others:
-        expected = others[0]  # a second file would be a mistake: the form that the author chose stays
+        expected = others[0]  # keep the form that the author chose; a second file would be a mistake
     plan = {expected: _json(value) if expected.suffix == ".json" and key == "json" else answer.body}
     sidecar = path.with_name(f"{sample.name}.compare.json")
     compare: dict[str, Any] = json.loads(sidecar.read_bytes()) if sidecar.is_file() else {}
@@ -78,16 +88,12 @@ def _plan_pair(path: Path, sample: Sample, answer: Answer) -> dict[Path, bytes]:
 
 
 def _value(answer: Answer) -> tuple[str, Any]:
-    """JSON when it is JSON, text when the server calls it text, and bytes otherwise."""
-    try:
-        return "json", json.loads(answer.body)
-    except (ValueError, RecursionError):
-        pass
+    """Return the answer as JSON if it is JSON, as text if the server says so, otherwise as base64."""
+    with contextlib.suppress(ValueError):
+        return "json", parse_untrusted(answer.body)
     if answer.content_type.startswith("text/"):
-        try:
+        with contextlib.suppress(UnicodeDecodeError):
             return "text", answer.body.decode()
-        except UnicodeDecodeError:
-            pass
     return "base64", base64.b64encode(answer.body).decode()
 
 

@@ -1,4 +1,4 @@
-"""What `init` writes into a new model directory, text by text."""
+"""The texts and files that `init` writes into a new model directory."""
 
 import io
 import math
@@ -11,8 +11,8 @@ MODEL_YAML = """\
 name: {name}
 weights: {weights}{weights_note}
 handler: {handler}
-{handler_args}model_file: model.py          # init_function makes the network, the weights are loaded into it
-samples: samples             # what the model must answer before it serves anybody
+{handler_args}model_file: model.py          # init_function makes the network; the weights are loaded into it
+samples: samples             # requests and the answers that the model must give before it serves
 device: {device}
 batch: {{size: 8, delay_ms: 1}}
 resources: {{cpu: 1, memory: 2Gi}}
@@ -22,7 +22,7 @@ targets:
 
 TENSOR_ARGS = """\
 handler_args:
-  shape: [4]                 # of one sample, without the batch
+  shape: [4]                 # the shape of one sample, without the batch
   dtype: float32
 """
 
@@ -34,7 +34,7 @@ handler_args:
 """
 
 TENSOR_MODEL = '''\
-"""A stand-in: one linear layer. Put your own network here."""
+"""An example network: one linear layer. Replace it with your own."""
 
 import torch
 
@@ -51,12 +51,12 @@ class Network(torch.nn.Module):
 
 
 def init_function() -> Network:
-    """Make the network; its weights are loaded afterwards."""
+    """Make the network; the weights are loaded into it afterwards."""
     return Network()
 '''
 
 IMAGE_MODEL = '''\
-"""A stand-in: one linear layer over the pixels. Put your own network here."""
+"""An example network: one linear layer over the pixels. Replace it with your own."""
 
 import torch
 
@@ -73,12 +73,12 @@ class Network(torch.nn.Module):
 
 
 def init_function() -> Network:
-    """Make the network; its weights are loaded afterwards."""
+    """Make the network; the weights are loaded into it afterwards."""
     return Network()
 '''
 
 HANDLER = '''\
-"""What happens to one request before the network, and to one output after it."""
+"""Turns one request into the network's input, and one output into the answer."""
 
 import torch
 from model import init_function
@@ -108,9 +108,9 @@ GITIGNORE = ".torchrelay/\n__pycache__/\n"
 
 
 def state_dict(tensors: dict[str, tuple[list[int], list[float]]]) -> bytes:
-    """float32 tensors, each a shape and its numbers, as torch.save (2.x) writes a state_dict and `weights_only` reads it.
+    """Return float32 tensors, each a shape and its numbers, as torch.save (2.x) writes a state_dict and `weights_only` reads it.
 
-    Written by hand so that `init` needs no torch, and every `init` writes the same bytes.
+    Written without torch, so that `init` does not need it and always writes the same bytes.
     """
     pickled = b"\x80\x02" + _ORDERED_DICT + b"("
     entries = {"byteorder": b"little", "version": b"3\n"}
@@ -144,7 +144,7 @@ def _ints(values: list[int]) -> bytes:
 
 
 def grey_png(side: int) -> bytes:
-    """An RGB picture of `side` x `side` grey pixels."""
+    """Return an RGB picture of `side` x `side` grey pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -9,60 +9,73 @@ import typer
 from torchrelay.core import runner
 from torchrelay.stages import error_file
 
-app = typer.Typer(
-    name="torchrelay",
-    help="A PyTorch model directory in, a proved and running endpoint out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
 
 class Output:
-    """How this run prints its result, and what it is about; set once, by the command line and by `begin`."""
+    """How this run prints its result, and what it works on; set once, by the command line and by `begin`."""
 
     json = False
     stage = ""  # the verb
     folder: Path | None = None  # the model directory or the bundle; None for a verb that has neither
 
 
-def _folder(given: Path | None) -> Path | None:
-    """Take note of the folder that a verb works on; a bundle comes before a model directory."""
-    if given is not None:
-        Output.folder = Path(given)
-    return given
+def _note_folder(folder: Path | None) -> Path | None:
+    """Note the folder that a verb works on; a bundle comes before a model directory."""
+    if folder is not None:
+        Output.folder = Path(folder)
+    return folder
 
 
-def _unless_bundle(given: Path) -> Path:
+def _note_unless_bundle(folder: Path) -> Path:
     if Output.folder is None:
-        Output.folder = given
-    return given
+        Output.folder = folder
+    return folder
 
 
 def option(flag: str, help_text: str, **more: Any) -> Any:
-    """Return a flag that is also TORCHRELAY_<FLAG>; an empty variable counts as absent. --bundle is taken note of."""
+    """Return an option that is also the variable TORCHRELAY_<FLAG>; an empty variable counts as absent. --bundle is noted."""
     if flag == "bundle":
-        more.setdefault("callback", _folder)
+        more.setdefault("callback", _note_folder)
     return typer.Option(f"--{flag}", envvar=f"TORCHRELAY_{flag.upper().replace('-', '_')}", help=help_text, **more)
 
 
 ModelDir = Annotated[
     Path,
-    typer.Argument(envvar="TORCHRELAY_MODEL_DIR", help="Folder that holds model.yaml.", show_default=".", callback=_unless_bundle),
+    typer.Argument(
+        envvar="TORCHRELAY_MODEL_DIR", help="Folder that contains model.yaml.", show_default=".", callback=_note_unless_bundle
+    ),
 ]
-Bundle = Annotated[Path | None, option("bundle", "Folder that `torchrelay bundle` wrote. No model directory is read then.")]
+BundleFolder = Annotated[
+    Path | None, option("bundle", "Folder that `torchrelay bundle` wrote. The model directory is not read then.")
+]
 AsJson = Annotated[bool, option("json", "Print the result as one JSON object on stdout.")]
-DryRun = Annotated[bool, option("dry-run", "Say what would be done, and do nothing.")]
+DryRun = Annotated[bool, option("dry-run", "Print what would be done, and do nothing.")]
 Target = Annotated[
     str | None,
-    option("target", "kubernetes, docker or local. Default: the first one that model.yaml names, docker when it names none."),
+    option("target", "kubernetes, docker or local. Default: the first one in model.yaml, docker when it names none."),
 ]
+Repository = Annotated[
+    str | None,
+    option("repository", "Image repository to push to: host/repository[:tag]. If it ends in /, the model's name is added."),
+]
+CreateRepository = Annotated[
+    bool, option("create-repository", "Create the ECR repository if it is missing, with immutable tags and scan on push.")
+]
+ExpectDigest = Annotated[
+    str | None, option("expect-digest", "Expected digest of the bundle (sha256:...), as printed by `torchrelay bundle`.")
+]
+ExpectModel = Annotated[str | None, option("expect-model", "Expected model name in the bundle.")]
+VerifyKey = Annotated[
+    str | None,
+    option("verify-key", "Public key (PEM or @FILE). Accept only images whose passing verdict was signed with its private key."),
+]
+UpdateLock = Annotated[bool, option("update-lock", "Accept weights that differ from weights.lock, and lock these.")]
+AwsRole = Annotated[str, option("aws-role", "ARN of the AWS role to assume with the job's own identity (OIDC).")]
+AwsRegion = Annotated[str, option("aws-region", "AWS region, for example eu-west-1. Default: AWS_REGION.")]
 DEFAULT_DIR = Path()
 
 
 def begin(*, as_json: bool) -> None:
-    """Take the choice of output; every verb calls it first. From here on the runner takes no command that is not ours."""
+    """Set how the result is printed; every verb calls it first. From here on the runner ignores commands that are not ours."""
     Output.json = as_json
     runner.Annotations.folder = Output.folder
     runner.stop()

@@ -1,30 +1,92 @@
-"""The command line: one verb per stage, thin over the modules; the only place that catches errors and sets exit codes."""
+"""The command line: one verb per file in `verbs/`; the only place that catches errors and sets exit codes."""
 
 import errno
 import importlib
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from torchrelay import __version__
-from torchrelay.cli.console import Output, app
+from torchrelay.cli import signals
+from torchrelay.cli.console import Output
+from torchrelay.cli.signals import Stop
 from torchrelay.core import runner
 from torchrelay.core.errors import DiskFull, Interrupted, ModelInvalid, SystemRefused, TorchrelayError
 from torchrelay.core.log import configure_logging
 from torchrelay.core.paths import cache_dir
 from torchrelay.stages import error_file
 
-# Modules that register verbs when they are imported, in the order of the help text.
-VERBS = ("stages", "authoring", "endpoint", "handover", "trust", "accounts", "report")
-for _name in VERBS:
-    importlib.import_module(f"torchrelay.cli.{_name}")
+VERBS = {
+    "check": "Find every mistake, with file and line.",
+    "fetch": "Download the weights and check them.",
+    "archive": "Write the model archive (.mar).",
+    "build": "Build the image.",
+    "verify": "Verify the image on its samples.",
+    "push": "Push exactly the verified image.",
+    "deploy": "Deploy the verified image.",
+    "relay": "Run every stage, in this order.",
+    "init": "Write a new model directory.",
+    "export-fastai": "Turn a fastai learner into a model directory.",
+    "status": "Show what is currently deployed.",
+    "invoke": "Send one request to the endpoint.",
+    "logs": "Print the end of the server's log.",
+    "rollback": "Restore the previous version.",
+    "delete": "Remove everything that deploy created.",
+    "plan": "List the models that changed.",
+    "bundle": "Pack the verified image for another job.",
+    "diff": "Compare with what is live.",
+    "sbom": "List what the image contains.",
+    "attest": "Sign what was verified.",
+    "login": "Get short-lived credentials for the steps after this one.",
+    "doctor": "Check that everything a deployment needs is available.",
+    "summary": "Summarise one model's run.",
+    "report": "Combine every model's result into one report.",
+    "samples": "Record what samples expect.",
+}
+"""Every verb, in the order of the help text, with the first sentence of its own help."""
+
+
+class Verbs(TyperGroup):
+    """Loads the module of a verb only when that verb is called, so that `--help` and each verb start fast."""
+
+    def list_commands(self, _context: Any) -> list[str]:
+        """Return the verbs in the order of the help text."""
+        return list(VERBS)
+
+    def get_command(self, _context: Any, cmd_name: str) -> Any:
+        """Return the command of a verb, None for an unknown one."""
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"torchrelay.cli.verbs.{cmd_name.replace('-', '_')}")
+        single = getattr(module, "app", None)
+        if single is None:
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
+            single.command(cmd_name)(module.run)
+        command = typer.main.get_command(single)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, _context: Any, formatter: Any) -> None:
+        """Write the table of verbs without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+app = typer.Typer(
+    name="torchrelay",
+    cls=Verbs,
+    help="A PyTorch model directory in, a verified and running endpoint out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -35,7 +97,7 @@ def root(
     ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """A PyTorch model directory in, a proved and running endpoint out."""
+    """A PyTorch model directory in, a verified and running endpoint out."""
     configure_logging(verbose=verbose)
     Output.stage = context.invoked_subcommand or ""
     if version:
@@ -44,14 +106,14 @@ def root(
 
 
 def _as_json(error: TorchrelayError) -> str:
-    told: dict[str, Any] = {"kind": error.kind, "message": error.message, "fix": error.fix, "exit_code": error.exit_code}
+    fields: dict[str, Any] = {"kind": error.kind, "message": error.message, "fix": error.fix, "exit_code": error.exit_code}
     if isinstance(error, ModelInvalid):
-        told["problems"] = [vars(problem) for problem in error.problems]
-    return runner.as_json({"error": told}) + "\n"
+        fields["problems"] = [vars(problem) for problem in error.problems]
+    return runner.as_json({"error": fields}) + "\n"
 
 
 def _fail(error: TorchrelayError) -> int:
-    Stop.told = True
+    Stop.reported = True
     if Output.json:
         sys.stdout.write(_as_json(error))
     sys.stderr.write(f"torchrelay: {error}\n")
@@ -60,62 +122,26 @@ def _fail(error: TorchrelayError) -> int:
     return error.exit_code
 
 
+def end_at_once() -> int:
+    """Report a second Ctrl-C or TERM, whatever the first one waits for."""
+    error = Interrupted("interrupted twice, so ended at once", "run it again: it removes what this run left")
+    if Output.json:
+        os.write(1, _as_json(error).encode())
+    os.write(2, f"torchrelay: {error}\n".encode())
+    runner.resume_at_once()
+    return error.exit_code
+
+
 def _translated(error: BaseException) -> TorchrelayError:
-    """Return the error that a person is told."""
+    """Return the error to report to the user."""
     if isinstance(error, TorchrelayError):
         return error
     if not isinstance(error, OSError):
-        return Interrupted("interrupted", "run it again: what is complete is kept, nothing is half-done")
+        return Interrupted("interrupted", "run it again; completed work is kept")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"no room left on the disk ({error.filename or cache_dir()})", "free some space and run it again")
     where = f"{error.filename}: " if error.filename else ""
-    return SystemRefused(f"{where}{error.strerror or error}", "check that the file is there and this user may use it")
-
-
-class Stop:
-    """What came of Ctrl-C or TERM in this process. `raised` is what was raised for it last."""
-
-    asked = False
-    told = False
-    raised: BaseException | None = None
-
-
-AGAIN_S = 0.5
-"""Seconds between two looks whether what was raised is on its way."""
-
-
-def _came_of_signal(error: BaseException | None) -> bool:
-    """Whether an exception is what was raised for a signal, or was raised while that was dealt with."""
-    while error is not None and Stop.raised is not None:
-        if error is Stop.raised:
-            return True
-        error = error.__context__
-    return False
-
-
-def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
-    """Raise it once more when it was lost: what a finalizer of CPython's io raises, it clears without a word (iobase_finalize)."""
-    if not Stop.told and not _came_of_signal(sys.exc_info()[1]):
-        Stop.raised = KeyboardInterrupt()
-        raise Stop.raised
-
-
-def _on_signal(_signal: int, _frame: FrameType | None) -> None:
-    """End with every container removed and every file whole; the second time at once, whatever the first one waits for."""
-    if Stop.told:
-        return
-    if Stop.asked:
-        error = Interrupted("interrupted twice, so ended at once", "run it again: it removes what this run left")
-        if Output.json:
-            os.write(1, _as_json(error).encode())
-        os.write(2, f"torchrelay: {error}\n".encode())
-        runner.resume_at_once()
-        os._exit(error.exit_code)
-    Stop.asked = True
-    Stop.raised = KeyboardInterrupt()
-    signal.signal(signal.SIGALRM, _on_alarm)
-    signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
-    raise Stop.raised
+    return SystemRefused(f"{where}{error.strerror or error}", "check that the file exists and that this user may use it")
 
 
 def run(arguments: list[str], application: Callable[..., Any] = app) -> int:
@@ -137,31 +163,28 @@ def _run(arguments: list[str], application: Callable[..., Any]) -> int:
         sys.stderr.write(f"torchrelay: {error.format_message()} (see --help)\n")
         runner.send(runner.annotation("error", error.format_message(), title="usage"))
         return error.exit_code
-    except SystemExit:  # what typer makes of a reader of our output that went away
+    except SystemExit:  # typer raises it when the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Exception, KeyboardInterrupt) as error:
         foreseen = isinstance(error, TorchrelayError | OSError | typer.Abort | KeyboardInterrupt)
         # a signal inside of threading's Condition.wait ends as its RuntimeError, "release unlocked lock"
-        if not (foreseen or _came_of_signal(error)):
+        if not (foreseen or signals.caused_by_signal(error)):
             raise
         return _fail(_translated(error))
-    if result == Interrupted.exit_code:  # what typer makes of Ctrl-C
+    if result == Interrupted.exit_code:  # typer returns it for Ctrl-C
         return _fail(_translated(KeyboardInterrupt()))
     return result if isinstance(result, int) else 0
 
 
 def main() -> NoReturn:
     """Entry point of the `torchrelay` command."""
-    signal.signal(signal.SIGTERM, _on_signal)
-    signal.signal(signal.SIGINT, _on_signal)
+    signals.install(end_at_once)
     runner.shield()
     code = run(sys.argv[1:])
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for late in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(late, signal.SIG_IGN)  # the interpreter's own end would let them kill it
+    signals.ignore()
     if code and threading.active_count() > 1:
-        # Everything is put away; a thread that still waits for a silent registry is not waited for.
+        # Everything is written; a thread that still waits for a silent registry is not waited for.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(code)

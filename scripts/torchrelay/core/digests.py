@@ -1,4 +1,4 @@
-"""SHA-256 of files, remembered by what the file system says of them, so that an unchanged file is read once."""
+"""SHA-256 of files, remembered by size, times and inode, so that an unchanged file is read once."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from torchrelay.core.files import read_json, write_json
 
 BLOCK = 1 << 20
 KEPT = 64
-"""Files remembered per model directory; the oldest are forgotten first."""
+"""Number of files remembered per model directory; the oldest are forgotten first."""
 
 
 def sha256_of(path: Path, advance: Callable[[int], None] = lambda _amount: None) -> str:
-    """Return the digest in hex; `advance` is told of the bytes read."""
+    """Return the digest in hex; `advance` receives the number of bytes read."""
     digest = hashlib.sha256()
     buffer = bytearray(BLOCK)
     with path.open("rb", buffering=0) as file:
@@ -23,26 +23,26 @@ def sha256_of(path: Path, advance: Callable[[int], None] = lambda _amount: None)
 
 
 class DigestMemo:
-    """Digests kept in one JSON file, each under its file's path, size, time of change and inode."""
+    """Digests stored in one JSON file, each with its file's path, size, times of change and inode."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def sha256_of(self, file: Path, advance: Callable[[int], None] = lambda _amount: None) -> str:
-        """Return the digest, reading the file only when it is not the one remembered."""
+        """Return the digest; the file is read only when it changed since it was remembered."""
         key = str(file.resolve())
         before = _stamp(file)
         known = self._read()
         entry = known.get(key)
         if isinstance(entry, dict) and entry.get("stamp") == before and isinstance(entry.get("sha256"), str):
             return str(entry["sha256"])
-        found = sha256_of(file, advance)
+        digest = sha256_of(file, advance)
         if _stamp(file) == before:
-            self.remember(file, found)
-        return found
+            self.remember(file, digest)
+        return digest
 
     def remember(self, file: Path, sha256: str) -> None:
-        """Note a digest that was computed while the file was written."""
+        """Store a digest that was computed while the file was written."""
         known = self._read()
         known.pop(str(file.resolve()), None)
         known[str(file.resolve())] = {
@@ -67,6 +67,6 @@ def _stamp(file: Path) -> list[int]:
 
 
 def _turn(entry: dict[str, object]) -> int:
-    """Return when an entry was made, counted in entries."""
+    """Return an entry's position in the order in which entries were made."""
     turn = entry.get("turn")
     return turn if isinstance(turn, int) else 0

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 
 class TorchrelayError(Exception):
-    """What happened, to which input, and what to do next."""
+    """An error that a user can act on: what happened, to which input, and what to do next."""
 
     exit_code = 1
     kind = "error"
-    stage = ""  # of the relay, when it was raised in one
+    stage = ""  # the relay's stage that raised it, if any
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class TorchrelayError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a file that people write: where it is (line from 1, None when unknown), and the mend."""
+    """One mistake in a file that people write: its place (line from 1, None when unknown), and the fix."""
 
     file: str
     line: int | None
@@ -52,21 +52,21 @@ class ModelInvalid(TorchrelayError):
 
 
 class WeightsMissing(TorchrelayError):
-    """The weights cannot be read from where model.yaml says they are."""
+    """The weights cannot be read from the address in model.yaml."""
 
     exit_code = 11
     kind = "weights_missing"
 
 
 class WeightsChanged(TorchrelayError):
-    """The weights are there but are not the bytes that were declared or locked."""
+    """The weights differ from the declared or locked bytes."""
 
     exit_code = 12
     kind = "weights_changed"
 
 
 class ArchiveInvalid(TorchrelayError):
-    """The archive cannot be made from, or does not match, its inputs."""
+    """The archive cannot be made from its inputs, or does not match them."""
 
     exit_code = 13
     kind = "archive_invalid"
@@ -87,23 +87,23 @@ class BuildFailed(TorchrelayError):
 
 
 class DockerUnavailable(TorchrelayError):
-    """No Docker daemon answers."""
+    """No Docker daemon is reachable."""
 
     exit_code = 16
     kind = "docker_unavailable"
 
 
 class DockerRefused(TorchrelayError):
-    """The Docker daemon answers, and refuses what a stage needs of it."""
+    """The Docker daemon is reachable but refuses a request that a stage needs."""
 
     exit_code = 17
     kind = "docker_refused"
 
 
 class GateFailed(TorchrelayError):
-    """The container is up but an answer is not the expected one, or it never became ready.
+    """The container runs but an answer differs from the expected one, or it never became ready.
 
-    `problems` are the samples that failed, where they are known.
+    `problems` are the failed samples, where they are known.
     """
 
     exit_code = 20
@@ -122,42 +122,42 @@ class RolledBack(TorchrelayError):
 
 
 class RollbackFailed(TorchrelayError):
-    """The new version failed live and the recorded one could not be restored: somebody must look now."""
+    """The new version failed live and the recorded one could not be restored: act now."""
 
     exit_code = 22
     kind = "rollback_failed"
 
 
 class NotVerified(TorchrelayError):
-    """The image has no passing verdict bound to its digest, so it goes nowhere."""
+    """The image has no passing verdict bound to its digest, so it is neither pushed nor deployed."""
 
     exit_code = 23
     kind = "not_verified"
 
 
 class BundleInvalid(TorchrelayError):
-    """What the build job handed over is damaged, incomplete or not what was announced."""
+    """The build job's bundle is damaged, incomplete or not the announced one."""
 
     exit_code = 24
     kind = "bundle_invalid"
 
 
 class NotAttested(TorchrelayError):
-    """The registry holds no valid signed statement that this very digest was proved."""
+    """The registry has no valid signed statement that exactly this digest was verified."""
 
     exit_code = 25
     kind = "not_attested"
 
 
 class RegistryError(TorchrelayError):
-    """The registry refused, or could not be reached after retries."""
+    """The registry refused a request, or was unreachable after retries."""
 
     exit_code = 30
     kind = "registry_error"
 
 
 class DeployFailed(TorchrelayError):
-    """The target could not take the image; what ran before still runs."""
+    """The target could not deploy the image; the previous version still runs."""
 
     exit_code = 31
     kind = "deploy_failed"
@@ -178,42 +178,42 @@ class Outdated(TorchrelayError):
 
 
 class ClusterRefused(TorchrelayError):
-    """The Kubernetes API cannot be reached, or refuses what the deployment needs; what ran before still runs."""
+    """The Kubernetes API cannot be reached, or refuses a request that the deployment needs; the previous version still runs."""
 
     exit_code = 34
     kind = "cluster_refused"
 
 
 class LoginFailed(TorchrelayError):
-    """No short-lived credentials could be had."""
+    """Getting short-lived credentials failed."""
 
     exit_code = 35
     kind = "login_failed"
 
 
 class DoctorFailed(TorchrelayError):
-    """Something that the relay needs is missing or not allowed; carries how to mend each."""
+    """Something that a deployment needs is missing or not allowed; carries a fix for each problem."""
 
     exit_code = 36
     kind = "doctor_failed"
 
 
 class Busy(TorchrelayError):
-    """Another relay works on this model directory."""
+    """Another relay is working on this model directory."""
 
     exit_code = 40
     kind = "busy"
 
 
 class DiskFull(TorchrelayError):
-    """No room left; what was half-written has been removed."""
+    """The disk is full; half-written files were removed."""
 
     exit_code = 41
     kind = "disk_full"
 
 
 class UnsafeName(TorchrelayError):
-    """A name would leave the place it belongs to, or break the line it is printed in."""
+    """A name would leave its folder, or break the line it is printed in."""
 
     exit_code = 42
     kind = "unsafe_name"
@@ -227,21 +227,21 @@ class SystemRefused(TorchrelayError):
 
 
 class InputsInvalid(TorchrelayError):
-    """The workflow was called with an unknown or malformed input, or for an event it refuses."""
+    """The workflow was called with an unknown or malformed input, or for an event that it rejects."""
 
     exit_code = 44
     kind = "inputs_invalid"
 
 
 class GitHubRefused(TorchrelayError):
-    """GitHub's API refused what the workflow asked of it."""
+    """GitHub's API refused a request of the workflow."""
 
     exit_code = 45
     kind = "github_refused"
 
 
 class Interrupted(TorchrelayError):
-    """Ctrl-C or TERM; the next run goes on from what is complete."""
+    """Ctrl-C or TERM; the next run continues from the completed work."""
 
     exit_code = 130
     kind = "interrupted"

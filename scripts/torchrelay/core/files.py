@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 import errno
 
 from torchrelay.core.errors import DiskFull
+from torchrelay.core.json_text import parse_untrusted
 
 CHUNK = 1 << 20  # bytes read at once
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Give a temporary file beside `path` that takes its name only when the block ends well.
+    """Open a temporary file beside `path` that takes its name only when the block succeeds.
 
     Raises DiskFull when there is no room; nothing is left behind then, or on any other error.
     """
@@ -50,9 +51,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON document, or None when it is missing or was cut short: the stage then does its work again."""
+    """Return a JSON document; None when it is missing or truncated, and the stage then does its work again."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_untrusted(path.read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -65,7 +66,7 @@ class ChunkReader(io.RawIOBase):
         self._left = b""
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return True: it can be read."""
         return True
 
     def read(self, size: int = -1) -> bytes:

@@ -13,7 +13,7 @@ log = logging.getLogger("torchrelay")
 
 
 def configure_logging(*, verbose: bool) -> None:
-    """Send the log to stderr: coloured on a terminal, plain lines elsewhere, annotations of what is wrong on GitHub."""
+    """Send the log to stderr: coloured on a terminal, plain lines elsewhere, annotations for warnings and errors on GitHub."""
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
@@ -30,9 +30,9 @@ def configure_logging(*, verbose: bool) -> None:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table on stderr."""
-    drawn = Table(title=title, title_justify="left")
+    grid = Table(title=title, title_justify="left")
     for column in columns:
-        drawn.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
-    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(drawn)
+        grid.add_row(*row)
+    Console(stderr=True, width=None if sys.stderr.isatty() else 160).print(grid)

@@ -1,13 +1,19 @@
-"""Where Torchrelay's own files lie, and where it keeps what it makes."""
+"""Where Torchrelay's own files are, and where it keeps what it makes."""
 
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+_PACKAGE = Path(__file__).resolve().parents[1]
+_ASSETS = _PACKAGE / "assets"
+ROOT = _ASSETS if _ASSETS.is_dir() else _PACKAGE.parents[1]
+"""The top of the checkout, or its copy in an installed wheel: setup.py packs the files below under the same names."""
 HANDLERS = ROOT / "handlers" / "torchrelay_handlers"
 RUNTIME = ROOT / "runtime"
 DOCKERFILE = ROOT / "Dockerfile"
 RUNTIME_REQUIREMENTS = ROOT / "requirements" / "runtime.txt"
+JRE_REQUIREMENTS = ROOT / "requirements" / "jre.txt"
+KUBERNETES_BASE = ROOT / "k8s" / "base"
+SERVE_WORKFLOW = ROOT / ".github" / "workflows" / "serve.yml"
 
 IMAGE_HOME = "/opt/torchrelay"
 IMAGE_PYTHON = f"{IMAGE_HOME}/venv/bin/python"

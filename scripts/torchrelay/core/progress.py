@@ -1,4 +1,4 @@
-"""What a person reads while a stage runs: progress and log on stderr, nothing but the result on stdout."""
+"""Progress of transfers, on stderr: bars on a terminal, lines elsewhere."""
 
 import sys
 import time
@@ -19,19 +19,19 @@ class Task(Protocol):
     """One running transfer."""
 
     def advance(self, amount: int) -> None:
-        """Tell that `amount` more bytes are done."""
+        """Count `amount` more bytes as done."""
 
 
 class Progress(Protocol):
-    """Shows transfers; what the stages are given."""
+    """Shows transfers; stages receive one."""
 
     def task(self, description: str, total: int | None, /) -> AbstractContextManager[Task]:
         """Open a transfer of `total` bytes (None: unknown)."""
 
 
 class _Counter:
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self.advance = tell
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance = advance
 
 
 class Quiet:
@@ -44,7 +44,7 @@ class Quiet:
 
 
 class Lines:
-    """A line every few seconds, for logs that keep no cursor (CI, files)."""
+    """A line every few seconds, for logs without a cursor (CI, files)."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -54,7 +54,7 @@ class Lines:
         """See Progress.task."""
         done, last = 0, self.clock()
 
-        def tell(amount: int) -> None:
+        def advance(amount: int) -> None:
             nonlocal done, last
             done += amount
             if self.clock() - last >= LINE_EVERY_S:
@@ -62,7 +62,7 @@ class Lines:
                 share = f" of {total / 1e6:.0f}" if total else ""
                 log.info("%s: %.0f%s MB", description, done / 1e6, share)
 
-        yield _Counter(tell)
+        yield _Counter(advance)
 
 
 class Bars:

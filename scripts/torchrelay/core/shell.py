@@ -1,4 +1,4 @@
-"""Run other programs: argv lists only, echoed, with everything in the error when they fail."""
+"""Runs other programs: argv lists only, logged, with arguments, code and stderr in the error."""
 
 import logging
 import shlex
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class CommandFailed(RuntimeError):
-    """A program ended with another code than 0, or could not be started (code 127) or outlived its time (code 124)."""
+    """A program exited with a code other than 0, could not be started (code 127) or exceeded its time limit (code 124)."""
 
     def __init__(self, argv: list[str], code: int, stderr: str) -> None:
         super().__init__(f"{shlex.join(argv)} ended with {code}: {stderr.strip()[-2000:]}")
@@ -27,9 +27,9 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end and return its output as text.
+    """Run a program until it ends and return its output as text.
 
-    `timeout` is in seconds. Raises CommandFailed when `check` is set and the program fails, is missing or is too slow.
+    `timeout` is in seconds. Raises CommandFailed when `check` is set and the program fails, is missing or exceeds the limit.
     """
     log.debug("+ %s", shlex.join(argv))
     try:

@@ -1,15 +1,15 @@
-"""How other people's words and values appear in our messages: escaped, short, with a guess at what was meant."""
+"""Untrusted text and values in our messages: escaped, short, with a suggestion for a misspelt word."""
 
 import difflib
 import json
 from collections.abc import Iterable
 from typing import Any
 
-_LONGEST_GUESS = 64  # difflib is quadratic: a longer word is never a typing mistake in one of ours
+_LONGEST_GUESS = 64  # difflib is quadratic; a longer word is never a misspelt name of ours
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """The text on one line: control, format and undisplayable characters as escapes, cut at `limit` characters."""
+    """Return the text on one line: control, format and undisplayable characters as escapes, cut at `limit` characters."""
     cut = text[: limit + 1]
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
     return escaped if len(escaped) <= limit else f"{escaped[:limit]}..."
@@ -22,20 +22,20 @@ def first_line(error: object, limit: int = 200) -> str:
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A value as JSON writes it, on one line, cut at `limit` characters; text keeps its quotes."""
+    """Return a value as JSON, on one line, cut at `limit` characters; text keeps its quotes."""
     if isinstance(value, str):
         return f'"{printable(value, limit)}"'
     if isinstance(value, (dict, list)) and len(value) > limit:
         return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value)} entries"
     try:
         text = json.dumps(value, ensure_ascii=False, default=lambda odd: type(odd).__name__)
-    except (ValueError, RecursionError):  # an integer of more than 4300 digits, or nested beyond reason
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits, or nested too deeply
         text = f"a {type(value).__name__}"
     return printable(text, limit)
 
 
 def meant(word: str, allowed: Iterable[str]) -> str:
-    """`did you mean size? allowed: delay_ms, size`, or only what is allowed when nothing is near."""
+    """Return `did you mean size? allowed: delay_ms, size`; only the allowed words when none is close."""
     choices = sorted(allowed)
     text = f"allowed: {', '.join(choices)}" if choices else "nothing is allowed here"
     near = nearest(word, choices)
@@ -43,16 +43,16 @@ def meant(word: str, allowed: Iterable[str]) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` was probably meant to be, dashes, underscores and case not counting."""
+    """Return the choice closest to `word`, ignoring dashes, underscores and case; None when none is close."""
     if len(word) > _LONGEST_GUESS:
         return None
     folded = {choice.lower().replace("-", "_"): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
-    return folded[found[0]] if found else None
+    matches = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
+    return folded[matches[0]] if matches else None
 
 
 def field_name(path: Iterable[str | int]) -> str:
-    """`("extra_files", 1)` as `extra_files[1]`."""
+    """Return a path like `("extra_files", 1)` as `extra_files[1]`."""
     name = ""
     for part in path:
         if isinstance(part, int):

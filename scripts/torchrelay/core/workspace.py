@@ -12,11 +12,11 @@ from torchrelay.core.locks import exclusive
 
 STATE_DIR = ".torchrelay"
 LOCK = "lock"
-UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # what atomic_write calls its files: tempfile's eight characters
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the temporary names of atomic_write: tempfile uses eight characters
 
 
 class Workspace:
-    """Paths of what the stages leave for each other; the folder ignores itself in git."""
+    """Paths of the files that stages pass to each other; the folder ignores itself in git."""
 
     def __init__(self, model_dir: Path) -> None:
         self.model_dir = model_dir
@@ -31,13 +31,14 @@ class Workspace:
         self.diff = self.root / "diff.json"
         self.error = self.root / "error.json"
 
-    def own(self) -> None:
-        """Refuse a folder that came with the model's repository: what stages believe, the stages themselves have left here.
+    def reject_foreign(self) -> None:
+        """Reject a `.torchrelay/` that was committed: only state written by Torchrelay itself is trusted.
 
-        Raises ModelInvalid when it is a link, or git tracks anything in it.
+        Raises ModelInvalid when it is a symbolic link, or git tracks anything in it.
         """
         if self.root.is_symlink():
-            raise ModelInvalid([Problem(STATE_DIR, None, "", "is a link, and only a folder of ours is written to", "remove it")])
+            fix = "remove it so that Torchrelay can create the folder itself"
+            raise ModelInvalid([Problem(STATE_DIR, None, "", "is a symbolic link", fix)])
         if not self.root.exists():
             return
         here = self.model_dir.resolve()
@@ -50,18 +51,18 @@ class Workspace:
             raise ModelInvalid([Problem(STATE_DIR, None, "", "is committed to git; state from the repository is not trusted", fix)])
 
     def clear(self) -> None:
-        """Forget all that was left here but the lock, which the caller holds."""
-        for left in self.root.iterdir():
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
-            elif left.name not in (LOCK, f"{LOCK}.holder"):
-                left.unlink()
+        """Remove everything except the lock, which the caller holds."""
+        for path in self.root.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in (LOCK, f"{LOCK}.holder"):
+                path.unlink()
         self.ensure()
 
     def ensure(self) -> None:
-        """Make the folder, with a .gitignore that hides all of it. Raises ModelInvalid when it is a link."""
+        """Create the folder, with a .gitignore that hides all of it. Raises ModelInvalid when it is a symbolic link."""
         if self.root.is_symlink():
-            self.own()
+            self.reject_foreign()
         self.root.mkdir(exist_ok=True)
         ignore = self.root / ".gitignore"
         if not ignore.exists():
@@ -71,17 +72,17 @@ class Workspace:
     def lock(self) -> Iterator[None]:
         """Hold the directory for this process; the kernel frees it when the process ends, however that is.
 
-        Raises Busy when another process holds it, ModelInvalid as `own` does.
+        Raises Busy when another process holds it, ModelInvalid as `reject_foreign` does.
         """
-        self.own()
+        self.reject_foreign()
         self.ensure()
-        with exclusive(self.root / LOCK, f"{self.model_dir}: another relay (process {{}}) works on this directory"):
+        with exclusive(self.root / LOCK, f"{self.model_dir}: another relay (process {{}}) is working on this directory"):
             self._sweep()
             yield
 
     def _sweep(self) -> None:
-        """Remove what a killed run was writing; nobody else writes here while the lock is held."""
+        """Remove the temporary files of a killed run; no other process writes here while the lock is held."""
         for folder in (self.model_dir, self.root, self.deployments):
-            for left in folder.glob(".*.tmp"):
-                if UNFINISHED.fullmatch(left.name):
-                    left.unlink(missing_ok=True)
+            for temporary in folder.glob(".*.tmp"):
+                if UNFINISHED.fullmatch(temporary.name):
+                    temporary.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""A kubeconfig that came as a secret: one YAML text that needs no file beside it and starts no program but a cloud's token helper.
+"""Checks a kubeconfig from a secret: one YAML text that needs no other file and starts no program but a cloud's token helper.
 
-A kubeconfig may name any program to run for its token (`exec`), and it gets the job's AWS credentials in its environment. Whoever
-can write the secret could so run anything in the one job that holds credentials; a few known helpers, without a path, in their
-token-giving form and with harmless variables, are all that real clusters need.
+A kubeconfig can name any program to run for its token (`exec`), which gets the job's AWS credentials in its environment. So
+whoever can write the secret could run anything in the one job that has credentials. A few known helpers, without a path, with the
+arguments that print a token and with harmless variables, are all that real clusters need.
 """
 
 import base64
@@ -36,7 +36,7 @@ FLATTEN = "make it with `kubectl config view --raw --flatten --minify`"
 
 
 def text_of(data: str) -> str:
-    """Return the YAML of a secret that holds it as it is or, as many do, in base64."""
+    """Return the YAML of a secret, which contains it as plain text or in base64."""
     stripped = "".join(data.split())
     if stripped and re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", stripped):
         try:
@@ -47,7 +47,7 @@ def text_of(data: str) -> str:
 
 
 def secrets_of(config: dict[str, Any]) -> Iterator[str]:
-    """Yield what must not appear in a log."""
+    """Yield the values that must not appear in a log."""
     for user in _entries(config, "users"):
         for key in SECRETS:
             value = _body(user, "user").get(key)
@@ -56,27 +56,27 @@ def secrets_of(config: dict[str, Any]) -> Iterator[str]:
 
 
 def checked(text: str) -> dict[str, Any]:
-    """Return the kubeconfig of a text, if it can be used and does nothing else.
+    """Parse a kubeconfig and check that it is complete and harmless.
 
-    Raises LoginFailed with the line; no value of the text is repeated in the message.
+    Raises LoginFailed with the line; the message repeats no value of the text.
     """
     try:
         document = yaml_document.parse(text.encode(), NAME)
     except ModelInvalid as error:
-        # The reason may quote the text, which is secret: its line is enough.
+        # The reason can quote the text, which is secret, so only its line is shown.
         line = error.problems[0].line or 1
-        raise LoginFailed(f"{NAME}:{line}: is not YAML of `key: value` lines", FLATTEN) from None
+        raise LoginFailed(f"{NAME}:{line}: is not YAML with `key: value` lines", FLATTEN) from None
     for duplicate in document.problems:
         raise LoginFailed(f"{NAME}:{duplicate.line}: a key is written twice", FLATTEN)
     config = document.value
     if config.get("kind") != "Config" or not _entries(config, "clusters") or not _entries(config, "users"):
-        raise LoginFailed(f"{NAME}: has not `kind: Config` with clusters and users", FLATTEN)
+        raise LoginFailed(f"{NAME}: is not a kubeconfig: expected `kind: Config` with clusters and users", FLATTEN)
     for problem, path, fix in [*_cluster_problems(config), *_user_problems(config), *_context_problems(config)]:
         raise LoginFailed(f"{NAME}:{document.line(path)}: {problem}", fix)
     return config
 
 
-Found = Iterator[tuple[str, tuple[str | int, ...], str]]
+Problems = Iterator[tuple[str, tuple[str | int, ...], str]]
 
 
 def _entries(config: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -89,13 +89,17 @@ def _body(entry: dict[str, Any], key: str) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _files(body: dict[str, Any], path: tuple[str | int, ...]) -> Found:
+def _files(body: dict[str, Any], path: tuple[str | int, ...]) -> Problems:
     for key, inline in FILES.items():
         if key in body:
-            yield f"`{key}` names a file, which does not come along", (*path, key), f"put it in as `{inline}`: {FLATTEN}"
+            yield (
+                f"`{key}` names a file, which is not part of the secret",
+                (*path, key),
+                f"write its content as `{inline}`: {FLATTEN}",
+            )
 
 
-def _cluster_problems(config: dict[str, Any]) -> Found:
+def _cluster_problems(config: dict[str, Any]) -> Problems:
     for index, entry in enumerate(_entries(config, "clusters")):
         body, path = _body(entry, "cluster"), ("clusters", index, "cluster")
         yield from _files(body, path)
@@ -103,36 +107,44 @@ def _cluster_problems(config: dict[str, Any]) -> Found:
         parts = urlsplit(server) if isinstance(server, str) else urlsplit("")
         loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
         if not parts.hostname or (parts.scheme != "https" and not loopback):
-            yield "`server` is no https:// address", (*path, "server"), "the cluster's credentials would go out in the clear"
+            yield (
+                "`server` is not an https:// address",
+                (*path, "server"),
+                "use https: the credentials would be sent unencrypted",
+            )
         if body.get("insecure-skip-tls-verify"):
             yield (
-                "`insecure-skip-tls-verify` gives the credentials to anyone in between",
+                "`insecure-skip-tls-verify` gives the credentials to anyone on the network path",
                 (*path, "insecure-skip-tls-verify"),
-                "put the cluster's authority in as `certificate-authority-data`",
+                "write the cluster's authority as `certificate-authority-data`",
             )
 
 
-def _user_problems(config: dict[str, Any]) -> Found:
+def _user_problems(config: dict[str, Any]) -> Problems:
     for index, entry in enumerate(_entries(config, "users")):
         body, path = _body(entry, "user"), ("users", index, "user")
         yield from _files(body, path)
         if "auth-provider" in body:
-            yield "`auth-provider` is gone from Kubernetes and may run programs", (*path, "auth-provider"), FLATTEN
+            yield "`auth-provider` was removed from Kubernetes and can run programs", (*path, "auth-provider"), FLATTEN
         if "exec" in body:
             yield from _exec_problems(_body(body, "exec"), (*path, "exec"))
 
 
-def _exec_problems(body: dict[str, Any], path: tuple[str | int, ...]) -> Found:
+def _exec_problems(body: dict[str, Any], path: tuple[str | int, ...]) -> Problems:
     command, arguments, variables = body.get("command"), body.get("args") or [], body.get("env") or []
     known = EXEC_ARGUMENTS.get(command) if isinstance(command, str) else None
     if known is None:
         yield (
             f"would run {printable(str(command), 60)}",
             (*path, "command"),
-            f"only {', '.join(EXEC_ARGUMENTS)} are run, found on the PATH; or use a service account's token",
+            f"use one of {', '.join(EXEC_ARGUMENTS)} without a path, or a service account's token",
         )
     elif not isinstance(arguments, list) or not known.fullmatch(" ".join(str(one) for one in arguments)):
-        yield f"runs {command} for something else than a token", (*path, "args"), "write its arguments as the cloud's tool does"
+        yield (
+            f"runs {command} for something other than a token",
+            (*path, "args"),
+            "write the arguments of the cloud's tool",
+        )
     names = [one.get("name") if isinstance(one, dict) else None for one in variables] if isinstance(variables, list) else [None]
     for name in names:
         if name not in EXEC_ENVIRONMENT:
@@ -143,7 +155,7 @@ def _exec_problems(body: dict[str, Any], path: tuple[str | int, ...]) -> Found:
             )
 
 
-def _context_problems(config: dict[str, Any]) -> Found:
+def _context_problems(config: dict[str, Any]) -> Problems:
     current = config.get("current-context")
     contexts = {entry.get("name") for entry in _entries(config, "contexts")}
     if not contexts:

@@ -1,13 +1,15 @@
-"""GitHub's identity token for a job: asked for one audience, never printed, read only to explain a refusal.
+"""GitHub's identity token for a job: requested for one audience, never printed, and parsed only to explain a refusal.
 
-The request (ACTIONS_ID_TOKEN_REQUEST_URL and _TOKEN, `value` of the answer): https://docs.github.com/en/actions/reference/security/oidc
+The request (ACTIONS_ID_TOKEN_REQUEST_URL and _TOKEN, `value` of the response): https://docs.github.com/en/actions/reference/security/oidc
+
+The package `id` is not used, for these reasons (measured with 1.6.1 against a server on this machine): it ignores HTTPS_PROXY and
+HTTP_PROXY, so it cannot work on a runner behind a proxy; it follows redirects, with the job's token when the host stays the same;
+it fails at once with a 503; and its message repeats the body of the response.
 """
 
 import base64
-import json
 import logging
 import os
-import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,13 +20,14 @@ import requests
 from pydantic import SecretStr
 
 from torchrelay.core.errors import LoginFailed
-from torchrelay.core.retry import pause
+from torchrelay.core.json_text import parse_untrusted
+from torchrelay.core.retry import Policy, RetryLater, pause, retry_after_s, retrying
 from torchrelay.core.text import printable
 
 log = logging.getLogger("torchrelay")
 
 URL, TOKEN = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"
-ATTEMPTS = 5
+POLICY = Policy(attempts=5, first_wait_s=0.5)
 TIMEOUT_S = (10.0, 20.0)
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 PERMISSIONS = """give the calling job the permission, in your workflow:
@@ -38,23 +41,23 @@ SUBJECT = re.compile(r"repo:(?P<owner>[^/@:]+)(?:@(?P<owner_id>\d+))?/(?P<name>[
 
 @dataclass(frozen=True)
 class Identity:
-    """A token and what it says of the job; the cloud trusts it by its signature, which is not looked at here."""
+    """A token and its claims about the job; the cloud verifies its signature, which is not verified here."""
 
     token: SecretStr
     claims: Mapping[str, Any]
 
     def claim(self, name: str) -> str:
-        """Return a claim as text fit for a message; empty when it is not there."""
+        """Return a claim as printable text; empty when the token does not have it."""
         value = self.claims.get(name, "")
         return printable(str(value)) if isinstance(value, (str, int)) else ""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """`sub` taken apart. The ids are empty in the form with names alone.
+    """The parts of `sub`. The ids are empty in the form that has only names.
 
-    `repo:OWNER/NAME:CONTEXT`, or `repo:OWNER@ID/NAME@ID:CONTEXT` for repositories made, renamed or moved since 2026-07-15 and those
-    that opted in (https://github.blog/changelog/2026-04-23-immutable-subject-claims-for-github-actions-oidc-tokens/).
+    `repo:OWNER/NAME:CONTEXT`, or `repo:OWNER@ID/NAME@ID:CONTEXT` for repositories created, renamed or moved since 2026-07-15 and
+    those that opted in (https://github.blog/changelog/2026-04-23-immutable-subject-claims-for-github-actions-oidc-tokens/).
     """
 
     owner: str
@@ -64,37 +67,37 @@ class Subject:
     repository_id: str = ""
 
     def forms(self, owner_id: str, repository_id: str) -> tuple[str, str]:
-        """Return both spellings of this subject, names alone first."""
+        """Return both forms of this subject, the one with only names first."""
         ids = f"repo:{self.owner}@{owner_id}/{self.name}@{repository_id}:{self.context}"
         return f"repo:{self.owner}/{self.name}:{self.context}", ids
 
 
 def parse_subject(text: str) -> Subject | None:
-    """Take a `sub` apart; None when an organisation has customised it to something else."""
-    found = SUBJECT.fullmatch(text)
-    if found is None:
+    """Split a `sub` into its parts; None when the organisation has customised it."""
+    match = SUBJECT.fullmatch(text)
+    if match is None:
         return None
-    return Subject(found["owner"], found["name"], found["context"], found["owner_id"] or "", found["id"] or "")
+    return Subject(match["owner"], match["name"], match["context"], match["owner_id"] or "", match["id"] or "")
 
 
 def identity(audience: str, environment: Mapping[str, str] = os.environ, sleep: Callable[[float], None] = pause) -> Identity:
-    """Ask GitHub for a token of this job for one audience.
+    """Request a token of this job for one audience from GitHub.
 
-    Raises LoginFailed when the job may not have one, or GitHub does not answer.
+    Raises LoginFailed when the job is not allowed to have one, or GitHub does not answer.
     """
     url, bearer = environment.get(URL, ""), environment.get(TOKEN, "")
     if not url or not bearer:
         raise _unavailable(environment)
     _require_safe(url)
-    text = _asked(f"{url}{'&' if urlsplit(url).query else '?'}audience={quote(audience, safe='')}", bearer, sleep)
+    text = _request_token(f"{url}{'&' if urlsplit(url).query else '?'}audience={quote(audience, safe='')}", bearer, sleep)
     return Identity(SecretStr(text), read_claims(text))
 
 
 def read_claims(token: str) -> dict[str, Any]:
-    """Return the claims of a JWT, its signature unseen; empty when it is none."""
+    """Return the claims of a JWT without verifying its signature; empty when the text is not a JWT."""
     try:
         _, body, _ = token.split(".")
-        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        claims = parse_untrusted(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
     except ValueError:
         return {}
     return claims if isinstance(claims, dict) else {}
@@ -103,17 +106,17 @@ def read_claims(token: str) -> dict[str, Any]:
 def _unavailable(environment: Mapping[str, str]) -> LoginFailed:
     if environment.get("ACT"):
         return LoginFailed(
-            "act gives a job no identity token",
-            "leave aws-role empty under act, and give it the AWS_* variables of a session of your own (`act --env-file`)",
+            "act gives jobs no identity token",
+            "leave aws-role empty under act, and pass the AWS_* variables of your own session (`act --env-file`)",
         )
     if environment.get("GITHUB_ACTIONS") != "true":
         return LoginFailed(
             "there is no identity token outside of a GitHub job",
-            "here, run `aws sso login`, or set AWS_PROFILE, and leave the role out",
+            "run `aws sso login` or set AWS_PROFILE, and leave the role out",
         )
     return LoginFailed(
-        "this job may not ask GitHub for an identity token: it lacks `id-token: write`",
-        f"{PERMISSIONS}\n  (the run of a fork's pull request never gets it)",
+        "this job is not allowed to request an identity token: it lacks `id-token: write`",
+        f"{PERMISSIONS}\n  (runs for a fork's pull request never get it)",
     )
 
 
@@ -122,42 +125,41 @@ def _require_safe(url: str) -> None:
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")):
         return
     raise LoginFailed(
-        f"{URL} is no https:// address: the job's credentials would go out in the clear", "leave it as the runner sets it"
+        f"{URL} is not an https:// address: the job's credentials would be sent unencrypted", "leave it as the runner sets it"
     )
 
 
-def _asked(url: str, bearer: str, sleep: Callable[[float], None]) -> str:
-    reason = ""
-    for number in range(ATTEMPTS):
-        if number:
-            sleep(0.5 * 2 ** (number - 1) * random.uniform(0.75, 1.25))  # noqa: S311 -- spreads retries, guards nothing
+def _request_token(url: str, bearer: str, sleep: Callable[[float], None]) -> str:
+    def attempt() -> requests.Response:
+        headers = {"Authorization": f"Bearer {bearer}", "Accept": "application/json"}
         try:
-            answer = requests.get(
-                url,
-                headers={"Authorization": f"Bearer {bearer}", "Accept": "application/json"},
-                timeout=TIMEOUT_S,
-                allow_redirects=False,
-            )
+            response = requests.get(url, headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
         except (requests.ConnectionError, requests.Timeout) as error:
-            reason = type(error).__name__
-            continue
-        except requests.RequestException as error:
-            raise LoginFailed(f"{URL} cannot be asked: {type(error).__name__}", "leave it as the runner sets it") from error
-        if answer.status_code == 200:
-            return _value(answer)
-        reason = str(answer.status_code)
-        if answer.status_code not in RETRIED:
-            raise LoginFailed(f"GitHub refuses the job an identity token: {reason}", PERMISSIONS)
-        log.info("GitHub's token service: %s; asking again", reason)
-    raise LoginFailed(
-        f"GitHub gave no identity token in {ATTEMPTS} attempts: {reason}",
-        "see https://www.githubstatus.com, then run the job again",
-    )
+            raise RetryLater(type(error).__name__) from error
+        if response.status_code in RETRIED:
+            raise RetryLater(str(response.status_code), retry_after_s(response.headers.get("Retry-After")))
+        return response
 
+    def announce(failure: RetryLater, wait_s: float) -> None:
+        log.info("GitHub's token service: %s; trying again in %.1f s", failure.reason, wait_s)
 
-def _value(answer: requests.Response) -> str:
     try:
-        value = answer.json()["value"]
+        response = retrying(attempt, POLICY, before_wait=announce, sleep=sleep)
+    except RetryLater as failure:
+        raise LoginFailed(
+            f"GitHub gave no identity token in {POLICY.attempts} attempts: {failure.reason}",
+            "see https://www.githubstatus.com, then run the job again",
+        ) from None  # the cause names the address
+    except requests.RequestException as error:
+        raise LoginFailed(f"{URL} cannot be used: {type(error).__name__}", "leave it as the runner sets it") from error
+    if response.status_code != 200:
+        raise LoginFailed(f"GitHub refuses to give the job an identity token: {response.status_code}", PERMISSIONS)
+    return _value(response)
+
+
+def _value(response: requests.Response) -> str:
+    try:
+        value = parse_untrusted(response.content)["value"]
     except (ValueError, KeyError, TypeError):
         value = None
     if not isinstance(value, str) or value.count(".") != 2:

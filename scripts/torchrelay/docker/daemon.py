@@ -1,4 +1,4 @@
-"""The Docker daemon: found, asked and filled with images, always through its API."""
+"""The Docker daemon: connects to it and loads images into it, always through its API."""
 
 import itertools
 import json
@@ -8,25 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import docker
+import requests
+from docker import DockerClient
+
 from torchrelay.core.errors import BuildFailed, DockerRefused, DockerUnavailable
 from torchrelay.core.progress import Progress
 from torchrelay.core.text import first_line
 
 if TYPE_CHECKING:
-    from docker import DockerClient
-
     from torchrelay.oci.image import Image
 
 TIMEOUT_S = 600
 
 
-def connect() -> "DockerClient":
-    """Return a client of the daemon that the environment names (DOCKER_HOST, else the local socket).
+def connect() -> DockerClient:
+    """Return a client of the daemon that the environment names (DOCKER_HOST, otherwise the local socket).
 
     Raises DockerUnavailable when none answers.
     """
-    import docker  # noqa: PLC0415 -- 0.2 s that `check` and `archive` need not pay
-
     try:
         client = docker.from_env(timeout=TIMEOUT_S)
         client.ping()
@@ -40,37 +40,35 @@ def connect() -> "DockerClient":
 
 
 @contextmanager
-def daemon() -> Iterator["DockerClient"]:
-    """Give a connected client and close it."""
-    import docker  # noqa: PLC0415 -- as in connect
-    import requests  # noqa: PLC0415
+def daemon() -> Iterator[DockerClient]:
+    """Connect to the daemon, and close the connection at the end.
 
+    Raises DockerUnavailable, DockerRefused.
+    """
     client = connect()
     try:
         yield client
     except docker.errors.APIError as error:
-        told = str(error.explanation or error).strip()
-        raise DockerRefused(f"the Docker daemon refused: {told}", _mend(told)) from error
+        reason = str(error.explanation or error).strip()
+        raise DockerRefused(f"the Docker daemon refused: {reason}", _fix(reason)) from error
     except requests.RequestException as error:
-        raise DockerUnavailable(f"the Docker daemon stopped answering: {first_line(error)}", "see the daemon's log") from error
+        raise DockerUnavailable(f"the Docker daemon stopped answering: {first_line(error)}", "check the daemon's log") from error
     finally:
         client.close()
 
 
-def _mend(told: str) -> str:
-    if "CPUs" in told:
+def _fix(reason: str) -> str:
+    if "CPUs" in reason:
         return "lower resources.cpu in model.yaml: this machine has fewer"
-    if "device driver" in told or "nvidia" in told.lower():
+    if "device driver" in reason or "nvidia" in reason.lower():
         return "install the NVIDIA container toolkit, or set device: cpu in model.yaml"
-    if "memory" in told.lower():
+    if "memory" in reason.lower():
         return "correct resources.memory in model.yaml"
-    return "see the daemon's log"
+    return "check the daemon's log"
 
 
-def has_image(client: "DockerClient", reference: str) -> bool:
-    """Tell whether the daemon has an image by tag or by id (`sha256:` of its config)."""
-    import docker  # noqa: PLC0415 -- as in connect
-
+def has_image(client: DockerClient, reference: str) -> bool:
+    """Return whether the daemon has an image with this tag or id (`sha256:` of its config)."""
     try:
         client.images.get(reference)
     except docker.errors.ImageNotFound:
@@ -78,22 +76,20 @@ def has_image(client: "DockerClient", reference: str) -> bool:
     return True
 
 
-def _known_layers(client: "DockerClient", image: "Image") -> int:
+def _known_layers(client: DockerClient, image: "Image") -> int:
     """Count the layers from the bottom that some image of the daemon already has in this order."""
-    import docker  # noqa: PLC0415 -- as in connect
-
-    wanted = [layer.diff_id for layer in image.layers]
+    diff_ids = [layer.diff_id for layer in image.layers]
     best = 0
     for present in client.api.images():
-        with suppress(docker.errors.ImageNotFound):  # removed since it was listed
+        with suppress(docker.errors.ImageNotFound):  # removed after it was listed
             layers = client.images.get(present["Id"]).attrs["RootFS"].get("Layers") or []
-            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(layers, wanted, strict=False))
+            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(layers, diff_ids, strict=False))
             best = max(best, sum(1 for _ in same))
     return best
 
 
 def _archive(image: "Image", tag: str, skip: int) -> Iterator[bytes]:
-    """Yield a docker-archive; the first `skip` layers are named but left out, as the daemon has them.
+    """Yield a docker-archive; the first `skip` layers are named but left out, because the daemon has them.
 
     dockerd looks a layer up by its chain of diff ids before it opens the file (moby `image/tarexport/load.go`).
     """
@@ -116,21 +112,21 @@ def _member(name: str, size: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield bytes(-size % 512)
 
 
-def require_config_ids(client: "DockerClient") -> None:
-    """Refuse a daemon whose image ids are manifest digests: the digest that was proved is the config's.
+def require_config_ids(client: DockerClient) -> None:
+    """Refuse a daemon whose image ids are manifest digests: the verified digest is the config's.
 
     Raises DockerUnavailable.
     """
-    told = client.info().get("DriverStatus") or []
-    if any("io.containerd.snapshotter" in str(part) for row in told for part in row):
+    rows = client.info().get("DriverStatus") or []
+    if any("io.containerd.snapshotter" in str(part) for row in rows for part in row):
         raise DockerUnavailable(
-            "this Docker daemon keeps images in the containerd image store, which names them by another digest than was proved",
+            "this Docker daemon keeps images in the containerd image store, whose digests differ from the verified one",
             'set `"features": {"containerd-snapshotter": false}` in its daemon.json and restart it: the classic store is supported',
         )
 
 
-def load(client: "DockerClient", image: "Image", tag: str, progress: Progress) -> bool:
-    """Put an image into the daemon under a tag; layers that it has are not sent. Returns False when there was nothing to do.
+def load(client: DockerClient, image: "Image", tag: str, progress: Progress) -> bool:
+    """Load an image into the daemon under a tag; layers that it has are not sent. Return False when it had the image.
 
     Raises BuildFailed when the daemon refuses the image or ends up with another config digest.
     """
@@ -143,10 +139,10 @@ def load(client: "DockerClient", image: "Image", tag: str, progress: Progress) -
         failure = _load(client, image, tag, skip, progress)
         if has_image(client, image.config_digest):
             return True
-    raise BuildFailed(f"the Docker daemon did not take the image: {failure or 'no reason given'}", "see the daemon's log")
+    raise BuildFailed(f"the Docker daemon did not accept the image: {failure or 'no reason given'}", "check the daemon's log")
 
 
-def _load(client: "DockerClient", image: "Image", tag: str, skip: int, progress: Progress) -> str:
+def _load(client: DockerClient, image: "Image", tag: str, skip: int, progress: Progress) -> str:
     total = sum(layer.blob.size for layer in image.layers[skip:])
     with progress.task("load into Docker", total) as task:
 

@@ -12,11 +12,9 @@ import requests
 
 from torchrelay.core.errors import DockerUnavailable, GateFailed
 
-START_MARGIN_S = 30.0
+EXEC_MARGIN_S = 30.0
 """Seconds allowed for `docker exec` itself, beside the requests: Python's start under a tight CPU limit."""
-
-
-STDOUT = 1
+STDOUT, STDERR = 1, 2
 
 
 def exec_in(
@@ -26,11 +24,11 @@ def exec_in(
     timeout_s: float = 60.0,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes, bytes]:
-    """Run a command in a container: (exit code, stdout, stderr).
+    """Run a command in a container and return (exit code, stdout, stderr).
 
     Raises:
-        GateFailed: the container is not running, or the command is not done within `timeout_s` seconds.
-        DockerUnavailable: the daemon went away.
+        GateFailed: the container is not running, or the command does not end within `timeout_s` seconds.
+        DockerUnavailable: the daemon stopped answering.
     """
     api = container.client.api
     name = str(container.name)
@@ -53,10 +51,10 @@ def exec_in(
 
 
 def _talk(sock: socket.socket, stdin: bytes | None, deadline: float) -> tuple[bytes, bytes]:
-    """Write stdin while reading the frames of both outputs: a full pipe on either side cannot stop the other."""
+    """Write stdin while reading the frames of both outputs, so that a full pipe on one side cannot block the other."""
 
     def feed(data: bytes) -> None:
-        with contextlib.suppress(OSError):  # it ended before it had read all; its exit code and stderr say why
+        with contextlib.suppress(OSError):  # the program ended before it had read all; its exit code and stderr say why
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)  # the program reads to the end of its stdin
 
@@ -70,11 +68,11 @@ def _talk(sock: socket.socket, stdin: bytes | None, deadline: float) -> tuple[by
         out.setdefault(kind, bytearray()).extend(block)
     if feeder is not None:
         feeder.join(timeout=max(0.0, deadline - time.monotonic()))
-    return bytes(out.get(STDOUT, b"")), bytes(out.get(2, b""))
+    return bytes(out.get(STDOUT, b"")), bytes(out.get(STDERR, b""))
 
 
 def _frames(sock: socket.socket, deadline: float) -> Iterator[tuple[int, bytes]]:
-    """Take Docker's stream apart: 1 byte stream, 3 of padding, 4 of length (big endian), then that many bytes."""
+    """Parse Docker's stream: 1 byte stream number, 3 of padding, 4 of length (big endian), then that many bytes."""
     while header := _read(sock, 8, deadline):
         kind, size = struct.unpack(">BxxxL", header)
         yield kind, _read(sock, size, deadline)

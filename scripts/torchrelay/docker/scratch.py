@@ -1,4 +1,4 @@
-"""Containers that a stage needs only while it runs: removed in any case, and swept by the next run when that one was killed."""
+"""Containers that a stage needs only while it runs: always removed, if need be by the next run after one that was killed."""
 
 import hashlib
 import platform
@@ -20,12 +20,12 @@ LABEL = "org.torchrelay.scratch"
 
 
 def owner(model_dir: Path) -> str:
-    """Return what a model directory's containers are labelled with: its place, on this machine."""
+    """Return the label of a model directory's containers: a digest of this machine's name and the directory's path."""
     return hashlib.sha256(f"{platform.node()}\0{model_dir.resolve()}".encode()).hexdigest()[:24]
 
 
 def sweep(client: "DockerClient", model_dir: Path) -> int:
-    """Remove what killed runs over this directory left, and say how many; the caller holds the directory's lock."""
+    """Remove the containers that killed runs on this directory left, and return how many; the caller holds its lock."""
     left = client.containers.list(all=True, filters={"label": f"{LABEL}={owner(model_dir)}"}, ignore_removed=True)
     for container in left:
         log.info("removing %s, which a killed run left", container.name)
@@ -37,7 +37,7 @@ def sweep(client: "DockerClient", model_dir: Path) -> int:
 def scratch_container(
     client: "DockerClient", model_dir: Path, purpose: str, image: str, settings: dict[str, Any]
 ) -> Iterator["Container"]:
-    """Give a created, not started, container and remove it in any case; what an earlier, killed run left goes first.
+    """Create, but do not start, a container and remove it at the end; those of earlier, killed runs are removed first.
 
     `purpose` is part of its name.
     """
@@ -47,10 +47,10 @@ def scratch_container(
     try:
         yield client.containers.create(image, **{**settings, "name": name, "labels": labels})
     finally:
-        _remove(client, name)  # by name: Ctrl-C may come before the daemon has told the id
+        _remove(client, name)  # by name: Ctrl-C may arrive before the daemon has returned the id
 
 
 def _remove(client: "DockerClient", name: str) -> None:
-    """Remove a container by name or id; one that is gone, or going, is no matter."""
+    """Remove a container by name or id, if it still exists."""
     with suppress(requests.HTTPError):  # docker.errors.APIError is one
         client.api.remove_container(name, v=True, force=True)

@@ -1,7 +1,7 @@
-"""Doctor: all that the relay will need, looked at before anything is built; every finding at once, each with its mend.
+"""Doctor: checks everything that a deployment needs before anything is built, and reports all problems at once, each with its fix.
 
-A check asks and changes nothing. It runs in a thread of its own and has a deadline, so a registry that says nothing hides no other
-finding. What it cannot apply to (no cluster named, no registry given) is left out.
+Checks change nothing. Each runs in its own thread with a deadline, so that a registry that does not respond hides no other finding.
+A check that does not apply (no cluster, no registry) reports nothing.
 """
 
 import threading
@@ -14,101 +14,95 @@ from rich.markup import escape
 
 from torchrelay.core.errors import DeployFailed, DoctorFailed, ModelInvalid, TorchrelayError
 from torchrelay.core.log import table
-from torchrelay.doctor.finding import Asked, Check, Probe, Subject, bad, good
+from torchrelay.doctor import aws, cluster, machine, stores, workflow
+from torchrelay.doctor.finding import CheckFunction, DoctorOptions, Finding, Subject, bad, good
 from torchrelay.model.model import load
+from torchrelay.targets import chosen_target
 
 DEADLINE_S = 30.0
 """For all checks together: they run at the same time."""
+CHECKS: dict[str, CheckFunction] = {
+    "python": machine.python,
+    "git": machine.git,
+    "docker": machine.docker,
+    "cache": machine.cache,
+    "disk": machine.disk,
+    "weights": stores.weights,
+    "registry": stores.registry,
+    "identity": aws.identity,
+    "aws": aws.aws,
+    "cluster": cluster.cluster,
+    "workflow": workflow.workflow,
+}
+"""Every check by name, in the order of the table."""
 
 
-def probes() -> dict[str, Probe]:
-    """Return every check by its name, in the order of the table."""
-    from torchrelay.doctor import aws, cluster, machine, stores, workflow  # noqa: PLC0415 -- they import this
-
-    return {
-        "python": machine.python,
-        "git": machine.git,
-        "docker": machine.docker,
-        "cache": machine.cache,
-        "disk": machine.disk,
-        "weights": stores.weights,
-        "registry": stores.registry,
-        "identity": aws.identity,
-        "aws": aws.aws,
-        "cluster": cluster.cluster,
-        "workflow": workflow.workflow,
-    }
-
-
-def examine(asked: Asked, chosen: Mapping[str, Probe] | None = None, deadline_s: float = DEADLINE_S) -> list[Check]:
-    """Run the checks at the same time and return all findings in their order."""
-    subject, checks = _subject(asked)
-    found: dict[str, list[Check]] = {}
-    chosen = probes() if chosen is None else chosen
+def examine(options: DoctorOptions, checks: Mapping[str, CheckFunction] = CHECKS, deadline_s: float = DEADLINE_S) -> list[Finding]:
+    """Run the checks at the same time and return all findings in the order of the checks."""
+    subject, findings = _subject(options)
+    by_check: dict[str, list[Finding]] = {}
     threads = {
-        name: threading.Thread(target=_run, args=(name, probe, subject, found), name=f"doctor {name}", daemon=True)
-        for name, probe in chosen.items()
+        name: threading.Thread(target=_run, args=(name, check, subject, by_check), name=f"doctor {name}", daemon=True)
+        for name, check in checks.items()
     }
     end = time.monotonic() + deadline_s
     for thread in threads.values():
         thread.start()
     for name, thread in threads.items():
         thread.join(max(0.0, end - time.monotonic()))
-        late = bad(name, f"no answer within {deadline_s:.0f} s", "see why it hangs: a firewall that drops, or a proxy?")
-        checks += found.get(name, [late])
-    return checks
+        late = bad(name, f"no response within {deadline_s:.0f} s", "it timed out: check firewalls and proxies")
+        findings += by_check.get(name, [late])
+    return findings
 
 
-def _run(name: str, probe: Probe, subject: Subject, found: dict[str, list[Check]]) -> None:
+def _run(name: str, check: CheckFunction, subject: Subject, by_check: dict[str, list[Finding]]) -> None:
     try:
-        told = probe(subject)
-        found[name] = [] if told is None else [told] if isinstance(told, Check) else list(told)
+        found = check(subject)
+        by_check[name] = [] if found is None else [found] if isinstance(found, Finding) else list(found)
     except TorchrelayError as error:
-        found[name] = [bad(name, error.message, error.fix)]
+        by_check[name] = [bad(name, error.message, error.fix)]
     except Exception as error:
-        # A check that breaks is a finding, and hides no other. What the error says may hold anything, so its place is told instead.
+        # A bug in one check hides no other. The error's text may contain a secret, so only its place is shown.
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
-        found[name] = [bad(name, f"the check itself failed: {place}", "report it, with this line")]
+        by_check[name] = [bad(name, f"the check itself failed: {place}", "report this line as a bug")]
 
 
-def _subject(asked: Asked) -> tuple[Subject, list[Check]]:
-    """Read the model; what is wrong with it is the first finding, and the checks that need none go on."""
-    from torchrelay.targets import chosen_target  # noqa: PLC0415 -- it imports every stage
-
+def _subject(options: DoctorOptions) -> tuple[Subject, list[Finding]]:
+    """Read the model; its mistakes are the first findings, and checks that need no model still run."""
     try:
-        loaded = load(asked.model_dir)
+        loaded = load(options.model_dir)
     except ModelInvalid as error:
-        return Subject(asked, None, asked.target or ""), list(_problems(error))
-    checks = list(_problems(ModelInvalid(loaded.problems))) if loaded.problems else [good("model", loaded.model.name)]
+        return Subject(options, None, options.target or ""), list(_problems(error))
+    findings = list(_problems(ModelInvalid(loaded.problems))) if loaded.problems else [good("model", loaded.model.name)]
     try:
-        target = chosen_target(loaded.model, asked.target, asked.repository or None)
+        target = chosen_target(loaded.model, options.target, options.repository or None)
     except DeployFailed as error:
-        checks.append(bad("target", error.message, error.fix))
-        target = asked.target or ""
-    return Subject(asked, loaded.model, target), checks
+        findings.append(bad("target", error.message, error.fix))
+        target = options.target or ""
+    return Subject(options, loaded.model, target), findings
 
 
-def _problems(error: ModelInvalid) -> Iterator[Check]:
+def _problems(error: ModelInvalid) -> Iterator[Finding]:
     for problem in error.problems:
         place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
         yield bad("model", f"{place}: {problem.field} {problem.message}".replace(":  ", ": "), problem.fix or f"correct {place}")
 
 
-def show(checks: list[Check]) -> None:
-    """Print the findings as a table on stderr, what is wrong with its mend."""
+def show(findings: list[Finding]) -> None:
+    """Print the findings as a table on stderr, each problem with its fix."""
     rows = [
-        [check.name, "ok" if check.ok else "FAILED", escape(check.detail if check.ok else f"{check.detail}\n{check.fix}")]
-        for check in checks
+        [one.name, "ok" if one.ok else "FAILED", escape(one.detail if one.ok else f"{one.detail}\nfix: {one.fix}")]
+        for one in findings
     ]
-    table("doctor", ["check", "", "what was seen, and what mends it"], rows)
+    table("doctor", ["check", "result", "details"], rows)
 
 
-def demand(checks: list[Check]) -> None:
-    """Raise DoctorFailed, naming every failed check and its mend, unless all is well."""
-    failed = [check for check in checks if not check.ok]
+def require_passing(findings: list[Finding]) -> None:
+    """Raise DoctorFailed, with every failed check and its fix, unless all checks passed."""
+    failed = [one for one in findings if not one.ok]
     if failed:
         raise DoctorFailed(
-            "\n".join(f"{check.name}: {check.detail}" for check in failed),
-            failed[0].fix if len(failed) == 1 else "".join(f"\n    {check.name}: {check.fix}" for check in failed),
+            "\n".join(f"{one.name}: {one.detail}" for one in failed),
+            failed[0].fix if len(failed) == 1 else "".join(f"\n    {one.name}: {one.fix}" for one in failed),
         )

@@ -1,4 +1,4 @@
-"""What a check of `doctor` takes and returns."""
+"""The input and output types of doctor's checks."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,8 +10,8 @@ from torchrelay.model.model import Model
 
 
 @dataclass(frozen=True)
-class Check:
-    """One finding: `detail` says what was seen, `fix` the line that mends it when it is not `ok`."""
+class Finding:
+    """One result of a check: `detail` describes it; `fix` says what to do if it is not `ok`."""
 
     name: str
     ok: bool
@@ -19,13 +19,13 @@ class Check:
     fix: str = ""
 
     def summary(self) -> dict[str, Any]:
-        """Return what the CLI prints."""
+        """Return the finding as the CLI prints it."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be examined: empty text is absent."""
+class DoctorOptions:
+    """The options of `torchrelay doctor`; empty text means absent."""
 
     model_dir: Path
     target: str | None = None
@@ -37,22 +37,22 @@ class Asked:
 
 @dataclass(frozen=True)
 class Subject:
-    """`Asked` with the model read, and the target chosen as relay chooses it; empty when there is none."""
+    """What is checked: the options, the model (None if it is invalid) and the target that relay would use ("" if there is none)."""
 
-    asked: Asked
+    options: DoctorOptions
     model: Model | None
     target: str
 
 
-Probe = Callable[[Subject], Check | Iterable[Check] | None]
-"""A check: finds one thing or several, or None where it does not apply. A TorchrelayError that it raises is its finding."""
+CheckFunction = Callable[[Subject], Finding | Iterable[Finding] | None]
+"""Returns one finding or several, or None if the check does not apply. A TorchrelayError that it raises becomes its finding."""
 
 
-def good(name: str, detail: str) -> Check:
-    """Return a finding that is well."""
-    return Check(name, True, printable(detail, 400))
+def good(name: str, detail: str) -> Finding:
+    """Return a finding without a problem."""
+    return Finding(name, True, printable(detail, 400))
 
 
-def bad(name: str, detail: str, fix: str) -> Check:
-    """Return a finding that is not."""
-    return Check(name, False, printable(detail, 400), fix)
+def bad(name: str, detail: str, fix: str) -> Finding:
+    """Return a finding with a problem."""
+    return Finding(name, False, printable(detail, 400), fix)

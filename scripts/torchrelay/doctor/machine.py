@@ -1,4 +1,4 @@
-"""What doctor looks at on this machine: Python, git and its history, the Docker daemon, disk space."""
+"""Doctor's checks of this machine: Python, git and its history, the Docker daemon, disk space."""
 
 import shutil
 import sys
@@ -6,101 +6,100 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torchrelay.core import paths
-from torchrelay.core.errors import ModelInvalid
-from torchrelay.doctor.finding import Check, Subject, bad, good
+from torchrelay.core.errors import ModelInvalid, TorchrelayError
+from torchrelay.core.git import run_git
+from torchrelay.docker.daemon import daemon, require_config_ids
+from torchrelay.doctor.finding import Finding, Subject, bad, good
+from torchrelay.model.weights_lock import read_lock
+from torchrelay.weights.sources.file import local_path
 
 OLDEST_PYTHON = (3, 11)
-# Copies of the weights that a relay leaves or makes: the download, the archive and the bundle, in or beside the cache. The daemon
-# unpacks a layer while it still has the one that was sent.
+# Copies of the weights that a relay makes: the download, the archive and the bundle, in the cache or beside it. The daemon unpacks
+# a layer while it still holds the packed one.
 CACHE_FACTOR, DOCKER_FACTOR = 3, 2
 RUNTIME_BYTES = {"cpu": 4 << 30, "gpu": 16 << 30}
-"""Reckoned for the runtime image while it is built: wheels, layers and the result lie there together."""
+"""An estimate for building the runtime image: wheels, layers and the result are on disk together."""
 LEAST_BYTES = 1 << 30
 
 
-def python(_subject: Subject) -> Check:
-    """See that this Python is new enough."""
+def python(_subject: Subject) -> Finding:
+    """Check that this Python is new enough."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info >= OLDEST_PYTHON:
         return good("python", version)
     return bad(
-        "python", version, f"use Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or later; in a workflow actions/setup brings it"
+        "python", version, f"use Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or later; in a workflow, actions/setup finds one"
     )
 
 
-def git(subject: Subject) -> Check:
-    """See that git is there and has the history that tells an older commit from a newer one."""
-    from torchrelay.core.git import run_git  # noqa: PLC0415 -- it imports model
-
+def git(subject: Subject) -> Finding:
+    """Check that git is installed and has the history that decides which of two commits is newer."""
     if shutil.which("git") is None:
-        return bad("git", "not on the PATH", "install git: a model's version and the order of deploys come from it")
-    folder = subject.asked.model_dir
+        return bad("git", "git is not on the PATH", "install git: it provides a model's version and the order of deployments")
+    folder = subject.options.model_dir
     inside = run_git(["rev-parse", "--is-shallow-repository"], folder)
     if inside.returncode != 0 and "dubious ownership" in inside.stderr:
         return bad("git", "the repository belongs to another user", "run `git config --global --add safe.directory '*'`")
     if inside.returncode != 0:
-        return good("git", "the model lies in no repository: its version is `version:` of model.yaml, or 1.0")
+        return good("git", "the model is not in a git repository: its version is `version:` of model.yaml, or 1.0")
     if inside.stdout.strip() == "true":
         return bad(
             "git",
-            "a shallow clone: whether a commit is older than the live one cannot be told",
-            "give actions/checkout `with: {fetch-depth: 0}`; here, `git fetch --unshallow`",
+            "a shallow clone: it does not show whether a commit is older than the live one",
+            "set `fetch-depth: 0` for actions/checkout; on your machine run `git fetch --unshallow`",
         )
     count = run_git(["rev-list", "--count", "HEAD"], folder)
     if count.returncode != 0:
-        return good("git", "a repository without a commit")
+        return good("git", "the repository has no commit yet")
     return good("git", f"{count.stdout.strip()} commits of history")
 
 
-def docker(subject: Subject) -> Check | None:
-    """See that a daemon answers that names images as the verdict does; the local target needs none."""
-    from torchrelay.docker.daemon import daemon, require_config_ids  # noqa: PLC0415 -- docker is slow to import
-
+def docker(subject: Subject) -> Finding | None:
+    """Check that a Docker daemon responds and identifies images by config digest; the local target needs none."""
     if subject.target == "local":
         return None
     with daemon() as client:
         require_config_ids(client)
-        told = client.version()
-    if told.get("Os") != "linux":
-        return bad("docker", f"runs {told.get('Os')} containers", "switch Docker to Linux containers")
-    return good("docker", f"{told.get('Version')}, API {told.get('ApiVersion')}, {told.get('Arch')}")
+        version = client.version()
+    if version.get("Os") != "linux":
+        return bad("docker", f"the daemon runs {version.get('Os')} containers", "switch Docker to Linux containers")
+    return good("docker", f"{version.get('Version')}, API {version.get('ApiVersion')}, {version.get('Arch')}")
 
 
-def cache(_subject: Subject) -> Check:
-    """See that the cache can be written."""
+def cache(_subject: Subject) -> Finding:
+    """Check that the cache folder is writable."""
     folder = paths.cache_dir()
     existing = _existing(folder)
     try:
-        probe = existing / ".torchrelay-doctor"
-        probe.touch()
-        probe.unlink()
+        file = existing / ".torchrelay-doctor"
+        file.touch()
+        file.unlink()
     except OSError as error:
-        return bad("cache", f"{folder} cannot be written: {error.strerror}", "set TORCHRELAY_CACHE to a folder that can")
+        return bad("cache", f"{folder} is not writable: {error.strerror}", "set TORCHRELAY_CACHE to a writable folder")
     return good("cache", str(folder))
 
 
-def disk(subject: Subject) -> Iterator[Check]:
-    """See that the weights, and all that is made of them, find room."""
+def disk(subject: Subject) -> Iterator[Finding]:
+    """Check the free space for the weights and everything that is made of them."""
     size = weights_size(subject)
-    told = f"{_size(size)} of weights" if size else "weights of unknown size"
+    weights = f"{_size(size)} of weights" if size else "weights of unknown size"
     yield _room(
-        "disk", paths.cache_dir(), LEAST_BYTES + CACHE_FACTOR * size, told, "set TORCHRELAY_CACHE to a folder on a larger disk"
+        "disk", paths.cache_dir(), LEAST_BYTES + CACHE_FACTOR * size, weights, "set TORCHRELAY_CACHE to a folder on a larger disk"
     )
     if subject.target == "local" or (root := _docker_root()) is None:
         return
     device = subject.model.device if subject.model else "cpu"
     needed = RUNTIME_BYTES[device] + DOCKER_FACTOR * size
-    yield _room("disk of docker", root, needed, f"the runtime image and {told}", "run `docker system prune`, or move its data-root")
+    yield _room(
+        "disk of docker", root, needed, f"the runtime image and {weights}", "run `docker system prune`, or move its data-root"
+    )
 
 
 def weights_size(subject: Subject) -> int:
-    """Return the bytes that model.yaml's weights have as far as this machine knows; 0 when it does not."""
-    from torchrelay.model.weights_lock import read_lock  # noqa: PLC0415 -- as in docker
-    from torchrelay.weights.sources.file import local_path  # noqa: PLC0415
-
+    """Return the size of the model's weights in bytes, from the file or weights.lock; 0 if unknown."""
     if subject.model is None:
         return 0
-    uri, folder = subject.model.weights.uri, subject.asked.model_dir
+    uri, folder = subject.model.weights.uri, subject.options.model_dir
     try:
         if subject.model.weights.scheme == "file":
             return local_path(uri, folder).stat().st_size
@@ -110,18 +109,15 @@ def weights_size(subject: Subject) -> int:
     return locked.size if locked is not None and locked.source == uri else 0
 
 
-def _room(name: str, folder: Path, needed: int, why: str, fix: str) -> Check:
+def _room(name: str, folder: Path, needed: int, why: str, fix: str) -> Finding:
     existing = _existing(folder)
     free = shutil.disk_usage(existing).free
-    said = f"{_size(free)} free in {existing}, {_size(needed)} wanted for {why}"
-    return good(name, said) if free >= needed else bad(name, said, f"free some space, or {fix}")
+    detail = f"{_size(free)} free in {existing}, {_size(needed)} needed for {why}"
+    return good(name, detail) if free >= needed else bad(name, detail, f"free some space, or {fix}")
 
 
 def _docker_root() -> Path | None:
-    """Return where the daemon keeps images, when that is on this machine and can be seen; its own check says why it is not."""
-    from torchrelay.core.errors import TorchrelayError  # noqa: PLC0415
-    from torchrelay.docker.daemon import daemon  # noqa: PLC0415 -- as in docker
-
+    """Return the folder of the daemon's images; None if it is not visible on this machine. The docker check reports why."""
     try:
         with daemon() as client:
             root = Path(str(client.info().get("DockerRootDir", "")))

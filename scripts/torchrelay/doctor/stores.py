@@ -1,19 +1,19 @@
-"""What doctor asks of the places that hold files: the weights' source and the registry."""
+"""Doctor's checks of the places that store files: the source of the weights and the registry."""
 
 from torchrelay.core.errors import WeightsMissing
-from torchrelay.doctor.finding import Check, Subject, bad, good
+from torchrelay.doctor.finding import Finding, Subject, bad, good
+from torchrelay.model.weights_lock import read_lock
+from torchrelay.oci.reference import parse_reference
+from torchrelay.weights.checks import refuse_stand_ins
+from torchrelay.weights.sources import Transient, source_of
+from torchrelay.weights.sources.file import local_path
 
 
-def weights(subject: Subject) -> Check | None:
-    """Open the weights where model.yaml says they are, and read none of them."""
-    from torchrelay.model.weights_lock import read_lock  # noqa: PLC0415
-    from torchrelay.weights.checks import refuse_stand_ins  # noqa: PLC0415 -- it brings every source's library
-    from torchrelay.weights.sources import Transient, source_of  # noqa: PLC0415
-    from torchrelay.weights.sources.file import local_path  # noqa: PLC0415
-
+def weights(subject: Subject) -> Finding | None:
+    """Open the weights at their source without reading them."""
     if subject.model is None:
         return None
-    declared, folder = subject.model.weights, subject.asked.model_dir
+    declared, folder = subject.model.weights, subject.options.model_dir
     if declared.scheme == "file":
         path = local_path(declared.uri, folder)
         refuse_stand_ins(declared.uri, path)
@@ -22,24 +22,23 @@ def weights(subject: Subject) -> Check | None:
         with source_of(declared.uri).open_stream(declared.uri, 0, "") as stream:
             total = stream.total
     except Transient as error:
-        raise WeightsMissing(str(error), "see that the source is well") from error
+        raise WeightsMissing(str(error), "check that the weights' host is reachable") from error
     locked = read_lock(folder)
     if locked is not None and locked.source == declared.uri and total is not None and total != locked.size:
         return bad(
             "weights",
-            f"{declared.uri}: {total} bytes now, weights.lock says {locked.size}",
-            "if the change is meant, run `torchrelay fetch --update-lock` and commit weights.lock",
+            f"{declared.uri}: now {total} bytes, but weights.lock has {locked.size}",
+            "if the change is intended, run `torchrelay fetch --update-lock` and commit weights.lock",
         )
     return good("weights", f"{declared.uri.partition('?')[0]}: {'of unknown size' if total is None else f'{total} bytes'}")
 
 
-def registry(subject: Subject) -> Check | None:
-    """Begin an upload to the repository and cancel it: the registry answers, and a push would be let in."""
-    from torchrelay.oci import ecr  # noqa: PLC0415 -- 0.1 s for botocore
-    from torchrelay.oci.access import registry_for  # noqa: PLC0415
-    from torchrelay.oci.reference import parse_reference  # noqa: PLC0415
+def registry(subject: Subject) -> Finding | None:
+    """Start an upload to the repository and cancel it: this shows that the registry responds and would accept a push."""
+    from torchrelay.oci import ecr  # noqa: PLC0415 -- 0.4 s for botocore, only with a repository
+    from torchrelay.oci.access import registry_for  # noqa: PLC0415 -- 0.6 s, it imports ecr
 
-    text = subject.asked.repository
+    text = subject.options.repository
     if not text:
         return None
     if text.endswith("/"):
@@ -52,4 +51,4 @@ def registry(subject: Subject) -> Check | None:
             f"`aws ecr create-repository --repository-name {reference.repository}`, or push with --create-repository",
         )
     registry_for(reference).try_upload(reference.repository)
-    return good("registry", f"{reference.name} takes an upload")
+    return good("registry", f"{reference.name} accepts uploads")

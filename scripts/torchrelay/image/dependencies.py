@@ -1,4 +1,4 @@
-"""The dependencies layer: a model's requirements, installed by the runtime image's own pip, once per requirements file."""
+"""The dependencies layer: a model's requirements, installed by the runtime image's pip, once per requirements file."""
 
 import hashlib
 import io
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 TIMEOUT_S = 1800
-WAIT_S = 60  # for the exit code, when the log has ended
-# --prefix, not --target: it counts what the runtime has, so that a package that needs torch does not bring a second one.
+WAIT_S = 60  # for the exit code, after the log has ended
+# --prefix, not --target: pip then sees the runtime's packages, so a package that needs torch does not install a second one.
 INSTALL = f"""
 set -eu
 {paths.IMAGE_PYTHON} -m pip freeze --all | grep -E '^(torch|torchserve)==' > /tmp/constraints.txt
@@ -38,18 +38,18 @@ set -eu
 mkdir -p {paths.IMAGE_DEPS}
 {paths.IMAGE_PYTHON} -m compileall -q --invalidation-mode unchecked-hash {paths.IMAGE_DEPS} || true
 """
-MADE_OF = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")  # what is installed may depend on them
-PASSED_ON = (*MADE_OF, "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+CACHE_KEY_VARS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")  # the installed packages may depend on them
+PASSED_VARS = (*CACHE_KEY_VARS, "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 def dependencies_layer(model_dir: Path, runtime: Image, requirements: bytes, progress: Progress) -> tuple[str, Layer]:
-    """Return the folder to import from inside the image, and the layer that holds it.
+    """Return the folder to import from inside the image, and the layer that contains it.
 
-    Raises DependenciesUnresolved with pip's own reason.
+    Raises DependenciesUnresolved with pip's reason.
     """
-    index = "".join(f"{name}={value}\n" for name, value in passed_on().items() if name in MADE_OF)
-    made_of = [runtime.config_digest.encode(), INSTALL.encode(), index.encode(), str(TAR_FORMAT).encode(), requirements]
-    key = hashlib.sha256(b"\0".join(made_of)).hexdigest()
+    index = "".join(f"{name}={value}\n" for name, value in pip_environment().items() if name in CACHE_KEY_VARS)
+    key_parts = [runtime.config_digest.encode(), INSTALL.encode(), index.encode(), str(TAR_FORMAT).encode(), requirements]
+    key = hashlib.sha256(b"\0".join(key_parts)).hexdigest()
     record = paths.cache_dir() / "layers" / f"dependencies-{key}.json"
     known = read_json(record)
     if isinstance(known, dict) and (blob := stored_blob(known.get("digest", ""))) is not None:
@@ -72,64 +72,64 @@ def _install(model_dir: Path, runtime: Image, requirements: bytes, folder: Path,
         settings = {
             "entrypoint": ["/bin/sh", "-c", INSTALL],
             "user": "0",
-            "environment": passed_on(),
+            "environment": pip_environment(),
             "healthcheck": {"test": ["NONE"]},
         }
         with scratch_container(client, model_dir, "dependencies", runtime.config_digest, settings) as container:
             container.put_archive("/tmp", _single_file("requirements.txt", requirements))  # noqa: S108 -- inside the container
             container.start()
-            code, output = ended(container, TIMEOUT_S, "installing the requirements")
+            code, output = run_to_end(container, TIMEOUT_S, "installing the requirements")
             if code != 0:
                 raise DependenciesUnresolved(
                     f"requirements do not install in the runtime image: {pip_reason(output)}",
-                    "correct the requirements file; the image pins torch and torchserve, and runs without a compiler",
+                    "correct the requirements file; the image pins torch and torchserve and has no compiler",
                 )
             _copy_out(container, folder)
 
 
-def ended(container: "Container", timeout_s: float, what: str) -> tuple[int, str]:
-    """Return exit code and output of a container when it has ended; one that takes longer is killed.
+def run_to_end(container: "Container", timeout_s: float, what: str) -> tuple[int, str]:
+    """Return exit code and output of a started container once it has ended; kill it after `timeout_s`.
 
-    The log ends with the container, so it is a clock beside it that ends both. Raises DependenciesUnresolved.
+    The log only ends with the container, so a timer in another thread ends both. Raises DependenciesUnresolved.
     """
-    late = threading.Event()
+    killed = threading.Event()
 
     def kill() -> None:
-        late.set()
-        with suppress(Exception):  # it ended just now, or the daemon is gone, which who follows the log is told
+        killed.set()
+        with suppress(Exception):  # it just ended, or the daemon is gone: reading the log reports that
             container.kill()
 
-    clock = threading.Timer(timeout_s, kill)
-    clock.daemon = True
-    clock.start()
+    timer = threading.Timer(timeout_s, kill)
+    timer.daemon = True
+    timer.start()
     try:
-        output = followed(container)
+        output = follow_log(container)
         code = int(container.wait(timeout=WAIT_S)["StatusCode"])
     finally:
-        clock.cancel()
-    if late.is_set() and code != 0:
+        timer.cancel()
+    if killed.is_set() and code != 0:
         raise DependenciesUnresolved(
-            f"{what} did not end within {timeout_s:.0f} s, and was stopped: {pip_reason(output)}",
-            "run it again if the network was slow; else require less, or what waits for nothing",
+            f"{what} did not end within {timeout_s:.0f} s and was stopped: {pip_reason(output)}",
+            "run it again if the network was slow; otherwise remove packages, or ones that wait for input while installing",
         )
     return code, output
 
 
-def followed(container: "Container") -> str:
-    """Return pip's output when it has ended, telling its downloads as they come."""
+def follow_log(container: "Container") -> str:
+    """Return the container's output once it has ended; log pip's downloads as they happen."""
     lines = []
-    left = ""
+    rest = ""
     for chunk in container.logs(stream=True, follow=True):
-        *whole, left = (left + chunk.decode(errors="replace")).split("\n")
-        for line in whole:
+        *complete, rest = (rest + chunk.decode(errors="replace")).split("\n")
+        for line in complete:
             lines.append(line)
             log.log(logging.INFO if line.lstrip().startswith("Downloading") else logging.DEBUG, "  %s", line.strip()[:150])
-    return "\n".join([*lines, left])
+    return "\n".join([*lines, rest])
 
 
-def passed_on() -> dict[str, str]:
-    """Return what the environment says of indexes and proxies, for pip in a container."""
-    return {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+def pip_environment() -> dict[str, str]:
+    """Return the variables about indexes and proxies, for pip in a container."""
+    return {name: os.environ[name] for name in PASSED_VARS if os.environ.get(name)}
 
 
 def _single_file(name: str, content: bytes) -> bytes:

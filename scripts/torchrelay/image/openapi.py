@@ -1,4 +1,4 @@
-"""OpenAPI: what an image says of itself at /openapi.json, made when it is built; same model and samples, same bytes.
+"""The OpenAPI document that an image serves at /openapi.json, made at build time: same model and samples, same bytes.
 
 Format: https://spec.openapis.org/oas/v3.1.0
 """
@@ -10,14 +10,14 @@ from typing import Any
 
 from torchrelay.image.openapi_bodies import JSON, Bodies, bodies_of
 from torchrelay.model.handlers import class_names, complete_options
-from torchrelay.model.model import Model
+from torchrelay.model.model import Model, predict_path
 from torchrelay.model.samples import Sample
 
 PROBLEM = "application/problem+json"
-MOST_EXAMPLE = 4096  # bytes of a body that is shown as an example
+LONGEST_EXAMPLE = 4096  # bytes of a body
 MOST_EXAMPLES = 5
 
-# Status codes that any request for an answer may get, and why.
+# The status codes that any request to the model may get, and why.
 _REFUSALS = {
     400: "The body is not what this model takes.",
     404: "There is nothing under this path.",
@@ -71,19 +71,19 @@ _SCHEMAS: dict[str, Any] = {
 
 def rendered(model_dir: Path, model: Model, version: str, samples: Sequence[Sample]) -> bytes:
     """Return openapi.json, as UTF-8 text."""
-    made = document(model, version, samples, class_names(model_dir, model.handler, model.handler_args))
-    return json.dumps(made, separators=(",", ":"), sort_keys=True).encode() + b"\n"
+    openapi = document(model, version, samples, class_names(model_dir, model.handler, model.handler_args))
+    return json.dumps(openapi, separators=(",", ":"), sort_keys=True).encode() + b"\n"
 
 
 def document(model: Model, version: str, samples: Sequence[Sample], classes: list[str] | None = None) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of the model's endpoint; `classes` are the names of its classes, if there are any.
 
-    Of other versions in the same server only this is said: that there are any. What they take is not known here.
+    It mentions that the server has other versions, but not which requests they accept: that is not known here.
     """
     default = model.default_version or version
     samples = [one for one in samples if (one.version or default) == version]
     bodies = bodies_of(model.handler, complete_options(model.handler, model.handler_args), classes)
-    predict = f"/predictions/{model.name}"
+    predict = predict_path(model.name)
     paths: dict[str, Any] = {}
     routes = ((predict, "predict"), (f"{predict}/{version}", "predictVersion"), ("/invocations", "invoke"))
     for path, name in routes if default == version else routes[1:2]:
@@ -123,7 +123,7 @@ def _predict(operation: str, bodies: Bodies) -> dict[str, Any]:
 
 
 def _names(bodies: Bodies) -> dict[str, str]:
-    """The name of each response below `components`, by its status."""
+    """Return the name of each response below `components`, by its status."""
     return {"200": "Answered", **{str(status): f"Refused{status}" for status in sorted(_reasons(bodies))}}
 
 
@@ -133,18 +133,18 @@ def _reasons(bodies: Bodies) -> dict[int, str]:
 
 def _responses(bodies: Bodies, samples: Sequence[Sample]) -> dict[str, Any]:
     answered = {"description": "The answer, one for each sample.", "content": _with_answers(bodies.gives, samples)}
-    made: dict[str, Any] = {"Answered": answered}
+    responses: dict[str, Any] = {"Answered": answered}
     for status, reason in _reasons(bodies).items():
-        made[f"Refused{status}"] = {"description": reason, "content": {JSON: _ref("ServerError"), PROBLEM: _ref("Problem")}}
-    made["Refused503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
-    return made
+        responses[f"Refused{status}"] = {"description": reason, "content": {JSON: _ref("ServerError"), PROBLEM: _ref("Problem")}}
+    responses["Refused503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    return responses
 
 
 def _with_requests(takes: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Any]:
     content = {kind: dict(media) for kind, media in takes.items()}
     for sample in samples:
         kind = sample.content_type.partition(";")[0].strip().lower()
-        if sample.expect.status != 200 or kind not in content or len(sample.body) > MOST_EXAMPLE:
+        if sample.expect.status != 200 or kind not in content or len(sample.body) > LONGEST_EXAMPLE:
             continue
         value = _readable(sample.body, kind)
         examples = content[kind].setdefault("examples", {})
@@ -154,7 +154,7 @@ def _with_requests(takes: dict[str, Any], samples: Sequence[Sample]) -> dict[str
 
 
 def _readable(body: bytes, kind: str) -> Any:
-    """A body as JSON or text; None when it is neither, as an image."""
+    """Return a body as JSON or text; None when it is neither, an image for example."""
     try:
         return json.loads(body) if kind == JSON else body.decode() if kind.startswith("text/") else None
     except ValueError:
@@ -162,16 +162,16 @@ def _readable(body: bytes, kind: str) -> Any:
 
 
 def _with_answers(gives: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Any]:
-    """The answers that samples expect in full; one that names a part of an answer is none."""
-    whole = [sample for sample in samples if sample.expect.kind == "json" and sample.expect.mode in ("exact", "numeric")]
-    shown = {
+    """Add the answers that samples expect in full as examples; samples that expect only a part of an answer give none."""
+    complete = [sample for sample in samples if sample.expect.kind == "json" and sample.expect.mode in ("exact", "numeric")]
+    examples = {
         sample.name: {"value": sample.expect.value}
-        for sample in whole
-        if sample.expect.status == 200 and len(json.dumps(sample.expect.value)) <= MOST_EXAMPLE
+        for sample in complete
+        if sample.expect.status == 200 and len(json.dumps(sample.expect.value)) <= LONGEST_EXAMPLE
     }
-    if JSON not in gives or not shown:
+    if JSON not in gives or not examples:
         return gives
-    return gives | {JSON: gives[JSON] | {"examples": dict(sorted(shown.items())[:MOST_EXAMPLES])}}
+    return gives | {JSON: gives[JSON] | {"examples": dict(sorted(examples.items())[:MOST_EXAMPLES])}}
 
 
 def _health() -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What each kind of handler takes and answers, as OpenAPI media types: the handler library's options in JSON Schema's words.
+"""The requests and answers of each kind of handler as OpenAPI media types: the handler library's options as JSON Schema.
 
-Schemas say what is meant to be sent. The library reads some odd things besides (a form's only part under any name, say), and
-refuses what no schema can say, such as lists that are not rectangular.
+The schemas describe the intended requests. The library also accepts some odd ones (the only part of a form under any name, for
+example), and refuses some that a schema cannot exclude, such as lists that are not rectangular.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ BYTES = "application/octet-stream"
 PNG = "image/png"
 SAMPLE = "Sample"
 ANSWER = "Answer"
-MOST_NAMES = 1000  # classes that are listed one by one
+MOST_CLASSES = 1000  # listed one by one
 
 Schema = dict[str, Any]
 
@@ -35,7 +35,7 @@ _TEXT_FIELDS = ("text", "data", "input_data")
 
 @dataclass(frozen=True)
 class Bodies:
-    """`takes` and `gives`: media type objects by content type; `schemas`: what they refer to; `known`: nothing else is answered."""
+    """`takes` and `gives`: media type objects by content type; `schemas`: the schemas in them; `known`: the list is complete."""
 
     takes: dict[str, Schema]
     gives: dict[str, Schema]
@@ -45,7 +45,7 @@ class Bodies:
 
 
 def bodies_of(handler: str, options: Mapping[str, Any], classes: list[str] | None) -> Bodies:
-    """What `handler` with its complete `options` takes and answers; `classes` are the names of the classes, if there are any."""
+    """Return the bodies of `handler` with its complete `options`; `classes` are the names of the classes, if there are any."""
     if handler == "tensor":
         return _tensor(options)
     if handler == "text-classifier":
@@ -63,8 +63,8 @@ def _ref(name: str) -> Schema:
 
 def _object(properties: Mapping[str, Schema], description: str = "", *, optional: tuple[str, ...] = ()) -> Schema:
     required = [name for name in properties if name not in optional]
-    made: Schema = {"type": "object", "required": required, "additionalProperties": False, "properties": dict(properties)}
-    return made | ({"description": description} if description else {})
+    schema: Schema = {"type": "object", "required": required, "additionalProperties": False, "properties": dict(properties)}
+    return schema | ({"description": description} if description else {})
 
 
 def _several(options: Mapping[str, Any], item: Schema, description: str) -> Schema:
@@ -77,11 +77,11 @@ def _instances(options: Mapping[str, Any], item: Schema) -> Schema:
 
 
 def _answers(*, lists: bool) -> Schema:
-    """One answer, a list of them for a list of samples, or what `instances` is answered by."""
-    said = [_ref(ANSWER), _object({"predictions": {"type": "array", "minItems": 1, "items": _ref(ANSWER)}})]
+    """Return the schema of one answer, of a list of them for a list of samples, or of the answer to `instances`."""
+    forms = [_ref(ANSWER), _object({"predictions": {"type": "array", "minItems": 1, "items": _ref(ANSWER)}})]
     if lists:
-        said.insert(1, {"type": "array", "minItems": 1, "items": _ref(ANSWER)})
-    return {"anyOf": said}
+        forms.insert(1, {"type": "array", "minItems": 1, "items": _ref(ANSWER)})
+    return {"anyOf": forms}
 
 
 def _form(name: str, part: Schema, description: str) -> Schema:
@@ -89,7 +89,7 @@ def _form(name: str, part: Schema, description: str) -> Schema:
 
 
 def _number(dtype: str, nan: str = "refuse") -> Schema:
-    """A number that a network of this dtype can be given; `nan` as the option, for numbers that are answered."""
+    """Return the schema of a number of this dtype; `nan` is the handler's option, for numbers in answers."""
     if dtype in _INTEGERS:
         low, high = _INTEGERS[dtype]
         return {"type": "integer", "minimum": low, "maximum": high}
@@ -104,8 +104,8 @@ def _tensor(options: Mapping[str, Any]) -> Bodies:
     number = _number(dtype)
     kind = "numbers" if dtype == "auto" else dtype
     if shape is None:
-        said = f"One sample: {kind}, in lists that make one rectangular array, without a batch dimension."
-        sample: Schema = {"anyOf": [number, {"type": "array", "minItems": 1, "items": _ref(SAMPLE)}], "description": said}
+        description = f"One sample: {kind}, in lists that make one rectangular array, without a batch dimension."
+        sample: Schema = {"anyOf": [number, {"type": "array", "minItems": 1, "items": _ref(SAMPLE)}], "description": description}
     else:
         sample = number
         for size in reversed(shape):
@@ -119,8 +119,8 @@ def _tensor(options: Mapping[str, Any]) -> Bodies:
     takes: dict[str, Schema] = {JSON: {"schema": {"anyOf": [*forms, _instances(options, _ref(SAMPLE))]}}}
     if shape is None or len(shape) == 1:
         columns = "numbers" if not shape or shape[0] is None else f"{shape[0]} numbers"
-        said = f"Rows of {columns}, without a header line; each is a sample, and several are answered by a list."
-        takes[CSV] = {"schema": {"type": "string", "minLength": 1, "description": said}}
+        description = f"Rows of {columns}, without a header line; each is a sample, and several are answered by a list."
+        takes[CSV] = {"schema": {"type": "string", "minLength": 1, "description": description}}
     takes[NPY] = {"schema": {"contentMediaType": NPY, "description": "numpy's format: one sample or several, numbers or booleans."}}
     takes[FORM] = _form("data", {"type": "string"}, "One part, by its own content type: JSON, CSV or .npy.")
     return Bodies(takes, {JSON: {"schema": _answers(lists=True)}}, {SAMPLE: sample, **_numbers(options)}, _refused(options))
@@ -131,18 +131,21 @@ def _shown(shape: list[int | None]) -> str:
 
 
 def _numbers(options: Mapping[str, Any]) -> dict[str, Schema]:
-    """The network's output: numbers in lists, or in objects where the network names its outputs."""
+    """Return the schema of the network's output: numbers in lists, or in objects where the network names its outputs."""
     null = options["nan"] == "null"
     kinds = ["number", "boolean", *(["null"] if null else [])]
-    said = "What the network answers to one sample" + (", null for NaN and Infinity." if null else ".")
+    description = "What the network answers to one sample" + (", null for NaN and Infinity." if null else ".")
     if options["output"] == "argmax":
-        kinds, said = ["integer"], "The index of the largest number along the network's last dimension."
+        kinds, description = ["integer"], "The index of the largest number along the network's last dimension."
     elif options["output"] == "softmax":
-        kinds, said = (["number", "null"] if null else ["number"]), "Confidences, which add up to 1 along the last dimension."
+        kinds, description = (
+            (["number", "null"] if null else ["number"]),
+            "Confidences, which add up to 1 along the last dimension.",
+        )
     parts: list[Schema] = [{"type": kinds}, {"type": "array", "items": _ref(ANSWER)}]
     if options["output"] == "values":
         parts.append({"type": "object", "additionalProperties": _ref(ANSWER)})
-    return {ANSWER: {"anyOf": parts, "description": said}}
+    return {ANSWER: {"anyOf": parts, "description": description}}
 
 
 def _refused(options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -153,18 +156,18 @@ def _class(classes: list[str] | None) -> Schema:
     if classes is None:
         return {"type": "string", "pattern": "^[0-9]+$", "description": "Index of the network's output."}
     names = list(dict.fromkeys(classes))
-    return {"type": "string", **({"enum": names} if len(names) <= MOST_NAMES else {})}
+    return {"type": "string", **({"enum": names} if len(names) <= MOST_CLASSES else {})}
 
 
 def _classified(options: Mapping[str, Any], classes: list[str] | None) -> dict[str, Schema]:
     probable: Schema = {"type": "number", "minimum": 0}
-    # Without an activation it is whatever number the network answers.
+    # Without an activation the confidence is any number that the network returns.
     confidence = probable if options["activation"] != "none" else _number("auto", options["nan"])
     likely = {"class": _class(classes), "confidence": confidence}
-    said = "The likeliest class" + (f", and the likeliest {options['top_k']} in `top`." if options["top_k"] > 1 else ".")
+    description = "The likeliest class" + (f", and the likeliest {options['top_k']} in `top`." if options["top_k"] > 1 else ".")
     if options["top_k"] > 1:
         likely["top"] = {"type": "array", "minItems": 1, "maxItems": options["top_k"], "items": _object(dict(likely))}
-    return {ANSWER: _object(likely, said)}
+    return {ANSWER: _object(likely, description)}
 
 
 def _segmented(options: Mapping[str, Any], classes: list[str] | None) -> dict[str, Schema]:
@@ -214,18 +217,18 @@ def _image(
     options: Mapping[str, Any], answer: dict[str, Schema], gives: dict[str, Schema], refusals: tuple[int, ...] = ()
 ) -> Bodies:
     formats = options["formats"]
-    said = f"An image file: {', '.join(formats)}, of at most {options['max_pixels']} pixels; of several frames the first."
-    encoded: Schema = {"type": "string", "minLength": 1, "contentEncoding": "base64", "description": said}
+    description = f"An image file: {', '.join(formats)}, of at most {options['max_pixels']} pixels; of several frames the first."
+    encoded: Schema = {"type": "string", "minLength": 1, "contentEncoding": "base64", "description": description}
     sample: Schema = {"anyOf": [encoded]}
     for name in _BASE64_FIELDS:
         sample["anyOf"].append(_object({name: {"anyOf": [encoded, _object({"b64": encoded})]}}))
     if options["url_hosts"]:
         hosts = ", ".join(options["url_hosts"])
-        said_url = f"Fetched from {hosts}; at most {options['url_max_mb']} MB within {options['url_timeout_s']} s."
-        sample["anyOf"].append(_object({"url": {"type": "string", "format": "uri", "description": said_url}}))
+        url_description = f"Fetched from {hosts}; at most {options['url_max_mb']} MB within {options['url_timeout_s']} s."
+        sample["anyOf"].append(_object({"url": {"type": "string", "format": "uri", "description": url_description}}))
     takes: dict[str, Schema] = {}
     for kind in (*(f"image/{name.lower()}" for name in formats), BYTES):
-        takes[kind] = {"schema": {"contentMediaType": kind, "description": said}}
+        takes[kind] = {"schema": {"contentMediaType": kind, "description": description}}
     takes[JSON] = {"schema": {"anyOf": [_ref(SAMPLE), _instances(options, _ref(SAMPLE))]}}
     takes[TEXT] = {"schema": encoded}
     takes[FORM] = _form("image", {"contentMediaType": BYTES}, "One part: the image file.")
@@ -249,12 +252,12 @@ def _text(options: Mapping[str, Any], classes: list[str] | None) -> Bodies:
 
 
 def _own(options: Mapping[str, Any]) -> Bodies:
-    """What model.yaml tells of a handler of the author's own; its code may take more, and answer anything."""
-    said = "What this model's own handler takes, which only its author can tell."
-    anything: dict[str, Schema] = {"schema": {"description": said}}
+    """Return the bodies of the author's own handler as model.yaml declares them; its code may accept more and answer anything."""
+    description = "What this model's own handler takes, which only its author can tell."
+    anything: dict[str, Schema] = {"schema": {"description": description}}
     takes = {
         "json": {JSON: anything},
-        "text": {TEXT: {"schema": {"type": "string", "description": said}}},
+        "text": {TEXT: {"schema": {"type": "string", "description": description}}},
         "image": {"image/*": anything, BYTES: anything, JSON: anything},
         "bytes": {"*/*": anything},
         "auto": {"*/*": anything},

@@ -1,6 +1,6 @@
 """The runtime image: TorchServe, its front and their Python, built rarely and addressed by the digest of its inputs.
 
-Its layers are kept gzip'd in the cache, so that later builds and pushes need neither the daemon nor a second compression.
+The cache keeps its layers gzip'd, so later builds and pushes need neither the daemon nor a second compression.
 """
 
 import gzip
@@ -13,21 +13,19 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from torchrelay.core import paths
 from torchrelay.core.errors import BuildFailed
 from torchrelay.core.files import CHUNK, ChunkReader, read_json, write_json
+from torchrelay.core.locks import LONGEST_S, exclusive
 from torchrelay.core.log import log
 from torchrelay.core.progress import Progress, Task
 from torchrelay.docker.daemon import daemon, has_image
-from torchrelay.oci import image as images
 from torchrelay.oci.blobs import Slice, stored_blob, write_blob
-from torchrelay.oci.image import Image
+from torchrelay.oci.image import Image, load, save
 from torchrelay.oci.layers import TAR_GZIP, Layer
 
 if TYPE_CHECKING:
@@ -40,13 +38,14 @@ BUILD_ARGUMENTS = {
     "TORCHSERVE_VERSION": "TORCHRELAY_TORCHSERVE_VERSION",
     "TORCH_INDEX_URL": "TORCHRELAY_TORCH_INDEX",
 }
-JSON_LIMIT = 4 << 20
+BUSY = "another process ({}) is building the runtime image"
+JSON_LIMIT = 4 << 20  # bytes
 GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """What the runtime image is made of; empty build arguments take the Dockerfile's defaults."""
+    """The inputs of the runtime image; the Dockerfile has defaults for missing build arguments."""
 
     device: str
     arguments: dict[str, str]
@@ -61,7 +60,7 @@ class RuntimeSettings:
 
 
 def context_files(settings: RuntimeSettings) -> dict[str, Path]:
-    """Return the build context: name -> file, sorted."""
+    """Return the build context, name -> file, sorted."""
     files = {"Dockerfile": paths.DOCKERFILE, "requirements/runtime.txt": paths.RUNTIME_REQUIREMENTS}
     for file in paths.RUNTIME.rglob("*"):
         if file.is_file() and "__pycache__" not in file.parts:
@@ -86,39 +85,28 @@ def tag_of(inputs: str) -> str:
 
 
 def ensure_runtime(settings: RuntimeSettings, progress: Progress) -> Image:
-    """Return the runtime image of these inputs: from the cache, else from the daemon, else built.
+    """Return the runtime image of these inputs: from the cache, otherwise from the daemon, otherwise built.
 
     Raises DockerUnavailable, BuildFailed with the end of the build's log, DiskFull.
     """
     inputs = inputs_digest(settings)
-    with _alone(inputs) as record:
-        if (found := images.load(record)) is not None:
-            return found[0]
+    record = paths.cache_dir() / "runtime" / f"{inputs}.json"
+    with exclusive(record.with_suffix(".lock"), BUSY, LONGEST_S):
+        if (cached := load(record)) is not None:
+            return cached[0]
         with daemon() as client:
-            if not has_image(client, tag_of(inputs)):
-                _build(client, settings, inputs)
+            build_if_missing(client, settings)
             image = _export(client, tag_of(inputs), inputs, progress)
-        images.save(record, image)
+        save(record, image)
     return image
 
 
-def build_runtime(settings: RuntimeSettings) -> str:
-    """Build the runtime image in the daemon, without taking it out of there, and return its tag. Raises as ensure_runtime."""
+def build_if_missing(client: "DockerClient", settings: RuntimeSettings) -> str:
+    """Build the runtime image unless the daemon has it, and return its tag. Raises BuildFailed with the end of the build's log."""
     inputs = inputs_digest(settings)
-    with _alone(inputs), daemon() as client:
-        if not has_image(client, tag_of(inputs)):
-            _build(client, settings, inputs)
+    if not has_image(client, tag_of(inputs)):
+        _build(client, settings, inputs)
     return tag_of(inputs)
-
-
-@contextmanager
-def _alone(inputs: str) -> Iterator[Path]:
-    """Let one process of this user at a time make a runtime image; gives the path of its record."""
-    record = paths.cache_dir() / "runtime" / f"{inputs}.json"
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with record.with_suffix(".lock").open("w") as lock:
-        flock(lock, LOCK_EX)
-        yield record
 
 
 def _write_context(settings: RuntimeSettings, file: IO[bytes]) -> None:
@@ -154,8 +142,9 @@ def _build(client: "DockerClient", settings: RuntimeSettings, inputs: str) -> No
         for message in stream:
             if "error" in message:
                 end = "\n".join(tail[-25:])
-                told = f"the runtime image did not build: {message['error'].strip()}\n{end}"
-                raise BuildFailed(told, "see the build's log above")
+                raise BuildFailed(
+                    f"the runtime image did not build: {message['error'].strip()}\n{end}", "read the build's log above"
+                )
             if text := message.get("stream", "").rstrip():
                 tail.append(text)
                 log.debug("%s", text)
@@ -164,7 +153,7 @@ def _build(client: "DockerClient", settings: RuntimeSettings, inputs: str) -> No
 
 
 def _export(client: "DockerClient", tag: str, inputs: str, progress: Progress) -> Image:
-    """Take the image out of the daemon: raw layers into a scratch folder, then each gzip'd once, by its diff id."""
+    """Export the image from the daemon: raw layers into a scratch folder, then each gzip'd once, by its diff id."""
     log.info("exporting the runtime image (once)")
     scratch = paths.cache_dir() / "blobs" / "incoming"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -178,12 +167,12 @@ def _export(client: "DockerClient", tag: str, inputs: str, progress: Progress) -
     expected = config["rootfs"]["diff_ids"]
     actual = [layer.diff_id for layer in layers]
     if expected != actual:
-        raise BuildFailed(f"the daemon exported layers {actual} where the image's config says {expected}")
+        raise BuildFailed(f"the daemon exported layers {actual}, the image's config lists {expected}")
     return Image(_clean(config), layers, {"org.torchrelay.runtime": inputs})
 
 
 def _save(chunks: Iterator[bytes], folder: Path, task: Task) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Unpack `docker save`: JSON documents by name, and every other file's path by name (links followed)."""
+    """Unpack `docker save`: return its JSON documents by name, and the path of every other file by name (links followed)."""
     documents: dict[str, Any] = {}
     files: dict[str, Path] = {}
 
@@ -210,35 +199,35 @@ def _save(chunks: Iterator[bytes], folder: Path, task: Task) -> tuple[dict[str, 
 
 
 def _compressed(path: Path) -> Layer:
-    """Return a layer gzip'd in the store; a diff id that was compressed before, or comes gzip'd, is not compressed again."""
+    """Return a gzip'd layer in the cache; one that was compressed before, or arrives gzip'd, is not compressed again."""
     with path.open("rb") as file:
-        packed = file.read(2) == GZIP_MAGIC
-    with gzip.open(path) if packed else path.open("rb") as source:
+        compressed = file.read(2) == GZIP_MAGIC
+    with gzip.open(path) if compressed else path.open("rb") as source:
         diff_id = f"sha256:{hashlib.file_digest(source, 'sha256').hexdigest()}"
     record = paths.cache_dir() / "layers" / f"gzip-{diff_id.removeprefix('sha256:')}.json"
     known = read_json(record)
     blob = stored_blob(known["digest"]) if isinstance(known, dict) and "digest" in known else None
     if blob is None:
-        blob = write_blob(Slice(path, 0, path.stat().st_size).chunks() if packed else _gzip(path))
+        blob = write_blob(Slice(path, 0, path.stat().st_size).chunks() if compressed else _gzip(path))
         write_json(record, {"digest": blob.digest})
     return Layer(blob, diff_id, TAR_GZIP, "torchrelay runtime")
 
 
 def _gzip(path: Path) -> Iterator[bytes]:
     """Yield a file gzip'd at level 6, without a name or a time."""
-    squeeze = zlib.compressobj(6, zlib.DEFLATED, wbits=31)
+    compressor = zlib.compressobj(6, zlib.DEFLATED, wbits=31)
     for chunk in Slice(path, 0, path.stat().st_size).chunks():
-        if squeezed := squeeze.compress(chunk):
-            yield squeezed
-    yield squeeze.flush()
+        if compressed := compressor.compress(chunk):
+            yield compressed
+    yield compressor.flush()
 
 
 def _clean(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config without what a build leaves of its own machine."""
-    kept: dict[str, Any] = {key: config[key] for key in ("architecture", "os", "created", "rootfs") if key in config}
-    kept["config"] = {key: value for key, value in config["config"].items() if key not in ("Hostname", "Image", "Domainname")}
-    kept["history"] = [
+    """Return the config without the traces of the machine that built it."""
+    clean: dict[str, Any] = {key: config[key] for key in ("architecture", "os", "created", "rootfs") if key in config}
+    clean["config"] = {key: value for key, value in config["config"].items() if key not in ("Hostname", "Image", "Domainname")}
+    clean["history"] = [
         {"created_by": step.get("created_by", ""), **({"empty_layer": True} if step.get("empty_layer") else {})}
         for step in config.get("history", [])
     ]
-    return kept
+    return clean

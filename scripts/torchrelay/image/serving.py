@@ -4,11 +4,11 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from torchrelay.image import versions
+from torchrelay.image.versions import serving_versions
 from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
 
-WARMUP_LIMIT = 1 << 20  # a warm-up body travels inside the image's small layer
+WARMUP_LIMIT = 1 << 20  # bytes: the warm-up body is stored in the image's small layer
 
 
 def serving_config(
@@ -19,9 +19,9 @@ def serving_config(
     model_dir: str,
     others: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    """Return serving.json: what the image's entrypoint reads (times in seconds but for batch_delay_ms).
+    """Return serving.json, which the image's entrypoint reads (times in seconds, except batch_delay_ms).
 
-    `others`: further versions and the folders of their unpacked archives.
+    `others`: other versions and the folders of their unpacked archives.
     """
     return {
         "name": model.name,
@@ -38,14 +38,16 @@ def serving_config(
         "deps_dir": deps_dir,
         "warmup": _warmup(samples),
         "environment": dict(sorted(model.environment.items())),
-        **versions.serving(model, others),
+        **serving_versions(model, others),
     }
 
 
 def _warmup(samples: list[Sample]) -> dict[str, str] | None:
-    """Return the smallest sample that must succeed: what readiness asks a worker."""
-    good = [sample for sample in samples if sample.expect.status == 200 and not sample.version and len(sample.body) <= WARMUP_LIMIT]
-    if not good:
+    """Return the smallest sample that must succeed: readiness sends it to a worker."""
+    candidates = [
+        sample for sample in samples if sample.expect.status == 200 and not sample.version and len(sample.body) <= WARMUP_LIMIT
+    ]
+    if not candidates:
         return None
-    chosen = min(good, key=lambda sample: (len(sample.body), sample.name))
+    chosen = min(candidates, key=lambda sample: (len(sample.body), sample.name))
     return {"content_type": chosen.content_type, "body": base64.b64encode(chosen.body).decode()}

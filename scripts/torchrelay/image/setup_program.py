@@ -1,8 +1,8 @@
-"""Runs a handler's install_packages and unpack_dependencies inside the image that is to serve it, and packs what they made.
+"""Runs a handler's install_packages and unpack_dependencies inside the runtime image and packs the files that they create.
 
     python setup_program.py MODEL_DIR DEPS_DIR RESULT.tar
 
-A program for the container alone: standard library, and the handler library beside the model.
+It runs only in the container, with the standard library and the handler library beside the model.
 """
 
 import sys
@@ -12,31 +12,31 @@ from pathlib import Path
 
 
 def state(roots: list[Path]) -> dict[str, tuple[int, int, int]]:
-    """Every file and link below the roots, with what changes when it is written."""
-    found = {}
+    """Return every file and link below the roots, with size, time of change and mode: one of them changes when it is written."""
+    files = {}
     for root in roots:
         for path in root.rglob("*"):
             status = path.lstat()
             if not path.is_dir() or path.is_symlink():
-                found[str(path)] = (status.st_size, status.st_mtime_ns, status.st_mode)
-    return found
+                files[str(path)] = (status.st_size, status.st_mtime_ns, status.st_mode)
+    return files
 
 
 def run(model_dir: Path) -> None:
-    """Find the handler as a worker would, and set it up."""
-    from torchrelay_handlers import resolve, settings, setup_functions, system  # noqa: PLC0415 -- beside the model alone
-    from torchrelay_handlers.adapters.local import LocalContext  # noqa: PLC0415
-    from torchrelay_handlers.handler import Handler  # noqa: PLC0415
+    """Find the handler as a worker does, and run its setup functions."""
+    from torchrelay_handlers import resolve, settings, setup_functions, system  # noqa: PLC0415 -- found on the path that main adds
+    from torchrelay_handlers.adapters.local import LocalContext  # noqa: PLC0415 -- found on the path that main adds
+    from torchrelay_handlers.handler import Handler  # noqa: PLC0415 -- found on the path that main adds
 
-    told = settings.read(model_dir)
+    handler_settings = settings.read(model_dir)
     system.unpack(system.read(LocalContext(model_dir).model_yaml_config).extra_files, model_dir)
-    found = resolve.find(told, model_dir)
-    if isinstance(found, Handler):
-        setup_functions.set_up(found.install_packages, found.unpack_dependencies, model_dir)
+    handler = resolve.find(handler_settings, model_dir)
+    if isinstance(handler, Handler):
+        setup_functions.set_up(handler.install_packages, handler.unpack_dependencies, model_dir)
 
 
 def main() -> int:
-    """Write the tar of what is new or changed; what goes wrong is told in one line, behind a traceback."""
+    """Write a tar of the new and changed files; an error is printed as a traceback and one line that begins with ERROR."""
     model_dir, deps, result = map(Path, sys.argv[1:4])
     roots = [model_dir, deps]
     before = state(roots)
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def pack(result: Path, paths: list[str]) -> None:
-    """Write a tar of files by absolute path, and of the folders around them, with fixed owners and times."""
+    """Write a tar of files by absolute path and of the folders above them, with fixed owners and times."""
 
     def plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.uid = info.gid = info.mtime = 0
@@ -66,7 +66,7 @@ def pack(result: Path, paths: list[str]) -> None:
     folders = sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/"})
     with tarfile.open(result, "w", format=tarfile.PAX_FORMAT, dereference=False) as archive:
         for path in [*folders, *paths]:
-            archive.inodes.clear()  # type: ignore[attr-defined] # else a second name of a file is stored as a link to the first
+            archive.inodes.clear()  # type: ignore[attr-defined] # otherwise a second name of a file is stored as a link
             archive.add(path, arcname=path.lstrip("/"), recursive=False, filter=plain)
 
 

@@ -1,9 +1,8 @@
-"""Versions: model archives of other versions of the model, which the same server answers at /predictions/<name>/<version>.
+"""Other versions of the model: archives that the same server serves at /predictions/<name>/<version>.
 
-Any `.mar` will do, of `torchrelay archive` or of torch-model-archiver. They run with this version's packages and server settings.
+Any `.mar` works, from `torchrelay archive` or torch-model-archiver. It runs with this version's packages and server settings.
 """
 
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from typing import Any
 from torchrelay.core import paths
 from torchrelay.core.digests import sha256_of
 from torchrelay.core.errors import ArchiveInvalid, ModelInvalid, Problem
+from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.progress import Progress
 from torchrelay.core.text import shown
 from torchrelay.core.workspace import Workspace
 from torchrelay.image import mar
 from torchrelay.model.fields import VERSION
-from torchrelay.model.files import regular
+from torchrelay.model.files import UnusableFile, regular
 from torchrelay.model.model import FILE, Model
 from torchrelay.oci.blobs import Slice
 from torchrelay.oci.layers import Layer, LayerFile, tar_layer
@@ -28,8 +28,8 @@ MANIFEST_LIMIT = 1 << 20  # bytes; real ones have a few hundred
 
 
 @dataclass(frozen=True)
-class Further:
-    """One other version: what its archive calls it, and the archive."""
+class OtherVersion:
+    """One other version: the version that its archive declares, and the archive."""
 
     version: str
     path: Path
@@ -40,90 +40,91 @@ class Further:
         return sha256_of(self.path)
 
 
-def look(model_dir: Path, model: Model) -> tuple[list[Further], list[tuple[int | None, str, str]]]:
-    """Return the other versions that can be read, and what is wrong: index in `versions` (None: the default), message, mend."""
-    every: list[Further] = []
-    found: list[tuple[int | None, str, str]] = []
+def read_versions(model_dir: Path, model: Model) -> tuple[list[OtherVersion], list[tuple[int | None, str, str]]]:
+    """Return the other versions that can be read, and the problems: index in `versions` (None: the default), message, fix."""
+    others: list[OtherVersion] = []
+    problems: list[tuple[int | None, str, str]] = []
     names: dict[str, str] = {model.version: FILE} if model.version else {}
     for index, name in enumerate(model.versions):
         try:
-            one = _read(model_dir, model, name)
+            other = _read(model_dir, model, name)
         except ArchiveInvalid as error:
-            found.append((index, error.message, error.fix))
+            problems.append((index, error.message, error.fix))
             continue
-        if one.version in names:
-            same = f"{shown(name)} is version {one.version}, and so is {shown(names[one.version])}"
-            found.append((index, same, "keep one of them"))
-        names.setdefault(one.version, name)
-        every.append(one)
+        if other.version in names:
+            same = f"{shown(name)} is version {other.version}, and so is {shown(names[other.version])}"
+            problems.append((index, same, "keep one of them"))
+        names.setdefault(other.version, name)
+        others.append(other)
     default = model.default_version
-    if default and default not in names and not found:
+    if default and default not in names and not problems:
         fix = f"write one of {', '.join(sorted(names))}" if names else "declare `version:`, or list its archive in `versions`"
-        found.append((None, f"there is no version {shown(default)} here", fix))
-    return every, found
+        problems.append((None, f"there is no version {shown(default)} here", fix))
+    return others, problems
 
 
-def further(model_dir: Path, model: Model, own: str) -> list[Further]:
+def other_versions(model_dir: Path, model: Model, own: str) -> list[OtherVersion]:
     """Return the other versions of a model whose own version is `own`.
 
     Raises ModelInvalid when one cannot be read, or when two are the same.
     """
-    every, wrong = look(model_dir, model)
-    if own in [one.version for one in every]:
-        wrong.append((None, f"{own} is this version, and an archive's too", "declare another `version:`, or remove the archive"))
-    if wrong:
-        raise ModelInvalid([Problem(FILE, None, "versions", message, fix) for _, message, fix in wrong])
-    return every
+    others, problems = read_versions(model_dir, model)
+    if own in [other.version for other in others]:
+        message = f"{own} is the version of both the model and an archive"
+        problems.append((None, message, "declare another `version:`, or remove the archive"))
+    if problems:
+        raise ModelInvalid([Problem(FILE, None, "versions", message, fix) for _, message, fix in problems])
+    return others
 
 
-def serving(model: Model, folders: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return serving.json's part: each version's folder of its unpacked archive, and which is the default."""
+def serving_versions(model: Model, folders: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return the versions part of serving.json: the folder of each version's unpacked archive, and the default version."""
     if not folders:
         return {}
-    listed = [{"version": version, "model_dir": folder} for version, folder in folders]
-    return {"versions": listed, "default": model.default_version or ""}
+    rows = [{"version": version, "model_dir": folder} for version, folder in folders]
+    return {"versions": rows, "default": model.default_version or ""}
 
 
-def layer(model_dir: Path, one: Further, progress: Progress) -> Layer:
-    """Make an image layer of a version's files; they are unpacked below `.torchrelay`, where the layer's bytes stay.
+def version_layer(model_dir: Path, other: OtherVersion, progress: Progress) -> Layer:
+    """Make an image layer of a version's files, unpacked below `.torchrelay`: the layer refers to them there.
 
     Raises ArchiveInvalid, DiskFull.
     """
     workspace = Workspace(model_dir)
     workspace.ensure()
-    folder = workspace.root / "versions" / one.sha256[:16]
+    folder = workspace.root / "versions" / other.sha256[:16]
     done = folder.with_suffix(".done")
     if not done.exists():
-        mar.unpack(one.path, folder)
+        mar.unpack(other.path, folder)
         done.touch()
-    files, inside = [], paths.image_version_dir(one.version).lstrip("/")
+    files, inside = [], paths.image_version_dir(other.version).lstrip("/")
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         status = path.stat()
         content = Slice(path.resolve(), 0, status.st_size, status.st_mtime_ns)
         files.append(LayerFile(f"{inside}/{path.relative_to(folder).as_posix()}", content, status.st_size))
-    with progress.task(f"layer of version {one.version}", sum(file.size for file in files)) as task:
-        return tar_layer(files, f"torchrelay version {one.version}", task)
+    with progress.task(f"layer of version {other.version}", sum(file.size for file in files)) as task:
+        return tar_layer(files, f"torchrelay version {other.version}", task)
 
 
-def _read(model_dir: Path, model: Model, name: str) -> Further:
-    """Return what an archive says of itself. Raises ArchiveInvalid."""
-    path = regular(model_dir, name)
-    if isinstance(path, str):
-        raise ArchiveInvalid(f"{shown(name)} {path}", "write the path of a .mar in the model directory")
+def _read(model_dir: Path, model: Model, name: str) -> OtherVersion:
+    """Read name and version from an archive's manifest. Raises ArchiveInvalid."""
+    try:
+        path = regular(model_dir, name)
+    except UnusableFile as error:
+        raise ArchiveInvalid(f"{shown(name)} {error}", "write the path of a .mar in the model directory") from error
     try:
         with zipfile.ZipFile(path) as archive:
             mar.checked(path, archive.infolist())
             with archive.open(MANIFEST) as file:
-                described = json.loads(file.read(MANIFEST_LIMIT))["model"]
-            called, version = str(described["modelName"]), str(described.get("modelVersion") or "1.0")
+                manifest = parse_untrusted(file.read(MANIFEST_LIMIT))["model"]
+            model_name, version = str(manifest["modelName"]), str(manifest.get("modelVersion") or "1.0")
     except ArchiveInvalid:
         raise
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArchiveInvalid(f"{shown(name)} is no model archive", "write the path of a .mar") from error
-    if called != model.name:
-        raise ArchiveInvalid(
-            f"{shown(name)} is of the model {shown(called)}, this one is {model.name}", "archive it under this name"
-        )
+        raise ArchiveInvalid(f"{shown(name)} is not a model archive", "write the path of a .mar") from error
+    if model_name != model.name:
+        message = f"{shown(name)} is an archive of model {shown(model_name)}, this model is {model.name}"
+        raise ArchiveInvalid(message, f"archive it as {model.name}")
     if not VERSION.fullmatch(version):
-        raise ArchiveInvalid(f"{shown(name)} is version {shown(version)}, which no address can hold", "archive it again")
-    return Further(version, path)
+        raise ArchiveInvalid(f"{shown(name)} is version {shown(version)}, which cannot be part of a URL", "archive another version")
+    return OtherVersion(version, path)

@@ -1,4 +1,4 @@
-"""The files that a model directory names: found inside of it, readable, and real (no Git LFS pointers)."""
+"""The files that a model directory names: inside the directory, readable, and real (no Git LFS pointers)."""
 
 import stat
 from collections.abc import Iterator
@@ -8,56 +8,63 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_FILES = 20_000  # of one folder in extra_files
 
 
-def inside(model_dir: Path, relative: str) -> Path | str:
-    """The path of a file or folder in the model directory, or what is wrong with it, in words."""
+class UnusableFile(ValueError):
+    """A file cannot be used; the message is the predicate of a sentence about it, such as `does not exist`."""
+
+
+def inside(model_dir: Path, relative: str) -> Path:
+    """Return the path of a file or folder in the model directory. Raises UnusableFile."""
     path = model_dir / relative
     try:
         target = path.resolve(strict=True)
         if not target.is_relative_to(model_dir.resolve()):
-            return "leads out of the model directory by a symbolic link"
+            raise UnusableFile("leads out of the model directory by a symbolic link")
         mode = target.stat().st_mode
-    except FileNotFoundError:
-        return "is a symbolic link to nothing" if path.is_symlink() else "does not exist"
+    except FileNotFoundError as error:
+        raise UnusableFile("is a symbolic link to nothing" if path.is_symlink() else "does not exist") from error
+    except UnusableFile:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
-        return f"cannot be read: {getattr(error, 'strerror', None) or 'symbolic links in a circle'}"
-    return path if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is neither a file nor a folder"
+        raise UnusableFile(f"cannot be read: {getattr(error, 'strerror', None) or 'symbolic links in a circle'}") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UnusableFile("is neither a file nor a folder")
+    return path
 
 
-def regular(model_dir: Path, relative: str) -> Path | str:
-    """The path of a readable file in the model directory, or what is wrong with it, in words."""
+def regular(model_dir: Path, relative: str) -> Path:
+    """Return the path of a readable file in the model directory. Raises UnusableFile."""
     path = inside(model_dir, relative)
-    if isinstance(path, str):
-        return path
-    return content_problem(path) or path
+    require_content(path)
+    return path
 
 
-def content_problem(path: Path) -> str | None:
-    """Why the content of a file cannot be used, in words; None when it can."""
+def require_content(path: Path) -> None:
+    """Check that a path is a readable file and not a Git LFS pointer. Raises UnusableFile."""
     if path.is_dir():
-        return "is a folder, not a file"
+        raise UnusableFile("is a folder, not a file")
     try:
         with path.open("rb") as stream:
             head = stream.read(len(LFS_POINTER))
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        raise UnusableFile(f"cannot be read: {error.strerror}") from error
     if head == LFS_POINTER:
-        return "is a Git LFS pointer, not the file itself (run `git lfs pull`)"
-    return None
+        raise UnusableFile("is a Git LFS pointer, not the file itself (run `git lfs pull`)")
 
 
 def files_below(model_dir: Path, relative: str) -> Iterator[tuple[str, str | None]]:
-    """Each file of a folder, relative to the model directory, with what is wrong with it; byte code is left out."""
+    """Yield each file of a folder, relative to the model directory, with its problem; byte code is left out."""
     for count, path in enumerate(sorted((model_dir / relative).rglob("*"))):
         if count >= MAX_FILES:
-            yield relative, f"holds more than {MAX_FILES} files"
+            yield relative, f"contains more than {MAX_FILES} files"
             return
         if "__pycache__" in path.parts or (path.is_dir() and not path.is_symlink()):
             continue
         name = path.relative_to(model_dir).as_posix()
-        found = inside(model_dir, name)
-        if isinstance(found, str):
-            yield name, found
-        elif path.is_dir():
-            yield name, "is a symbolic link to a folder"
+        try:
+            if inside(model_dir, name).is_dir():
+                raise UnusableFile("is a symbolic link to a folder")
+            require_content(path)
+        except UnusableFile as error:
+            yield name, str(error)
         else:
-            yield name, content_problem(path)
+            yield name, None

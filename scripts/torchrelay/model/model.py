@@ -1,4 +1,4 @@
-"""model.yaml as a type: what a model is, what it needs and where it goes; the JSON Schema for editors comes from it."""
+"""The fields of model.yaml; the JSON Schema for editors and the reference page are generated from them."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,21 +17,20 @@ from pydantic import (
 
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import printable
-from torchrelay.model import fields
-from torchrelay.model import quantities as memory
+from torchrelay.model import fields, quantities
 from torchrelay.model.handlers import SHIPPED
 from torchrelay.model.validation import explain
 from torchrelay.model.weights_uri import Weights, from_text
 from torchrelay.model.yaml_document import MAX_BYTES, Document, FieldPath, parse, read_bytes
 
-__all__ = ["FILE", "Loaded", "Model", "Weights", "load", "load_model", "schema"]
+__all__ = ["FILE", "Loaded", "Model", "Weights", "load", "load_model", "predict_path", "schema"]
 
 FILE = "model.yaml"
 SCHEMA_URL = "https://raw.githubusercontent.com/org/deploy/main/schema/model.schema.json"
 
 RelativePath = Annotated[str, AfterValidator(fields.relative_path)]
 PythonFile = Annotated[str, AfterValidator(fields.relative_path), AfterValidator(fields.python_file)]
-Port = Annotated[int, Field(ge=1, le=65535, description="TCP port on this machine's loopback address.")]
+Port = Annotated[int, Field(ge=1, le=65535, description="TCP port of the loopback address of this machine.")]
 
 
 class _Part(BaseModel):
@@ -39,41 +38,66 @@ class _Part(BaseModel):
 
 
 class Batch(_Part):
-    """Requests that are answered by one pass through the network."""
+    """Batching: several requests are answered by one pass through the network."""
 
-    size: int = Field(8, ge=1, le=1024, description="Most requests in one batch.")
-    delay_ms: int = Field(1, ge=1, le=60_000, description="Milliseconds to wait for a batch to fill, also when idle; at least 1.")
+    size: int = Field(
+        8, ge=1, le=1024, description="Largest number of requests in one batch. 1 switches batching off.", examples=[32]
+    )
+    delay_ms: int = Field(
+        1,
+        ge=1,
+        le=60_000,
+        description="Longest wait for a batch to fill, in milliseconds. A single request waits this long too.",
+        examples=[10],
+    )
 
 
 class Timeouts(_Part):
-    """Deadlines, in seconds."""
+    """Time limits, in seconds."""
 
-    startup_s: int = Field(120, ge=1, le=86_400, description="Seconds from start until a worker must have answered.")
-    response_s: int = Field(60, ge=1, le=86_400, description="Seconds for one batch; then its worker is restarted.")
-    drain_s: int = Field(25, ge=1, le=3600, description="Seconds for requests in flight to end when the container is stopped.")
+    startup_s: int = Field(
+        120,
+        ge=1,
+        le=86_400,
+        description="Seconds that a worker may take to load the model and answer for the first time.",
+        examples=[600],
+    )
+    response_s: int = Field(
+        60, ge=1, le=86_400, description="Seconds that one batch may take; after that its worker is restarted.", examples=[120]
+    )
+    drain_s: int = Field(
+        25, ge=1, le=3600, description="Seconds that running requests get to finish when the container is stopped.", examples=[60]
+    )
 
 
 class Resources(_Part):
-    """What one container gets."""
+    """The resources of one container."""
 
-    cpu: float = Field(1, gt=0, le=1024, description="CPU cores; fractions are allowed.")
-    memory: Annotated[str, AfterValidator(fields.memory_quantity)] = Field("2Gi", description="Memory, for example 512Mi or 2Gi.")
-    gpu: int = Field(0, ge=0, le=64, description="Number of GPUs. At least 1 is taken when device is gpu.")
+    cpu: float = Field(1, gt=0, le=1024, description="CPU cores of one container; fractions are allowed.", examples=[0.5, 4])
+    memory: Annotated[str, AfterValidator(fields.memory_quantity)] = Field(
+        "2Gi",
+        description="Memory of one container, at least 256Mi. Units: Mi, Gi, Ti (powers of 1024), M, G, T (powers of 1000).",
+        examples=["512Mi"],
+    )
+    gpu: int = Field(0, ge=0, le=64, description="GPUs of one container. When device is gpu, 0 means 1.", examples=[1])
 
 
 class Kubernetes(_Part):
-    """The kubernetes target."""
+    """Options of the target kubernetes."""
 
-    replicas: int = Field(1, ge=1, le=10_000, description="Number of pods.")
+    replicas: int = Field(1, ge=1, le=10_000, description="Number of pods.", examples=[3])
     namespace: Annotated[str, AfterValidator(fields.legal_name)] = Field(
         "default",
-        description="Namespace, which has to exist.",
+        description="Namespace to deploy to. It must exist.",
         json_schema_extra={"pattern": f"^{fields.NAME.pattern}$"},
     )
-    context: str | None = Field(None, min_length=1, description="Context of the kubeconfig. Default: its current one.")
+    context: str | None = Field(
+        None, min_length=1, description="Context of the kubeconfig. Default: its current context.", examples=["staging"]
+    )
     cluster: Annotated[str, AfterValidator(fields.eks_cluster)] | None = Field(
         None,
-        description="ARN of an Amazon EKS cluster; its address and a short-lived token come from AWS, and no kubeconfig is read.",
+        description="ARN of an Amazon EKS cluster. Its address and a short-lived token come from AWS, and no kubeconfig is used. "
+        "Default: the cluster of the kubeconfig.",
         examples=["arn:aws:eks:eu-west-1:123456789012:cluster/serving"],
         json_schema_extra={"pattern": f"^{fields.EKS_CLUSTER.pattern}$"},
     )
@@ -86,7 +110,7 @@ class Kubernetes(_Part):
 
 
 class PortTarget(_Part):
-    """A target on this machine."""
+    """Options of a target on this machine."""
 
     port: Port = 8080
 
@@ -99,17 +123,23 @@ Free = Annotated[dict[str, Any] | None, BeforeValidator(_empty, json_schema_inpu
 
 
 class Targets(_Part):
-    """Where the model is deployed to."""
+    """The targets that the model is deployed to. The first one is the default of `torchrelay deploy`."""
 
-    kubernetes: Annotated[Kubernetes | None, BeforeValidator(_empty)] = Field(None, description="A Kubernetes cluster.")
-    sagemaker: Free = Field(None, description="An Amazon SageMaker endpoint.")
-    lambda_: Free = Field(None, alias="lambda", description="An AWS Lambda function.")
-    vertex: Free = Field(None, description="A Google Vertex AI endpoint.")
+    kubernetes: Annotated[Kubernetes | None, BeforeValidator(_empty)] = Field(
+        None, description="A Kubernetes cluster. Default: not deployed there."
+    )
+    sagemaker: Free = Field(
+        None, description="An Amazon SageMaker endpoint. Not supported yet: options are ignored with a warning."
+    )
+    lambda_: Free = Field(
+        None, alias="lambda", description="An AWS Lambda function. Not supported yet: options are ignored with a warning."
+    )
+    vertex: Free = Field(None, description="A Google Vertex AI endpoint. Not supported yet: options are ignored with a warning.")
     docker: Annotated[PortTarget, BeforeValidator(_empty, json_schema_input_type=PortTarget | None)] = Field(
-        PortTarget(), description="A container on this machine."
+        PortTarget(), description="A Docker container on this machine."
     )
     local: Annotated[PortTarget, BeforeValidator(_empty, json_schema_input_type=PortTarget | None)] = Field(
-        PortTarget(), description="A process on this machine, without Docker."
+        PortTarget(), description="A process on this machine, without Docker. It does not limit CPU or memory."
     )
 
     _declared: tuple[str, ...] = PrivateAttr(())
@@ -129,49 +159,65 @@ class Targets(_Part):
 
 
 class Model(_Part):
-    """A model to serve: its weights, its handler, what they need and where they go."""
+    """A model to serve: its weights, its handler, their requirements and the targets."""
 
     name: Annotated[str, AfterValidator(fields.legal_name)] = Field(
-        description="Name of the model: of its archive, image, route /predictions/<name> and endpoint.",
+        description="Name of the model, its archive, image, endpoint and route /predictions/<name>. At most 63 characters.",
+        examples=["digits"],
         json_schema_extra={"pattern": f"^{fields.NAME.pattern}$"},
     )
     version: Annotated[str, AfterValidator(fields.legal_version)] | None = Field(
         None,
-        description="Version of the model, and the image's tag. Default: the git commit, 1.0 outside of git.",
+        description="Version of the model and tag of its image. Default: the git commit (12 digits), or 1.0 outside of git.",
+        examples=["1.10"],
         json_schema_extra={"pattern": f"^{fields.VERSION.pattern}$"},
     )
     weights: Annotated[Weights, BeforeValidator(from_text, json_schema_input_type=str | Weights)] = Field(
-        description="Address of the weights, or a mapping with uri and sha256."
+        description="Address of the weights file, or a mapping with `uri` and `sha256`.",
+        examples=["model.pt", "s3://bucket/model.safetensors"],
     )
     handler: Annotated[str, AfterValidator(fields.handler)] = Field(
-        description=f"A shipped handler ({', '.join(SHIPPED)}), or handler.py, or handler.py:attribute.",
+        description=f"A shipped handler ({', '.join(SHIPPED)}), or your own file as handler.py or handler.py:attribute.",
         examples=[*SHIPPED, "handler.py"],
     )
-    handler_args: dict[str, Any] = Field({}, description="Options of a shipped handler, such as classes.")
+    handler_args: dict[str, Any] = Field(
+        {}, description="Options of a shipped handler; see its page for their names. Default: none.", examples=[{"shape": [4]}]
+    )
     model_file: PythonFile | None = Field(
         None,
-        description="Python file with init_function, or with one nn.Module. Unused for TorchScript and .pt2 weights.",
+        description="Python file with `init_function` or exactly one nn.Module. Default: none, for TorchScript and .pt2 weights.",
+        examples=["model.py"],
     )
-    init_args: dict[str, Any] = Field({}, description="Keyword arguments of init_function.")
+    init_args: dict[str, Any] = Field(
+        {}, description="Keyword arguments of `init_function` or of the network's class. Default: none.", examples=[{"width": 16}]
+    )
     requirements: RelativePath | None = Field(
         None,
-        description="Requirements file, installed when the image is built. Default: requirements.txt when it exists.",
+        description="Requirements file in pip's format, installed when the image is built. Default: requirements.txt if it exists.",
     )
-    extra_files: list[RelativePath] = Field([], description="Files and folders that go along, under their relative path.")
+    extra_files: list[RelativePath] = Field(
+        [],
+        description="Files and folders to include in the archive, under their relative path. Default: none.",
+        examples=[["vocab.txt"]],
+    )
     versions: list[RelativePath] = Field(
-        [], description="Archives (.mar) of other versions, which the same server answers at /predictions/<name>/<version>."
+        [],
+        description="Archives (.mar) of other versions, served at /predictions/<name>/<version> as well. Default: none.",
+        examples=[["versions/1.0.mar"]],
     )
     default_version: Annotated[str, AfterValidator(fields.legal_version)] | None = Field(
         None,
-        description="The version that /predictions/<name> answers. Default: this one.",
+        description="Version that answers at /predictions/<name>. Default: the version of this model.yaml.",
         json_schema_extra={"pattern": f"^{fields.VERSION.pattern}$"},
     )
-    samples: RelativePath = Field("samples", description="Folder of requests with their expected answers.")
-    device: Literal["cpu", "gpu"] = Field("cpu", description="What the model runs on.")
+    samples: RelativePath = Field("samples", description="Folder of samples: requests with their expected answers.")
+    device: Literal["cpu", "gpu"] = Field("cpu", description="Device that the model runs on.")
     batch: Batch = Field(Batch(), description="Batching of requests.")
-    workers: int = Field(1, ge=1, le=256, description="Processes, each with its own copy of the model.")
-    timeouts: Timeouts = Field(Timeouts(), description="Deadlines of start, requests and stop.")
-    max_body_mb: int = Field(6, ge=1, le=1024, description="Largest request body, in MiB.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Number of worker processes, each with its own copy of the model.", examples=[2]
+    )
+    timeouts: Timeouts = Field(Timeouts(), description="Time limits of the start, of requests and of the stop, in seconds.")
+    max_body_mb: int = Field(6, ge=1, le=1024, description="Largest request body, in MiB.", examples=[32])
     resources: Resources = Field(Resources(), description="CPU, memory and GPUs of one container.")
     environment: dict[
         Annotated[str, AfterValidator(fields.variable_name)],
@@ -180,8 +226,11 @@ class Model(_Part):
             AfterValidator(fields.variable_value),
             Field(json_schema_extra={"type": ["string", "number", "boolean"]}),
         ],
-    ] = Field({}, description="Environment variables of the server, readable by everyone who has the image: no secrets.")
-    targets: Targets = Field(Targets(), description="Where the model is deployed to, with each target's options.")
+    ] = Field(
+        {},
+        description="Environment variables of the server. Everyone with the image can read them: no secrets. Default: none.",
+    )
+    targets: Targets = Field(Targets(), description="Targets that the model is deployed to, with their options. Default: docker.")
 
     @property
     def handler_file(self) -> str | None:
@@ -197,7 +246,7 @@ class Model(_Part):
     @property
     def memory_bytes(self) -> int:
         """Memory of one container, in bytes."""
-        return memory.parse(self.resources.memory)
+        return quantities.parse(self.resources.memory)
 
     @property
     def first_target(self) -> str:
@@ -314,6 +363,11 @@ def _put(data: dict[str, Any], path: FieldPath, text: str) -> None:
     else:
         data[first] = data[first].copy()
         data[first][path[1]] = text
+
+
+def predict_path(name: str) -> str:
+    """Return the path at which a model answers requests."""
+    return f"/predictions/{name}"
 
 
 def schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Handlers and networks read without being run: does the file hold what will be looked for in it?"""
+"""Parses handlers and networks without running them, and checks that they define what the server needs."""
 
 import ast
 import warnings
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torchrelay.core.errors import Problem
+from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import nearest, printable, shown
 
 MAX_BYTES = 4 << 20
@@ -22,7 +22,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
-class Source:
+class PythonSource:
     """A parsed Python file: what it defines at its top level, with lines."""
 
     name: str
@@ -41,28 +41,35 @@ class Source:
         return [found for found in self.defined.values() if isinstance(found, ast.ClassDef)]
 
 
-def read(data: bytes, name: str) -> Source | Problem:
-    """The source, or the problem with the line where it stops being Python."""
+def read(data: bytes, name: str) -> PythonSource:
+    """Parse a Python file.
+
+    Raises ModelInvalid, with the line of the mistake.
+    """
     name = printable(name)
     if len(data) > MAX_BYTES:
-        return Problem(name, None, "", f"is larger than {MAX_BYTES} bytes")
+        raise _invalid(name, None, f"is larger than {MAX_BYTES} bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(data)
     except SyntaxError as error:
-        return Problem(name, error.lineno, "", f"is not Python: {printable(error.msg)}", "correct the syntax")
+        raise _invalid(name, error.lineno, f"is not Python: {printable(error.msg)}", "correct the syntax") from error
     except ValueError as error:  # null bytes
-        return Problem(name, None, "", f"is not Python: {printable(str(error))}")
-    except (RecursionError, MemoryError):
-        return Problem(name, None, "", "is nested too deeply to be read")
+        raise _invalid(name, None, f"is not Python: {printable(str(error))}") from error
+    except (RecursionError, MemoryError) as error:
+        raise _invalid(name, None, "is nested too deeply to be read") from error
     defined: dict[str, ast.stmt] = {}
     opaque = False
     for statement in _top_level(tree.body):
         for bound in _bound(statement):
             defined[bound] = statement
             opaque = opaque or bound == "*"
-    return Source(name, defined, opaque, _imports(tree))
+    return PythonSource(name, defined, opaque, _imports(tree))
+
+
+def _invalid(name: str, line: int | None, message: str, fix: str = "") -> ModelInvalid:
+    return ModelInvalid([Problem(name, line, "", message, fix)])
 
 
 def _imports(tree: ast.Module) -> dict[str, int]:
@@ -101,7 +108,18 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
                     yield node.id
 
 
-def handler_problems(source: Source, attribute: str | None) -> list[Problem]:
+def ignored_fields(source: PythonSource) -> list[str]:
+    """Return the fields of model.yaml that this handler does not use, because it loads its network itself."""
+    own = {"handler", "init_function", "preprocess", "preprocess_function", "postprocess", "postprocess_function"}
+    if source.opaque or own & source.defined.keys() or any(map(_is_factory_call, source.defined.values())):
+        return []
+    if "model_fn" in source.defined:
+        return ["handler_args", "init_args", "model_file"]
+    complete = ({"initialize", "handle"} <= {getattr(item, "name", "") for item in found.body} for found in source.classes)
+    return ["handler_args", "init_args"] if any(complete) else []
+
+
+def handler_problems(source: PythonSource, attribute: str | None) -> list[Problem]:
     """Why the file holds no handler; nothing when it does, or may."""
     if attribute is not None:
         if attribute in source.defined or source.opaque:
@@ -123,14 +141,14 @@ def _is_factory_call(statement: ast.stmt) -> bool:
     return isinstance(value, ast.Call) and _base_name(value.func) == "handler_factory"
 
 
-def _is_handler_class(found: ast.ClassDef, source: Source) -> bool:
+def _is_handler_class(found: ast.ClassDef, source: PythonSource) -> bool:
     methods = {item.name for item in found.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
     if {"handle", "initialize"} <= methods or (found.bases and {"handle", "initialize"} & methods):
         return True
     return any(_base_name(base).endswith("Handler") or _is_handler_base(base, source, found) for base in found.bases)
 
 
-def _is_handler_base(base: ast.expr, source: Source, child: ast.ClassDef) -> bool:
+def _is_handler_base(base: ast.expr, source: PythonSource, child: ast.ClassDef) -> bool:
     parent = source.defined.get(_base_name(base))
     earlier = isinstance(parent, ast.ClassDef) and parent is not child and parent.lineno < child.lineno
     return earlier and isinstance(parent, ast.ClassDef) and _is_handler_class(parent, source)
@@ -142,7 +160,7 @@ def _base_name(base: ast.expr) -> str:
     return base.attr if isinstance(base, ast.Attribute) else base.id if isinstance(base, ast.Name) else ""
 
 
-def network_problems(source: Source, init_args: dict[str, Any]) -> list[tuple[str | None, Problem]]:
+def network_problems(source: PythonSource, init_args: dict[str, Any]) -> list[tuple[str | None, Problem]]:
     """Why the file makes no network of `init_args`; each with the argument it is about, None when about the file."""
     maker = _maker(source)
     if isinstance(maker, Problem):
@@ -150,7 +168,7 @@ def network_problems(source: Source, init_args: dict[str, Any]) -> list[tuple[st
     return [] if maker is None else _argument_problems(source, maker, init_args)
 
 
-def _maker(source: Source) -> tuple[str, _Function] | Problem | None:
+def _maker(source: PythonSource) -> tuple[str, _Function] | Problem | None:
     """The function that makes the network, with the words for it; None when it is out of sight."""
     if function := source.function("init_function"):
         return "init_function", function
@@ -171,7 +189,7 @@ def _maker(source: Source) -> tuple[str, _Function] | Problem | None:
     return None if method is None else (found.name, method)
 
 
-def _is_module(found: ast.ClassDef, source: Source) -> bool:
+def _is_module(found: ast.ClassDef, source: PythonSource) -> bool:
     for base in found.bases:
         name = _base_name(base)
         if name in {"Module", "Sequential"}:
@@ -182,7 +200,9 @@ def _is_module(found: ast.ClassDef, source: Source) -> bool:
     return False
 
 
-def _argument_problems(source: Source, maker: tuple[str, _Function], init_args: dict[str, Any]) -> list[tuple[str | None, Problem]]:
+def _argument_problems(
+    source: PythonSource, maker: tuple[str, _Function], init_args: dict[str, Any]
+) -> list[tuple[str | None, Problem]]:
     words, function = maker
     arguments = function.args
     positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]

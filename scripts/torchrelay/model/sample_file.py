@@ -1,4 +1,4 @@
-"""The form of a sample file, its JSON Schema, and what it comes down to: a `Sample` with what to `Expect`."""
+"""The sample file's schema, and the `Sample` and `Expect` it is parsed into."""
 
 import base64
 import binascii
@@ -22,7 +22,7 @@ Kind = Literal["json", "text", "bytes", "status", "missing"]
 
 @dataclass(frozen=True)
 class Expect:
-    """The answer to a sample and how near to it is near enough.
+    """The expected answer to a sample, and how it is compared.
 
     `kind` says what `value` is: a JSON value, text, bytes, or nothing because only the status counts, or because it has
     not been recorded yet (`missing`).
@@ -51,7 +51,7 @@ class Sample:
     version: str = ""
 
     def path(self, predict: str) -> str:
-        """Return where it is sent to, below the path of the default version."""
+        """Return the path that it is sent to; `predict` is the path of the default version."""
         return f"{predict}/{self.version}" if self.version else predict
 
 
@@ -77,28 +77,28 @@ class _Part(BaseModel):
 
 
 class Request(_Part):
-    """What is sent: exactly one of json, body, body_file and body_base64."""
+    """The request: exactly one of json, body, body_file and body_base64."""
 
-    json_: Any = Field(None, alias="json", description="Body, sent as JSON.")
-    body: Any = Field(None, description="Body: text is sent as it is, anything else as JSON.")
+    json_: Any = Field(None, alias="json", description="Body, sent as JSON.", examples=[{"instances": [[0, 1, 2, 3]]}])
+    body: Any = Field(None, description="Body: text is sent unchanged, any other value as JSON.")
     body_file: Annotated[str, AfterValidator(relative_path)] | None = Field(
-        None, description="File with the body, relative to the sample."
+        None, description="File that contains the body, relative to the samples folder.", examples=["cat.jpg"]
     )
-    body_base64: Base64 | None = Field(None, description="Body in base64.")
+    body_base64: Base64 | None = Field(None, description="Body, encoded in base64.")
     content_type: Annotated[str, AfterValidator(_content_type)] | None = Field(
         None,
-        description="Content type. Default: by the extension of body_file; application/json or text/plain.",
+        description="Content type. Default: by the extension of body_file; application/json, text/plain or application/octet-stream.",
     )
 
 
 class Compare(_Part):
     """How the answer is compared."""
 
-    status: int = Field(200, ge=100, le=599, description="Status code.")
+    status: int = Field(200, ge=100, le=599, description="Expected HTTP status code.")
     compare: Mode | None = Field(
         None,
-        description="exact (the default); numeric: numbers within atol + rtol * expected; top_k: the same first k classes, "
-        "in any order; subset: objects of the answer may hold more keys than expected, and {} asks nothing at all.",
+        description="How the answer is compared. exact (the default): equal; numeric: numbers within atol + rtol * expected; "
+        "top_k: the same first k classes, in any order; subset: objects of the answer may have more keys than expected, and {} accepts every answer.",
     )
     atol: float = Field(1e-5, ge=0, description="Absolute tolerance of numeric.")
     rtol: float = Field(1e-4, ge=0, description="Relative tolerance of numeric.")
@@ -108,27 +108,27 @@ class Compare(_Part):
 class ExpectPart(Compare):
     """The expected answer: at most one of json, text and base64; none when only an error status counts."""
 
-    json_: Any = Field(None, alias="json", description="Answer, a JSON value.")
-    text: str | None = Field(None, description="Answer, text of exactly these characters.")
-    base64: Base64 | None = Field(None, description="Answer, exactly these bytes, in base64.")
+    json_: Any = Field(None, alias="json", description="Expected answer as a JSON value.")
+    text: str | None = Field(None, description="Expected answer as text, compared character by character.")
+    base64: Base64 | None = Field(None, description="Expected answer as bytes, encoded in base64.")
 
 
 class CompareFile(Compare):
     """NAME.compare.json, beside a pair of files."""
 
-    latency_ms: float | None = Field(None, gt=0, description="Longest time for the answer, in milliseconds.")
+    latency_ms: float | None = Field(None, gt=0, description="Longest time until the answer, in milliseconds. Default: no limit.")
 
 
 class SampleFile(_Part):
     """A request, and the answer that the model must give to it."""
 
-    schema_: str | None = Field(None, alias="$schema", description="Schema of this file, for editors.")
-    request: Request = Field(description="What is sent.")
+    schema_: str | None = Field(None, alias="$schema", description="Address of this file's JSON Schema, for editors.")
+    request: Request = Field(description="The request to send.")
     version: Annotated[str, AfterValidator(legal_version)] | None = Field(
-        None, description="The version of the model that is asked, one of model.yaml's `versions`. Default: the default one."
+        None, description="Version that the request is sent to, one of model.yaml's `versions`. Default: the default version."
     )
-    expect: ExpectPart | None = Field(None, description=f"What must come back. When missing: {RECORD}.")
-    latency_ms: float | None = Field(None, gt=0, description="Longest time for the answer, in milliseconds.")
+    expect: ExpectPart | None = Field(None, description=f"Expected answer. When it is missing: {RECORD}.")
+    latency_ms: float | None = Field(None, gt=0, description="Longest time until the answer, in milliseconds. Default: no limit.")
 
 
 def schema() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import printable, shown
-from torchrelay.model.files import inside, regular
+from torchrelay.model.files import UnusableFile, inside, regular
 from torchrelay.model.json_document import parse, parse_value
 from torchrelay.model.model import Model
 from torchrelay.model.sample_file import RECORD, Compare, CompareFile, Expect, ExpectPart, Kind, Request, Sample, SampleFile
@@ -55,11 +55,13 @@ def load_samples(model_dir: Path, model: Model, *, unrecorded: bool = False) -> 
     Raises:
         ModelInvalid: with the mistakes of all samples.
     """
-    folder = inside(model_dir, model.samples)
-    if isinstance(folder, str) or not folder.is_dir():
-        what = folder if isinstance(folder, str) else "is not a folder"
+    try:
+        folder = inside(model_dir, model.samples)
+        if not folder.is_dir():
+            raise UnusableFile("is not a folder")
+    except UnusableFile as error:
         fix = "put a request with its expected answer there, or run `torchrelay init` for an example"
-        raise ModelInvalid([Problem(printable(model.samples), None, "samples", what, fix)])
+        raise ModelInvalid([Problem(printable(model.samples), None, "samples", str(error), fix)]) from error
     reader = _Reader(model_dir, model, unrecorded)
     try:
         reader.read_folder(folder)
@@ -103,9 +105,9 @@ class _Reader:
                 name,
                 [match for file in names if (match := _PAIR.fullmatch(file)) and match["name"] == name],
             )
-        self._judge_whole()
+        self._check_whole()
 
-    def _judge_whole(self) -> None:
+    def _check_whole(self) -> None:
         seen: dict[str, Sample] = {}
         for sample in self.samples:
             if sample.name in seen:
@@ -114,7 +116,7 @@ class _Reader:
         if not self.samples and not self.problems:
             self._refuse("", None, "samples", "holds no sample", "add NAME.json with a request and its expected answer")
         elif not self.problems and all(sample.expect.status != 200 for sample in self.samples):
-            fix = "add one that the model answers: readiness is proved with it"
+            fix = "add one that the model answers: readiness is verified with it"
             self._refuse("", None, "samples", "holds no sample that expects status 200", fix)
 
     def _refuse(self, name: str, line: int | None, field: str, message: str, fix: str = "") -> None:
@@ -128,9 +130,10 @@ class _Reader:
             self.problems += error.problems
 
     def _bytes(self, name: str, limit: int = MAX_SAMPLE_BYTES) -> bytes:
-        path = regular(self.model_dir, f"{self.folder}/{name}")
-        if isinstance(path, str):
-            raise ModelInvalid([Problem(printable(f"{self.folder}/{name}"), None, "", path)])
+        try:
+            path = regular(self.model_dir, f"{self.folder}/{name}")
+        except UnusableFile as error:
+            raise ModelInvalid([Problem(printable(f"{self.folder}/{name}"), None, "", str(error))]) from error
         return read_bytes(path, f"{self.folder}/{name}", limit)
 
     def _peek(self, name: str) -> SampleFile | None:

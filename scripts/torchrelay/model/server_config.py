@@ -50,7 +50,7 @@ class _Part(BaseModel):
 
 
 class System(_Part):
-    """What seed 004's handlers are told, and ours."""
+    """The section that handlers read."""
 
     max_gpu_memory: Positive | None = Field(None, alias="maxGPUMemory")
     extra_files: Annotated[str | list[str], AfterValidator(_archives)] | None = None
@@ -132,8 +132,8 @@ _ALIKE: dict[str, FieldPath] = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the file says: `values` by key, as written; `files` that its extraFiles unpack to, by name in the archive."""
+class ServerConfigFile:
+    """The file's content: `values` by key, as written; `files` of its extraFiles archives, by name in the model archive."""
 
     document: Document | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -149,7 +149,7 @@ class Told:
         return kept | ({"system": system} if system else {})
 
 
-def read(model_dir: Path) -> Told:
+def read(model_dir: Path) -> ServerConfigFile:
     """Read the model directory's model-config.yaml, and the archives that its `system.extraFiles` names; empty without one.
 
     Raises:
@@ -157,7 +157,7 @@ def read(model_dir: Path) -> Told:
     """
     path = model_dir / FILE
     if not path.is_file():
-        return Told()
+        return ServerConfigFile()
     document = parse(read_bytes(path, FILE, LIMIT), FILE)
     problems = list(document.problems)
     config = ServerConfig()
@@ -168,7 +168,7 @@ def read(model_dir: Path) -> Told:
     files, found = _unpacked(model_dir, document, config)
     if problems + found:
         raise ModelInvalid(problems + found)
-    return Told(document, document.value, files)
+    return ServerConfigFile(document, document.value, files)
 
 
 def load_model(model_dir: Path) -> Model:
@@ -189,13 +189,10 @@ def _unpacked(model_dir: Path, document: Document, config: ServerConfig) -> tupl
     problems: list[Problem] = []
     for name in (config.system.extra_files if config.system else None) or ():
         where = ("system", "extraFiles")
-        found = regular(model_dir, name)
         try:
-            members = source_archives.read(found) if isinstance(found, Path) else None
-        except ValueError as error:
-            found, members = str(error), None
-        if members is None:
-            problems.append(document.problem(where, f"{shown(name)} {found}", "pack it with `tar -czf FILE -C FOLDER .`"))
+            members = source_archives.read(regular(model_dir, name))
+        except ValueError as error:  # UnusableFile too
+            problems.append(document.problem(where, f"{shown(name)} {error}", "pack it with `tar -czf FILE -C FOLDER .`"))
             continue
         for twice in sorted(files.keys() & members.keys()):
             problems.append(document.problem(where, f"{shown(twice)} is in two of the archives", "keep one"))
@@ -203,32 +200,32 @@ def _unpacked(model_dir: Path, document: Document, config: ServerConfig) -> tupl
     return files, problems
 
 
-def applied(model: Model, told: Told, document: Document | None = None) -> tuple[Model, list[Problem]]:
+def applied(model: Model, config_file: ServerConfigFile, document: Document | None = None) -> tuple[Model, list[Problem]]:
     """The model with the file's values where model.yaml says nothing, and a problem for each on which the two differ.
 
     `document` is model.yaml's, for its lines. What is applied once counts as said by model.yaml: doing it again changes nothing.
     """
     problems: list[Problem] = []
-    for key, path, value in _sayings(told):
+    for key, path, value in _entries(config_file):
         if path[-1] == "gpu" and model.device != "gpu":
-            continue  # told already
+            continue  # reported already
         said, given = _said(model, path)
         if not given:
             model = _with(model, path, value)
-        elif said != value and told.document is not None and not (path[-1] == "gpu" and said > value):
+        elif said != value and config_file.document is not None and not (path[-1] == "gpu" and said > value):
             mine = f"means {field_name(path)}: {value}" if key == "deviceIds" else f"is {shown(value)}"
             other = f"{field_name(path)} is {shown(said)}" + _place(document, path)
             fix = "say it in one of the two files, or alike"
-            problems.append(told.document.problem((key,), f"{mine}, and {other}", fix))
+            problems.append(config_file.document.problem((key,), f"{mine}, and {other}", fix))
     return model, problems
 
 
-def collisions(told: Told, taken: Mapping[str, str], reserved: Iterable[str]) -> list[Problem]:
+def collisions(config_file: ServerConfigFile, taken: Mapping[str, str], reserved: Iterable[str]) -> list[Problem]:
     """A problem for each extra file whose name another file of the archive has; `taken` is folded name -> path."""
     problems = []
-    if told.document is None:
+    if config_file.document is None:
         return []
-    for name in told.files:
+    for name in config_file.files:
         folded = name.casefold()
         if folded.split("/")[0] in {*reserved, FILE}:
             message = f"unpacks to {shown(name)}, a name that the archive needs itself"
@@ -236,7 +233,7 @@ def collisions(told: Told, taken: Mapping[str, str], reserved: Iterable[str]) ->
             message = f"unpacks to {shown(name)}, and {shown(taken[folded])} gets that name already"
         else:
             continue
-        problems.append(told.document.problem(("system", "extraFiles"), message, "keep one"))
+        problems.append(config_file.document.problem(("system", "extraFiles"), message, "keep one"))
     return problems
 
 
@@ -245,8 +242,8 @@ def _place(document: Document | None, path: FieldPath) -> str:
     return f" at model.yaml:{line}" if line else " in model.yaml"
 
 
-def _sayings(told: Told) -> list[tuple[str, FieldPath, Any]]:
-    values = {key: value for key, value in told.values.items() if value is not None}
+def _entries(config_file: ServerConfigFile) -> list[tuple[str, FieldPath, Any]]:
+    values = {key: value for key, value in config_file.values.items() if value is not None}
     found: list[tuple[str, FieldPath, Any]] = [(key, path, values[key]) for key, path in _ALIKE.items() if key in values]
     if "maxWorkers" in values and "minWorkers" not in values:
         found.append(("maxWorkers", ("workers",), values["maxWorkers"]))

@@ -1,9 +1,9 @@
-"""Where the weights are, as model.yaml says it: the URI taken apart and checked, nothing read yet."""
+"""The `weights` field of model.yaml: its URI is checked and split, nothing is read."""
 
 import re
 from ipaddress import ip_address
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -17,8 +17,6 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=/)")
 _S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?P<key>[^?]*[^/?])(\?versionId=[^?&]+)?")
 _HF = re.compile(r"hf://[\w.-]+/[\w.-]+/(?P<path>[^@?#]*[^@?#/])(@[\w./-]+)?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-
-Scheme = Literal["s3", "https", "http", "hf", "file"]
 
 
 def scheme_of(uri: str) -> str:
@@ -68,7 +66,7 @@ def _check_http(uri: str) -> None:
         raise refuse(f"{shown(uri)} is not a legal address", "write https://host/path, spaces as %20")
     if password is not None or parts.username is not None:
         raise refuse("the address carries a password", "give it by the environment (~/.netrc), never in a file")
-    if parts.scheme.lower() == "http" and not _is_loopback(host):
+    if parts.scheme.lower() == "http" and not is_loopback(host):
         raise refuse("http:// can be changed on the way", "write https://")
 
 
@@ -84,7 +82,8 @@ def _check_file(uri: str) -> None:
 _CHECKS = {"s3": _check_s3, "https": _check_http, "http": _check_http, "hf": _check_hf, "file": _check_file}
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -113,14 +112,14 @@ def _checked_sha256(value: str) -> str:
 
 
 class Weights(BaseModel):
-    """Where the weights are, and optionally what they must be."""
+    """The address of the weights, and optionally their digest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     uri: Annotated[str, AfterValidator(checked_uri)] = Field(description=f"Address of the weights file: {FORMS}.")
     sha256: Annotated[str, AfterValidator(_checked_sha256)] | None = Field(
         None,
-        description="SHA-256 that the file must have, 64 hexadecimal digits. Default: whatever weights.lock recorded.",
+        description="SHA-256 that the file must have, 64 hexadecimal digits. Default: the digest recorded in weights.lock.",
     )
 
     @property

@@ -53,3 +53,8 @@ def parse_reference(text: str, default_tag: str) -> Reference:
     if not TAG.fullmatch(tag):
         raise RegistryError(f"{text!r}: {tag!r} is not a tag", "letters, digits and . _ -, 128 characters at most")
     return Reference(host, repository, tag)
+
+
+def with_name(repository: str, name: str) -> str:
+    """Return the repository of a model: its name is added to a repository that ends in /."""
+    return repository + name if repository.endswith("/") else repository

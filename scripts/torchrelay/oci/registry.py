@@ -1,6 +1,5 @@
-"""A client of any OCI registry (distribution-spec 1.1): only what push and deploy need, streaming and with retries."""
+"""A client of OCI registries (distribution-spec 1.1): the calls that push, attest and deploy need, streaming and with retries."""
 
-import random
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -12,18 +11,19 @@ import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from torchrelay.core.errors import RegistryError
+from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.log import log
 from torchrelay.core.progress import Task
-from torchrelay.core.retry import pause
+from torchrelay.core.retry import Policy, RetryLater, pause, retry_after_s, retrying
 from torchrelay.core.text import first_line
 from torchrelay.oci.blobs import Blob, sha256_digest
 from torchrelay.oci.docker_config import docker_credentials
 from torchrelay.oci.image import MANIFEST_TYPE
 
-ATTEMPTS = 6
-LONGEST_WAIT_S = 60.0
+RETRIES = Policy(attempts=6, first_wait_s=0.5, longest_wait_s=60.0)
 TIMEOUT_S = (10.0, 300.0)  # connect, and between two bytes
-RETRIED = {408, 425, 429, 500, 502, 503, 504}
+RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+RETRIED_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 MANIFEST_TYPES = ", ".join([MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json"])
 
 Credentials = Callable[[str], tuple[str, str] | None]
@@ -39,7 +39,7 @@ class _Bearer(AuthBase):
 
 
 class _Body:
-    """A blob as a request body: its length is known, and it goes out in pieces of 1 MiB."""
+    """A blob as a request body of known length, sent in pieces of 1 MiB."""
 
     def __init__(self, blob: Blob, task: Task, stop: threading.Event) -> None:
         self.blob, self.task, self.stop = blob, task, stop
@@ -57,7 +57,7 @@ class _Body:
 
 @dataclass
 class Registry:
-    """One registry, with its session, its token and its patience."""
+    """One registry, with its session and its token."""
 
     base: str
     credentials: Credentials = docker_credentials
@@ -65,41 +65,36 @@ class Registry:
     session: requests.Session = field(default_factory=requests.Session)
     auth: AuthBase | None = None
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set when another thread has failed: uploads end at their next piece, and nothing is tried again."""
+    """Set when another thread has failed: uploads end at their next piece, and nothing is retried."""
 
-    def answers(self) -> None:
-        """See that this is a registry and lets us in. Raises RegistryError."""
+    def check_access(self) -> None:
+        """Check that this is a registry and that it accepts our credentials. Raises RegistryError."""
         self._call("GET", "/v2/")
 
     def try_upload(self, repository: str) -> None:
-        """Begin an upload and cancel it, once: whether a push would be let in. Raises RegistryError."""
+        """Begin an upload and cancel it, once, to see whether a push would be allowed. Raises RegistryError."""
         try:
             opened = self._once("POST", f"/v2/{repository}/blobs/uploads/", headers={"Content-Length": "0"})
             if opened.status_code != 202:
                 raise RegistryError(f"{self.base}: {repository}: {_reason(opened)}", _fix(opened.status_code))
-            self._once("DELETE", self._location(opened))  # a registry that knows no cancelling forgets the upload by itself
+            self._once("DELETE", self._location(opened))  # a registry that cannot cancel drops the upload by itself
         except requests.RequestException as error:
-            raise RegistryError(f"{self.base}: {first_line(error)}", "see that the registry is up") from error
+            raise RegistryError(f"{self.base}: {first_line(error)}", "check that the registry is running") from error
 
     def has_blob(self, repository: str, digest: str) -> bool:
-        """Tell whether the registry holds a blob in this repository."""
+        """Return whether the registry has a blob in this repository."""
         return self._call("HEAD", f"/v2/{repository}/blobs/{digest}", accept=(200, 404)).status_code == 200
 
     def manifest_digest(self, repository: str, reference: str) -> str | None:
-        """Return the digest behind a tag or digest, None when there is none."""
+        """Return the digest of the manifest under a tag or digest, None when there is none."""
         headers = {"Accept": MANIFEST_TYPES}
         answer = self._call("HEAD", f"/v2/{repository}/manifests/{reference}", headers=headers, accept=(200, 404))
         return answer.headers.get("Docker-Content-Digest") if answer.status_code == 200 else None
 
-    def manifest(self, repository: str, reference: str) -> dict[str, Any]:
-        """Return a manifest."""
-        found = self._call("GET", f"/v2/{repository}/manifests/{reference}", headers={"Accept": MANIFEST_TYPES})
-        return dict(found.json())
-
     def read(
         self, path: str, limit: int, headers: dict[str, str] | None = None, accept: tuple[int, ...] = (200,)
     ) -> tuple[requests.Response, bytes]:
-        """GET a document of at most `limit` bytes, whatever the registry says of its size. Raises RegistryError."""
+        """GET a document of at most `limit` bytes, whatever size the registry declares. Raises RegistryError."""
         content = bytearray()
 
         def get() -> requests.Response:
@@ -117,9 +112,9 @@ class Registry:
         return answer, bytes(content)
 
     def put_blob(self, repository: str, blob: Blob, task: Task) -> None:
-        """Upload a blob: one stream, closed with its digest, which the registry checks. Begun again when it breaks."""
+        """Upload a blob as one stream, closed with its digest, which the registry checks; a broken upload starts over."""
 
-        def there() -> requests.Response:
+        def existing() -> requests.Response:
             return self._once("HEAD", f"/v2/{repository}/blobs/{blob.digest}")
 
         def upload() -> requests.Response:
@@ -131,23 +126,23 @@ class Registry:
             if sent.status_code not in (202, 204):
                 return sent
             location = self._location(sent)
-            joint = "&" if urlparse(location).query else "?"
-            return self._once("PUT", f"{location}{joint}digest={blob.digest}", headers={"Content-Length": "0"})
+            separator = "&" if urlparse(location).query else "?"
+            return self._once("PUT", f"{location}{separator}digest={blob.digest}", headers={"Content-Length": "0"})
 
-        self._retried(f"upload of {blob.digest} to {repository}", upload, accept=(201,), done=there)
+        self._retried(f"upload of {blob.digest} to {repository}", upload, accept=(201,), existing=existing)
 
     def _location(self, answer: requests.Response) -> str:
         location = answer.headers.get("Location")
         if not location:
-            raise RegistryError(f"{self.base}: answered {answer.status_code} without a Location", "this is no OCI registry")
+            raise RegistryError(f"{self.base}: answered {answer.status_code} without a Location", "this is not an OCI registry")
         return urljoin(self.base, location)
 
     def put_manifest(self, repository: str, reference: str, manifest: bytes, media_type: str = MANIFEST_TYPE) -> str:
-        """Store a manifest or index under a tag or its digest and return the digest the registry gave it."""
+        """Store a manifest or index under a tag or its digest and return the digest that the registry reports."""
         path = f"/v2/{repository}/manifests/{reference}"
         digest = sha256_digest(manifest)
 
-        def there() -> requests.Response:
+        def existing() -> requests.Response:
             answer = self._once("HEAD", path, headers={"Accept": f"{media_type}, {MANIFEST_TYPES}"})
             if answer.headers.get("Docker-Content-Digest") != digest:
                 answer.status_code = 404
@@ -155,7 +150,7 @@ class Registry:
 
         headers = {"Content-Type": media_type}
         answer = self._retried(
-            f"PUT {path}", lambda: self._once("PUT", path, headers=headers, data=manifest), accept=(201,), done=there
+            f"PUT {path}", lambda: self._once("PUT", path, headers=headers, data=manifest), accept=(201,), existing=existing
         )
         return answer.headers.get("Docker-Content-Digest") or self.manifest_digest(repository, reference) or ""
 
@@ -175,49 +170,53 @@ class Registry:
         what: str,
         attempt: Callable[[], requests.Response],
         accept: tuple[int, ...],
-        done: Callable[[], requests.Response] | None = None,
+        existing: Callable[[], requests.Response] | None = None,
     ) -> requests.Response:
-        """Repeat until accepted or refused for good; waits for Retry-After, a minute at most, else twice as long each time.
+        """Repeat `attempt` until the registry accepts it. Raises RegistryError when it refuses, or after the last attempt.
 
-        `done` is asked before each repetition: an attempt whose answer was lost may have succeeded.
+        `existing` is asked before each repetition: an attempt whose answer was lost may have succeeded.
         """
-        reason = ""
-        for number in range(ATTEMPTS):
-            wait = min(LONGEST_WAIT_S, 0.5 * 2**number) * (0.75 + random.random() / 2)  # noqa: S311 -- spreads retries, guards nothing
+        repeated = False
+
+        def once() -> requests.Response:
+            nonlocal repeated
             try:
-                if number and done is not None and (before := done()).status_code == 200:
-                    return before
+                if repeated and existing is not None and (stored := existing()).status_code == 200:
+                    return stored
+                repeated = True
                 answer = attempt()
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                reason = first_line(error)
+            except RETRIED_ERRORS as error:
+                failure = RetryLater(first_line(error))
             except requests.RequestException as error:
                 raise RegistryError(f"{self.base}: {what}: {first_line(error)}", "correct the registry's address") from error
             else:
                 if answer.status_code in accept:
                     return answer
-                reason = _reason(answer)
-                if answer.status_code not in RETRIED:
-                    raise RegistryError(f"{self.base}: {what}: {reason}", _fix(answer.status_code))
-                wait = _retry_after(answer, wait)
+                failure = RetryLater(_reason(answer), retry_after_s(answer.headers.get("Retry-After")))
+                if answer.status_code not in RETRIED_STATUSES:
+                    raise RegistryError(f"{self.base}: {what}: {failure.reason}", _fix(answer.status_code))
             if self.stop.is_set():
-                break
-            if number + 1 < ATTEMPTS:
-                log.info("%s: %s; again in %.1f s", what, reason, wait)
-                self.sleep(wait)
-        raise RegistryError(
-            f"{self.base}: {what}: gave up after {ATTEMPTS} attempts: {reason}",
-            "see that the registry is up, then push again",
-        )
+                raise RegistryError(f"{self.base}: {what}: {failure.reason}; not retried because another call failed", "push again")
+            raise failure
+
+        def announce(failure: RetryLater, wait_s: float) -> None:
+            log.info("%s: %s; trying again in %.1f s", what, failure.reason, wait_s)
+
+        try:
+            return retrying(once, RETRIES, before_wait=announce, sleep=self.sleep)
+        except RetryLater as failure:
+            message = f"{self.base}: {what}: gave up after {RETRIES.attempts} attempts: {failure.reason}"
+            raise RegistryError(message, "check that the registry is running, then push again") from failure
 
     def _once(
         self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None, stream: bool = False
     ) -> requests.Response:
-        """One request; a 401 is answered once with the credentials that the challenge asks for."""
-        given: dict[str, Any] = {"headers": headers, "data": data, "stream": stream, "timeout": TIMEOUT_S}
+        """Send one request; after a 401 send it once more, with the credentials that the challenge asks for."""
+        options: dict[str, Any] = {"headers": headers, "data": data, "stream": stream, "timeout": TIMEOUT_S}
         target = urljoin(self.base, url)
-        answer = self.session.request(method, target, auth=self.auth, **given)
+        answer = self.session.request(method, target, auth=self.auth, **options)
         if answer.status_code == 401 and self._authenticate(answer):
-            return self.session.request(method, target, auth=self.auth, **given)
+            return self.session.request(method, target, auth=self.auth, **options)
         return answer
 
     def _authenticate(self, answer: requests.Response) -> bool:
@@ -228,7 +227,7 @@ class Registry:
             return known is not None
         fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
         if self.base.startswith("https:") and not fields.get("realm", "").startswith("https:"):
-            return False  # a password does not go out in the clear because a registry says so
+            return False  # a registry must not make us send a password unencrypted
         if not challenge.lower().startswith("bearer") or "realm" not in fields:
             return False
         query = {key: fields[key] for key in ("service", "scope") if key in fields}
@@ -237,31 +236,25 @@ class Registry:
         if not token.ok:
             return False
         try:
-            self.auth = _Bearer(token.json().get("token") or token.json()["access_token"])
-        except (ValueError, KeyError):
+            document = parse_untrusted(token.content)
+            self.auth = _Bearer(document.get("token") or document["access_token"])
+        except (ValueError, KeyError, AttributeError):
             return False
         return True
 
 
 def _reason(answer: requests.Response) -> str:
     try:
-        errors = answer.json()["errors"]
-        told = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)
+        errors = parse_untrusted(answer.content)["errors"]
+        reason = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
-        told = answer.text.strip()[:200]
-    return f"{answer.status_code} {told}".strip()
+        reason = answer.text.strip()[:200]
+    return f"{answer.status_code} {reason}".strip()
 
 
 def _fix(status: int) -> str:
     if status in (401, 403):
-        return "log in (`docker login`), or give the role the right to push to this repository"
+        return "log in (`docker login`), or allow the role to push to this repository"
     if status == 404:
         return "create the repository first, or correct its name"
-    return "see the registry's log"
-
-
-def _retry_after(answer: requests.Response, otherwise: float) -> float:
-    try:
-        return min(LONGEST_WAIT_S, max(0.0, float(answer.headers["Retry-After"])))
-    except (KeyError, ValueError):
-        return otherwise
+    return "check the registry's log"

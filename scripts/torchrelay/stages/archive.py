@@ -1,4 +1,4 @@
-"""Archive: model directory and fetched weights in, a `.mar` out that stock TorchServe loads."""
+"""Archive: turns a model directory and its fetched weights into a `.mar` that stock TorchServe loads."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from torchrelay.model.model import Model
 from torchrelay.model.server_config import FILE as CONFIG
 from torchrelay.stages.fetch import Fetched
 
-ARCHIVER_VERSION = "0.12.0"  # the torch-model-archiver whose manifest this is
+ARCHIVER_VERSION = "0.12.0"  # the torch-model-archiver version whose manifest format this is
 CREATED_ON = "01/01/1980 00:00:00"
 SERVICE = "torchrelay_service.py"
 RECORD_FORMAT = 1
@@ -33,7 +33,7 @@ SUFFIX: dict[Format, str] = {"mar": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 
 def manifest(model: Model, version: str, weights: str) -> dict[str, Any]:
     """Return MAR-INF/MANIFEST.json: torch-model-archiver's keys, with a fixed time."""
-    described: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "modelName": model.name,
         "modelVersion": version,
         "handler": SERVICE,
@@ -41,14 +41,14 @@ def manifest(model: Model, version: str, weights: str) -> dict[str, Any]:
         "configFile": CONFIG,
     }
     if model.model_file:
-        described["modelFile"] = Path(model.model_file).name
+        fields["modelFile"] = Path(model.model_file).name
     if model.requirements:
-        described["requirementsFile"] = Path(model.requirements).name
-    return {"createdOn": CREATED_ON, "runtime": "python", "model": described, "archiverVersion": ARCHIVER_VERSION}
+        fields["requirementsFile"] = Path(model.requirements).name
+    return {"createdOn": CREATED_ON, "runtime": "python", "model": fields, "archiverVersion": ARCHIVER_VERSION}
 
 
 def handler_config(model: Model, weights: str, *, setup_at_start: bool = False) -> dict[str, Any]:
-    """Return torchrelay.json: what the handler library reads beside itself in the archive."""
+    """Return torchrelay.json, which the handler library reads from the archive."""
     file = model.handler_file
     handler = model.handler if file is None else Path(file).name + model.handler[len(file) :]
     files = file_options(model.handler, model.handler_args)
@@ -67,7 +67,7 @@ def handler_config(model: Model, weights: str, *, setup_at_start: bool = False) 
 
 
 def server_config(model: Model) -> dict[str, Any]:
-    """Return model-config.yaml, TorchServe's own keys; times in seconds but for maxBatchDelay and clientTimeoutInMills."""
+    """Return model-config.yaml in TorchServe's own keys; times in seconds, except maxBatchDelay (ms)."""
     return {
         "minWorkers": model.workers,
         "maxWorkers": model.workers,
@@ -76,11 +76,11 @@ def server_config(model: Model) -> dict[str, Any]:
         "responseTimeout": model.timeouts.response_s,
         "startupTimeout": model.timeouts.startup_s,
         "maxRetryTimeoutInSec": 60,
-    } | ({"deviceType": model.device} if str(model.device) != "auto" else {})
+    } | ({"deviceType": model.device} if str(model.device) != "auto" else {})  # build.sh: the server assigns one
 
 
 def _declared_files(model: Model) -> dict[str, str]:
-    """Return name in the archive -> path in the model directory; code lies at the top, where the archiver puts it."""
+    """Map names in the archive to paths in the model directory; code is at the top, as the archiver places it."""
     files = {name: name for name in model.extra_files}
     top = [model.model_file, model.requirements, model.handler_file]
     top += file_options(model.handler, model.handler_args).values()
@@ -92,10 +92,12 @@ def _expand(model_dir: Path, files: dict[str, str]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for name, path in files.items():
         source = model_dir / path
-        found = [source] if source.is_file() else sorted(child for child in source.rglob("*") if child.is_file())
-        if not found:
-            raise ArchiveInvalid(f"{path}: there is no such file in {model_dir}", "run `torchrelay check` for all that is missing")
-        for file in found:
+        sources = [source] if source.is_file() else sorted(child for child in source.rglob("*") if child.is_file())
+        if not sources:
+            raise ArchiveInvalid(
+                f"{path}: there is no such file in {model_dir}", "run `torchrelay check` to list everything missing"
+            )
+        for file in sources:
             if "__pycache__" not in file.parts:
                 inside = name if file == source else f"{name.rstrip('/')}/{file.relative_to(source).as_posix()}"
                 entries[inside] = Entry(inside, file)
@@ -114,23 +116,23 @@ def plan_entries(
 ) -> list[Entry]:
     """Return every file of the archive, sorted by name.
 
-    Raises ArchiveInvalid when a declared file is not there, ModelInvalid when model-config.yaml is wrong or contradicts the model.
+    Raises ArchiveInvalid when a declared file is missing, ModelInvalid when model-config.yaml is wrong or contradicts the model.
     """
-    told = modelconfig.read(model_dir)
-    model, problems = modelconfig.applied(model, told)
+    author_config = modelconfig.read(model_dir)
+    model, problems = modelconfig.applied(model, author_config)
     if problems:
         raise ModelInvalid(problems)
     entries = {entry.name: entry for entry in library_entries()}
-    entries.update({name: Entry(name, content) for name, content in told.files.items()})
+    entries.update({name: Entry(name, content) for name, content in author_config.files.items()})
     entries.update(_expand(model_dir, _declared_files(model)))
-    config = server_config(model) | told.rest
-    fixed: dict[str, bytes] = {
+    config = server_config(model) | author_config.rest
+    generated: dict[str, bytes] = {
         "MAR-INF/MANIFEST.json": _json(manifest(model, version, weights_name)),
         "torchrelay.json": _json(handler_config(model, weights_name, setup_at_start=setup_at_start)),
         CONFIG: yaml.safe_dump(config, sort_keys=True).encode(),
         SERVICE: (paths.HANDLERS / "service_entry.py").read_bytes(),
     }
-    entries.update({name: Entry(name, content) for name, content in fixed.items()})
+    entries.update({name: Entry(name, content) for name, content in generated.items()})
     entries[weights_name] = Entry(weights_name, weights)
     return [entries[name] for name in sorted(entries)]
 
@@ -140,7 +142,7 @@ def _json(value: Any) -> bytes:
 
 
 def inputs_digest(entries: list[Entry], weights_name: str, weights_sha256: str) -> str:
-    """Return one sha256 over names and contents; the weights count by the digest that fetch has verified."""
+    """Return one sha256 over names and contents; the weights count by the digest that fetch verified."""
     digest = hashlib.sha256(f"{RECORD_FORMAT}\n".encode())
     for entry in entries:
         if entry.name == weights_name:
@@ -153,7 +155,7 @@ def inputs_digest(entries: list[Entry], weights_name: str, weights_sha256: str) 
     return digest.hexdigest()
 
 
-def archive(
+def run(
     model_dir: Path,
     model: Model,
     fetched: Fetched,
@@ -174,13 +176,15 @@ def archive(
     entries = plan_entries(model_dir, model, fetched.path, weights, version, setup_at_start=setup_at_start)
     inputs = inputs_digest(entries, weights, fetched.sha256)
     path = output or workspace.root / f"{model.name}.mar"
-    if (done := _recorded(workspace, path, inputs)) is not None:
-        return Archived(path, model.name, version, weights, inputs, done, skipped=True)
+    if (stored_before := _recorded(workspace, path, inputs)) is not None:
+        return Archived(path, model.name, version, weights, inputs, stored_before, skipped=True)
     with progress.task(f"archive {path.name}", sum(entry.size for entry in entries)) as task:
         stored = write_mar(path, entries, task)
     if stored[weights].sha256 != fetched.sha256:
         path.unlink()
-        raise WeightsChanged(f"{fetched.path}: changed while it was archived", "let whatever writes it end, then run it again")
+        raise WeightsChanged(
+            f"{fetched.path}: changed while it was archived", "wait until nothing is writing to it, then run again"
+        )
     status = path.stat()
     record = {
         "inputs": inputs,
@@ -216,7 +220,7 @@ def export(model_dir: Path, model: Model, fetched: Fetched, version: str, progre
     if kind == "no-archive" and output.exists() and (not output.is_dir() or any(output.iterdir())):
         if output.resolve().parent != Workspace(model_dir).root.resolve():
             raise ArchiveInvalid(f"{output}: exists and is not an empty folder", "name a new folder with --output")
-        shutil.rmtree(output)  # our own earlier export: nothing of it may stay behind
+        shutil.rmtree(output)  # our own earlier export: remove all of it
     with progress.task(f"archive {output.name}", sum(entry.size for entry in entries)) as task:
         if kind == "tgz":
             write_tgz(output, model.name, entries, task)

@@ -1,4 +1,4 @@
-"""Attest: what was proved of an image, signed and kept beside it in the registry; deploy asks for it before it touches a target."""
+"""Attest: signs statements about a verified image and stores them beside it in the registry; deploy can require them."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -20,35 +20,35 @@ from torchrelay.model.origin import Source
 from torchrelay.oci.access import registry_for
 from torchrelay.oci.blobs import sha256_digest
 from torchrelay.oci.image import MANIFEST_TYPE, Image
-from torchrelay.oci.reference import Reference, parse_reference
+from torchrelay.oci.reference import Reference, parse_reference, with_name
 from torchrelay.oci.referrers import DIGEST, DOCUMENT_LIMIT, EMPTY_TYPE, Referrer, artifact, put_referrer, referrers
 from torchrelay.oci.registry import MANIFEST_TYPES, Registry
 from torchrelay.verification.verdict import Verdict
 
-STATEMENT_LIMIT = 16 << 20  # bytes of one bundle; a bill of materials has some hundred KB
+STATEMENT_LIMIT = 16 << 20  # bytes of one bundle; a bill of materials takes a few hundred KB
 MOST_TRIED = 200  # bundles of one image that are read before it counts as not attested
 CONTENT = {"dev.sigstore.bundle.content": "dsse-envelope"}
 LISTED_AS = (dsse.BUNDLE_TYPE, EMPTY_TYPE, "")  # some registries list the config's type, or none: go-containerregistry 0.21
-PREDICATE = "dev.sigstore.bundle.predicateType"  # cosign's annotation: says where to look first, and is believed nothing
-FIX = "deploy what `torchrelay attest` has signed, or correct the verify key"
+PREDICATE = "dev.sigstore.bundle.predicateType"  # cosign's annotation: only says where to look first; it is not trusted
+FIX = "deploy an image that `torchrelay attest` signed, or correct the verify key"
 
 RegistryOf = Callable[[Reference], Registry]
 
 
-class Proved(Protocol):
-    """What is attested: a bundle."""
+class VerifiedImage(Protocol):
+    """The input of attest: a bundle."""
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Its folder."""
 
     @property
     def image(self) -> Image:
-        """The image that was proved."""
+        """The verified image."""
 
     @property
     def model(self) -> Model:
-        """What model.yaml said."""
+        """The model, as in model.yaml."""
 
     @property
     def version(self) -> str:
@@ -56,15 +56,15 @@ class Proved(Protocol):
 
     @property
     def source(self) -> Source:
-        """What it was made of."""
+        """The commit and repository that it was built from."""
 
     @property
     def verdict(self) -> Verdict:
-        """What verify found."""
+        """The verdict of verify."""
 
 
 class _Verdict(BaseModel):
-    """What deploy relies on of a verdict; whatever else an older or newer one says is left aside."""
+    """The verdict fields deploy relies on; other fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -86,7 +86,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Attested:
-    """What holds for an image: a passing verdict of the key's owner, and what else that key has signed."""
+    """The attested facts about an image: a passing verdict that the key signed, and the key's other statements."""
 
     reference: str
     model: str
@@ -96,41 +96,42 @@ class Attested:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Signed:
     artifact: Referrer
     statement: dict[str, Any]
 
 
 def pinned(reference: str) -> tuple[Reference, str]:
-    """Read `host/repository@sha256:...`. Raises NotAttested for a tag, which anyone may move, and RegistryError."""
+    """Read `host/repository@sha256:...`. Raises NotAttested for a tag, because anyone can move it; RegistryError."""
     name, _, digest = reference.partition("@")
     if not DIGEST.fullmatch(digest):
-        raise NotAttested(f"{reference} names no digest", "name the image as host/repository@sha256:...")
+        raise NotAttested(f"{reference} does not name a digest", "name the image as host/repository@sha256:...")
     return parse_reference(name, "latest"), digest
 
 
-def pushed_reference(bundle: Proved, repository: str | None) -> str:
-    """Return where the bundle's image is: as push wrote it down, or in `repository`, which as for push may end in /.
+def pushed_reference(bundle: VerifiedImage, repository: str | None) -> str:
+    """Return the reference of the bundle's image: as push recorded it, or in `repository`, which may end in / as for push.
 
-    Raises RegistryError when nothing was pushed, or something else.
+    Raises RegistryError when nothing or a different image was pushed.
     """
     digest = bundle.image.digest
     if repository is not None:
-        name = repository + bundle.model.name if repository.endswith("/") else repository
-        return f"{parse_reference(name, 'latest').name}@{digest}"
+        return f"{parse_reference(with_name(repository, bundle.model.name), 'latest').name}@{digest}"
     record = read_json(Workspace(bundle.folder).push_record)
     reference = str(record.get("reference", "")) if isinstance(record, dict) else ""
     if not reference:
         raise RegistryError(
-            f"{bundle.folder}: its image was not pushed", "run `torchrelay push --bundle` first, or name --repository"
+            f"{bundle.folder}: the bundle's image was not pushed", "run `torchrelay push --bundle` first, or name --repository"
         )
     if not reference.endswith(f"@{digest}"):
-        raise RegistryError(f"pushed was {reference}, the bundle holds {digest}", "run `torchrelay push --bundle` again")
+        raise RegistryError(
+            f"the pushed image is {reference}, but the bundle contains {digest}", "run `torchrelay push --bundle` again"
+        )
     return reference
 
 
-def attest(
-    bundle: Proved,
+def run(
+    bundle: VerifiedImage,
     reference: str,
     signer: dsse.Signer,
     progress: Progress,
@@ -140,13 +141,13 @@ def attest(
 ) -> list[Statement]:
     """Sign bill of materials, provenance and verdict of a pushed image and store them as its referrers; the verdict comes last.
 
-    Raises BundleInvalid when the bundle is of another commit than the run that signs it, RegistryError.
+    Raises BundleInvalid when the bundle was built from a different commit than this run's, RegistryError.
     """
     target, digest = pinned(reference)
     commit = environment.get("GITHUB_SHA", "")
     if commit and bundle.source.commit and commit != bundle.source.commit:
-        fix = "attest in the run that built it, at the commit that it was built of"
-        raise BundleInvalid(f"the bundle is of commit {bundle.source.commit}, this run of {commit}", fix)
+        fix = "attest in the run that built the image, at the same commit"
+        raise BundleInvalid(f"the bundle was built from commit {bundle.source.commit}, but this run is for {commit}", fix)
     registry = registry_of(target)
     manifest = _manifest(registry, target.repository, digest)
     subject = {"mediaType": MANIFEST_TYPE, "digest": digest, "size": len(manifest)}
@@ -158,11 +159,11 @@ def attest(
         stored.append(Statement(kind, sha256_digest(described), skipped=not new))
     listed = {one.digest for one in referrers(registry, target.repository, digest)}
     if lost := [one.type for one in stored if one.digest not in listed]:
-        raise RegistryError(f"{reference}: another run took {', '.join(lost)} off the list", "attest again")
+        raise RegistryError(f"{reference}: another run overwrote the referrers list and dropped {', '.join(lost)}", "attest again")
     return stored
 
 
-def _predicates(bundle: Proved, progress: Progress, environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+def _predicates(bundle: VerifiedImage, progress: Progress, environment: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     held = contents(bundle.image, progress)
     builder = provenance.builder_of(environment, bundle.source)
     yield provenance.SBOM, sbom(bundle.image, held, bundle.model)
@@ -174,15 +175,15 @@ def _predicates(bundle: Proved, progress: Progress, environment: Mapping[str, st
 
 
 def _manifest(registry: Registry, repository: str, digest: str) -> bytes:
-    """Return a manifest by its digest, which is computed again. Raises RegistryError."""
+    """Return a manifest by its digest, which is recomputed. Raises RegistryError."""
     path = f"/v2/{repository}/manifests/{digest}"
     _, content = registry.read(path, DOCUMENT_LIMIT, {"Accept": MANIFEST_TYPES})
     if sha256_digest(content) != digest:
-        raise RegistryError(f"{registry.base}{path}: the registry gives {sha256_digest(content)}", "push the image again")
+        raise RegistryError(f"{registry.base}{path}: the registry returned {sha256_digest(content)}", "push the image again")
     return content
 
 
-def demand(
+def require_attested(
     reference: str,
     verify_key: str,
     *,
@@ -190,10 +191,10 @@ def demand(
     model: str | None = None,
     registry_of: RegistryOf = registry_for,
 ) -> Attested:
-    """Return what is attested of an image, when the owner of a key has signed that this very one passed its gate.
+    """Return the attested facts about an image, if the key's owner signed that exactly this image passed its gate.
 
-    `reference` is host/repository@sha256:..., `verify_key` PEM or @file; `config_digest` and `model` are what the caller is
-    about to deploy. Raises NotAttested, with why each statement that was looked at does not count, InputsInvalid, RegistryError.
+    `reference` is host/repository@sha256:..., `verify_key` PEM or @FILE; `config_digest` and `model` are those that the caller is
+    about to deploy. Raises NotAttested, with the reason why each statement does not count, InputsInvalid, RegistryError.
     """
     key = dsse.verifier(dsse.key_text(verify_key, dsse.VERIFY_KEY))
     target, digest = pinned(reference)
@@ -202,11 +203,13 @@ def demand(
     part = described.get("config")
     config = part.get("digest") if isinstance(part, dict) else None
     if config_digest is not None and config != config_digest:
-        raise NotAttested(f"{reference} runs {config}, what is to be deployed is {config_digest}", "push the image again")
-    found, refused = _signed(registry, target.repository, digest, key)
+        raise NotAttested(
+            f"{reference} has the config {config}, but the image to deploy has {config_digest}", "push the image again"
+        )
+    signed, refused = _signed(registry, target.repository, digest, key)
     verdicts: list[_Verdict] = []
     statements = []
-    for one in found:
+    for one in signed:
         try:
             kind = _on_this_image(one.statement, target.name, digest)
             if kind == provenance.VERDICT:
@@ -216,29 +219,29 @@ def demand(
             continue
         statements.append(Statement(kind, one.artifact.digest, skipped=True))
     if not verdicts:
-        told = (
-            "; ".join(dict.fromkeys(refused)) or "nothing that this key signed is a verdict"
-            if found or refused
-            else "there is none"
+        reason = (
+            "; ".join(dict.fromkeys(refused)) or "this key signed no verdict"
+            if signed or refused
+            else "the registry has no statements on it"
         )
-        raise NotAttested(f"{reference}: no signed verdict that it passed: {told[:600]}", FIX)
+        raise NotAttested(f"{reference}: no signed verdict says that it passed: {reason[:600]}", FIX)
     first = verdicts[0]
     return Attested(reference, first.model, first.version, first.config, tuple(statements))
 
 
-def _signed(registry: Registry, repository: str, digest: str, key: dsse.Verifier) -> tuple[list[_Found], list[str]]:
-    """Return the statements of bundles that the key signed, verdicts first, and why the others do not count."""
+def _signed(registry: Registry, repository: str, digest: str, key: dsse.Verifier) -> tuple[list[_Signed], list[str]]:
+    """Return the statements that the key signed, verdicts first, and the reasons why the others do not count."""
     listed = [one for one in referrers(registry, repository, digest) if one.artifact_type in LISTED_AS]
     listed.sort(key=lambda one: (one.annotations.get(PREDICATE) != provenance.VERDICT, one.digest))
-    found, refused = [], []
+    signed, refused = [], []
     for one in listed[:MOST_TRIED]:
         try:
-            found.append(_Found(one, dsse.unseal(_bundle(registry, repository, digest, one), key)))
+            signed.append(_Signed(one, dsse.unseal(_bundle(registry, repository, digest, one), key)))
         except (NotAttested, RegistryError) as error:
             refused.append(error.message)
     if len(listed) > MOST_TRIED:
-        refused.append(f"{len(listed)} bundles are listed, the first {MOST_TRIED} were read")
-    return found, refused
+        refused.append(f"{len(listed)} bundles are listed; only the first {MOST_TRIED} were read")
+    return signed, refused
 
 
 def _bundle(registry: Registry, repository: str, digest: str, listed: Referrer) -> bytes:
@@ -246,14 +249,14 @@ def _bundle(registry: Registry, repository: str, digest: str, listed: Referrer) 
     described = dsse.json_object(_manifest(registry, repository, listed.digest), "the artifact")
     subject, layers = described.get("subject"), described.get("layers")
     if not isinstance(subject, dict) or subject.get("digest") != digest:
-        raise NotAttested("an artifact's subject is another image")
+        raise NotAttested("the subject of an artifact is a different image")
     layer = layers[0] if isinstance(layers, list) and len(layers) == 1 else None
     blob = layer.get("digest") if isinstance(layer, dict) else None
     if not isinstance(blob, str) or not DIGEST.fullmatch(blob):
-        raise NotAttested("an artifact has not exactly one blob")
+        raise NotAttested("an artifact does not have exactly one blob")
     _, content = registry.read(f"/v2/{repository}/blobs/{blob}", STATEMENT_LIMIT)
     if sha256_digest(content) != blob:
-        raise NotAttested("a blob is not what its digest says")
+        raise NotAttested("the content of a blob does not match its digest")
     return content
 
 
@@ -262,24 +265,24 @@ def _on_this_image(statement: dict[str, Any], name: str, digest: str) -> str:
     subjects = statement.get("subject")
     subject = subjects[0] if isinstance(subjects, list) and len(subjects) == 1 else None
     if statement.get("_type") != provenance.STATEMENT or not isinstance(subject, dict):
-        raise NotAttested("it is no in-toto statement on one image")
+        raise NotAttested("not an in-toto statement about exactly one image")
     if subject.get("digest") != {"sha256": digest.removeprefix("sha256:")}:
-        raise NotAttested("a statement is on another digest")
+        raise NotAttested("a statement is about a different digest")
     if subject.get("name") != name:
-        raise NotAttested(f"a statement is on {str(subject.get('name'))[:200]}, another repository")
+        raise NotAttested(f"a statement is about a different repository, {str(subject.get('name'))[:200]}")
     return str(statement.get("predicateType"))
 
 
 def _passed(predicate: Any, digest: str, config: object, model: str | None) -> _Verdict:
-    """Return a verdict that this image passed. Raises NotAttested."""
+    """Return a verdict that says this image passed. Raises NotAttested."""
     try:
         verdict = _Verdict.model_validate(predicate)
     except ValidationError as error:
-        raise NotAttested("a verdict cannot be read") from error
+        raise NotAttested("a verdict is unreadable") from error
     if verdict.result != "passed":
-        raise NotAttested(f"its verdict is {verdict.result}")
+        raise NotAttested(f"the verdict is {verdict.result}")
     if verdict.image != digest or verdict.config != config:
-        raise NotAttested(f"a verdict is on {verdict.image} with config {verdict.config}, which the registry's image has not")
+        raise NotAttested(f"a verdict is about {verdict.image} with config {verdict.config}, not about the registry's image")
     if model is not None and verdict.model != model:
-        raise NotAttested(f"a verdict is on the model {verdict.model!r}, not on {model!r}")
+        raise NotAttested(f"a verdict is about the model {verdict.model!r}, not {model!r}")
     return verdict

@@ -1,8 +1,8 @@
-"""Build: runtime image and archive in, model image out, as layers of our own.
+"""Build: turns the runtime image and the archive into the model's image, in layers that this module writes itself.
 
-runtime < dependencies < other versions < weights < handler (< what the handler's own setup made): nothing above an unchanged
-layer moves, and a handler edit changes a few KB. The weights' layer is a tar header around the bytes as they lie in the `.mar`:
-nothing is copied, one hash pass and it is done.
+runtime < dependencies < other versions < weights < handler (< the result of the handler's own setup): nothing above an unchanged
+layer changes, and a handler edit changes a few KB. The weights' layer is a tar header around the bytes inside the `.mar`: nothing
+is copied, one hash pass is enough.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ EMBEDDED_LIMIT = 1 << 20
 
 @dataclass(frozen=True)
 class Built:
-    """A finished model image and whether it was already there."""
+    """A finished model image, and whether it existed already."""
 
     image: Image
     skipped: bool
@@ -67,17 +67,17 @@ def _weights_layer(archived: Archived, folder: str, progress: Progress) -> Layer
     return layer
 
 
-def _handler_layer(archived: Archived, folder: str, serving: dict[str, Any], described: bytes, progress: Progress) -> Layer:
+def _handler_layer(archived: Archived, folder: str, serving: dict[str, Any], openapi_json: bytes, progress: Progress) -> Layer:
     files = []
     for name, place in archived.entries.items():
         if name != archived.weights:
-            where = Slice(archived.path.resolve(), place.offset, place.size)
-            # Small files go into the record, so that it outlives the archive; a vocabulary of gigabytes stays where it is.
-            content = where if place.size > EMBEDDED_LIMIT else b"".join(where.chunks())
+            source = Slice(archived.path.resolve(), place.offset, place.size)
+            # Small files go into the record, so that it outlives the archive; a vocabulary of gigabytes stays in the archive.
+            content = source if place.size > EMBEDDED_LIMIT else b"".join(source.chunks())
             files.append(LayerFile(f"{folder}/{name}", content, place.size))
     document = json.dumps(serving, indent=2, sort_keys=True).encode() + b"\n"
     files.append(LayerFile(paths.IMAGE_SERVING.lstrip("/"), document, len(document)))
-    files.append(LayerFile(paths.IMAGE_OPENAPI.lstrip("/"), described, len(described)))
+    files.append(LayerFile(paths.IMAGE_OPENAPI.lstrip("/"), openapi_json, len(openapi_json)))
     with progress.task("handler layer", None) as task:
         return tar_layer(files, "torchrelay handler", task)
 
@@ -92,7 +92,7 @@ def compose(runtime: Image, added: list[Layer], labels: dict[str, str]) -> Image
     return Image(config, (*runtime.layers, *added), annotations)
 
 
-def build(
+def run(
     model_dir: Path,
     model: Model,
     archived: Archived,
@@ -102,8 +102,8 @@ def build(
 ) -> Built:
     """Compose the model image and record it under `.torchrelay/image.json`.
 
-    Raises DockerUnavailable, BuildFailed, DependenciesUnresolved, DiskFull. Needs Docker only for a runtime image or dependencies
-    that are not in the cache yet.
+    Raises DockerUnavailable, BuildFailed, DependenciesUnresolved, DiskFull. Needs Docker only for a runtime image or for
+    dependencies that are not in the cache yet.
     """
     workspace = Workspace(model_dir)
     settings = settings or RuntimeSettings.from_environment(model.device)
@@ -115,18 +115,18 @@ def build(
         requirements = (model_dir / model.requirements).read_bytes()
         deps_dir, dependencies = dependencies_layer(model_dir, runtime, requirements, progress)
         added.append(dependencies)
-    others = versions.further(model_dir, model, archived.version)
-    added += [versions.layer(model_dir, one, progress) for one in others]
+    others = versions.other_versions(model_dir, model, archived.version)
+    added += [versions.version_layer(model_dir, one, progress) for one in others]
     added.append(_weights_layer(archived, folder, progress))
     setup = setup_layer(model_dir, runtime, archived, dependencies, folder, progress)
     if setup is not None and deps_dir in (None, paths.IMAGE_DEPS):
         deps_dir = setup[0] or deps_dir
     folders = [(one.version, paths.image_version_dir(one.version)) for one in others]
     serving = serving_config(model, archived.version, samples, deps_dir, paths.image_model_dir(model.name), folders)
-    described = openapi.rendered(model_dir, model, archived.version, samples)
-    added.append(_handler_layer(archived, folder, serving, described, progress))
+    document = openapi.rendered(model_dir, model, archived.version, samples)
+    added.append(_handler_layer(archived, folder, serving, document, progress))
     if setup is not None:
-        added.append(setup[1])  # on top: what it changed in the model's folder stays changed
+        added.append(setup[1])  # on top, so that its changes in the model's folder win
     labels = {
         "org.opencontainers.image.title": model.name,
         "org.opencontainers.image.version": archived.version,

@@ -1,4 +1,4 @@
-"""Check: every mistake of a model directory found at once, before anything is fetched or built; no code of it is run."""
+"""Check: finds every mistake in a model directory at once, before anything is fetched or built; runs none of its code."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,16 +10,13 @@ from torchrelay.core.text import printable, shown
 from torchrelay.image import versions
 from torchrelay.model import python_source, requirements, server_config
 from torchrelay.model.fields import relative_path
-from torchrelay.model.files import content_problem, files_below, inside, regular
+from torchrelay.model.files import UnusableFile, files_below, inside, regular, require_content
 from torchrelay.model.handlers import file_options, option_problems
 from torchrelay.model.model import Loaded, Model, load
 from torchrelay.model.samples import Sample, load_samples
-from torchrelay.model.version import resolved_version
 from torchrelay.model.yaml_document import FieldPath, decode, read_bytes
 
-__all__ = ["Checked", "check", "resolved_version"]
-
-# What archive writes itself, at the top of every archive (model-config.yaml too, but it takes the user's own in).
+# Names that archive itself writes at the top of every archive (model-config.yaml too, but that takes in the user's own).
 RESERVED = ("torchrelay_service.py", "torchrelay.json", "mar-inf", "torchrelay_handlers")
 _SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "PASSWD", "API_KEY", "APIKEY", "ACCESS_KEY", "PRIVATE_KEY", "CREDENTIAL")
 _TEXT_LIMIT = 4 << 20
@@ -27,29 +24,29 @@ _TEXT_LIMIT = 4 << 20
 
 @dataclass(frozen=True)
 class Checked:
-    """A model directory without mistakes; warnings are worth reading and stop nothing."""
+    """A model directory without mistakes; warnings do not stop anything."""
 
     model: Model
     samples: list[Sample]
     warnings: list[Problem]
 
 
-def check(model_dir: Path, *, with_samples: bool = True) -> Checked:
-    """Read model.yaml and every file that it names; the samples too, unless told not to.
+def run(model_dir: Path, *, with_samples: bool = True) -> Checked:
+    """Read model.yaml and every file that it names, and by default the samples.
 
     Raises:
         ModelInvalid: with all problems, those of model.yaml first.
     """
     loaded = load(model_dir)
-    run = _Check(model_dir, loaded)
-    run.all(with_samples=with_samples)
-    if run.problems:
-        raise ModelInvalid(run.problems)
-    return Checked(run.model, run.samples, run.warnings)
+    check = _Check(model_dir, loaded)
+    check.all(with_samples=with_samples)
+    if check.problems:
+        raise ModelInvalid(check.problems)
+    return Checked(check.model, check.samples, check.warnings)
 
 
 class _Check:
-    """One check: problems and warnings as they are found."""
+    """One check, collecting problems and warnings."""
 
     def __init__(self, model_dir: Path, loaded: Loaded) -> None:
         self.dir = model_dir
@@ -60,9 +57,9 @@ class _Check:
         self.warnings: list[Problem] = []
         self.samples: list[Sample] = []
         self._extra: list[tuple[FieldPath, str]] = []
-        self._sources: list[python_source.Source] = []
-        self._told = server_config.Told()
-        self._others: list[versions.Further] = []
+        self._sources: list[python_source.PythonSource] = []
+        self._server = server_config.ServerConfigFile()
+        self._others: list[versions.OtherVersion] = []
 
     def all(self, *, with_samples: bool) -> None:
         steps: dict[str, Callable[[], None]] = {
@@ -74,15 +71,16 @@ class _Check:
             "versions": self._versions,
             "environment": self._environment,
             "resources": self._resources,
+            "targets": self._targets,
         }
-        self._server_config()  # what it says counts as the model's from here on
+        self._server_config()  # from here on its values count as the model's
         for field, step in steps.items():
             if field not in self.bad:
                 step()
         self._extra_files()
         self._collisions()
         self._left_behind()
-        # model.yaml is read from top to bottom; what lies in other files comes after it
+        # problems of model.yaml come first, from top to bottom, then those of other files
         self.problems.sort(key=lambda problem: (problem.file != self.document.name, problem.line or 0))
         if with_samples and "samples" not in self.bad:
             self._samples()
@@ -94,13 +92,12 @@ class _Check:
         self.warnings.append(self.document.problem(path, message, fix))
 
     def _file(self, path: FieldPath, relative: str) -> bytes | None:
-        """The content of a file that the field at `path` names; a problem and None when it cannot be had."""
-        found = regular(self.dir, relative)
-        if isinstance(found, str):
-            self._say(path, f"{shown(relative)} {found}")
-            return None
+        """Return the content of a file that the field at `path` names; None, with a problem, when it cannot be read."""
         try:
-            return read_bytes(found, relative, _TEXT_LIMIT)
+            return read_bytes(regular(self.dir, relative), relative, _TEXT_LIMIT)
+        except UnusableFile as error:
+            self._say(path, f"{shown(relative)} {error}")
+            return None
         except ModelInvalid as error:
             self.problems += error.problems
             return None
@@ -111,22 +108,28 @@ class _Check:
         if weights.scheme != "file":
             return
         relative = weights.inside
-        found = regular(self.dir, relative) if relative else _outside(weights.uri)
-        if isinstance(found, str):
-            fix = "put the file there, or write its s3://, https:// or hf:// address" if "not exist" in found else ""
-            self._say(path, f"{shown(weights.uri)} {found}", fix)
+        try:
+            file = regular(self.dir, relative) if relative else _outside(weights.uri)
+        except UnusableFile as error:
+            fix = "put the file there, or write its s3://, https:// or hf:// address" if "not exist" in str(error) else ""
+            self._say(path, f"{shown(weights.uri)} {error}", fix)
             return
-        if found.stat().st_size == 0:
+        if file.stat().st_size == 0:
             self._say(path, f"{shown(weights.uri)} is empty", "save the weights again, or fetch them again")
         elif relative is None:
-            self._warn(path, f"{shown(weights.uri)} is on this machine only", "put it into the model directory, or on s3://")
+            self._warn(path, f"{shown(weights.uri)} exists only on this machine", "put it into the model directory, or on s3://")
 
     def _handler(self) -> None:
         if (file := self.model.handler_file) is None:
             return
         source = self._source(("handler",), file)
-        if isinstance(source, python_source.Source):
-            self.problems += python_source.handler_problems(source, self.model.handler_attribute)
+        if source is None:
+            return
+        self.problems += python_source.handler_problems(source, self.model.handler_attribute)
+        for field in python_source.ignored_fields(source):
+            if self.document.value.get(field):
+                fix = "remove it; shipped handlers and `handler_factory` use it"
+                self._warn((field,), f"is ignored: {shown(file)} loads its network itself", fix)
 
     def _handler_args(self) -> None:
         if "handler" in self.bad:
@@ -142,16 +145,18 @@ class _Check:
                 continue
             data = self._file(path, relative)
             if data is not None and not data.strip():
-                self._say(path, f"{shown(value)} is empty", "write one name a line")
+                self._say(path, f"{shown(value)} is empty", "write one name per line")
 
-    def _source(self, path: FieldPath, file: str) -> python_source.Source | None:
+    def _source(self, path: FieldPath, file: str) -> python_source.PythonSource | None:
         data = self._file(path, file)
-        source = python_source.read(data, file) if data is not None else None
-        if isinstance(source, Problem):
-            self.problems.append(source)
+        if data is None:
             return None
-        if source is not None:
-            self._sources.append(source)
+        try:
+            source = python_source.read(data, file)
+        except ModelInvalid as error:
+            self.problems += error.problems
+            return None
+        self._sources.append(source)
         return source
 
     def _model_file(self) -> None:
@@ -159,7 +164,7 @@ class _Check:
         if model.model_file is None:
             if model.init_args and model.handler_file is None:
                 self._say(
-                    ("init_args",), "is given, but no model_file whose init_function takes it", "write `model_file: model.py`"
+                    ("init_args",), "needs a model_file whose init_function takes these arguments", "write `model_file: model.py`"
                 )
             return
         source = self._source(("model_file",), model.model_file)
@@ -177,15 +182,15 @@ class _Check:
         if name is None or (data := self._file(("requirements",), name)) is None:
             return
         try:
-            found, warnings = requirements.problems(decode(data, name), name)
+            problems, warnings = requirements.problems(decode(data, name), name)
         except ModelInvalid as error:
-            found, warnings = error.problems, []
-        self.problems += found
+            problems, warnings = error.problems, []
+        self.problems += problems
         self.warnings += warnings
 
     def _versions(self) -> None:
         if not self.bad & {"name", "version", "default_version"}:
-            self._others, wrong = versions.look(self.dir, self.model)
+            self._others, wrong = versions.read_versions(self.dir, self.model)
             for index, message, fix in wrong:
                 self._say(("default_version",) if index is None else ("versions", index), message, fix)
 
@@ -193,36 +198,49 @@ class _Check:
         for name, value in self.model.environment.items():
             if value and any(word in name.upper() for word in _SECRET_WORDS):
                 path = ("environment", name)
-                self._warn(path, "looks like a secret, and everyone who has the image can read it", "let the platform inject it")
+                self._warn(
+                    path, "looks like a secret, and everyone with access to the image can read it", "let the platform inject it"
+                )
 
     def _resources(self) -> None:
         if self.model.resources.gpu and self.model.device == "cpu" and "device" not in self.bad:
             self._say(("resources", "gpu"), f"asks for {self.model.resources.gpu}, but device is cpu", "write `device: gpu`")
 
+    def _targets(self) -> None:
+        targets = self.model.targets
+        for name, options in (("sagemaker", targets.sagemaker), ("lambda", targets.lambda_), ("vertex", targets.vertex)):
+            if options:
+                self._warn(("targets", name), "is not supported yet: its options are ignored", "remove them")
+        written = self.document.value.get("resources")
+        limits = [key for key in ("cpu", "memory") if isinstance(written, dict) and key in written]
+        if limits and targets.declared == ("local",):
+            self._warn(("resources", limits[0]), "is ignored by the target local, which limits neither CPU nor memory", "remove it")
+
     def _server_config(self) -> None:
         try:
-            self._told = server_config.read(self.dir)
+            self._server = server_config.read(self.dir)
         except ModelInvalid as error:
             self.problems += error.problems
-        self.model, problems = server_config.applied(self.model, self._told, self.document)
+        self.model, problems = server_config.applied(self.model, self._server, self.document)
         self.problems += problems
 
     def _extra_files(self) -> None:
-        """The list as written, not the model's: entries beside a wrong one are looked at too."""
+        """Check the list as written, not the model's: entries beside a wrong one are checked too."""
         written = self.document.value.get("extra_files")
         for index, value in enumerate(written if isinstance(written, list) else []):
             path: FieldPath = ("extra_files", index)
             try:
                 relative = relative_path(self.document.texts.get(path, value))
             except (ValueError, TypeError, AttributeError):
-                continue  # told with the other problems of model.yaml
-            found = inside(self.dir, relative)
-            if isinstance(found, str):
-                self._say(path, f"{shown(relative)} {found}")
-            elif found.is_dir():
-                self._folder(path, relative)
-            elif problem := content_problem(found):
-                self._say(path, f"{shown(relative)} {problem}")
+                continue  # reported with the other problems of model.yaml
+            try:
+                file = inside(self.dir, relative)
+                if file.is_dir():
+                    self._folder(path, relative)
+                    continue
+                require_content(file)
+            except UnusableFile as error:
+                self._say(path, f"{shown(relative)} {error}")
             else:
                 self._extra.append((path, relative))
 
@@ -240,28 +258,28 @@ class _Check:
             self._say(path, f"{shown(relative)} is an empty folder", "remove it from the list, or put files there")
 
     def _collisions(self) -> None:
-        """No two files under one name, on any file system; handler, network and requirements lie at the archive's top."""
+        """Reject two files with one name, on any file system; handler, network and requirements are at the archive's top."""
         taken: dict[str, str] = {}
         for path, source, name in self._named():
             folded = name.casefold()
             if folded.split("/")[0] in RESERVED:
-                self._say(path, f"{shown(source)} has a name that the archive needs itself", "rename it")
+                self._say(path, f"{shown(source)} has a name that is reserved in the archive", "rename it")
             elif (other := taken.setdefault(folded, source)) != source:
-                how = (
+                relation = (
                     "differs only in case from"
                     if PurePosixPath(other).name != PurePosixPath(source).name
                     else "gets the same name as"
                 )
-                self._say(path, f"{shown(source)} {how} {shown(other)} in the archive", "rename one")
+                self._say(path, f"{shown(source)} {relation} {shown(other)} in the archive", "rename one")
             elif path[0] == "extra_files" and source in self._listed_before(path):
                 self._say(path, f"{shown(source)} is listed twice", "keep one")
-        self.problems += server_config.collisions(self._told, taken, RESERVED)
+        self.problems += server_config.collisions(self._server, taken, RESERVED)
 
     def _listed_before(self, path: FieldPath) -> set[str]:
         return {name for other, name in self._extra if other[1] < path[1]}  # type: ignore[operator]
 
     def _named(self) -> Iterator[tuple[FieldPath, str, str]]:
-        """Field, path in the model directory and name in the archive of every file that the model names."""
+        """Yield field, path in the model directory and name in the archive of every file that the model names."""
         model = self.model
         top: list[tuple[str, str | None]] = [
             ("handler", model.handler_file),
@@ -280,14 +298,14 @@ class _Check:
             yield path, file, file
 
     def _left_behind(self) -> None:
-        """Modules of the model directory that the code imports and that do not go along."""
-        aboard = {name.split("/")[0] for name in (*(name for _, _, name in self._named()), *self._told.files)}
+        """Report modules of the model directory that the code imports but the archive lacks."""
+        archived = {name.split("/")[0] for name in (*(name for _, _, name in self._named()), *self._server.files)}
         for source in self._sources:
             for module, line in source.imports.items():
                 for name in (f"{module}.py", module):
                     local = self.dir / name
-                    if name not in aboard and (local.is_file() if name.endswith(".py") else local.is_dir()):
-                        message = f"imports {module}, but {name} does not go into the archive"
+                    if name not in archived and (local.is_file() if name.endswith(".py") else local.is_dir()):
+                        message = f"imports {module}, but {name} is not in the archive"
                         self.problems.append(Problem(source.name, line, "", message, f"list {name} in extra_files"))
 
     def _samples(self) -> None:
@@ -296,27 +314,31 @@ class _Check:
         except ModelInvalid as error:
             known = {str(problem) for problem in self.problems}
             self.problems += [problem for problem in error.problems if str(problem) not in known]
-        own = [self.model.version] if self.model.version else []
-        there = [*own, *(one.version for one in self._others)]
+        declared = [self.model.version] if self.model.version else []
+        known_versions = [*declared, *(one.version for one in self._others)]
         for sample in self.samples:
-            if sample.version and sample.version not in there:
-                fix = f"write one of {', '.join(there)}" if there else "list the archive of that version in model.yaml's `versions`"
-                told = f"there is no version {shown(sample.version)} in model.yaml"
-                self.problems.append(Problem(printable(sample.file), sample.line, "version", told, fix))
+            if sample.version and sample.version not in known_versions:
+                fix = (
+                    f"write one of {', '.join(known_versions)}"
+                    if known_versions
+                    else "list the archive of that version in model.yaml's `versions`"
+                )
+                missing = f"there is no version {shown(sample.version)} in model.yaml"
+                self.problems.append(Problem(printable(sample.file), sample.line, "version", missing, fix))
             if sample.expect.mode == "subset" and sample.expect.value == {} and sample.expect.status == 200:
-                message = "expects nothing of the answer: it passes whatever the model says"
-                fix = "run `torchrelay samples record`, then review what it wrote"
+                message = "expects nothing of the answer, so it always passes"
+                fix = "run `torchrelay samples record`, then review the recorded answers"
                 self.warnings.append(Problem(printable(sample.file), sample.line, "expect", message, fix))
 
 
-def _outside(uri: str) -> Path | str:
-    """Weights by an absolute path or a file:// address."""
+def _outside(uri: str) -> Path:
+    """Return the path of weights given by an absolute path or a file:// address. Raises UnusableFile."""
     path = Path(unquote(urlsplit(uri).path)) if uri.lower().startswith("file:") else Path(uri)
     try:
-        if not path.exists():
-            return "does not exist"
-        if not path.is_file():
-            return "is not a file"
+        exists, is_file = path.exists(), path.is_file()
     except (OSError, ValueError) as error:
-        return f"cannot be read: {getattr(error, 'strerror', None) or 'not a legal path'}"
-    return content_problem(path) or path
+        raise UnusableFile(f"cannot be read: {getattr(error, 'strerror', None) or 'not a legal path'}") from error
+    if not is_file:
+        raise UnusableFile("is not a file" if exists else "does not exist")
+    require_content(path)
+    return path

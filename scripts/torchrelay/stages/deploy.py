@@ -1,4 +1,4 @@
-"""Deploy: a proved version onto a target; and what the command line asks of what runs there."""
+"""Deploy: puts a verified version on a target; also the verbs' questions about what runs there."""
 
 import hashlib
 import json
@@ -16,8 +16,10 @@ from torchrelay.image import versions
 from torchrelay.image.serving import serving_config
 from torchrelay.model.model import Model
 from torchrelay.model.origin import source_of
+from torchrelay.oci import ecr
 from torchrelay.oci.docker_config import docker_credentials
 from torchrelay.oci.reference import parse_reference
+from torchrelay.stages import attest
 from torchrelay.targets import Context, Endpoint, Release, Target, target_of
 from torchrelay.verification import verdict
 
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from torchrelay.stages.push import Pushed
 
 
-def deploy_stage(model_dir: Path, model: Model, target: str, release: Release, progress: Progress) -> Endpoint:
-    """Put a version into service and prove it there; `model_dir`, or a bundle's folder, keeps what is written down of it.
+def run(model_dir: Path, model: Model, target: str, release: Release, progress: Progress) -> Endpoint:
+    """Put a version into service and verify it there; records go to `model_dir` or the bundle's folder.
 
     Raises GateFailed, RolledBack, RollbackFailed, Outdated, PortTaken, DeployFailed, DockerUnavailable: see
     `targets.contract.Target.apply`.
@@ -39,16 +41,14 @@ def deploy_stage(model_dir: Path, model: Model, target: str, release: Release, p
     return target_at(model_dir, model, target, progress).apply(release)
 
 
-def demand_attested(model: Model, release: Release, verify_key: str) -> None:
-    """Ask the registry for a signed statement that this very image passed its gate; `verify_key` is PEM or @file.
+def require_attested(model: Model, release: Release, verify_key: str) -> None:
+    """Require a signed statement in the registry that exactly this image passed its gate; `verify_key` is PEM or @FILE.
 
     Raises NotAttested.
     """
-    from torchrelay.stages import attest  # noqa: PLC0415 -- cryptography is slow to import, and needed with a key alone
-
     if not release.reference:
-        raise NotAttested(f"{model.name}: the image was not pushed, so nothing is attested of it", "run `torchrelay push` first")
-    attest.demand(release.reference, verify_key, config_digest=release.digest, model=model.name)
+        raise NotAttested(f"{model.name}: the image was not pushed, so there is no attestation", "run `torchrelay push` first")
+    attest.require_attested(release.reference, verify_key, config_digest=release.digest, model=model.name)
 
 
 def release_of(
@@ -59,39 +59,42 @@ def release_of(
     built: "Built | None",
     pushed: "Pushed | None",
 ) -> Release:
-    """Name the version to deploy: for images by the config digest that the verdict is on, else by all that is served.
+    """Describe the version to deploy: an image by the config digest of its verdict, otherwise by everything that is served.
 
     Raises NotVerified for an image without a passing verdict.
     """
     samples, source = tuple(checked.samples), source_of(model_dir)
     if target == "local":
-        others = versions.further(model_dir, checked.model, archived.version)
+        others = versions.other_versions(model_dir, checked.model, archived.version)
         folders = [(one.version, str(one.path.resolve())) for one in others]
         serving = serving_config(checked.model, archived.version, checked.samples, None, "", folders)
-        served = [archived.inputs, serving, *(one.sha256 for one in others)]
-        digest = hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()
+        parts = [archived.inputs, serving, *(one.sha256 for one in others)]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return Release(archived.version, f"sha256:{digest}", samples, archive=archived.path, serving=serving, source=source)
     if built is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     config = built.image.config_digest
-    verdict.demand(Workspace(model_dir), config)
-    made = Release(archived.version, config, samples, image=built.image, source=source)
-    return _at(made, built.image, pushed)
+    verdict.require_passing(Workspace(model_dir), config)
+    release = Release(archived.version, config, samples, image=built.image, source=source)
+    return _at(release, built.image, pushed)
 
 
 def release_of_bundle(bundle: "Bundle", pushed: "Pushed | None") -> Release:
-    """Name the version of a bundle, by the config digest that its verdict is on. Raises NotVerified when another was pushed."""
-    made = Release(bundle.version, bundle.image.config_digest, bundle.samples, image=bundle.image, source=bundle.source)
-    return _at(made, bundle.image, pushed)
+    """Describe the version of a bundle, by the config digest of its verdict. Raises NotVerified when a different one was pushed."""
+    release = Release(bundle.version, bundle.image.config_digest, bundle.samples, image=bundle.image, source=bundle.source)
+    return _at(release, bundle.image, pushed)
 
 
-def _at(made: Release, image: "Image", pushed: "Pushed | None") -> Release:
-    """Name where it is pulled from, which is by the digest of this very image. Raises NotVerified when it is not."""
+def _at(release: Release, image: "Image", pushed: "Pushed | None") -> Release:
+    """Add the reference to pull from, which must have the digest of this image. Raises NotVerified otherwise."""
     if pushed is None:
-        return made
+        return release
     if pushed.digest != image.digest or not pushed.reference.endswith(f"@{image.digest}"):
-        raise NotVerified(f"pushed was {shown(pushed.reference, 200)}, proved is {image.digest}", "run `torchrelay push` again")
-    return replace(made, reference=pushed.reference, auth=auth_for)
+        raise NotVerified(
+            f"the registry has {shown(pushed.reference, 200)}, but the verified image is {image.digest}",
+            "run `torchrelay push` again",
+        )
+    return replace(release, reference=pushed.reference, auth=auth_for)
 
 
 def target_at(model_dir: Path, model: Model, target: str, progress: Progress) -> Target:
@@ -104,25 +107,20 @@ def target_at(model_dir: Path, model: Model, target: str, progress: Progress) ->
 
 
 def status(model_dir: Path, model: Model, target: str) -> Endpoint:
-    """Return what answers now."""
+    """Return what is currently deployed."""
     return target_at(model_dir, model, target, Quiet()).status()
 
 
 def deployed(model_dir: Path, model: Model, target: str) -> Target:
-    """Return a target that something is deployed on.
-
-    Raises DeployFailed when nothing is.
-    """
-    found = target_at(model_dir, model, target, Quiet())
-    if found.status().state == "absent":
+    """Return a target that has a deployment. Raises DeployFailed when it has none."""
+    chosen = target_at(model_dir, model, target, Quiet())
+    if chosen.status().state == "absent":
         raise DeployFailed(f"{model.name} is not deployed on {target}", f"run `torchrelay deploy --target {target}`")
-    return found
+    return chosen
 
 
 def auth_for(reference: str) -> dict[str, str] | None:
-    """Return what Docker pulls a reference with: ECR's short-lived token, else what `docker login` left."""
-    from torchrelay.oci import ecr  # noqa: PLC0415 -- boto3 is slow to import, and needed for ECR alone
-
+    """Return the credentials for pulling a reference: ECR's short-lived token, otherwise those of `docker login`."""
     host = parse_reference(reference.partition("@")[0], "latest").host
-    found = ecr.registry_credentials(host) if ecr.is_ecr(host) else docker_credentials(host)
-    return {"username": found[0], "password": found[1]} if found else None
+    pair = ecr.registry_credentials(host) if ecr.is_ecr(host) else docker_credentials(host)
+    return {"username": pair[0], "password": pair[1]} if pair else None

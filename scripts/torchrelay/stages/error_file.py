@@ -1,4 +1,4 @@
-"""Why the last stage failed, kept beside what the stages leave: the job's summary and the pull request's comment tell it."""
+"""error.json: why the last stage failed, for the job's summary and the comment on the pull request."""
 
 import os
 from contextlib import suppress
@@ -8,11 +8,11 @@ from typing import Any
 from torchrelay.core.errors import ModelInvalid, TorchrelayError
 from torchrelay.core.files import read_json, write_json
 from torchrelay.core.workspace import Workspace
+from torchrelay.stages.journal import ORDER
 
 NAME = "error.json"
-FOLDERS_OF_OURS = ("model.yaml", "release.json")  # a model directory, a bundle
-# A verb whose failure belongs to the relay, and the stages that its run goes through: their failures are mended when it begins.
-STAGES = ("check", "fetch", "archive", "build", "verify", "diff", "bundle", "login", "push", "attest", "deploy")
+MARKERS = ("model.yaml", "release.json")  # a model directory, a bundle
+# For each verb, the stages it re-runs; starting it clears their recorded failures.
 COVERS = {
     "check": {"check"},
     "fetch": {"fetch"},
@@ -25,15 +25,15 @@ COVERS = {
     "push": {"push"},
     "attest": {"attest"},
     "deploy": {"check", "fetch", "archive", "build", "deploy"},
-    "relay": {*STAGES, "relay"},
+    "relay": {*ORDER, "relay"},
     "rollback": {"rollback"},
     "doctor": set(),
 }
-BEFORE_ALL = "doctor"  # whoever goes on after its complaints has read them
+BEFORE_ALL = "doctor"  # its complaints are advice: any later verb clears them
 
 
 def _path(folder: Path | None) -> Path | None:
-    """Return where a failure is kept: with the model or the bundle; in the job's folder for a verb without either, like login."""
+    """Return the path of error.json: with the model or the bundle; in the job's folder for a verb without either, like login."""
     if folder is not None:
         root = Workspace(folder).root
         try:
@@ -45,41 +45,38 @@ def _path(folder: Path | None) -> Path | None:
 
 
 def keep(folder: Path | None, stage: str, error: TorchrelayError) -> None:
-    """Write error.json, in a folder of ours; whatever prevents that, the error itself is what the user is told."""
+    """Write error.json into a model directory or bundle; if that fails, only the error itself is reported."""
     path = _path(folder)
     if path is None or stage not in COVERS:
         return
     problems = [vars(problem) for problem in error.problems] if isinstance(error, ModelInvalid) else []
-    told = {"stage": error.stage or stage, "kind": error.kind, "message": error.message, "fix": error.fix, "problems": problems}
+    fields = {"stage": error.stage or stage, "kind": error.kind, "message": error.message, "fix": error.fix, "problems": problems}
     with suppress(OSError, ValueError, TorchrelayError):
         if folder is None:
-            write_json(path, told)
-        elif any((folder / name).is_file() for name in FOLDERS_OF_OURS):
+            write_json(path, fields)
+        elif any((folder / name).is_file() for name in MARKERS):
             Workspace(folder).ensure()
-            write_json(path, told)
+            write_json(path, fields)
 
 
 def clear(folder: Path | None, stage: str) -> None:
-    """Remove error.json when `stage` begins anew, by itself or as part of a longer run."""
-    path, found = _path(folder), read(folder)
-    if path is None or found is None or stage not in COVERS:
+    """Remove error.json when `stage` starts again, by itself or as part of a longer run."""
+    path, failure = _path(folder), read(folder)
+    if path is None or failure is None or stage not in COVERS:
         return
-    if found.get("stage") in {*COVERS[stage], BEFORE_ALL}:
+    if failure.get("stage") in {*COVERS[stage], BEFORE_ALL}:
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def there(folder: Path | None) -> bool:
-    """Tell whether something failed, also when what says why is damaged."""
+    """Return whether a failure is recorded, even in a damaged file."""
     path = _path(folder)
     return path is not None and path.exists()
 
 
 def read(folder: Path | None) -> dict[str, Any] | None:
-    """Return what error.json says; None when nothing failed, or the file is damaged."""
+    """Return the content of error.json; None when nothing failed, or the file is damaged."""
     path = _path(folder)
-    try:
-        found = read_json(path) if path is not None else None
-    except RecursionError:
-        return None
-    return found if isinstance(found, dict) else None
+    failure = read_json(path) if path is not None else None
+    return failure if isinstance(failure, dict) else None

@@ -1,4 +1,4 @@
-"""Bring the weights here: checksummed, cached by digest, and the same bytes as were agreed on in weights.lock."""
+"""Fetch: downloads the weights, checks their digest, caches them by it, and requires the bytes that weights.lock records."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class Fetched:
-    """The weights on this machine. `cached` when nothing had to be transferred."""
+    """The weights on this machine. `cached`: nothing had to be transferred."""
 
     path: Path
     size: int
@@ -38,14 +38,14 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the bytes must be; empty and None where nobody has said yet."""
+    """The digest and size that the bytes must have; empty and None where unknown. `by` names the file that says so."""
 
     sha256: str = ""
     size: int | None = None
     by: str = ""
 
 
-def fetch(
+def run(
     model_dir: Path,
     model: "Model",
     *,
@@ -54,13 +54,13 @@ def fetch(
     update_lock: bool = False,
     patience: Patience = PATIENCE,
 ) -> Fetched:
-    """Bring the weights of a model here and agree on them in weights.lock.
+    """Download a model's weights and record them in weights.lock.
 
-    A file is read in place. `update_lock` takes what the address gives now, whatever was agreed on before.
+    A file is read in place. `update_lock` accepts the bytes that the address returns now, whatever was locked before.
 
     Raises:
-        WeightsMissing: they cannot be had from there.
-        WeightsChanged: they are other bytes than declared or locked.
+        WeightsMissing: they cannot be downloaded from there.
+        WeightsChanged: they differ from the declared or locked bytes.
         DiskFull, Busy, ModelInvalid (an unreadable weights.lock): see their docstrings.
     """
     uri = model.weights.uri
@@ -82,45 +82,45 @@ def fetch(
 
 
 def planned(model_dir: Path, model: "Model", *, cache: Path) -> str:
-    """Say what `fetch` would do, for --dry-run."""
+    """Return what `fetch` would do, for --dry-run."""
     uri = model.weights.uri
     if scheme_of(uri) == "file":
         return f"read {local_path(uri, model_dir)} in place"
     name = source_of(uri).basename(uri)
     expected = expectation(uri, model.weights.sha256 or "", read_lock(model_dir))
-    if expected.sha256 and (kept := place(cache, expected.sha256, name)).is_file():
-        return f"use {kept}, fetched before"
+    if expected.sha256 and (cached := place(cache, expected.sha256, name)).is_file():
+        return f"use {cached}, fetched before"
     return f"fetch {uri} into {cache / 'weights'}" + (f", expecting sha256 {expected.sha256}" if expected.sha256 else "")
 
 
 def expectation(uri: str, declared: str, locked: Locked | None) -> Expected:
-    """Say what the bytes must be: model.yaml's own sha256 wins, then the lock, when it is of this address."""
-    agreed = locked if locked is not None and locked.source == uri else None
+    """Return the expected bytes: the sha256 in model.yaml wins, then the lock, if it is for this address."""
+    entry = locked if locked is not None and locked.source == uri else None
     if declared:
-        same = agreed is not None and agreed.sha256 == declared.lower()
-        return Expected(declared.lower(), agreed.size if agreed and same else None, "model.yaml")
-    if agreed is not None:
-        return Expected(agreed.sha256, agreed.size, LOCK_NAME)
+        same = entry is not None and entry.sha256 == declared.lower()
+        return Expected(declared.lower(), entry.size if entry and same else None, "model.yaml")
+    if entry is not None:
+        return Expected(entry.sha256, entry.size, LOCK_NAME)
     return Expected()
 
 
 def place(cache: Path, sha256: str, name: str) -> Path:
-    """Return where the cache keeps a file."""
+    """Return the path of a file in the cache."""
     return cache / "weights" / sha256 / name
 
 
 def require(uri: str, expected: Expected, sha256: str) -> None:
-    """Refuse bytes that are not the expected ones.
+    """Check bytes against the expected digest.
 
     Raises WeightsChanged.
     """
     if not expected.sha256 or expected.sha256 == sha256:
         return
     if expected.by == LOCK_NAME:
-        fix = "if the change is meant, run `torchrelay fetch --update-lock` and commit weights.lock"
+        fix = "if the change is intended, run `torchrelay fetch --update-lock` and commit weights.lock"
     else:
         fix = f"if these are the right weights, set `weights: {{uri: {uri}, sha256: {sha256}}}` in model.yaml"
-    raise WeightsChanged(f"weights: {uri}: sha256 is {sha256}, {expected.by} says {expected.sha256}", fix)
+    raise WeightsChanged(f"weights: {uri}: sha256 is {sha256}, but {expected.by} says {expected.sha256}", fix)
 
 
 def _in_place(uri: str, model_dir: Path, memo: DigestMemo, progress: Progress) -> Fetched:
@@ -131,11 +131,11 @@ def _in_place(uri: str, model_dir: Path, memo: DigestMemo, progress: Progress) -
         with progress.task(f"hash {path.name}", size) as task:
             return Fetched(path, size, memo.sha256_of(path, task.advance), uri, cached=True)
     except OSError as error:
-        raise WeightsMissing(f"weights: {path}: {error.strerror}", "read its disk's log: the file is damaged") from error
+        raise WeightsMissing(f"weights: {path}: {error.strerror}", "check the disk: the file is damaged") from error
 
 
 def _cached(uri: str, expected: Expected, cache: Path, memo: DigestMemo) -> Fetched | None:
-    """Return the file fetched before, whatever name it had then; a damaged one is removed."""
+    """Return the file fetched before, under any name; a damaged one is removed."""
     path = _named(uri, cache, expected.sha256 or "-")
     if not expected.sha256 or not path.parent.is_dir():
         return None
@@ -155,7 +155,7 @@ def _cached(uri: str, expected: Expected, cache: Path, memo: DigestMemo) -> Fetc
 
 def _download(uri: str, expected: Expected, cache: Path, progress: Progress, patience: Patience) -> tuple[Fetched, str]:
     source = source_of(uri)
-    _named(uri, cache, "-")  # an impossible name is refused before anything is transferred
+    _named(uri, cache, "-")  # an impossible name is rejected before anything is transferred
     download = Download(source, uri, cache / "weights" / "partial", progress, patience)
 
     def judge(stream: Stream) -> None:
@@ -163,14 +163,14 @@ def _download(uri: str, expected: Expected, cache: Path, progress: Progress, pat
             require(uri, expected, stream.sha256)
         if expected.size is not None and stream.total is not None and stream.total != expected.size:
             raise WeightsChanged(
-                f"weights: {uri}: {stream.total} bytes now, {LOCK_NAME} says {expected.size}",
-                "if the change is meant, run `torchrelay fetch --update-lock` and commit weights.lock",
+                f"weights: {uri}: {stream.total} bytes now, but {LOCK_NAME} says {expected.size}",
+                "if the change is intended, run `torchrelay fetch --update-lock` and commit weights.lock",
             )
 
     with download.alone():
         done = download.run(judge)
         if done.resumed and not _sound(done, expected):
-            log.warning("%s: the part of an earlier run does not fit: fetching all of it again", uri)
+            log.warning("%s: the part from an earlier run does not match; fetching all of it again", uri)
             download.discard()
             done = download.run(judge)
         try:
@@ -190,23 +190,23 @@ def _download(uri: str, expected: Expected, cache: Path, progress: Progress, pat
 def _require_promised(uri: str, done: Downloaded) -> None:
     if done.promised_sha256 not in ("", done.sha256):
         raise WeightsMissing(
-            f"weights: {uri}: damaged on the way: sha256 is {done.sha256}, the source says {done.promised_sha256}",
-            "run it again; if it stays, a proxy between changes the bytes",
+            f"weights: {uri}: damaged on the way: sha256 is {done.sha256}, but the source says {done.promised_sha256}",
+            "run it again; if it fails again, a proxy in between changes the bytes",
         )
 
 
 def _sound(done: Downloaded, expected: Expected) -> bool:
-    return all(done.sha256 == wanted for wanted in (done.promised_sha256, expected.sha256) if wanted)
+    return all(done.sha256 == digest for digest in (done.promised_sha256, expected.sha256) if digest)
 
 
 def _named(uri: str, cache: Path, sha256: str) -> Path:
     """Return the cached path of a URI's file.
 
-    Raises UnsafeName when its last part is no plain file name.
+    Raises UnsafeName when its last part is not a plain file name.
     """
     name = source_of(uri).basename(uri)
     if name in (".", "..") or "/" in name or "\\" in name or name.startswith(".") or not name.isprintable():
-        raise UnsafeName(f"weights: {uri}: its file name {name!r} is not plain", "name the file plainly at its source")
+        raise UnsafeName(f"weights: {uri}: {name!r} is not a plain file name", "rename the file at its source")
     return place(cache, sha256, name)
 
 

@@ -1,6 +1,5 @@
-"""What each stage did and how long it took: `.torchrelay/stages.json`, one row per stage, for summaries and for who reads them."""
+"""What each stage did and how long it took: `.torchrelay/stages.json`, one row per stage, for summaries."""
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,11 +8,13 @@ from typing import Any, TypeVar
 
 from torchrelay.core.errors import BundleInvalid, TorchrelayError
 from torchrelay.core.files import read_json, write_json
+from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.workspace import Workspace
+from torchrelay.oci.layout import document
 
 ORDER = ("check", "fetch", "archive", "build", "verify", "diff", "bundle", "login", "push", "attest", "deploy")
 BUILD_JOB = ORDER[: ORDER.index("login")]
-"""The stages that run the model's code, or before it does: what travels in a bundle."""
+"""The stages up to the end of the build job; their rows travel in a bundle."""
 NAME = "stages.json"
 LIMIT = 1 << 20  # bytes
 _RESULT = ("sha256", "inputs", "digest", "config", "reference", "result", "target")
@@ -25,20 +26,20 @@ T = TypeVar("T")
 def merged(rows: list[Row], row: Row) -> list[Row]:
     """Return the rows with one more, in the order of the relay.
 
-    A skipped run keeps the row of the run that made the same result. A result other than the one before it forgets the stages
-    after it: they worked on what is no longer there.
+    A skipped run keeps the row of the run that made the same result. A different result removes the rows of later stages: they
+    worked on the old result.
     """
     before = next((one for one in rows if one["stage"] == row["stage"]), None)
     same = before is not None and _result(before) == _result(row)
     if same and row.get("skipped"):
         return rows
     place = _place(row)
-    kept = [one for one in rows if _place(one) < place or (_place(one) > place and (same or before is None))]
-    return sorted([*kept, row], key=_place)
+    others = [one for one in rows if _place(one) < place or (_place(one) > place and (same or before is None))]
+    return sorted([*others, row], key=_place)
 
 
 def read(workspace: Workspace) -> list[Row]:
-    """Return the rows, none when there are none or they cannot be read."""
+    """Return the rows; an empty list when the file is missing or unreadable."""
     return read_file(workspace.stages)
 
 
@@ -47,24 +48,24 @@ def read_file(path: Path) -> list[Row]:
     return _known(read_json(path))
 
 
-def _known(found: Any) -> list[Row]:
-    return [row for row in found if isinstance(row, dict) and row.get("stage") in ORDER] if isinstance(found, list) else []
+def _known(rows: Any) -> list[Row]:
+    return [row for row in rows if isinstance(row, dict) and row.get("stage") in ORDER] if isinstance(rows, list) else []
 
 
 def record(workspace: Workspace, row: Row) -> None:
-    """Add a row: `stage`, `seconds`, `began` (seconds since the epoch), `skipped`, and what the stage tells of itself.
+    """Add a row: `stage`, `seconds`, `began` (seconds since the epoch), `skipped`, and the stage's own fields.
 
-    A folder that cannot be written to is no reason to fail: only the summary loses a row.
+    A folder that cannot be written to does not fail the stage: only the summary lacks a row.
     """
     with suppress(OSError):
         workspace.ensure()
         write_json(workspace.stages, merged(read(workspace), row))
 
 
-def timed(workspace: Workspace | None, stage: str, work: Callable[[], T], told: Callable[[T], Row]) -> tuple[T, Row]:
-    """Do a stage's work; return its result and its row, which is recorded unless there is no workspace, as in a dry run.
+def timed(workspace: Workspace | None, stage: str, work: Callable[[], T], row_of: Callable[[T], Row]) -> tuple[T, Row]:
+    """Do a stage's work; return its result and its row, which is recorded unless `workspace` is None (a dry run).
 
-    What it raises is told which stage it failed in.
+    An error that it raises gets the name of the stage.
     """
     began, begin = time.time(), time.monotonic()
     try:
@@ -72,7 +73,7 @@ def timed(workspace: Workspace | None, stage: str, work: Callable[[], T], told: 
     except TorchrelayError as error:
         error.stage = error.stage or stage
         raise
-    row = {"stage": stage, "seconds": round(time.monotonic() - begin, 3), "began": round(began, 3), **told(result)}
+    row = {"stage": stage, "seconds": round(time.monotonic() - begin, 3), "began": round(began, 3), **row_of(result)}
     if workspace is not None:
         record(workspace, {"skipped": False, **row})
     return result, row
@@ -84,14 +85,12 @@ def hand_over(workspace: Workspace, path: Path) -> None:
 
 
 def handed_over(folder: Path) -> list[Row]:
-    """Return the rows of the build job that a bundle holds, and no others: none when its file is no plain one of bearable size."""
-    from torchrelay.oci.layout import document  # noqa: PLC0415 -- a bundle's reader alone needs it
-
+    """Return the build job's rows in a bundle; an empty list when the file is not a regular one of at most `LIMIT` bytes."""
     try:
-        found = json.loads(document(folder, NAME, LIMIT))
-    except (BundleInvalid, ValueError, RecursionError):
+        rows = parse_untrusted(document(folder, NAME, LIMIT))
+    except (BundleInvalid, ValueError):
         return []
-    return [row for row in _known(found) if row["stage"] in BUILD_JOB]
+    return [row for row in _known(rows) if row["stage"] in BUILD_JOB]
 
 
 def _place(row: Row) -> int:

@@ -1,4 +1,4 @@
-"""Push: exactly the verified image, and only the blobs that the registry lacks."""
+"""Push: sends exactly the verified image, and only the blobs that the registry lacks."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ UPLOADS_AT_ONCE = 3
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where the image is now: `repository@digest`, the tag, and how many bytes of how many blobs travelled."""
+    """A pushed image: `repository@digest`, the tag, and how many blobs and bytes were sent."""
 
     reference: str
     tag: str
@@ -42,7 +42,7 @@ class Pushed:
 
 @contextmanager
 def uploaders(registry: Registry) -> Iterator[ThreadPoolExecutor]:
-    """Give threads to upload with; on any error, Ctrl-C too, nothing new is begun and a silent registry is not waited for."""
+    """Provide threads to upload with; on any error, Ctrl-C too, no upload is started and a silent registry is not waited for."""
     pool = ThreadPoolExecutor(UPLOADS_AT_ONCE)
     try:
         yield pool
@@ -54,7 +54,7 @@ def uploaders(registry: Registry) -> Iterator[ThreadPoolExecutor]:
 
 
 def push_image(image: Image, registry: Registry, target: Reference, progress: Progress) -> Pushed:
-    """Send what is missing, then the manifest, then see that the registry's digest is ours.
+    """Send the missing blobs, then the manifest, then compare the registry's digest with ours.
 
     Raises RegistryError.
     """
@@ -62,18 +62,18 @@ def push_image(image: Image, registry: Registry, target: Reference, progress: Pr
     if registry.manifest_digest(target.repository, target.tag) == image.digest:
         return Pushed(name, target.tag, image.digest, image.config_digest, 0, 0)
     with uploaders(registry) as pool:
-        there = list(pool.map(lambda blob: registry.has_blob(target.repository, blob.digest), image.blobs()))
-        missing = [blob for blob, present in zip(image.blobs(), there, strict=True) if not present]
+        existing = list(pool.map(lambda blob: registry.has_blob(target.repository, blob.digest), image.blobs()))
+        missing = [blob for blob, present in zip(image.blobs(), existing, strict=True) if not present]
         with progress.task(f"push {target.name}", sum(blob.size for blob in missing)) as task:
             list(pool.map(lambda blob: registry.put_blob(target.repository, blob, task), missing))
     sent = sum(blob.size for blob in missing)
     digest = registry.put_manifest(target.repository, target.tag, image.manifest_bytes)
     if digest != image.digest:
-        raise RegistryError(f"{target.name}: the registry calls the manifest {digest}, it is {image.digest}")
+        raise RegistryError(f"{target.name}: the registry stored the manifest as {digest}; expected {image.digest}")
     return Pushed(name, target.tag, image.digest, image.config_digest, len(missing), sent + len(image.manifest_bytes))
 
 
-def push(model_dir: Path, destination: str, progress: Progress, *, create: bool = False) -> Pushed:
+def run(model_dir: Path, destination: str, progress: Progress, *, create: bool = False) -> Pushed:
     """Push the built image, if a passing verdict is bound to its config digest.
 
     `destination` is `host/repository[:tag]`; the tag defaults to the model's version. Raises NotVerified, RegistryError.
@@ -83,12 +83,12 @@ def push(model_dir: Path, destination: str, progress: Progress, *, create: bool 
     if loaded is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
-    proved = verdict.demand(workspace, image.config_digest)
-    return _pushed(workspace, image, destination, proved.version, progress, create=create)
+    passed = verdict.require_passing(workspace, image.config_digest)
+    return _pushed(workspace, image, destination, passed.version, progress, create=create)
 
 
-def push_bundle(bundle: "Bundle", destination: str, progress: Progress, *, create: bool = False) -> Pushed:
-    """Push the image of a bundle, each blob held against its digest on the way. Raises BundleInvalid, RegistryError."""
+def run_bundle(bundle: "Bundle", destination: str, progress: Progress, *, create: bool = False) -> Pushed:
+    """Push the image of a bundle; each blob is checked against its digest on the way. Raises BundleInvalid, RegistryError."""
     return _pushed(Workspace(bundle.folder), bundle.image, destination, bundle.version, progress, create=create)
 
 
@@ -101,10 +101,10 @@ def _pushed(workspace: Workspace, image: Image, destination: str, version: str, 
 
 
 def last_push(workspace: Workspace, config_digest: str | None) -> Pushed | None:
-    """Return what was pushed last, when it was this image."""
+    """Return the last push, if it was of this image."""
     try:
         pushed = Pushed(**read_json(workspace.push_record))
-    except (TypeError, RecursionError):
+    except TypeError:
         return None
     if not all(isinstance(one, str) for one in (pushed.reference, pushed.digest)):
         return None

@@ -1,4 +1,4 @@
-"""release.json: what a build job tells the deploy job of the image that it proved; its JSON Schema, and its parts as types."""
+"""release.json: the build job's description of a verified image for the deploy job; its JSON Schema, and its parts as types."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from torchrelay.core.errors import BundleInvalid
+from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.text import shown
 from torchrelay.model.fields import legal_version, refuse
 from torchrelay.model.model import Model
@@ -21,7 +22,7 @@ MOST_SAMPLES = 1000
 
 def _one_line(value: str) -> str:
     if not value.isprintable():
-        raise refuse(f"{shown(value)} holds a character that cannot be printed")
+        raise refuse(f"{shown(value)} contains a character that cannot be printed")
     return value
 
 
@@ -29,60 +30,60 @@ Line = Annotated[str, AfterValidator(_one_line), Field(max_length=1024)]
 
 
 class Expected(_Part):
-    """What answers a sample; the value lies in a blob, as JSON, text or bytes."""
+    """The expected answer to a sample; the value is in a blob, as JSON, text or bytes."""
 
-    kind: Kind = Field(description="What the value is; status: the status alone counts.")
+    kind: Kind = Field(description="Kind of the value; `status`: only the status counts.")
     status: int = Field(ge=100, le=599, description="Status code.")
     mode: Mode = Field(description="How the answer is compared.")
-    atol: float = Field(ge=0, description="Absolute tolerance of numeric.")
-    rtol: float = Field(ge=0, description="Relative tolerance of numeric.")
-    k: int = Field(ge=1, le=10_000, description="Number of classes that top_k compares.")
-    value: Described | None = Field(description="The answer; null where the status alone counts.")
+    atol: float = Field(ge=0, description="Absolute tolerance of the numeric mode.")
+    rtol: float = Field(ge=0, description="Relative tolerance of the numeric mode.")
+    k: int = Field(ge=1, le=10_000, description="Number of classes that the top_k mode compares.")
+    value: Described | None = Field(description="The answer; null when only the status counts.")
 
 
 class SampleRow(_Part):
     """One sample."""
 
-    name: Line = Field(min_length=1, description="Its name.")
+    name: Line = Field(min_length=1, description="Name of the sample.")
     content_type: Line = Field(description="Content type of the request.")
     body: Described = Field(description="Body of the request.")
-    expect: Expected = Field(description="What must come back.")
+    expect: Expected = Field(description="The expected answer.")
     latency_ms: float | None = Field(gt=0, description="Longest time for the answer, in milliseconds.")
-    file: Line = Field(description="The file that it comes from, relative to the model directory.")
-    line: int = Field(ge=0, le=MOST_BYTES, description="The line of that file.")
+    file: Line = Field(description="The sample's file, relative to the model directory.")
+    line: int = Field(ge=0, le=MOST_BYTES, description="The line in that file.")
     version: Annotated[str, AfterValidator(legal_version)] | None = Field(
-        None, description="The version that is asked. Default: the default one."
+        None, description="The version that the request is sent to. Default: the default version."
     )
 
 
 class ImageRow(_Part):
-    """The image: an OCI layout beside this file holds it."""
+    """The image, in the OCI layout beside this file."""
 
-    manifest: Digest = Field(description="Digest of its manifest: what a registry knows it by.")
-    config: Digest = Field(description="Digest of its config: what was proved.")
+    manifest: Digest = Field(description="Digest of the image's manifest, by which a registry identifies it.")
+    config: Digest = Field(description="Digest of the image's config, which the verdict is bound to.")
 
 
 class SourceRow(_Part):
-    """Where it comes from."""
+    """The origin of the image."""
 
     repository: Line = Field(description="owner/name.")
     commit: Line = Field(description="The git commit.")
     ref: Line = Field(description="The git ref.")
-    sequence: int = Field(ge=0, le=10**9, description="Commits that lead to it; 0: unknown.")
-    run: Line = Field(description="Address of the workflow's run.")
-    actor: Line = Field(description="Who started it.")
+    sequence: int = Field(ge=0, le=10**9, description="Number of commits up to this one; 0: unknown.")
+    run: Line = Field(description="Address of the workflow run.")
+    actor: Line = Field(description="User who started the run.")
 
 
 class ReleaseFile(_Part):
-    """What a build job hands over: a proved image, under what it was proved, and where it comes from."""
+    """The result of a build job: a verified image, the conditions of its verification, and its origin."""
 
-    schema_: Literal[1] = Field(alias="schema", description="Form of this file.")
-    model: Model = Field(description="model.yaml, as it was read.")
+    schema_: Literal[1] = Field(alias="schema", description="Format version of this file.")
+    model: Model = Field(description="The parsed model.yaml.")
     version: Annotated[str, AfterValidator(legal_version)] = Field(description="Version of the model.")
     source: SourceRow
     image: ImageRow
     verdict: Verdict
-    samples: list[SampleRow] = Field(max_length=MOST_SAMPLES, description="Every sample that it was proved with.")
+    samples: list[SampleRow] = Field(max_length=MOST_SAMPLES, description="Every sample that the image was verified with.")
 
 
 def schema() -> dict[str, Any]:
@@ -91,10 +92,10 @@ def schema() -> dict[str, Any]:
 
 
 def portable(model: Model) -> dict[str, Any]:
-    """Return a model as it would be written down, its targets in the order of model.yaml: the first is the default."""
-    told = model.model_dump(mode="json", by_alias=True)
-    told["targets"] = {name: told["targets"][name] for name in model.targets.declared}
-    return told
+    """Return a model as JSON, its targets in the order of model.yaml: the first is the default."""
+    fields = model.model_dump(mode="json", by_alias=True)
+    fields["targets"] = {name: fields["targets"][name] for name in model.targets.declared}
+    return fields
 
 
 def sample_row(sample: Sample) -> tuple[dict[str, Any], list[Blob]]:
@@ -112,11 +113,11 @@ def sample_row(sample: Sample) -> tuple[dict[str, Any], list[Blob]]:
 
 
 def sample_of(row: SampleRow, body: bytes, value: bytes | None) -> Sample:
-    """Return the sample of a row and of what its blobs hold. Raises BundleInvalid for a value that is not of its kind."""
-    told = row.expect
-    if (value is None) != (told.kind in ("status", "missing")):
-        raise BundleInvalid(f"release.json: sample {shown(row.name)} expects {told.kind}, and its value says otherwise", AGAIN)
-    expect = Expect(told.status, told.mode, _decoded(row, value), told.atol, told.rtol, told.k, told.kind)
+    """Return the sample of a row and the content of its blobs. Raises BundleInvalid for a value that does not match its kind."""
+    expected = row.expect
+    if (value is None) != (expected.kind in ("status", "missing")):
+        raise BundleInvalid(f"release.json: sample {shown(row.name)} expects {expected.kind}, but its value does not match", AGAIN)
+    expect = Expect(expected.status, expected.mode, _decoded(row, value), expected.atol, expected.rtol, expected.k, expected.kind)
     return Sample(row.name, body, row.content_type, expect, row.latency_ms, row.file, row.line, row.version or "")
 
 
@@ -132,12 +133,15 @@ def _decoded(row: SampleRow, value: bytes | None) -> Any:
     try:
         if value is None or row.expect.kind == "bytes":
             return value
-        return value.decode("utf-8", "surrogatepass") if row.expect.kind == "text" else json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise BundleInvalid(f"release.json: the answer to sample {shown(row.name)} is no {row.expect.kind}", AGAIN) from error
+        return value.decode("utf-8", "surrogatepass") if row.expect.kind == "text" else parse_untrusted(value)
+    except ValueError as error:
+        raise BundleInvalid(f"release.json: the answer to sample {shown(row.name)} is not {row.expect.kind}", AGAIN) from error
 
 
 def source_row(source: Source) -> dict[str, Any]:
-    """Return where a version comes from, cut to what the file takes."""
-    told = {key: getattr(source, key) for key in ("repository", "commit", "ref", "run", "actor")}
-    return {**{key: "".join(c for c in text if c.isprintable())[:1024] for key, text in told.items()}, "sequence": source.sequence}
+    """Return the origin of a version, cut to the lengths that the file allows."""
+    fields = {key: getattr(source, key) for key in ("repository", "commit", "ref", "run", "actor")}
+    return {
+        **{key: "".join(c for c in text if c.isprintable())[:1024] for key, text in fields.items()},
+        "sequence": source.sequence,
+    }

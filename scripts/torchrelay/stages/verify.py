@@ -1,8 +1,8 @@
-"""Verify: start the image as it will run, but without a network, and hold every sample against its answer.
+"""Verify: starts the image as it will run, but without a network, and compares the answer to every sample with the expected one.
 
-The container gets no network, a read-only root with /tmp to write to, no root, no capabilities and the declared CPU and memory.
-Each sample is sent alone, then all of them several at a time, so that they meet in batches; requests go through the image's own
-front by `docker exec`, as nothing else can reach it.
+The container gets no network, a read-only root with a writable /tmp, no root user, no capabilities and the declared CPU and memory.
+Each sample is sent alone, then all of them several at a time, so that they meet in batches. Requests go through the image's own
+front by `docker exec`, because nothing else can reach it.
 """
 
 import json
@@ -24,14 +24,12 @@ from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
 from torchrelay.model.version import resolved_version
 from torchrelay.oci import image as images
-from torchrelay.stages.archive import archive
-from torchrelay.stages.build import build
-from torchrelay.stages.fetch import fetch
+from torchrelay.stages import archive, build, fetch
 from torchrelay.verification import diagnosis, kept_answers
 from torchrelay.verification import verdict as verdicts
-from torchrelay.verification.prober import ExecProber, ProbeAnswer, ProbeRequest
-from torchrelay.verification.ready import START_MARGIN_S, _log, killed_for_memory, wait_ready
-from torchrelay.verification.replay import Outcome, at_once, conditions, replay, samples_digest
+from torchrelay.verification.prober import ProbeAnswer, ProbeRequest, container_prober
+from torchrelay.verification.ready import START_MARGIN_S, container_log, killed_for_memory, wait_container_ready
+from torchrelay.verification.replay import Replay, answer_timeout_s, at_once, conditions, replay, samples_digest
 from torchrelay.verification.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -39,8 +37,8 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 
-def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progress) -> Verdict:
-    """Prove the built image and write verdict.json.
+def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress) -> Verdict:
+    """Verify the built image and write verdict.json.
 
     Returns the verdict, passed or failed. Raises NotVerified when there is nothing to verify, DockerUnavailable, BuildFailed.
     """
@@ -54,7 +52,7 @@ def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progr
     digest, under = samples_digest(samples), conditions(model, concurrency)
     known = verdicts.read(workspace)
     same = known and (known.config, known.samples_digest, known.conditions) == (image.config_digest, digest, under)
-    if known and same and known.result == "passed" and kept_answers.kept(workspace, image.config_digest) is not None:
+    if known and same and known.result == "passed" and kept_answers.load(workspace, image.config_digest) is not None:
         return known
     common: dict[str, Any] = {
         "model": model.name,
@@ -72,9 +70,9 @@ def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progr
         with scratch_container(client, model_dir, f"verify-{model.name}", image.config_digest, settings) as container:
             container.start()
             container.reload()
-            found, got = _prove(client, container, model, samples, concurrency)
-    kept_answers.keep(workspace, image.config_digest, got)
-    verdict = Verdict(**common, **found, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
+            fields, answers = _replayed(client, container, model, samples)
+    kept_answers.save(workspace, image.config_digest, answers)
+    verdict = Verdict(**common, **fields, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
     verdicts.save(workspace, verdict)
     return verdict
 
@@ -82,45 +80,44 @@ def verify(model_dir: Path, model: Model, samples: list[Sample], progress: Progr
 def ask(
     model_dir: Path, model: Model, samples: list[Sample], requests: list[ProbeRequest], progress: Progress
 ) -> list[ProbeAnswer]:
-    """Build the image of a directory, start it as verify does, and return its answers, judged by nobody.
+    """Build the image of a directory, start it as verify does, and return its answers without comparing them.
 
     Raises what fetch, archive and build raise; GateFailed when it does not become ready.
     """
-    fetched = fetch(model_dir, model, cache=weights_cache(), progress=progress)
-    archived = archive(model_dir, model, fetched, resolved_version(model, model_dir), progress)
-    image = build(model_dir, model, archived, samples, progress).image
+    fetched = fetch.run(model_dir, model, cache=weights_cache(), progress=progress)
+    archived = archive.run(model_dir, model, fetched, resolved_version(model, model_dir), progress)
+    image = build.run(model_dir, model, archived, samples, progress).image
     with daemon() as client:
         load(client, image, local_tag(model.name, image), progress)
         settings = hardened(model, "", {"org.torchrelay.verify": model.name})
         with scratch_container(client, model_dir, f"record-{model.name}", image.config_digest, settings) as container:
             container.start()
-            wait_ready(container, model.timeouts.startup_s + START_MARGIN_S)
-            return ExecProber(container).send(requests, 1, model.timeouts.response_s + 5)
+            wait_container_ready(container, model.timeouts.startup_s + START_MARGIN_S)
+            return container_prober(container).send(requests, 1, answer_timeout_s(model))
 
 
-def _prove(
-    client: "DockerClient", container: "Container", model: Model, samples: list[Sample], concurrency: int
+def _replayed(
+    client: "DockerClient", container: "Container", model: Model, samples: list[Sample]
 ) -> tuple[dict[str, Any], dict[str, ProbeAnswer]]:
-    """Return what the verdict says of the samples, and the answers."""
+    """Return the verdict's fields about the samples, and the answers."""
     ready_s = None
-    outcome = Outcome([])
+    outcome = Replay([])
     try:
-        ready_s = round(wait_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
+        ready_s = round(wait_container_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
         log.info("ready after %.1f s; sending %d samples", ready_s, len(samples))
-        timeout_s = model.timeouts.response_s + 5
-        outcome = replay(ExecProber(container), samples, f"/predictions/{model.name}", concurrency, timeout_s)
+        outcome = replay(container_prober(container), model, samples)
         if outcome.passed:
             return {"result": "passed", "ready_s": ready_s, "samples": outcome.results}, outcome.answers
         failure = GateFailed(outcome.reason())
     except GateFailed as raised:
         failure = raised
-    text = _log(container)
+    text = container_log(container)
     traceback = diagnosis.python_traceback(text)
     reason, fix = failure.message, diagnosis.likely_fix(traceback)
     if killed_for_memory(client, container):
         reason += f"; a process was killed for memory: the limit is {model.resources.memory}"
         fix = "raise resources.memory in model.yaml, or make the model need less"
-    told = {
+    failed = {
         "result": "gate_failed",
         "ready_s": ready_s,
         "samples": outcome.results,
@@ -128,15 +125,16 @@ def _prove(
         "traceback": traceback or ("" if outcome.results else diagnosis.log_tail(text)),
         "fix": fix or failure.fix,
     }
-    return told, outcome.answers
+    return failed, outcome.answers
 
 
 def require_passed(verdict: Verdict, samples: Sequence[Sample] = ()) -> None:
-    """Raise GateFailed unless the verdict is `passed`; those of `samples` that failed are told with their places."""
+    """Raise GateFailed unless the verdict is `passed`; the failed `samples` are reported with their places."""
     if verdict.result != "passed":
         traceback = "\n" + textwrap.indent(verdict.traceback, "    ") if verdict.traceback else ""
-        told = f"{verdict.model}: {verdict.reason}{traceback}"
-        raise GateFailed(told, verdict.fix or "compare the answers in verdict.json", verdicts.failed_samples(verdict, samples))
+        problems = verdicts.failed_samples(verdict, samples)
+        fix = verdict.fix or "compare the answers in verdict.json"
+        raise GateFailed(f"{verdict.model}: {verdict.reason}{traceback}", fix, problems)
 
 
 def summary(verdict: Verdict) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def summary(verdict: Verdict) -> dict[str, Any]:
 
 
 def is_older(model_dir: Path, moment: float) -> bool:
-    """Tell whether verdict.json was written before a moment (seconds since the epoch): then nothing was proved anew."""
+    """Return whether verdict.json was written before a moment (seconds since the epoch), i.e. the verdict was reused."""
     try:
         return Workspace(model_dir).verdict.stat().st_mtime < moment
     except OSError:

@@ -1,51 +1,58 @@
-"""Where a verified version goes: one package per target, found by name in `TARGETS`."""
+"""Where a verified version is deployed: one package per target, found by name in `TARGETS` and imported when it is used."""
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from torchrelay.core.errors import DeployFailed
 from torchrelay.core.text import printable
 from torchrelay.model.model import Model
-from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release, Target
-from torchrelay.targets.docker.target import DockerTarget
-from torchrelay.targets.kubernetes.target import KubernetesTarget
-from torchrelay.targets.local.target import LocalTarget
+from torchrelay.targets.contract import Context, Deployed, DeploymentRecord, DeployPlan, Endpoint, Release, Target
 
-__all__ = ["TARGETS", "Context", "Deployed", "Endpoint", "Plan", "Record", "Release", "Target", "target_of"]
+__all__ = ["TARGETS", "Context", "DeployPlan", "Deployed", "DeploymentRecord", "Endpoint", "Release", "Target", "target_of"]
 
-TARGETS: dict[str, Callable[[Context], Target]] = {"docker": DockerTarget, "kubernetes": KubernetesTarget, "local": LocalTarget}
+if TYPE_CHECKING:
+    from torchrelay.targets.docker.target import DockerTarget
+    from torchrelay.targets.kubernetes.target import KubernetesTarget
+    from torchrelay.targets.local.target import LocalTarget
+
+    CLASSES: tuple[Callable[[Context], Target], ...] = (DockerTarget, KubernetesTarget, LocalTarget)
+
+TARGETS = {"docker": "DockerTarget", "kubernetes": "KubernetesTarget", "local": "LocalTarget"}
+"""Target name (and its package here) -> class in its `target.py`. Only the used one is imported: kubernetes takes a second."""
 
 
 def target_of(name: str, context: Context) -> Target:
     """Return a target by its name.
 
-    Raises DeployFailed when there is none of that name.
+    Raises DeployFailed for an unknown name.
     """
-    try:
-        return TARGETS[name](context)
-    except KeyError:
-        raise DeployFailed(f"there is no target {name!r}", f"name one of {', '.join(sorted(TARGETS))}") from None
+    if name not in TARGETS:
+        raise DeployFailed(f"unknown target {name!r}", f"use one of {', '.join(sorted(TARGETS))}")
+    make: Callable[[Context], Target] = getattr(import_module(f"{__name__}.{name}.target"), TARGETS[name])
+    return make(context)
 
 
 def chosen_target(model: Model, target: str | None, repository: str | None = None, *, bundled: bool = False) -> str:
-    """Return where a model goes: the named target, else the first that model.yaml names.
+    """Return the target of a model: the named one, otherwise the first in model.yaml.
 
-    Raises DeployFailed for a target that is not there (yet), and for a push or a bundle with the local one, which has no image.
+    Raises DeployFailed for a target that is not supported, and for a push or a bundle with the local target, which has no image.
     """
     chosen = target or model.first_target
     if chosen not in TARGETS:
         raise DeployFailed(
-            f"nothing is deployed to {printable(chosen)!r} yet", f"use --target with one of {', '.join(sorted(TARGETS))}"
+            f"the target {printable(chosen)!r} is not supported (yet)", f"use --target with one of {', '.join(sorted(TARGETS))}"
         )
     if chosen == "local" and repository:
         raise DeployFailed(
             "the local target builds no image, so there is nothing to push", "leave --repository out, or use --target docker"
         )
     if chosen == "local" and bundled:
-        raise DeployFailed("the local target serves archives, and a bundle holds an image", "use --target docker or kubernetes")
+        raise DeployFailed("the local target serves archives, but a bundle contains an image", "use --target docker or kubernetes")
     return chosen
 
 
 def require_registry(chosen: str, repository: str | None) -> None:
-    """Refuse a relay onto a cluster that pushes nowhere, before anything is built. Raises DeployFailed."""
+    """Refuse a relay to a cluster without a registry, before anything is built. Raises DeployFailed."""
     if chosen == "kubernetes" and not repository:
-        raise DeployFailed("a cluster pulls the image from a registry, and none is named", "name one: --repository HOST/PATH/")
+        raise DeployFailed("a cluster pulls the image from a registry, and none is given", "give one: --repository HOST/PATH/")

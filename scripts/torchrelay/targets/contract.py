@@ -1,4 +1,4 @@
-"""What a target is: what it takes, what it gives, and what is written down of a deployment."""
+"""What a target is: the release it takes, the endpoint it returns, and the record it keeps of a deployment."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,16 +15,15 @@ from torchrelay.model.origin import Source
 from torchrelay.model.samples import Sample
 from torchrelay.oci.image import Image
 from torchrelay.verification import diagnosis
-from torchrelay.verification.compare import compare
 from torchrelay.verification.prober import ProbeAnswer, Prober, ProbeRequest
-from torchrelay.verification.replay import CONCURRENCY, replay
+from torchrelay.verification.replay import replay
 
 State = Literal["ready", "not_ready", "failed", "stopped", "absent"]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every target is made with. `bind` is the address that the docker target publishes its port on."""
+    """The arguments of every target. `bind` is the address on which the docker target publishes its port."""
 
     model_dir: Path
     model: Model
@@ -34,7 +33,7 @@ class Context:
 
 
 def no_auth(_reference: str) -> dict[str, str] | None:
-    """Return no credentials: for registries that ask for none."""
+    """Return no credentials: for registries that need none."""
     return None
 
 
@@ -48,20 +47,20 @@ class Release:
     archive: Path | None = None
     """The `.mar`, for targets without images."""
     serving: Mapping[str, Any] = field(default_factory=dict)
-    """serving.json for those targets; they fill in where the model and its dependencies lie."""
+    """serving.json for those targets; they fill in the folders of the model and its dependencies."""
     image: Image | None = None
-    """The composed image, when this machine made it or a bundle holds it."""
+    """The composed image, when it was built on this machine or is in a bundle."""
     reference: str = ""
-    """`repository@sha256:...` to pull where the image is not at hand."""
+    """`repository@sha256:...`, pulled when the image is not on this machine."""
     auth: Callable[[str], dict[str, str] | None] = no_auth
-    """Gives `username` and `password` for `reference`, asked only when it is pulled."""
+    """Returns `username` and `password` for `reference`; called only when it is pulled."""
     source: Source = field(default_factory=Source)
-    """Where it comes from; a target refuses one that is older than what it serves (`require_newer`)."""
+    """The commit it was built from; a target refuses one older than the commit it serves (`require_newer`)."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What `apply` would do; `unchanged` when this very release already answers."""
+class DeployPlan:
+    """What `apply` would do; `unchanged` when exactly this release already runs."""
 
     unchanged: bool
     steps: tuple[str, ...]
@@ -69,7 +68,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What answers now. `previous` is the digest that a rollback would restore, empty when there is none."""
+    """What is deployed now. `previous` is the digest that a rollback would restore, empty when there is none."""
 
     target: str
     url: str
@@ -81,44 +80,44 @@ class Endpoint:
     skipped: bool = False
 
     def summary(self) -> dict[str, Any]:
-        """Return what the CLI prints."""
+        """Return the fields that the CLI prints."""
         return asdict(self)
 
 
 class Target(Protocol):
-    """One place to deploy to; one file in this folder and one row in `targets.TARGETS`."""
+    """One place to deploy to: one package in this folder and one row in `targets.TARGETS`."""
 
-    def plan(self, release: Release) -> Plan:
-        """Say what `apply` would do, and do nothing."""
+    def plan(self, release: Release) -> DeployPlan:
+        """Return what `apply` would do, and change nothing."""
 
     def apply(self, release: Release) -> Endpoint:
-        """Put a release into service; nothing happens when it already is.
+        """Deploy a release; does nothing when it is deployed already.
 
         Raises:
             GateFailed: it failed its samples before it got any traffic; what ran before still runs.
             RolledBack: it failed after that, and what ran before runs again.
-            RollbackFailed: neither answers.
+            RollbackFailed: it failed after that, and what ran before could not be restored.
             Outdated: a newer commit is live; nothing was changed.
             PortTaken, DeployFailed: it could not be started; what ran before still runs.
         """
 
     def status(self) -> Endpoint:
-        """Look at what runs, not at what was written down."""
+        """Return what actually runs, not what was recorded."""
 
     def verify(self, samples: Sequence[Sample]) -> None:
-        """Hold the live endpoint against samples.
+        """Send the samples to the live endpoint and compare the answers.
 
         Raises GateFailed.
         """
 
     def rollback(self) -> Endpoint:
-        """Put the previous version back into service and keep the present one as the previous.
+        """Deploy the previous version again; the current one becomes the previous.
 
-        Raises DeployFailed when there is none, RollbackFailed when it does not come up (the present one stays).
+        Raises DeployFailed when there is no previous version, RollbackFailed when it does not start (the current one stays).
         """
 
     def delete(self) -> bool:
-        """Remove everything that `apply` made; says whether there was anything."""
+        """Remove everything that `apply` created; return whether there was anything."""
 
     def logs(self, lines: int = 200) -> str:
         """Return the end of the live version's log."""
@@ -129,7 +128,7 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Deployed:
-    """One version as it was written down; `handle` is the target's own name for it."""
+    """One recorded version; `handle` is the target's own name for it."""
 
     digest: str
     version: str
@@ -138,35 +137,35 @@ class Deployed:
 
     @staticmethod
     def now(digest: str, version: str, handle: str) -> "Deployed":
-        """Make one that begins now."""
+        """Return a version that is deployed now."""
         return Deployed(digest, version, handle, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 @dataclass(frozen=True)
-class Record:
-    """`.torchrelay/deployments/<target>.json`: which version serves and which one a rollback restores."""
+class DeploymentRecord:
+    """`.torchrelay/deployments/<target>.json`: the version that serves and the one that a rollback restores."""
 
     current: Deployed | None = None
     previous: Deployed | None = None
 
 
-def read_record(context: Context, target: str) -> Record:
-    """Return what was written down last, an empty record when that is nothing or unreadable."""
-    found = read_json(_record_path(context, target))
+def read_record(context: Context, target: str) -> DeploymentRecord:
+    """Return the last record; an empty one when there is none or it cannot be read."""
+    document = read_json(_record_path(context, target))
     try:
-        return Record(**{key: Deployed(**found[key]) if found[key] else None for key in ("current", "previous")})
+        return DeploymentRecord(**{key: Deployed(**document[key]) if document[key] else None for key in ("current", "previous")})
     except (TypeError, KeyError):
-        return Record()
+        return DeploymentRecord()
 
 
-def write_record(context: Context, target: str, record: Record) -> None:
-    """Write down what serves now."""
+def write_record(context: Context, target: str, record: DeploymentRecord) -> None:
+    """Record what serves now."""
     Workspace(context.model_dir).ensure()
     write_json(_record_path(context, target), asdict(record))
 
 
 def forget_record(context: Context, target: str) -> None:
-    """Remove what was written down."""
+    """Remove the record."""
     _record_path(context, target).unlink(missing_ok=True)
 
 
@@ -174,55 +173,38 @@ def _record_path(context: Context, target: str) -> Path:
     return Workspace(context.model_dir).deployments / f"{target}.json"
 
 
-def predict_path(model: Model) -> str:
-    """Return the route of a model's predictions."""
-    return f"/predictions/{model.name}"
-
-
 def require_newer(release: Source, live: Source, what: str) -> None:
-    """Refuse to put an older commit over a newer one; the same commit may come again. Called under the target's own lock.
+    """Refuse to replace a newer commit by an older one; the same commit is allowed. Call it while the target's lock is held.
 
-    Commits are compared by how many lead to each, which says nothing across repositories or branches, or when it is unknown.
+    Commits are compared by their number of ancestors, only within one repository and branch, and only when it is known.
 
-    Raises Outdated; `what` names what is live.
+    Raises Outdated; `what` names the live deployment.
     """
     branches = [ref for ref in (release.ref, live.ref) if ref.startswith("refs/heads/")]
     if release.repository != live.repository or len(set(branches)) > 1 or not release.sequence:
         return
     if release.sequence < live.sequence:
         raise Outdated(
-            f"{what} serves commit {live.commit[:12]}, number {live.sequence}; this is {release.commit[:12]},"
-            f" number {release.sequence}: the older one is not put over it",
+            f"{what} already runs a newer commit ({live.commit[:12]}, #{live.sequence});"
+            f" refusing to deploy {release.commit[:12]} (#{release.sequence})",
             "to go back on purpose, run `torchrelay rollback`, or revert the commit and push",
         )
 
 
-def prove(prober: Prober, model: Model, samples: Sequence[Sample], log: Callable[[], str] = str) -> None:
-    """Hold an endpoint against samples, alone and many at a time.
+def verify_samples(prober: Prober, model: Model, samples: Sequence[Sample], read_log: Callable[[], str] = str) -> None:
+    """Send the samples to an endpoint, alone and many at a time, and compare the answers.
 
-    Raises GateFailed, with the traceback that `log` gives, if any.
+    Raises GateFailed, with the traceback in the server's log, if any.
     """
-    timeout_s = model.timeouts.response_s + 5
-    outcome = replay(prober, list(samples), predict_path(model), CONCURRENCY, timeout_s)
-    if not outcome.passed:
-        raise explained(GateFailed(outcome.reason(), "compare the answers with the samples"), log())
-
-
-def still_right(prober: Prober, model: Model, samples: Sequence[Sample]) -> bool:
-    """Tell whether each sample, sent once, gets its answer: enough for a version that was proved before."""
-    timeout_s = model.timeouts.response_s + 5
-    sent = [ProbeRequest(one.name, "POST", one.path(predict_path(model)), one.content_type, one.body) for one in samples]
-    answers = prober.send(sent, 1, timeout_s)
-    return not any(
-        answer.error or compare(one, answer.status, answer.content_type, answer.body, 0.0)
-        for one, answer in zip(samples, answers, strict=True)
-    )
+    replayed = replay(prober, model, samples)
+    if not replayed.passed:
+        raise explained(GateFailed(replayed.reason(), "compare the answers with the samples"), read_log())
 
 
 def explained(failure: GateFailed, log: str, lines: int = 0) -> GateFailed:
-    """Add the Python traceback of a server's log to a failure, and the likely mend; without one, the log's last lines."""
+    """Add the Python traceback of a server's log to a failure, and the likely fix; without a traceback, the log's last lines."""
     traceback = diagnosis.python_traceback(log)
-    shown = traceback or "\n".join(log.splitlines()[-lines:] if lines else [])
-    if not shown:
+    excerpt = traceback or "\n".join(log.splitlines()[-lines:] if lines else [])
+    if not excerpt:
         return failure
-    return GateFailed(f"{failure.message}\n{shown}", diagnosis.likely_fix(shown) or failure.fix)
+    return GateFailed(f"{failure.message}\n{excerpt}", diagnosis.likely_fix(excerpt) or failure.fix)

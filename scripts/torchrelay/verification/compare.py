@@ -1,23 +1,24 @@
-"""Whether an answer is the expected one, and if not, where: the JSON path, what was expected and what came."""
+"""Compares an answer with the expected one; each difference names the JSON path, the expected and the actual value."""
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
+from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.text import printable, shown
 from torchrelay.model.samples import Expect, Sample
 
-MOST = 5  # differences told; the number of the others is told too
+MOST = 5
+"""Differences that are listed; the others are counted."""
 
 
 def compare(sample: Sample, status: int, content_type: str, body: bytes, latency_ms: float | None) -> list[str]:
-    """The differences between an answer and what the sample expects, each on one line; none means that it passed."""
+    """Return the differences between an answer and what the sample expects, one line each; none means that it passed."""
     expect = sample.expect
-    found = list(_first(_differences(expect, status, content_type, body)))
+    differences = list(_first(_differences(expect, status, content_type, body)))
     if sample.latency_ms is not None and latency_ms is not None and latency_ms > sample.latency_ms:
-        found.append(f"latency: expected at most {sample.latency_ms:g} ms, got {latency_ms:.4g} ms")
-    return found
+        differences.append(f"latency: expected at most {sample.latency_ms:g} ms, got {latency_ms:.4g} ms")
+    return differences
 
 
 def _first(differences: Iterator[str]) -> Iterator[str]:
@@ -41,8 +42,8 @@ def _differences(expect: Expect, status: int, content_type: str, body: bytes) ->
         yield from _bytes_differ(expect, body)
     elif expect.kind == "json":
         try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError):
+            answer = parse_untrusted(body)
+        except ValueError:
             yield f"$: expected JSON, got {printable(content_type) or 'no content type'}: {_text(body)}"
             return
         yield from _top_k(expect, answer) if expect.mode == "top_k" else _walk(expect, expect.value, answer, "$")
@@ -64,9 +65,9 @@ def _bytes_differ(expect: Expect, body: bytes) -> Iterator[str]:
 
 
 def _walk(expect: Expect, wanted: Any, got: Any, path: str) -> Iterator[str]:
-    """Differences of one JSON value, in depth as far as `wanted` goes (at most `jsonfile.MAX_DEPTH` levels)."""
+    """Yield the differences of one JSON value, as deep as `wanted` is (at most `json_document.MAX_DEPTH` levels)."""
     if expect.mode == "subset" and wanted == {}:
-        return  # asks nothing
+        return  # anything matches
     if isinstance(wanted, dict) and isinstance(got, dict):
         yield from _walk_objects(expect, wanted, got, path)
     elif isinstance(wanted, list) and isinstance(got, list):
@@ -101,7 +102,7 @@ def _is_number(value: Any) -> bool:
 
 
 def same_value(expect: Expect, wanted: Any, got: Any) -> bool:
-    """Tell whether two JSON values that are neither lists nor objects are equal under a sample's rule."""
+    """Return whether two JSON values that are neither lists nor objects are equal under a sample's rule."""
     if not (_is_number(wanted) and _is_number(got)):
         return type(wanted) is type(got) and bool(wanted == got)
     if wanted == got or (_is_nan(wanted) and _is_nan(got)):
@@ -129,7 +130,7 @@ def _tolerance(expect: Expect, wanted: float) -> str:
 def _top_k(expect: Expect, answer: Any) -> Iterator[str]:
     wanted, got = ranked(expect.value), ranked(answer)
     if wanted is None:
-        yield f"$: no classes can be told from the expected answer {shown(expect.value)}"
+        yield f"$: the expected answer has no classes: {shown(expect.value)}"
     elif got is None:
         yield f"$: expected classes, got {shown(answer)}"
     elif set(wanted[: expect.k]) != set(got[: expect.k]):
@@ -137,9 +138,9 @@ def _top_k(expect: Expect, answer: Any) -> Iterator[str]:
 
 
 def ranked(answer: Any) -> list[str] | None:
-    """The classes of an answer, best first, as text; None when it has no form that is known.
+    """Return the classes of an answer, best first, as text; None when its form is unknown.
 
-    Known are `{class: score, ...}`, a list of scores (the classes are its indices), `[{"class": ...}, ...]` and
+    Known forms are `{class: score, ...}`, a list of scores (the classes are its indices), `[{"class": ...}, ...]` and
     `[[class, score], ...]` and `[class, ...]` best first, `{"class": ...}` alone, and an object with one such list.
     """
     if isinstance(answer, dict):
@@ -153,7 +154,7 @@ def ranked(answer: Any) -> list[str] | None:
 
 
 def _ranked_object(answer: dict[str, Any]) -> list[str] | None:
-    lists = [found for value in answer.values() if isinstance(value, list) and (found := ranked(value))]
+    lists = [classes for value in answer.values() if isinstance(value, list) and (classes := ranked(value))]
     if len(lists) == 1:
         return lists[0]
     if (label := _label(answer)) is not None:

@@ -1,4 +1,4 @@
-"""The answers that verify got, kept beside its verdict: what `diff` compares with what is live."""
+"""The answers that verify received, stored beside its verdict; `diff` compares them with those of the live endpoint."""
 
 import base64
 import binascii
@@ -15,21 +15,21 @@ MOST_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer; `body` is None when it was too large to keep, and `digest` is then all that is known of it."""
+class KeptAnswer:
+    """One answer. `body` is None when it was too large to store; then only its `digest` is known."""
 
     status: int
     body: bytes | None
     digest: str
 
     @staticmethod
-    def of(answer: ProbeAnswer) -> "Answer":
-        """Take over what came back."""
-        return Answer(answer.status, answer.body, sha256_digest(answer.body))
+    def of(answer: ProbeAnswer) -> "KeptAnswer":
+        """Convert a prober's answer."""
+        return KeptAnswer(answer.status, answer.body, sha256_digest(answer.body))
 
 
-def keep(workspace: Workspace, config_digest: str, answers: Mapping[str, ProbeAnswer]) -> None:
-    """Write down the answers of an image by sample: bodies of at most 1 MiB, and of 32 MiB together."""
+def save(workspace: Workspace, config_digest: str, answers: Mapping[str, ProbeAnswer]) -> None:
+    """Store the answers of an image by sample: bodies of at most 1 MiB, and of 32 MiB together."""
     rows, left = {}, MOST_BYTES
     for name, answer in answers.items():
         fits = len(answer.body) <= min(LARGEST, left)
@@ -39,19 +39,19 @@ def keep(workspace: Workspace, config_digest: str, answers: Mapping[str, ProbeAn
     write_json(workspace.answers, {"config": config_digest, "answers": rows})
 
 
-def kept(workspace: Workspace, config_digest: str) -> dict[str, Answer] | None:
-    """Return the answers of an image by sample; None when there are none, or those of another."""
-    record = read_json(workspace.answers)
+def load(workspace: Workspace, config_digest: str) -> dict[str, KeptAnswer] | None:
+    """Return the stored answers of an image by sample; None when there are none, or they belong to another image."""
+    document = read_json(workspace.answers)
     try:
-        if record["config"] != config_digest:
+        if document["config"] != config_digest:
             return None
         return {
-            str(name): Answer(
+            str(name): KeptAnswer(
                 int(row["status"]),
                 None if row["body"] is None else base64.b64decode(row["body"], validate=True),
                 str(row["digest"]),
             )
-            for name, row in record["answers"].items()
+            for name, row in document["answers"].items()
         }
     except (TypeError, KeyError, AttributeError, ValueError, binascii.Error):
         return None

@@ -1,7 +1,7 @@
-"""Send requests to a running model, from outside (HTTP) or inside its container (docker exec), and time the answers.
+"""Sends requests to a running model, from outside (HTTP) or from inside its container or pod, and times the replies.
 
-Verification runs under `--network none`, so it speaks through `runtime/probe.py` inside the container; a live endpoint
-is proved over HTTP like any client would. Both give the same answers, so whatever compares them need not know which.
+`torchrelay verify` runs the container with `--network none`, so requests go through `runtime/probe.py` inside it; a live endpoint
+is asked over HTTP, as by any client. Both return the same type, so the code that compares the replies need not know which.
 """
 
 import base64
@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import requests
 
 from torchrelay.core.errors import GateFailed
-from torchrelay.docker.exec import START_MARGIN_S, exec_in
+from torchrelay.core.json_text import parse_untrusted
+from torchrelay.docker.exec import EXEC_MARGIN_S, exec_in
 
 PYTHON = "/opt/torchrelay/venv/bin/python"
 PROBE = "/opt/torchrelay/runtime/probe.py"
@@ -26,7 +27,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """One request for the model; `id` comes back in its answer."""
+    """One request to the model; its answer carries the same `id`."""
 
     id: str
     method: str
@@ -37,7 +38,7 @@ class ProbeRequest:
 
 @dataclass(frozen=True)
 class ProbeAnswer:
-    """What came back. `status` is 0 and `error` says why when no answer did."""
+    """The reply to a request. Without one, `status` is 0 and `error` says why."""
 
     id: str
     status: int
@@ -49,7 +50,7 @@ class ProbeAnswer:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a worker has answered; `failed` when the server has given up for good and waiting is pointless."""
+    """Whether a worker has answered. `failed`: the server has given up, so waiting is pointless."""
 
     ready: bool
     reason: str
@@ -60,37 +61,52 @@ class Prober(Protocol):
     """Sends requests, `concurrency` at a time, and returns the answers in the order of the requests."""
 
     def send(self, requests: Sequence[ProbeRequest], concurrency: int, timeout_s: float) -> list[ProbeAnswer]:
-        """Send them all; `timeout_s` is for each request. A request without an answer is an answer with an error."""
+        """Send them all; `timeout_s` is for each request. A request that gets no reply has an answer with an error."""
 
 
-def encode_batch(batch: Sequence[ProbeRequest], concurrency: int, timeout_s: float) -> bytes:
-    """Write the JSON object that `runtime/probe.py` reads on stdin."""
-    return json.dumps(
-        {
-            "concurrency": concurrency,
-            "timeout_s": timeout_s,
-            "requests": [
-                {
-                    "id": request.id,
-                    "method": request.method,
-                    "path": request.path,
-                    "content_type": request.content_type,
-                    "body": base64.b64encode(request.body).decode(),
-                }
-                for request in batch
-            ],
-        }
-    ).encode()
+@dataclass(frozen=True)
+class Address:
+    """Where a probe sends its requests, when not to its own container."""
+
+    host: str
+    port: int
+
+
+class Execute(Protocol):
+    """Runs a command in a container or a pod and returns (exit code, stdout, stderr)."""
+
+    def __call__(self, command: Sequence[str], stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+        """Run it. Raises GateFailed when it cannot run or does not end within `timeout_s` seconds."""
+
+
+def encode_batch(batch: Sequence[ProbeRequest], concurrency: int, timeout_s: float, address: Address | None = None) -> bytes:
+    """Write the line that `runtime/probe.py` reads on stdin: one JSON object."""
+    document: dict[str, Any] = {
+        "concurrency": concurrency,
+        "timeout_s": timeout_s,
+        "requests": [
+            {
+                "id": request.id,
+                "method": request.method,
+                "path": request.path,
+                "content_type": request.content_type,
+                "body": base64.b64encode(request.body).decode(),
+            }
+            for request in batch
+        ],
+    }
+    if address is not None:
+        document |= {"host": address.host, "port": address.port}
+    return json.dumps(document).encode() + b"\n"
 
 
 def decode_batch(output: bytes, batch: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
-    """Read what `runtime/probe.py` printed.
+    """Parse what `runtime/probe.py` printed.
 
-    Raises:
-        ValueError: it is not one answer per request, in order.
+    Raises ValueError when it is not one answer per request, in order.
     """
     try:
-        rows = json.loads(output)
+        rows = parse_untrusted(output)
     except ValueError as error:
         raise ValueError("printed no JSON") from error
     if not isinstance(rows, list) or [row.get("id") for row in rows if isinstance(row, dict)] != [r.id for r in batch]:
@@ -127,7 +143,7 @@ class HttpProber:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = requests.Session()
-            session.trust_env = False  # a proxy or a .netrc of this machine has no part in a proof
+            session.trust_env = False  # this machine's proxy and .netrc must not affect a verification
             self._local.session = session
         return session
 
@@ -163,44 +179,50 @@ class HttpProber:
 
 
 class ExecProber:
-    """Sends from inside a container, through its own `runtime/probe.py`; needs no network and no published port.
+    """Sends from inside a container or pod, through its own `runtime/probe.py`; needs no network and no published port.
 
-    `container` is a `docker.models.containers.Container`.
+    `name` and `log_command` appear in error messages: what failed, and how to read its log.
     """
 
-    def __init__(self, container: Any) -> None:
-        self.container = container
+    def __init__(self, execute: Execute, name: str, log_command: str, address: Address | None = None) -> None:
+        self.execute = execute
+        self.name = name
+        self.log_command = log_command
+        self.address = address
 
     def send(self, requests: Sequence[ProbeRequest], concurrency: int, timeout_s: float) -> list[ProbeAnswer]:
         """Send them all, `concurrency` at a time.
 
-        Raises:
-            GateFailed: the probe could not run or did not end: the container died, or is not of the runtime image.
+        Raises GateFailed when the probe could not run or did not end: the container died, or is not of the runtime image; and
+        whatever `execute` raises.
         """
         if not requests:
             return []
         rounds = math.ceil(len(requests) / max(1, concurrency))
-        code, output, errors = exec_in(
-            self.container,
-            [PYTHON, PROBE],
-            stdin=encode_batch(requests, max(1, concurrency), timeout_s),
-            timeout_s=START_MARGIN_S + timeout_s * rounds,
-        )
+        batch = encode_batch(requests, max(1, concurrency), timeout_s, self.address)
+        code, output, errors = self.execute([PYTHON, PROBE], batch, EXEC_MARGIN_S + timeout_s * rounds)
         try:
             return decode_batch(output, requests)
         except ValueError as error:
             tail = errors.decode(errors="replace").strip()[-2000:]
-            raise GateFailed(
-                f"container {self.container.name}: the probe ended with code {code} and {error}\n{tail}".rstrip(),
-                "read its log: docker logs " + str(self.container.name),
-            ) from error
+            message = f"{self.name}: the probe ended with code {code} and {error}\n{tail}".rstrip()
+            raise GateFailed(message, f"read its log: {self.log_command}") from error
 
     def ready(self, timeout_s: float = 15.0) -> Readiness:
         """Ask once whether a worker has answered."""
-        code, output, errors = exec_in(self.container, [PYTHON, PROBE, "--ready"], timeout_s=timeout_s)
+        code, output, errors = self.execute([PYTHON, PROBE, "--ready"], b"", timeout_s)
         try:
-            row = json.loads(output)
+            row = parse_untrusted(output)
             return Readiness(bool(row["ready"]), str(row["reason"]), bool(row["failed"]))
         except (ValueError, KeyError, TypeError):
             tail = (errors or output).decode(errors="replace").strip()[-2000:]
             return Readiness(False, f"the probe ended with code {code}: {tail}", False)
+
+
+def container_prober(container: Any) -> ExecProber:
+    """Return a prober inside a Docker container (`docker.models.containers.Container`)."""
+
+    def execute(command: Sequence[str], stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+        return exec_in(container, command, stdin=stdin or None, timeout_s=timeout_s)
+
+    return ExecProber(execute, f"container {container.name}", f"docker logs {container.name}")

@@ -3,35 +3,29 @@
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torchrelay.docker.container import hardened
-from torchrelay.model.model import Model
+from torchrelay.model.model import Model, predict_path
 from torchrelay.model.samples import Sample
 from torchrelay.verification.compare import compare
 from torchrelay.verification.prober import ProbeAnswer, Prober, ProbeRequest
 from torchrelay.verification.verdict import SampleResult
 
-if TYPE_CHECKING:
-    pass
-
-
 CONCURRENCY = 8
-
-
 MOST_AT_ONCE = 64
-
-
 ROUNDS = 3
+ANSWER_MARGIN_S = 5.0
+"""Seconds that an answer may take beyond the model's own `timeouts.response_s`."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What replaying the samples gave."""
+class Replay:
+    """The results of sending all samples. `answers` holds the answer to each sample sent alone."""
 
     results: list[SampleResult]
-    answers: dict[str, ProbeAnswer] = field(default_factory=dict)  # to each sample alone
+    answers: dict[str, ProbeAnswer] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -45,7 +39,7 @@ class Outcome:
 
 
 def samples_digest(samples: list[Sample]) -> str:
-    """Return a sha256 (hex) over requests and expectations: a verdict on other samples is no verdict on these."""
+    """Return a sha256 (hex) over requests and expectations: a verdict holds only for the samples it was made with."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(repr((sample.name, sample.content_type, sample.expect, sample.latency_ms, sample.version)).encode())
@@ -53,19 +47,44 @@ def samples_digest(samples: list[Sample]) -> str:
     return digest.hexdigest()
 
 
-def replay(prober: Prober, samples: list[Sample], path: str, concurrency: int, timeout_s: float) -> Outcome:
-    """Send every sample alone, then all of them `concurrency` at a time and at least `ROUNDS` times over, and compare each answer.
+def replay(prober: Prober, model: Model, samples: Sequence[Sample]) -> Replay:
+    """Send every sample alone, then all of them many at a time, at least `ROUNDS` times, and compare each answer.
 
-    Latency budgets hold for the samples sent alone.
+    Latency budgets apply to the samples sent alone. Raises what `prober` raises.
     """
-    alone = [_request(sample, path, f"alone/{sample.name}") for sample in samples]
-    first = dict(zip((sample.name for sample in samples), prober.send(alone, 1, timeout_s), strict=True))
+    path, concurrency, timeout_s = predict_path(model.name), at_once(model), answer_timeout_s(model)
+    first = _send_alone(prober, model, samples)
     rounds = max(ROUNDS, math.ceil(2 * concurrency / max(1, len(samples))))
     crowd = [(sample, _request(sample, path, f"{turn}/{sample.name}")) for turn in range(rounds) for sample in samples]
     together: dict[str, list[ProbeAnswer]] = {sample.name: [] for sample in samples}
     for (sample, _), answer in zip(crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True):
         together[sample.name].append(answer)
-    return Outcome([_judge(sample, first[sample.name], together[sample.name]) for sample in samples], first)
+    return Replay([_judge(sample, first[sample.name], together[sample.name]) for sample in samples], first)
+
+
+def correct_samples(prober: Prober, model: Model, samples: Sequence[Sample]) -> list[Sample]:
+    """Send each sample once and return those that are answered as expected; latency is not compared.
+
+    Raises what `prober` raises.
+    """
+    answers = _send_alone(prober, model, samples)
+    return [sample for sample in samples if not _differences(sample, answers[sample.name], budget=False)]
+
+
+def answers_correctly(prober: Prober, model: Model, samples: Sequence[Sample]) -> bool:
+    """Return whether each sample, sent once, gets its answer: enough for a version that was verified before."""
+    return len(correct_samples(prober, model, samples)) == len(samples)
+
+
+def _send_alone(prober: Prober, model: Model, samples: Sequence[Sample]) -> dict[str, ProbeAnswer]:
+    """Send each sample once, one after the other; return the answers by sample name."""
+    requests = [_request(sample, predict_path(model.name), f"alone/{sample.name}") for sample in samples]
+    return dict(zip((sample.name for sample in samples), prober.send(requests, 1, answer_timeout_s(model)), strict=True))
+
+
+def request_of(model: Model, sample: Sample) -> ProbeRequest:
+    """Return the request of a sample, to the version that it names."""
+    return _request(sample, predict_path(model.name), sample.name)
 
 
 def _request(sample: Sample, path: str, name: str) -> ProbeRequest:
@@ -94,11 +113,16 @@ def _differences(sample: Sample, answer: ProbeAnswer, *, budget: bool) -> list[s
 
 
 def at_once(model: Model) -> int:
-    """Return how many requests are sent at once: enough to fill a batch, and at least eight."""
+    """Return how many requests are sent at once: enough to fill a batch, at least 8 and at most 64."""
     return min(MOST_AT_ONCE, max(CONCURRENCY, model.batch.size))
 
 
+def answer_timeout_s(model: Model) -> float:
+    """Return how many seconds a sample's answer may take."""
+    return model.timeouts.response_s + ANSWER_MARGIN_S
+
+
 def conditions(model: Model, concurrency: int) -> str:
-    """Return a sha256 (hex) over what the container is given and how it is asked: other conditions, another proof."""
-    given = json.dumps([hardened(model, "", {}), concurrency, ROUNDS, model.timeouts.startup_s], sort_keys=True, default=str)
-    return hashlib.sha256(given.encode()).hexdigest()
+    """Return a sha256 (hex) over the container's limits and how samples are sent: under other conditions it is verified again."""
+    described = json.dumps([hardened(model, "", {}), concurrency, ROUNDS, model.timeouts.startup_s], sort_keys=True, default=str)
+    return hashlib.sha256(described.encode()).hexdigest()

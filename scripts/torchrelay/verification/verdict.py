@@ -1,4 +1,4 @@
-"""The verdict: what verify found, bound to the digest of what it looked at; push and deploy ask for it."""
+"""The verdict: the result of verify, bound to the digest of the image it verified; push and deploy require it."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -12,15 +12,15 @@ from torchrelay.model.samples import Sample
 
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
-Result = Literal["passed", "gate_failed", "rolled_back", "rollback_failed"]
+VerdictResult = Literal["passed", "gate_failed", "rolled_back", "rollback_failed"]
 
 
-class _Record(BaseModel):
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class SampleResult(_Record):
-    """One sample: the differences from what was expected (none: passed) and the latency in milliseconds of each answer."""
+class SampleResult(_Part):
+    """One sample: its differences from the expected answer (none: passed) and the latency of each answer in milliseconds."""
 
     name: str
     passed: bool
@@ -29,16 +29,16 @@ class SampleResult(_Record):
     together_ms: list[float]
 
 
-class Verdict(_Record):
-    """What was proved, on what, and how long it took (seconds)."""
+class Verdict(_Part):
+    """What was verified, under which conditions, with which result, and how long it took (seconds)."""
 
-    result: Result
+    result: VerdictResult
     model: str
     version: str
     image: str  # digest of the manifest
     config: str  # digest of the config: what ran
     samples_digest: str
-    conditions: str  # digest of what the container was given (CPU, memory, no network ...) and of how it was asked
+    conditions: str  # digest of the container's limits (CPU, memory, no network ...) and of how the samples were sent
     concurrency: int
     ready_s: float | None
     load_s: float
@@ -62,27 +62,34 @@ def save(workspace: Workspace, verdict: Verdict) -> None:
 
 def read(workspace: Workspace) -> Verdict | None:
     """Return the last verdict; None when there is none or it cannot be read."""
-    record = read_json(workspace.verdict)
+    document = read_json(workspace.verdict)
     try:
-        return Verdict.model_validate(record)
+        return Verdict.model_validate(document)
     except ValueError:
         return None
 
 
 def failed_samples(verdict: Verdict, samples: Iterable[Sample]) -> list[Problem]:
-    """Return what was wrong with each sample that failed, at its place in the model directory."""
-    wrong = {result.name: "; ".join(result.differences[:3]) for result in verdict.samples if not result.passed}
-    return [Problem(one.file, one.line, one.name, wrong[one.name], verdict.fix) for one in samples if one.name in wrong]
+    """Return what is wrong with each failed sample, with its file and line in the model directory."""
+    failed = {result.name: "; ".join(result.differences[:3]) for result in verdict.samples if not result.passed}
+    return [
+        Problem(sample.file, sample.line, sample.name, failed[sample.name], verdict.fix)
+        for sample in samples
+        if sample.name in failed
+    ]
 
 
-def demand(workspace: Workspace, config_digest: str) -> Verdict:
-    """Return the passing verdict on exactly this image. Raises NotVerified when there is none."""
+def require_passing(workspace: Workspace, config_digest: str) -> Verdict:
+    """Return the passing verdict on exactly this image.
+
+    Raises NotVerified when there is none.
+    """
     verdict = read(workspace)
     fix = "run `torchrelay verify` first"
     if verdict is None:
         raise NotVerified(f"{workspace.verdict}: there is no verdict on the image", fix)
     if verdict.config != config_digest:
-        raise NotVerified(f"the verdict is on {verdict.config}, the image is {config_digest}", fix)
+        raise NotVerified(f"the verdict is on {verdict.config}, but the image is {config_digest}", fix)
     if verdict.result != "passed":
-        raise NotVerified(f"the image's verdict is {verdict.result}: {verdict.reason}", "mend the model, then verify it again")
+        raise NotVerified(f"the image's verdict is {verdict.result}: {verdict.reason}", "fix the model, then verify it again")
     return verdict

@@ -1,1 +1,1 @@
-"""Where weights come from, and how they are brought here."""
+"""Weights: their sources, the download, and the checks of what arrived."""

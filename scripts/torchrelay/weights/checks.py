@@ -1,22 +1,15 @@
-"""Refuses files that stand in for weights: Git LFS pointers and web pages."""
+"""Refuses files that are not weights: empty ones, Git LFS pointers and web pages."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torchrelay.core.errors import WeightsMissing
-
-if TYPE_CHECKING:
-    pass
-
-
-POINTER = b"version https://git-lfs.github.com/spec/"
-
+from torchrelay.model.files import LFS_POINTER
 
 PAGES = (b"<!doctype html", b"<html")
 
 
 def refuse_stand_ins(uri: str, path: Path) -> None:
-    """Refuse an empty file, a Git LFS pointer and a web page, which say they are weights but hold none.
+    """Refuse an empty file, a Git LFS pointer and a web page.
 
     Raises WeightsMissing.
     """
@@ -24,7 +17,7 @@ def refuse_stand_ins(uri: str, path: Path) -> None:
         head = file.read(512)
     if not head:
         raise WeightsMissing(f"weights: {uri}: the file is empty", "write or upload the weights again")
-    if head.startswith(POINTER):
+    if head.startswith(LFS_POINTER):
         raise WeightsMissing(
             f"weights: {uri}: a Git LFS pointer, not the file it stands for",
             "run `git lfs install && git lfs pull`; in a workflow set `lfs: true` on actions/checkout",

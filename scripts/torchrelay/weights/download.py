@@ -1,7 +1,10 @@
-"""Bring one file here through any trouble that passes: resumed, retried, hashed as it comes, never half-named."""
+"""Downloads one file: resumes a part, retries what may pass, and hashes the bytes as they arrive.
+
+The waits are those of `core.retry.Policy`. The loop is not `core.retry.retrying`, because it ends after a time without progress,
+not after a number of attempts: a transfer that breaks a hundred times and advances each time is finished.
+"""
 
 import errno
-import fcntl
 import hashlib
 import logging
 import shutil
@@ -11,14 +14,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
-from random import SystemRandom
-from typing import IO
 
 from torchrelay.core.errors import Busy, DiskFull, WeightsMissing
 from torchrelay.core.files import read_json, write_json
+from torchrelay.core.locks import LONGEST_S, exclusive
 from torchrelay.core.progress import Progress, Task
-from torchrelay.core.retry import pause
-from torchrelay.weights.sources import BLOCK, Source, Stream, Transient
+from torchrelay.core.retry import Policy, pause
+from torchrelay.weights.sources import BLOCK, Stream, Transient, WeightsSource
 
 log = logging.getLogger(__name__)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,7 +28,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on: at most `stall_s` seconds in which fewer than `least_bytes` come."""
+    """How long a download continues: it ends after `stall_s` seconds in which fewer than `least_bytes` bytes arrive."""
 
     stall_s: float = 180.0
     least_bytes: int = 64 * 1024
@@ -36,7 +38,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A whole file, still under its working name, and what the source said of it."""
+    """A whole file, still under its working name, with the source's version and promised digest."""
 
     path: Path
     size: int
@@ -47,8 +49,8 @@ class Downloaded:
 
 
 @dataclass(frozen=True)
-class Note:
-    """What lies beside a partial file: whose it is and which state of the source it belongs to."""
+class PartNote:
+    """The file beside a part: the address it comes from and the state of the source it belongs to."""
 
     uri: str = ""
     validator: str = ""
@@ -58,31 +60,29 @@ class Note:
 
 
 class Download:
-    """One transfer to `<folder>/<key>.part`; a later one goes on from there, in this process or another."""
+    """One transfer to `<folder>/<key>.part`; a later one continues it, in this process or another."""
 
-    def __init__(self, source: Source, uri: str, folder: Path, progress: Progress, patience: Patience) -> None:
+    def __init__(self, source: WeightsSource, uri: str, folder: Path, progress: Progress, patience: Patience) -> None:
         key = hashlib.sha256(uri.encode()).hexdigest()[:32]
         self.source, self.uri, self.progress, self.patience = source, uri, progress, patience
+        self.policy = Policy(first_wait_s=patience.first_wait_s, longest_wait_s=patience.longest_wait_s)
         self.part = folder / f"{key}.part"
         self.note_path = folder / f"{key}.json"
-        self._forget()
+        self._reset()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep a second process off this file; the kernel lets go when this one ends.
+        """Hold the lock of this file, so that one process at a time downloads it.
 
-        Raises Busy when the other one has not ended within the stall time.
+        Raises Busy when another process holds it for longer than LONGEST_S.
         """
-        self.part.parent.mkdir(parents=True, exist_ok=True)
-        deadline, told = time.monotonic() + self.patience.stall_s, False
-        with self.part.with_suffix(".lock").open("ab") as held:
-            while not _taken(held):
-                if time.monotonic() > deadline:
-                    raise Busy(f"another process is fetching {self.uri}", "run it again when that one has ended")
-                if not told:
-                    log.info("waiting for another process that fetches %s", self.uri)
-                    told = True
-                time.sleep(0.2)
+        lock, busy = self.part.with_suffix(".lock"), f"another process ({{}}) is fetching {self.uri}"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(lock, busy))
+            except Busy:
+                log.info("waiting for another process that is fetching %s", self.uri)
+                stack.enter_context(exclusive(lock, busy, LONGEST_S))
             yield
 
     def discard(self) -> None:
@@ -90,43 +90,43 @@ class Download:
         self.part.unlink(missing_ok=True)
         self.note_path.unlink(missing_ok=True)
 
-    def run(self, judge: Callable[[Stream], None]) -> Downloaded:
-        """Bring the whole file here; `judge` sees each stream before anything is taken, and raises to refuse it.
+    def run(self, check: Callable[[Stream], None]) -> Downloaded:
+        """Download the whole file; `check` is called with each stream before anything is read, and raises to refuse it.
 
         Raises:
-            WeightsMissing: it cannot be had, or too little came for the stall time; what came stays for the next run.
-            DiskFull: there is no room for it; what was written is removed.
+            WeightsMissing: it is unavailable, or too few bytes arrived in the stall time; the part stays for the next run.
+            DiskFull: there is no room for it; the part is removed.
         """
-        self._forget()
+        self._reset()
         self._resume()
-        resumed, tries = self.size > 0, 0
+        resumed, attempts = self.size > 0, 0
         with ExitStack() as stack:
             while self.size == 0 or self.size != self.note.total:
                 before = self.size
                 try:
                     with self.source.open_stream(self.uri, self.size, self.note.validator) as stream:
-                        judge(stream)
-                        self._take(stream, stack)
+                        check(stream)
+                        self._append(stream, stack)
                     break
-                except Transient as passing:
-                    if passing.restart:
+                except Transient as failure:
+                    if failure.restart:
                         self._restart()
-                    tries = 1 if self.size > before else tries + 1
-                    self._pause(passing, tries)
+                    attempts = 1 if self.size > before else attempts + 1
+                    self._pause(failure, attempts)
         return Downloaded(self.part, self.size, self.digest.hexdigest(), self.note.version, self.note.sha256, resumed)
 
-    def _forget(self) -> None:
-        self.note, self.size, self.digest = Note(), 0, hashlib.sha256()
+    def _reset(self) -> None:
+        self.note, self.size, self.digest = PartNote(), 0, hashlib.sha256()
         self.task: Task | None = None
         self.moved_at, self.moved = time.monotonic(), 0
 
     def _resume(self) -> None:
-        """Go on from a partial file, if its note is there; the source is asked to, and begins anew where it cannot tell."""
-        found = read_json(self.note_path)
+        """Continue a part if its note is there; a source that cannot resume that state sends the file from the beginning."""
+        document = read_json(self.note_path)
         try:
-            note = Note(**found) if isinstance(found, dict) else Note()
+            note = PartNote(**document) if isinstance(document, dict) else PartNote()
         except TypeError:
-            note = Note()
+            note = PartNote()
         size = self.part.stat().st_size if self.part.exists() else 0
         if size == 0 or note.uri != self.uri or (note.total is not None and size > note.total):
             self.discard()
@@ -135,13 +135,13 @@ class Download:
             while block := file.read(BLOCK):
                 self.digest.update(block)
         self.note, self.size = note, size
-        log.info("going on with %s after %.1f MB of an earlier run", self.uri, size / 1e6)
+        log.info("continuing %s after %.1f MB of an earlier run", self.uri, size / 1e6)
 
-    def _take(self, stream: Stream, stack: ExitStack) -> None:
-        """Write what the stream gives after what is here."""
+    def _append(self, stream: Stream, stack: ExitStack) -> None:
+        """Append the stream to the part."""
         if stream.start != self.size:
             self._restart()
-        note = Note(self.uri, stream.validator, stream.version, stream.total, stream.sha256)
+        note = PartNote(self.uri, stream.validator, stream.version, stream.total, stream.sha256)
         if note != self.note:
             write_json(self.note_path, asdict(note))
             self.note = note
@@ -154,21 +154,19 @@ class Download:
                 self._write(file, block)
                 self._require_movement(len(block))
         if stream.total is not None and self.size != stream.total:
-            many = self.size > stream.total
-            raise Transient(f"{self.uri}: got {self.size} bytes, announced were {stream.total}", restart=many)
+            raise Transient(f"{self.uri}: got {self.size} of {stream.total} bytes", restart=self.size > stream.total)
 
     def _write(self, file: FileIO, block: bytes) -> None:
-        left = memoryview(block)
+        rest = memoryview(block)
         try:
-            while left:
-                left = left[file.write(left) :]
+            while rest:
+                rest = rest[file.write(rest) :]
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
             self.discard()
             raise DiskFull(
-                f"no room left for the weights after {self.size / 1e6:.1f} MB in {self.part.parent}; "
-                "what was written is removed again",
+                f"no room left for the weights after {self.size / 1e6:.1f} MB in {self.part.parent}; the part is removed",
                 "free some disk space, or set TORCHRELAY_CACHE to a folder on a larger disk",
             ) from error
         self.size += len(block)
@@ -181,15 +179,14 @@ class Download:
         if self.note.total is not None and self.note.total - self.size > free:
             raise DiskFull(
                 f"the weights need {(self.note.total - self.size) / 1e6:.1f} MB more in {self.part.parent}, "
-                f"where {free / 1e6:.1f} MB are free"
-                + (f"; the {self.size / 1e6:.1f} MB already there are kept" if self.size else ""),
+                f"where {free / 1e6:.1f} MB are free" + (f"; the {self.size / 1e6:.1f} MB on disk are kept" if self.size else ""),
                 "free some disk space, or set TORCHRELAY_CACHE to a folder on a larger disk",
             )
 
     def _require_movement(self, count: int) -> None:
-        """Note what came.
+        """Count the bytes that arrived.
 
-        Raises Transient when a connection lives on but brings next to nothing.
+        Raises Transient when a connection stays open but delivers almost nothing.
         """
         self.moved += count
         now = time.monotonic()
@@ -202,29 +199,23 @@ class Download:
         if self.task is not None:
             self.task.advance(-self.size)
         self.discard()
-        self.note, self.size, self.digest = Note(), 0, hashlib.sha256()
+        self.note, self.size, self.digest = PartNote(), 0, hashlib.sha256()
 
-    def _pause(self, passing: Transient, tries: int) -> None:
-        """Wait as long as the server asks, else twice as long as last time, give or take a quarter.
+    def _pause(self, failure: Transient, attempts: int) -> None:
+        """Wait before the next attempt.
 
-        Raises WeightsMissing when that would outlast the patience.
+        Raises WeightsMissing when the wait would exceed the patience.
         """
-        backoff = min(self.patience.longest_wait_s, self.patience.first_wait_s * 2 ** (tries - 1))
-        wait = passing.retry_after if passing.retry_after is not None else backoff * SystemRandom().uniform(0.75, 1.25)
+        wait = failure.retry_after_s
+        if wait is None:
+            wait = self.policy.wait_s(attempts, None)
         if time.monotonic() + wait > self.moved_at + self.patience.stall_s:
-            asked = "" if passing.retry_after is None else f" and asks to wait {wait:.0f} s"
-            kept = f"; the {self.size / 1e6:.1f} MB that came are kept" if self.size and self.note.validator else ""
+            asked = "" if failure.retry_after_s is None else f" and asks to wait {wait:.0f} s"
+            resumable = bool(self.size and self.note.validator)
             raise WeightsMissing(
-                f"weights: {passing}{asked}; gave up at try {tries}{kept}",
-                "see that the source is well, then run it again" + (": it goes on from there" if kept else ""),
-            ) from passing
-        log.info("%s; trying again in %.1f s", passing, wait)
+                f"weights: {failure}{asked}; gave up at attempt {attempts}"
+                + (f"; the {self.size / 1e6:.1f} MB received are kept" if resumable else ""),
+                "check that the weights' host is reachable, then run it again" + (": it continues from there" if resumable else ""),
+            ) from failure
+        log.info("%s; trying again in %.1f s", failure, wait)
         pause(wait)
-
-
-def _taken(held: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -1,6 +1,6 @@
-"""What git says of a checkout: which files changed between two commits, which are links, and where the models lie.
+"""A git checkout: the files that changed between two commits, the symbolic links, and the model folders.
 
-Names come as bytes between zeros and go nowhere near a shell; a name that is no UTF-8 keeps its bytes as surrogates.
+git separates names with zero bytes and no shell sees them; a name that is not UTF-8 keeps its bytes as surrogates.
 """
 
 import os
@@ -14,16 +14,16 @@ from torchrelay.core.git import git_bytes
 from torchrelay.core.text import printable
 from torchrelay.model.model import FILE
 
-ZEROS = re.compile(r"0{40}(0{24})?")
-_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
-_LINK = b"120000"
+COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+NO_COMMIT = re.compile(r"0{40}(0{24})?")
+_LINK_MODE = b"120000"
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A folder, and the git repository that it lies in; `top` is None outside of one.
+    """A folder and the top of its git repository; `top` is None if the folder is not in a repository.
 
-    Paths are relative to `top` (outside of git, to the folder), with / between folders, "" for itself.
+    Paths are relative to `top` (outside git, to the folder) and use / as separator; "" is `top` itself.
     """
 
     root: Path
@@ -31,68 +31,68 @@ class Checkout:
 
     @staticmethod
     def at(root: Path) -> "Checkout":
-        """Find the repository of a folder. Raises SystemRefused when git will not read it."""
-        done = git_bytes(["rev-parse", "--show-cdup"], root)
-        if b"dubious ownership" in done.stderr:
-            what = f"{printable(str(root))} lies in a git repository of another user, which git does not read"
-            raise SystemRefused(what, "run `git config --global --add safe.directory '*'`")
-        up = os.fsdecode(done.stdout).removesuffix("\n")
-        return Checkout(root, None if done.returncode else (root / up).resolve())
+        """Find the repository of a folder. Raises SystemRefused if git refuses to read it."""
+        process = git_bytes(["rev-parse", "--show-cdup"], root)
+        if b"dubious ownership" in process.stderr:
+            message = f"git does not read the repository at {printable(str(root))}: it belongs to another user"
+            raise SystemRefused(message, "run `git config --global --add safe.directory '*'`")
+        up = os.fsdecode(process.stdout).removesuffix("\n")
+        return Checkout(root, None if process.returncode else (root / up).resolve())
 
     def path(self, folder: str) -> str | None:
-        """Return where a folder, relative to the root, really lies, all links followed; None when it is outside."""
-        return self._inside(Path(os.path.realpath(self.root / folder)))
+        """Return the real path of a folder (relative to the root), with all links followed; None if it is outside."""
+        return self._relative(Path(os.path.realpath(self.root / folder)))
 
-    def written(self, folder: str) -> str:
-        """Return where a folder, relative to the root, lies by its name: links in it are not followed."""
+    def unresolved_path(self, folder: str) -> str:
+        """Return the path of a folder (relative to the root) without following the links in it."""
         return "/".join(part for part in ((self.path(".") or ""), folder) if part not in ("", "."))
 
     def tracked(self) -> "Tracked":
-        """Return the tracked models and links below the root; outside of git, those that are there."""
+        """Return the tracked models and links below the root; outside git, the models that exist there."""
         if self.top is None:
             return Tracked(sorted(_models_below(self.root)), {})
-        listed = _git(self.root, "ls-files", "-s", "-z")
-        if listed is None:
+        listing = _git(self.root, "ls-files", "-s", "-z")
+        if listing is None:
             raise SystemRefused(f"git cannot list the files of {printable(str(self.root))}", "run `git status` there to see why")
         models, links = [], {}
-        for row in listed.split(b"\0"):
-            facts, _, name = row.partition(b"\t")
+        for row in listing.split(b"\0"):
+            mode, _, name = row.partition(b"\t")
             path = PurePosixPath(os.fsdecode(name))
-            if facts.startswith(_LINK):
-                where = self._inside(Path(os.path.realpath(self.root / path.parent)) / path.name)
-                target = self.path(str(path))
-                if where is not None and target is not None:
-                    links[where] = target
+            if mode.startswith(_LINK_MODE):
+                link = self._relative(Path(os.path.realpath(self.root / path.parent)) / path.name)
+                destination = self.path(str(path))
+                if link is not None and destination is not None:
+                    links[link] = destination
             if path.name == FILE:
                 models.append(str(path.parent))
         return Tracked(sorted(models), links)
 
     def commit(self, name: str) -> str | None:
-        """Return the commit that a name stands for, None when this clone does not have it."""
+        """Return the commit that a branch, tag or hash names; None if this clone does not have it."""
         if self.top is None:
             return None
-        found = _git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-        text = "" if found is None else os.fsdecode(found).strip()
-        return text if _COMMIT.fullmatch(text) else None
+        output = _git(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        text = "" if output is None else os.fsdecode(output).strip()
+        return text if COMMIT.fullmatch(text) else None
 
     def shallow(self) -> bool:
-        """Tell whether the history was cut off when this clone was made."""
+        """Return whether this is a shallow clone: one with a truncated history."""
         return _git(self.root, "rev-parse", "--is-shallow-repository") == b"true\n"
 
     def fork_point(self, base: str) -> str | None:
-        """Return the commit where HEAD left `base`, None when there is none in this clone."""
-        found = _git(self.root, "merge-base", "--end-of-options", base, "HEAD")
-        return None if found is None else os.fsdecode(found).strip()
+        """Return the commit at which HEAD branched off `base`; None if this clone does not have it."""
+        output = _git(self.root, "merge-base", "--end-of-options", base, "HEAD")
+        return None if output is None else os.fsdecode(output).strip()
 
     def changed(self, before: str) -> list[str] | None:
-        """Return every path that differs between a commit and HEAD: a renamed file is there under both names.
+        """Return every path that differs between a commit and HEAD; a renamed file appears under both names.
 
-        None when git cannot tell.
+        None if git fails.
         """
-        found = _git(self.root, "diff-tree", "-r", "-z", "--name-only", "--no-renames", "--end-of-options", before, "HEAD")
-        return None if found is None else [os.fsdecode(name) for name in found.split(b"\0") if name]
+        output = _git(self.root, "diff-tree", "-r", "-z", "--name-only", "--no-renames", "--end-of-options", before, "HEAD")
+        return None if output is None else [os.fsdecode(name) for name in output.split(b"\0") if name]
 
-    def _inside(self, path: Path) -> str | None:
+    def _relative(self, path: Path) -> str | None:
         top = (self.top or self.root).resolve()
         if not path.is_relative_to(top):
             return None
@@ -101,7 +101,7 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Tracked:
-    """`models`: folders with a model.yaml, relative to the root. `links`: where each symbolic link lies, and where it leads."""
+    """`models`: folders with a model.yaml, relative to the root. `links`: every symbolic link and its destination."""
 
     models: list[str]
     links: dict[str, str]
@@ -115,6 +115,6 @@ def _models_below(root: Path) -> Iterator[str]:
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
-    """Return what git prints, None when it fails or is missing."""
-    done = git_bytes(list(arguments), folder)
-    return done.stdout if done.returncode == 0 else None
+    """Return the output of git; None if git fails or is missing."""
+    process = git_bytes(list(arguments), folder)
+    return process.stdout if process.returncode == 0 else None

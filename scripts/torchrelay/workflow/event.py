@@ -1,7 +1,5 @@
-"""The event that started a workflow's run, and the commit that it makes a checkout comparable with."""
+"""The event that started a workflow run, and the commit that the run compares its checkout with."""
 
-import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from torchrelay.core.errors import InputsInvalid
+from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.text import shown
-from torchrelay.workflow.checkout import ZEROS, Checkout
-
-_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+from torchrelay.workflow.checkout import COMMIT, NO_COMMIT, Checkout
 
 
 @dataclass(frozen=True)
 class Event:
-    """What GitHub says of the run: the event's name, the ref it is for, the workflow that called, and the event's payload."""
+    """What GitHub reports about the run: name of the event, git ref, path of the calling workflow, payload of the event."""
 
     name: str = ""
     ref: str = ""
@@ -26,10 +23,10 @@ class Event:
 
     @staticmethod
     def of(environment: Mapping[str, str]) -> "Event":
-        """Read GitHub's variables and the event's file; a file that is missing or damaged tells nothing."""
+        """Read GitHub's variables and its event file; a missing or damaged file counts as an empty payload."""
         payload: Any = None
-        with suppress(KeyError, OSError, ValueError, RecursionError):
-            payload = json.loads(Path(environment["GITHUB_EVENT_PATH"]).read_bytes())
+        with suppress(KeyError, OSError, ValueError):
+            payload = parse_untrusted(Path(environment["GITHUB_EVENT_PATH"]).read_bytes())
         workflow = environment.get("GITHUB_WORKFLOW_REF", "").partition("@")[0].split("/", 2)
         return Event(
             environment.get("GITHUB_EVENT_NAME", ""),
@@ -38,8 +35,8 @@ class Event:
             payload if isinstance(payload, dict) else {},
         )
 
-    def told(self, *path: str) -> str:
-        """Return a text of the payload, "" when there is none at that path."""
+    def text(self, *path: str) -> str:
+        """Return the text at a path of the payload; "" if there is none."""
         value: Any = self.payload
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
@@ -47,64 +44,64 @@ class Event:
 
     @property
     def on_default_branch(self) -> bool:
-        """Whether the ref is the repository's default branch; where nobody says which that is, main or master."""
-        default = self.told("repository", "default_branch")
+        """Whether the ref is the repository's default branch; main or master if the payload does not name it."""
+        default = self.text("repository", "default_branch")
         return self.ref in ([f"refs/heads/{default}"] if default else ["refs/heads/main", "refs/heads/master"])
 
     @property
     def from_fork(self) -> bool:
-        """Whether it is about a pull request that is not known to be out of this repository: it gets no credentials.
+        """Whether the event is about a pull request that may come from a fork; such a run gets no credentials.
 
-        Reviews and their comments are such events too, whatever their names; the fork may be gone.
+        Reviews and their comments are such events too, whatever the event's name. The fork may have been deleted.
         """
-        head, base = (self.told("pull_request", side, "repo", "full_name") for side in ("head", "base"))
+        head, base = (self.text("pull_request", side, "repo", "full_name") for side in ("head", "base"))
         return (self.name == "pull_request" or "pull_request" in self.payload) and (not head or head != base)
 
     @property
     def in_public(self) -> bool:
-        """Whether GitHub says that anybody may read the repository, and with it the artifacts of its runs."""
+        """Whether the repository is public, so that anyone can download the artifacts of its runs."""
         repository = self.payload.get("repository")
         return isinstance(repository, dict) and repository.get("private") is False
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What to compare with: a commit; or every model counts as changed, or none does. `why` says so in words."""
+    """The commit to compare with; without one, every model counts as changed, or no model if `none`. `reason` is shown to users."""
 
-    why: str
+    reason: str
     commit: str = ""
     none: bool = False
 
 
 def baseline(checkout: Checkout, event: Event, base_ref: str = "") -> Baseline:
-    """Return what a run compares its checkout with; `base_ref` is what somebody names outright.
+    """Return what the run compares its checkout with; `base_ref` is the commit or branch that the user chose.
 
-    Raises InputsInvalid when that is not there.
+    Raises InputsInvalid if `base_ref` has no commit in common with HEAD.
     """
     if checkout.top is None:
-        return Baseline("this is no git repository")
+        return Baseline("not a git repository")
     if base_ref:
         base = checkout.commit(base_ref)
         before = checkout.fork_point(base) if base else None
         if before is None:
-            raise InputsInvalid(f"base-ref: {shown(base_ref)} has no commit in common with HEAD here", "fetch it first")
+            raise InputsInvalid(f"base-ref: {shown(base_ref)} has no commit in common with HEAD in this clone", "fetch it first")
         return Baseline(f"changed since {before[:12]}", before)
     if event.name == "push":
         return _of_push(checkout, event)
     if event.name == "pull_request":
-        return _of_branch(checkout, event.told("pull_request", "base", "sha"))
+        return _of_branch(checkout, event.text("pull_request", "base", "sha"))
     if event.name == "merge_group":
-        return _of_branch(checkout, event.told("merge_group", "base_sha"))
-    return Baseline(f"all that were named, on {event.name}" if event.name else "all that were named")
+        return _of_branch(checkout, event.text("merge_group", "base_sha"))
+    return Baseline(f"all selected models ({event.name})" if event.name else "all selected models")
 
 
 def _of_push(checkout: Checkout, event: Event) -> Baseline:
-    before = event.told("before")
+    before = event.text("before")
     if event.payload.get("deleted") is True:
         return Baseline("the branch was deleted", none=True)
     if event.payload.get("forced") is True:
-        return Baseline("the push was forced")
-    if ZEROS.fullmatch(before):
+        return Baseline("it was a force push")
+    if NO_COMMIT.fullmatch(before):
         return Baseline("the first push of this branch")
     return _since(checkout, _known(checkout, before))
 
@@ -115,11 +112,11 @@ def _of_branch(checkout: Checkout, base: str) -> Baseline:
 
 
 def _known(checkout: Checkout, commit: str) -> str | None:
-    return checkout.commit(commit) if _COMMIT.fullmatch(commit) else None
+    return checkout.commit(commit) if COMMIT.fullmatch(commit) else None
 
 
 def _since(checkout: Checkout, commit: str | None) -> Baseline:
     if commit:
         return Baseline(f"changed since {commit[:12]}", commit)
-    cut = "; the clone is shallow: give actions/checkout `fetch-depth: 0`" if checkout.shallow() else ""
-    return Baseline(f"the commit before is unknown here{cut}")
+    shallow = "; it is shallow: set `fetch-depth: 0` for actions/checkout" if checkout.shallow() else ""
+    return Baseline(f"the previous commit is not in this clone{shallow}")

@@ -1,6 +1,6 @@
-"""The inputs of serve.yml: GitHub checks their types and act checks nothing, so each is held against its rule here.
+"""The inputs of serve.yml. GitHub checks only their types and act checks nothing, so each one is checked here.
 
-`INPUTS` is the one table of them; the workflow declares the same names.
+`INPUTS` is their only table; serve.yml declares the same names.
 """
 
 import json
@@ -12,38 +12,37 @@ from typing import Any
 from torchrelay.core.errors import InputsInvalid, RegistryError
 from torchrelay.core.text import meant, printable, shown
 from torchrelay.core.urls import LONGEST, Refused, web_address
+from torchrelay.oci.reference import parse_reference
 
 SKIPPABLE = ("diff", "comment", "attest", "deploy")
-LONGEST_LIST = 65_536
+LONGEST_LIST = 65_536  # characters
 _ROLE = re.compile(r"arn:aws(-cn|-us-gov)?:iam::\d{12}:role/[A-Za-z0-9+=,.@_/-]{1,512}", re.ASCII)
 _REGION = re.compile(r"[a-z]{2}(-[a-z]{2,12}){1,3}-\d{1,2}", re.ASCII)
 _ENVIRONMENT = re.compile(r"(?!.*--)(?=.{1,100}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
-"""Stands before `--` in the names of artifacts: no environment's names begin with those of another."""
+"""In artifact names `--` follows it, so that the names of one environment never start with those of another."""
 _RUNNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
 
-def _form(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
+def _matching(pattern: re.Pattern[str], description: str) -> Callable[[str], str]:
     def check(value: str) -> str:
         if not pattern.fullmatch(value):
-            raise Refused(f"{shown(value)} is not {what}")
+            raise Refused(f"{shown(value)} is not {description}")
         return value
 
     return check
 
 
 def _target(value: str) -> str:
-    from torchrelay.targets import TARGETS  # noqa: PLC0415 -- only runs that name one pay for the targets' imports
+    from torchrelay.targets import TARGETS  # noqa: PLC0415 -- 0.9 s for the Docker and Kubernetes clients; few runs name a target
 
     allowed = sorted(set(TARGETS) - {"local"})
     if value not in allowed:
-        why = "builds no image, so a workflow has nothing to prove" if value == "local" else "is no target"
-        raise Refused(f"{shown(value)} {why}; {meant(value, allowed)}")
+        reason = "builds no image, so a workflow has nothing to verify" if value == "local" else "is not a target"
+        raise Refused(f"{shown(value)} {reason}; {meant(value, allowed)}")
     return value
 
 
 def _repository(value: str) -> str:
-    from torchrelay.oci.reference import parse_reference  # noqa: PLC0415 -- as in _target
-
     try:
         parse_reference(value + "model" if value.endswith("/") else value, "tag")
     except RegistryError as error:
@@ -52,11 +51,11 @@ def _repository(value: str) -> str:
 
 
 def _skip(value: str) -> list[str]:
-    stages = [word for word in re.split(r"[\s,]+", value) if word]
-    for stage in stages:
-        if stage not in SKIPPABLE:
-            raise Refused(f"{shown(stage)} cannot be skipped; {meant(stage, SKIPPABLE)}")
-    return list(dict.fromkeys(stages))
+    parts = [word for word in re.split(r"[\s,]+", value) if word]
+    for part in parts:
+        if part not in SKIPPABLE:
+            raise Refused(f"{shown(part)} cannot be skipped; {meant(part, SKIPPABLE)}")
+    return list(dict.fromkeys(parts))
 
 
 def _lines(value: str) -> list[str]:
@@ -69,12 +68,12 @@ def _boolean(value: str) -> bool:
     return value == "true"
 
 
-_ROLE_FORM = _form(_ROLE, "the ARN of a role; write arn:aws:iam::123456789012:role/NAME")
+_role_arn = _matching(_ROLE, "the ARN of a role; write arn:aws:iam::123456789012:role/NAME")
 
 
 @dataclass(frozen=True)
 class Input:
-    """One input: what checks and converts its text, what it is when it is absent, and whether it may span lines."""
+    """One input: the function that checks and converts its text, its default, and whether it may have several lines."""
 
     check: Callable[[str], Any]
     default: Any = ""
@@ -86,22 +85,22 @@ INPUTS: dict[str, Input] = {
     "target": Input(_target),
     "repository": Input(_repository),
     "environment": Input(
-        _form(_ENVIRONMENT, "an environment whose name artifacts can bear; letters, digits and . _ - but no --, at most 100"),
+        _matching(_ENVIRONMENT, "a valid environment name; use letters, digits and . _ - but not --, at most 100 characters"),
         "production",
     ),
     "skip": Input(_skip, [], lines=True),
     "dry-run": Input(_boolean, default=False),
-    "aws-role": Input(_ROLE_FORM),
-    "aws-region": Input(_form(_REGION, "a region; write for example eu-central-1")),
-    "weights-role": Input(_ROLE_FORM),
+    "aws-role": Input(_role_arn),
+    "aws-region": Input(_matching(_REGION, "an AWS region; write for example eu-central-1")),
+    "weights-role": Input(_role_arn),
     "live-url": Input(web_address),
-    "runner": Input(_form(_RUNNER, "the label of a runner; letters, digits and . _ -"), "ubuntu-latest"),
+    "runner": Input(_matching(_RUNNER, "the label of a runner; use letters, digits and . _ -"), "ubuntu-latest"),
 }
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the workflow was called with, every value as its rule made it."""
+    """The inputs of one run, checked and converted; one field per entry of `INPUTS`."""
 
     models: list[str]
     target: str
@@ -116,52 +115,52 @@ class Inputs:
     runner: str
 
 
-def parse(text: str) -> Inputs:
-    """Read `toJSON(inputs)`: one JSON object of strings and booleans; empty text and null are absent.
+def parse_inputs(text: str) -> Inputs:
+    """Parse `toJSON(inputs)`: one JSON object of strings and booleans; empty text and null count as absent.
 
-    Raises InputsInvalid, naming every input that is wrong.
+    Raises InputsInvalid, which names every wrong input.
     """
     try:
-        given = json.loads(text or "{}", object_pairs_hook=_unique)
+        values = json.loads(text or "{}", object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        why = "an input is given twice" if isinstance(error, Refused) else "it is not JSON"
-        raise InputsInvalid(f"the inputs cannot be read: {why}", "pass ${{ toJSON(inputs) }}") from error
-    if given is None:
-        given = {}
-    if not isinstance(given, dict):
+        reason = "an input appears twice" if isinstance(error, Refused) else "they are not JSON"
+        raise InputsInvalid(f"the inputs cannot be read: {reason}", "pass ${{ toJSON(inputs) }}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
         raise InputsInvalid("the inputs are not a JSON object", "pass ${{ toJSON(inputs) }}")
-    return validated(given)
+    return check_inputs(values)
 
 
-def validated(given: Mapping[str, Any]) -> Inputs:
-    """Hold every given input against its rule. Raises InputsInvalid, naming every input that is wrong."""
-    problems = [f"input {shown(name)} is unknown; {meant(name, INPUTS)}" for name in given if name not in INPUTS]
-    values: dict[str, Any] = {}
+def check_inputs(values: Mapping[str, Any]) -> Inputs:
+    """Check every input and convert it. Raises InputsInvalid, which names every wrong input."""
+    problems = [f"input {shown(name)} is unknown; {meant(name, INPUTS)}" for name in values if name not in INPUTS]
+    converted: dict[str, Any] = {}
     for name, rule in INPUTS.items():
         try:
-            values[name.replace("-", "_")] = _value(rule, given.get(name))
+            converted[name.replace("-", "_")] = _convert(rule, values.get(name))
         except Refused as refused:
             problems.append(f"input {name}: {refused}")
     if problems:
-        raise InputsInvalid("\n".join(problems), "correct `with:` where serve.yml is called")
-    return Inputs(**values)
+        raise InputsInvalid("\n".join(problems), "correct `with:` in the job that calls serve.yml")
+    return Inputs(**converted)
 
 
-def _value(rule: Input, given: Any) -> Any:
-    if isinstance(given, bool):
-        given = "true" if given else "false"
-    if given is None or given == "":
+def _convert(rule: Input, value: Any) -> Any:
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    if value is None or value == "":
         return rule.default
-    if not isinstance(given, str):
-        raise Refused(f"{shown(given)} is not text")
+    if not isinstance(value, str):
+        raise Refused(f"{shown(value)} is not text")
     longest = LONGEST_LIST if rule.lines else LONGEST
-    if len(given) > longest:
+    if len(value) > longest:
         raise Refused(f"is longer than {longest} characters")
     allowed = "\r\n\t" if rule.lines else ""
-    for character in given:
+    for character in value:
         if not character.isprintable() and character not in allowed:
-            raise Refused(f"holds {printable(character)}, a character that cannot be printed")
-    return rule.check(given)
+            raise Refused(f"contains {printable(character)}, which is not a printable character")
+    return rule.check(value)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -343,7 +343,7 @@ def test_registries_that_are_not_there(live: Live, model: Path, cli: Cli, tmp_pa
         cli.start("relay", folder, "--target", "docker", "--repository", f"{host}/models/")
         for folder, host in ((model, closed), (other, "registry.invalid"))
     ]
-    cli.finish(started[0]).refused(30, closed, "gave up after", "see that the registry is up")
+    cli.finish(started[0]).refused(30, closed, "gave up after", "check that the registry is running")
     cli.finish(started[1]).refused(30, "registry.invalid", "gave up after")
     nothing_happened(live, model, client, before)
     cli("push", model, "--repository", "digits").refused(30, "'digits' is not an image repository", "127.0.0.1:5000/models/digits")

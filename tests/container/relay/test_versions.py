@@ -86,8 +86,8 @@ def test_an_example_beside_another_models_archive_is_refused(cli: Cli, tmp_path:
     with (folder / "model.yaml").open("a") as file:
         file.write("versions: [old.mar, handler.py, gone.mar]\ndefault_version: '3'\n")
     told = cli("check", folder).err
-    assert 'model.yaml:8: versions[0]: "old.mar" is of the model "tabular", this one is one-name' in told
-    assert 'versions[1]: "handler.py" is no model archive' in told
+    assert 'model.yaml:8: versions[0]: "old.mar" is an archive of model "tabular", this model is one-name' in told
+    assert 'versions[1]: "handler.py" is not a model archive' in told
     assert 'versions[2]: "gone.mar" does not exist' in told
     edit(folder / "model.yaml", "versions: [old.mar, handler.py, gone.mar]\n", "")
     assert 'default_version: there is no version "3" here; write one of 2.0' in cli("check", folder).err

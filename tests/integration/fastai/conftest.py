@@ -1,4 +1,4 @@
-"""Learners trained once by the real fastai, in its own environment, while others go through the steps beside it."""
+"""Learners trained once by the real fastai, in its own environment, while other learners go through the steps in parallel."""
 
 import json
 import os
@@ -21,16 +21,16 @@ RUN_S = 240
 
 @dataclass(frozen=True)
 class Exported:
-    """What `torchrelay export-fastai --json` wrote and said of a learner of train.py."""
+    """What `torchrelay export-fastai --json` wrote and printed for a learner of train.py."""
 
     folder: Path
-    said: dict[str, Any]
+    result: dict[str, Any]
     log: str
 
 
 @dataclass(frozen=True)
 class Learners:
-    """`folder` holds what train.py wrote: pictures, exported learners, and the answers that they gave, by name."""
+    """`folder` has the files of train.py: pictures and exported learners; `answers` are the learners' answers by name."""
 
     folder: Path
     answers: dict[str, np.ndarray]
@@ -38,7 +38,7 @@ class Learners:
 
 def run(python: Path, script: str, folder: Path) -> None:
     argv = [str(python), "-W", "ignore", str(HERE / script), str(folder)]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # waiting for each other is all that more would do here
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # more threads would only wait for each other
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=RUN_S, env=one_thread)
     assert done.returncode == 0, f"{script} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
@@ -73,12 +73,12 @@ def variants_run(fastai_python: Path, tmp_path_factory: pytest.TempPathFactory, 
 
 @pytest.fixture(scope="session")
 def variants(variants_run: Future[Path]) -> Path:
-    """Where variants.py wrote what the steps say of each learner."""
+    """The folder where variants.py wrote the steps' answers for each learner."""
     return variants_run.result()
 
 
 @pytest.fixture(scope="session")
-def learners(fastai_python: Path, tmp_path_factory: pytest.TempPathFactory, variants_run: Future[Path]) -> Learners:  # noqa: ARG001 -- started, to run beside this
+def learners(fastai_python: Path, tmp_path_factory: pytest.TempPathFactory, variants_run: Future[Path]) -> Learners:  # noqa: ARG001 -- this fixture starts it, to run in parallel
     folder = tmp_path_factory.mktemp("learners")
     run(fastai_python, "train.py", folder)
     with np.load(folder / "answers.npz") as answers:

@@ -1,9 +1,8 @@
-"""fastai in an environment of its own: made once for a lock file and a torch, kept in the tests' cache.
+"""A separate virtual environment with fastai: built once for a lock file and a torch, kept in the tests' cache.
 
-`python -m tests.integration.fastai.environment` makes it by hand and prints its Python.
+`python -m tests.integration.fastai.environment` builds it by hand and prints the path of its Python.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -12,43 +11,42 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchrelay-tests"
+from tests.cache import CACHE, build_lock
+
 LOCK = Path(__file__).parents[3] / "requirements" / "fastai.txt"
 SHIM = Path(__file__).with_name("torchvision_operators.py")
 
 
 def torch_version() -> str:
-    """The torch of the tests themselves, without its build: 2.13.0."""
+    """Return the version of the tests' own torch, without its build: 2.13.0."""
     return metadata.version("torch").partition("+")[0]
 
 
 def folder() -> Path:
-    """Where the environment of this very lock, shim, torch and Python lies."""
+    """The folder of the environment for this lock file, shim, torch and Python."""
     inputs = hashlib.sha256(LOCK.read_bytes() + SHIM.read_bytes() + torch_version().encode() + sys.version.encode())
     return CACHE / f"fastai-{inputs.hexdigest()[:12]}"
 
 
 def ensure() -> Path:
-    """The environment's Python, made if need be: two minutes. Two processes do not make it twice; half of one does not count."""
+    """The environment's Python; building it takes two minutes. The file `complete` marks one whose build was not cut short."""
     home = folder()
     complete = home / "complete"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f"{home.name}.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with build_lock(home.with_name(f"{home.name}.lock"), "the fastai environment"):
         if not complete.exists():
             shutil.rmtree(home, ignore_errors=True)
-            sys.stderr.write("making an environment with fastai (once)\n")
-            _make(home)
+            sys.stderr.write("building an environment with fastai (once)\n")
+            _build(home)
             complete.touch()
     return home / "bin" / "python"
 
 
-def _make(home: Path) -> None:
+def _build(home: Path) -> None:
     python = str(home / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, stdout=sys.stderr)
     subprocess.run([*pip, "--no-deps", "--require-hashes", "-r", str(LOCK)], check=True, stdout=sys.stderr)
-    wheels = os.environ.get("TORCHRELAY_WHEELS")  # without it the index's CUDA build, as in the Makefile
+    wheels = os.environ.get("TORCHRELAY_WHEELS")  # unset: the index's CUDA build, as in the Makefile
     subprocess.run(
         [*pip, *(["--find-links", wheels] if wheels else []), f"torch=={torch_version()}"], check=True, stdout=sys.stderr
     )

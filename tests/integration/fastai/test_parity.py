@@ -1,4 +1,4 @@
-"""The exported model answers as `learn.predict` does: the network in numbers, the handlers in masks and classes, without fastai."""
+"""The exported model answers like `learn.predict`, without fastai: the network's numbers, and the handlers' masks and classes."""
 
 import base64
 import importlib.util
@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tests.integration.fastai.conftest import Exported, Learners
-from tests.started import started
+from tests.start_handler import start_handler
 from torchrelay.model.model import load_model
-from torchrelay.stages.check import check
+from torchrelay.stages import check
 from torchrelay.verification.compare import compare
 from torchrelay_handlers import Request, loading
 from torchrelay_handlers.steps import Noted
@@ -36,13 +36,13 @@ def clean_imports() -> Iterator[None]:
 
 
 def answers_of(folder: Path, pictures: list[Path]) -> list[dict[str, Any]]:
-    handler = started(folder)
+    handler = start_handler(folder)
     answers = handler.answer([Request(picture.read_bytes(), "image/png") for picture in pictures])
     assert [answer.status for answer in answers] == [200] * len(pictures)
     return [json.loads(answer.body) for answer in answers]
 
 
-def test_there_is_no_fastai_here() -> None:
+def test_this_environment_has_no_fastai() -> None:
     assert importlib.util.find_spec("fastai") is None
     assert importlib.util.find_spec("torchvision") is None
 
@@ -50,36 +50,37 @@ def test_there_is_no_fastai_here() -> None:
 @pytest.mark.parametrize("name", ["unet", "classifier"])
 def test_a_whole_model_directory_is_written(exported: dict[str, Exported], name: str) -> None:
     made = exported[name]
-    checked = check(made.folder)
+    checked = check.run(made.folder)
     assert checked.warnings == []
     assert checked.model.name == name
     assert [sample.name for sample in checked.samples] == ["learner"]
     assert (
-        sorted(path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()) == made.said["files"]
+        sorted(path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file())
+        == made.result["files"]
     )
     for file in ("model.py", "model.yaml"):
         imports = [line for line in (made.folder / file).read_text().splitlines() if line.startswith(("import ", "from "))]
         assert all("fastai" not in line and "torchvision" not in line for line in imports)
-    assert made.said["difference"] < OUTPUTS_ATOL
+    assert made.result["difference"] < OUTPUTS_ATOL
 
 
-def test_what_the_learner_did_to_pictures_is_in_model_yaml(exported: dict[str, Exported]) -> None:
+def test_model_yaml_has_the_learners_transforms(exported: dict[str, Exported]) -> None:
     statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "mode": "RGB"}
     unet = load_model(exported["unet"].folder)
     assert unet.handler == "image-segmenter"
-    wanted = {"classes": "classes.txt", "size": [48, 64], "fit": "stretch", "answer": ["mask", "size", "classes"]}
-    assert unet.handler_args == statistics | wanted
+    expected = {"classes": "classes.txt", "size": [48, 64], "fit": "stretch", "answer": ["mask", "size", "classes"]}
+    assert unet.handler_args == statistics | expected
     assert (exported["unet"].folder / "classes.txt").read_text() == "sky\nroad\ngrass\nbuilding\ntree\ncar\n"
     classifier = load_model(exported["classifier"].folder)
     assert classifier.handler == "image-classifier"
-    # one class ends in a blank, which a line of text would lose
-    wanted = {"classes": "classes.json", "size": [72, 72], "fit": "crop", "activation": "softmax"}
-    assert classifier.handler_args == statistics | wanted
+    # one class name ends in a space, which a line of text would lose
+    expected = {"classes": "classes.json", "size": [72, 72], "fit": "crop", "activation": "softmax"}
+    assert classifier.handler_args == statistics | expected
     assert json.loads((exported["classifier"].folder / "classes.json").read_text()) == ["both", "left", "right "]
 
 
 @pytest.mark.parametrize("name", ["unet", "classifier"])
-def test_the_weights_load_strictly_and_the_network_gives_the_same_numbers(
+def test_the_weights_load_strictly_and_the_network_returns_the_same_numbers(
     exported: dict[str, Exported], learners: Learners, name: str
 ) -> None:
     folder = exported[name].folder
@@ -89,7 +90,7 @@ def test_the_weights_load_strictly_and_the_network_gives_the_same_numbers(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     network = loading.load(folder / "model.pt", module.init_function, torch.device("cpu"))
-    handler = started(folder)
+    handler = start_handler(folder)
     for seed in SEEDS:
         picture = learners.folder / f"{'ask' if name == 'unet' else 'square'}-{seed}.png"
         made: Any = handler.steps.preprocess(picture.read_bytes())
@@ -98,25 +99,25 @@ def test_the_weights_load_strictly_and_the_network_gives_the_same_numbers(
         batch = handler.steps.prepare(sample[None])
         with torch.inference_mode():
             output = network.call(batch).numpy()
-        wanted = learners.answers[f"{name}-{seed}-output"]
-        assert output.shape == wanted.shape
-        assert np.abs(output - wanted).max() < OUTPUTS_ATOL
-        assert np.abs(wanted).max() > 100 * OUTPUTS_ATOL
+        expected = learners.answers[f"{name}-{seed}-output"]
+        assert output.shape == expected.shape
+        assert np.abs(output - expected).max() < OUTPUTS_ATOL
+        assert np.abs(expected).max() > 100 * OUTPUTS_ATOL
 
 
-def test_the_served_mask_is_the_predicted_one(exported: dict[str, Exported], learners: Learners) -> None:
+def test_the_served_mask_is_the_predicted_mask(exported: dict[str, Exported], learners: Learners) -> None:
     served = answers_of(exported["unet"].folder, [learners.folder / f"ask-{seed}.png" for seed in SEEDS])
     same = []
     for seed, answer in zip(SEEDS, served, strict=True):
-        wanted = learners.answers[f"unet-{seed}"]
+        expected = learners.answers[f"unet-{seed}"]
         mask = np.frombuffer(base64.b64decode(answer["base64_prediction"]), np.uint8).reshape(answer["size"])
-        assert mask.shape == wanted.shape == (48, 64)
-        same.append(float((mask == wanted).mean()))
-        assert len(np.unique(wanted)) > 1, "a mask of one class is told right by chance"
+        assert mask.shape == expected.shape == (48, 64)
+        same.append(float((mask == expected).mean()))
+        assert len(np.unique(expected)) > 1, "a mask of one class can be right by chance"
     assert min(same) >= SAME_PIXELS, same
 
 
-def test_the_served_class_is_the_predicted_one(exported: dict[str, Exported], learners: Learners) -> None:
+def test_the_served_class_is_the_predicted_class(exported: dict[str, Exported], learners: Learners) -> None:
     names = ["both", "left", "right "]
     served = answers_of(exported["classifier"].folder, [learners.folder / f"square-{seed}.png" for seed in SEEDS])
     for seed, answer in zip(SEEDS, served, strict=True):
@@ -125,19 +126,19 @@ def test_the_served_class_is_the_predicted_one(exported: dict[str, Exported], le
         assert answer["confidence"] == pytest.approx(float(confidences.max()), abs=CONFIDENCE_ATOL)
 
 
-def test_a_picture_that_is_cropped_gets_the_same_class(exported: dict[str, Exported], learners: Learners) -> None:
+def test_a_cropped_picture_gets_the_same_class(exported: dict[str, Exported], learners: Learners) -> None:
     """The handler crops the same pixels as fastai, before it resizes them."""
     served = answers_of(exported["classifier"].folder, [learners.folder / f"ask-{seed}.png" for seed in SEEDS])
     for seed, answer in zip(SEEDS, served, strict=True):
-        wanted = learners.answers[f"classifier-{seed}-wide"]
-        assert answer["class"] == ["both", "left", "right "][int(wanted.argmax())]
-        assert answer["confidence"] == pytest.approx(float(wanted.max()), abs=CONFIDENCE_ATOL)
+        expected = learners.answers[f"classifier-{seed}-wide"]
+        assert answer["class"] == ["both", "left", "right "][int(expected.argmax())]
+        assert answer["confidence"] == pytest.approx(float(expected.max()), abs=CONFIDENCE_ATOL)
 
 
 @pytest.mark.parametrize("name", ["unet", "classifier"])
-def test_the_sample_is_answered_as_the_learner_did(exported: dict[str, Exported], name: str) -> None:
-    checked = check(exported[name].folder)
-    handler = started(exported[name].folder)
+def test_the_sample_gets_the_learners_answer(exported: dict[str, Exported], name: str) -> None:
+    checked = check.run(exported[name].folder)
+    handler = start_handler(exported[name].folder)
     for sample in checked.samples:
         answer = handler.answer([Request(sample.body, sample.content_type)])[0]
         assert compare(sample, answer.status, answer.content_type, answer.body, None) == []

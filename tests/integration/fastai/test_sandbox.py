@@ -1,4 +1,4 @@
-"""What a file can do while it is loaded: the same attempts, confined and not."""
+"""What a file can do while it is loaded: the same attempts, confined and unconfined."""
 
 import contextlib
 import json
@@ -21,34 +21,34 @@ from torchrelay.core.errors import ModelInvalid
 
 ATTEMPTS = """
 import json, os, socket, resource
-told = {}
+results = {}
 def attempt(name, action):
     try:
         action()
-        told[name] = "done"
+        results[name] = "done"
     except Exception as error:
-        told[name] = type(error).__name__
+        results[name] = type(error).__name__
 attempt("read", lambda: open(SECRET).read())
 attempt("list", lambda: os.listdir(os.path.dirname(SECRET)))
 attempt("write", lambda: open(SECRET + ".new", "w").close())
 attempt("remove", lambda: os.remove(SECRET))
 attempt("connect", lambda: socket.create_connection(("127.0.0.1", PORT), 2).close())
 attempt("docker", lambda: socket.socket(socket.AF_UNIX).close())
-told["interfaces"] = [line.split(":")[0].strip() for line in open("/proc/self/net/dev").readlines()[2:]]
+results["interfaces"] = [line.split(":")[0].strip() for line in open("/proc/self/net/dev").readlines()[2:]]
 attempt("raise limit", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2))
 attempt("write here", lambda: open("here", "w").close())
-told["variables"] = sorted(name for name in os.environ if "SECRET" in name or name.startswith(("AWS_", "TORCHRELAY_")))
-told["home"] = os.environ.get("HOME") == os.getcwd()
-told["pid"] = os.getpid()
-raise RuntimeError(json.dumps(told))
+results["variables"] = sorted(name for name in os.environ if "SECRET" in name or name.startswith(("AWS_", "TORCHRELAY_")))
+results["home"] = os.environ.get("HOME") == os.getcwd()
+results["pid"] = os.getpid()
+raise RuntimeError(json.dumps(results))
 """
 
 
 def hostile(path: Path, secret: Path, port: int) -> None:
-    """A file that tries all this when it is loaded, by a function that comes along as byte code: nothing it names gives it away."""
+    """Write a file that tries all this when it is loaded, in a function saved as byte code: none of its names looks dangerous."""
     code = ATTEMPTS.replace("SECRET)", f"{str(secret)!r})").replace("SECRET +", f"{str(secret)!r} +").replace("PORT", str(port))
     namespace: dict[str, object] = {"__name__": "__main__", "code": code}
-    exec("def attack():\n    exec(code, {})\n", namespace)  # noqa: S102 -- so that it is pickled by value
+    exec("def attack():\n    exec(code, {})\n", namespace)  # noqa: S102 -- a function defined like this is pickled by value
 
     class Attack:
         def __reduce__(self) -> tuple[object, ...]:
@@ -75,17 +75,17 @@ def test_a_hostile_file_reaches_nothing(fastai_python: Path, tmp_path: Path, sec
         hostile(tmp_path / "learner.pkl", secret, server.getsockname()[1])
         refused = export(fastai_python, tmp_path / "learner.pkl", tmp_path / "out")
         assert refused.returncode == 10
-        assert "brings functions along as byte code" in refused.stdout
+        assert "contains functions as byte code" in refused.stdout
         done = export(fastai_python, tmp_path / "learner.pkl", tmp_path / "out", "--trust-pickle")
     assert done.returncode == 10
     message = json.loads(done.stdout)["error"]["message"]
-    told = json.loads(message[message.index("{") : message.rindex("}") + 1])
-    own = {name: told.pop(name) for name in ("interfaces", "pid")}
-    if sandbox.can_unshare():  # not everybody may: the seccomp filter keeps sockets away then
-        assert own == {"interfaces": ["lo"], "pid": 1}
+    results = json.loads(message[message.index("{") : message.rindex("}") + 1])
+    process = {name: results.pop(name) for name in ("interfaces", "pid")}
+    if sandbox.can_unshare():  # otherwise only the seccomp filter blocks sockets
+        assert process == {"interfaces": ["lo"], "pid": 1}
     else:
-        assert "gives no namespaces" in done.stderr
-    assert told == {
+        assert "allows no namespaces" in done.stderr
+    assert results == {
         "read": "PermissionError",
         "list": "PermissionError",
         "write": "PermissionError",
@@ -102,15 +102,15 @@ def test_a_hostile_file_reaches_nothing(fastai_python: Path, tmp_path: Path, sec
 
 
 def program(folder: Path, text: str) -> str:
-    """A stand-in for Python: what is tested is how it is run and ended."""
+    """Write a stand-in for Python: the tests are about how it is started and ended."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
 
 
-def test_a_file_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    assert sandbox.can_unshare(), "namespaces end what a process leaves behind: run as root, or allow users their own (unshare -rn)"
+def test_a_slow_file_is_ended_with_all_processes_that_it_started(tmp_path: Path) -> None:
+    assert sandbox.can_unshare(), "namespaces end leftover processes: run as root, or allow users namespaces (unshare -rn)"
     mark = f"98{os.getpid()}"
     python = program(tmp_path, f"setsid sleep {mark} &\nsleep {mark}")
     began = time.monotonic()
@@ -129,7 +129,7 @@ def test_a_file_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("exit 0", "left no answer"),
         ("echo '[]' > read.json", "left no answer"),
@@ -139,12 +139,12 @@ def test_a_file_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: 
         ("printf 'one\\n\\033[31mtwo\\n' >&2; exit 3", r"loading it failed: \\x1b\[31mtwo"),
     ],
 )
-def test_an_answer_is_believed_only_when_it_is_one(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ModelInvalid, match=said):
+def test_an_invalid_answer_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ModelInvalid, match=message):
         sandbox.Sandbox(program(tmp_path, text), tmp_path, 20).step("read", {}, [], 1 << 20)
 
 
-def test_limits_are_lowered_for_good(tmp_path: Path) -> None:
+def test_limits_are_lowered_permanently(tmp_path: Path) -> None:
     source = Path(sandbox.__file__).parents[3]
     script = (
         f"import sys; sys.path.insert(0, {str(source)!r})\n"
@@ -161,8 +161,8 @@ def test_limits_are_lowered_for_good(tmp_path: Path) -> None:
     assert cut == "True"
 
 
-def test_a_python_without_fastai_is_told_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ModelInvalid, match=r"has no fastai; make an environment for it, .*--python fastai/bin/python"):
+def test_a_python_without_fastai_gets_a_fix(tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalid, match=r"has no fastai; make an environment .*--python fastai/bin/python"):
         sandbox.python_with_fastai(None)
     with pytest.raises(ModelInvalid, match="is not a program"):
         sandbox.python_with_fastai(str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""Run in the environment that has fastai: trains small learners on generated scenes, exports them, and notes what they answer.
+"""Runs in the environment that has fastai: trains small learners on generated scenes, exports them, and writes their answers.
 
 python train.py FOLDER          # FOLDER/unet.pkl, FOLDER/classifier.pkl, ..., FOLDER/answers.npz
 """
@@ -14,27 +14,27 @@ from fastai.vision import all as vision
 sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "segmentation"))
 from scenes import CLASSES, scene
 
-TRAINED_ON, ASKED_ABOUT = range(12), range(100, 104)
+TRAINING, REQUESTS = range(12), range(100, 104)
 HEIGHT, WIDTH = 96, 128
 PRESIZED_FROM, PRESIZED_TO = 72, 32  # more than twice as large: fastai then shrinks by areas first
 NORMALISED = vision.Normalize.from_stats(*vision.imagenet_stats)
 
 
 def draw(folder: Path) -> None:
-    """Scenes and masks to train on; ask-N.png are those that are asked about."""
+    """Write scenes and masks to train on; ask-N.png are the pictures of the requests."""
     for kind in ("scenes", "masks"):
         (folder / kind).mkdir(parents=True)
-    for seed in TRAINED_ON:
+    for seed in TRAINING:
         picture, classes = scene(seed, HEIGHT, WIDTH)
         picture.save(folder / "scenes" / f"{seed}.png")
         vision.Image.fromarray(classes).save(folder / "masks" / f"{seed}.png")
-    for seed in ASKED_ABOUT:
+    for seed in REQUESTS:
         scene(seed, HEIGHT, WIDTH)[0].save(folder / f"ask-{seed}.png")
         scene(seed, HEIGHT, HEIGHT)[0].save(folder / f"square-{seed}.png")
 
 
 def mask_of(path: Path) -> Path:
-    """Where the mask of a scene lies: a function of this file, which the exported learner then names."""
+    """Return the path of a scene's mask. The exported learner refers to this function."""
     return path.parent.parent / "masks" / path.name
 
 
@@ -52,7 +52,7 @@ def unet(folder: Path) -> Any:
     )
     learner = vision.unet_learner(loaders, vision.resnet18, pretrained=False, self_attention=True, metrics=vision.foreground_acc)
     fit(learner)
-    with torch.no_grad():  # one epoch leaves the attention all but unused, and an untried path proves nothing
+    with torch.no_grad():  # after one epoch the attention has almost no effect, and would not be tested
         next(value for name, value in learner.model.named_parameters() if name.endswith("gamma")).fill_(0.5)
     return learner
 
@@ -70,7 +70,7 @@ def classifier(folder: Path) -> Any:
     )
     learner = vision.vision_learner(loaders, vision.resnet18, pretrained=False)
     fit(learner)
-    with torch.no_grad():  # confidences that are far from each other: a near thing is left open in the sample
+    with torch.no_grad():  # makes confidences differ clearly; close ones are left out of the sample
         learner.model[1][-1].weight.mul_(5)
     return learner
 
@@ -80,26 +80,26 @@ def fit(learner: Any) -> None:
         learner.fit(1, 1e-3)
 
 
-def said(learner: Any, picture: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What `learn.predict` decides about a picture, and the network's own output for it."""
+def answers_of(learner: Any, picture: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the decision of `learn.predict` for a picture, and the network's output."""
     with learner.no_bar():
-        decided = learner.predict(picture)[1]
+        decision = learner.predict(picture)[1]
     batch = learner.dls.test_dl([picture], num_workers=0).one_batch()[0]
     with torch.no_grad():
-        return np.asarray(decided), np.asarray(learner.model.eval()(batch))
+        return np.asarray(decision), np.asarray(learner.model.eval()(batch))
 
 
 def main(folder: Path) -> None:
     vision.set_seed(7)
-    torch.set_num_threads(1)  # another process has the other CPU
+    torch.set_num_threads(1)  # another process uses the other CPU
     draw(folder)
     answers: dict[str, np.ndarray] = {}
     for name, make, kind in (("unet", unet, "ask"), ("classifier", classifier, "square")):
         learner = make(folder)
         learner.export(folder / f"{name}.pkl")
-        for seed in ASKED_ABOUT:
+        for seed in REQUESTS:
             picture = folder / f"{kind}-{seed}.png"
-            answers[f"{name}-{seed}"], answers[f"{name}-{seed}-output"] = said(learner, picture)
+            answers[f"{name}-{seed}"], answers[f"{name}-{seed}-output"] = answers_of(learner, picture)
             if name == "classifier":
                 answers[f"{name}-{seed}-wide"] = np.asarray(learner.predict(folder / f"ask-{seed}.png")[2])
                 answers[f"{name}-{seed}-confidences"] = np.asarray(learner.predict(picture)[2])

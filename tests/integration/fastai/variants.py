@@ -1,8 +1,8 @@
-"""Run in the environment that has fastai: many kinds of learners, untrained, through both steps without the sandbox.
+"""Runs in the environment that has fastai: takes many kinds of untrained learners through both steps, without the sandbox.
 
-    python variants.py FOLDER          # FOLDER/NAME/read.json and prove.json, beside what the steps write
+    python variants.py FOLDER          # FOLDER/NAME/read.json and verify.json, beside the steps' own files
 
-Every normalisation is given numbers as after a training, so that no part of a network is passed over by being zero.
+Every normalisation gets numbers as after training, so that no part of a network is skipped because it is zero.
 """
 
 import importlib
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "handlers"))
 from torchrelay.authoring.fastai import model_source  # noqa: E402 -- found by the lines above: torchrelay is not installed in this environment
-from torchrelay.authoring.fastai.inside import load, prove, read  # noqa: E402 -- the same
+from torchrelay.authoring.fastai.inside import load, read, verify  # noqa: E402 -- the same
 
 SIDE = 64
 CLASSES = ["one", "two", "three"]
@@ -66,7 +66,7 @@ def segment(arch: Any, resize: Any = None, **more: Any) -> Callable[[Path], Any]
 
 
 def narrow(**more: Any) -> Any:
-    """xresnet18 on a quarter of the channels: what is tried is the structure."""
+    """xresnet18 with a quarter of the channels: the test is about the structure."""
     return partial(xresnet.xresnet18, widen=0.25, stem_szs=(8, 8, 64), **more)
 
 
@@ -80,12 +80,12 @@ def tiny_resnet(block: Any, **_: Any) -> Any:
 
 
 def tiny_densenet(**_: Any) -> Any:
-    """Ends in a pool, where fastai cuts what it does not know."""
+    """Ends in a pool, because fastai cuts unknown models there."""
     return torch.nn.Sequential(vision.models.DenseNet(8, (2, 2, 2, 2), 16).features, torch.nn.AdaptiveAvgPool2d(1))
 
 
 def absent(folder: Path) -> Any:
-    """Several classes in one picture, and a metric and a callback of a module that is gone when the learner is loaded."""
+    """Several classes per picture, with a metric and a callback from a module that is missing when the learner is loaded."""
     (folder / "authors.py").write_text(
         "from fastai.callback.core import Callback\n\n\ndef metric(*_):\n    return 0\n\n\nclass Counter(Callback):\n    pass\n"
     )
@@ -98,7 +98,7 @@ def absent(folder: Path) -> Any:
 
 
 def patched(folder: Path) -> Any:
-    """A learner that pads and crops, with a hook, a forward and a loss of its own, and a part of torch's that is not known."""
+    """A learner that pads and crops, with a changed forward and loss, a hook, and a torch module that is not in the tables."""
     loaders = images(folder, resize=vision.Resize(SIDE, method="pad"), batch=vision.RandomResizedCropGPU(SIDE))
     learner = vision.vision_learner(loaders, narrow(), pretrained=False, normalize=False)
     learner.model[1][5].forward = torch.relu
@@ -148,7 +148,7 @@ def stir(model: torch.nn.Module) -> None:
 
 def main(folder: Path) -> None:
     torch.manual_seed(3)
-    torch.set_num_threads(1)  # another test's process has the other CPU
+    torch.set_num_threads(1)  # another test uses the other CPU
     draw(folder)
     for name, make in VARIANTS.items():
         began = time.monotonic()
@@ -166,19 +166,19 @@ def main(folder: Path) -> None:
             sys.path.remove(place)
             del sys.modules[module]
             sys.path_importer_cache.clear()
-        found = read.step({"size": ASKED.get(name)}, scratch)
-        (scratch / "read.json").write_text(json.dumps({"fenced": False, "unplugged": False, **found}))
-        if not found["problems"]:
-            text = model_source.model_file(found["network"], name, (found["channels"], *found["size"]), "numbers")
+        description = read.step({"size": ASKED.get(name)}, scratch)
+        (scratch / "read.json").write_text(json.dumps({"fenced": False, "unplugged": False, **description}))
+        if not description["problems"]:
+            text = model_source.model_file(description["network"], name, (description["channels"], *description["size"]), "numbers")
             (scratch / "model.py").write_text(text)
-            proof = prove.step({**found, "mode": "RGB" if found["channels"] == 3 else "L"}, scratch)
-            reference = load_file(scratch / read.WEIGHTS)  # the format's own reader
-            ours = prove.tensors(scratch / read.WEIGHTS)
-            proof["same_as_reference"] = (
+            comparison = verify.step({**description, "mode": "RGB" if description["channels"] == 3 else "L"}, scratch)
+            reference = load_file(scratch / read.WEIGHTS)  # the format's reference reader
+            ours = verify.tensors(scratch / read.WEIGHTS)
+            comparison["same_as_reference"] = (
                 all(torch.equal(reference.pop(key), value) for key, value in ours.items()) and not reference
             )
-            (scratch / "prove.json").write_text(json.dumps(proof))
-            print(name, proof, f"{time.monotonic() - began:.1f} s", flush=True)
+            (scratch / "verify.json").write_text(json.dumps(comparison))
+            print(name, comparison, f"{time.monotonic() - began:.1f} s", flush=True)
         for large in (*scratch.glob("*.pkl"), *scratch.glob("*.safetensors"), *scratch.glob("*.pt")):
             large.unlink()
 

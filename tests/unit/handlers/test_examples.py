@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.started import started
+from tests.start_handler import start_handler
 from torchrelay.model.model import load_model
 from torchrelay.model.samples import load_samples
 from torchrelay.verification.compare import compare
@@ -30,7 +30,7 @@ def clean_imports() -> Iterator[None]:
 def test_samples_are_answered_as_recorded(name: str) -> None:
     folder = EXAMPLES / name
     model = load_model(folder)
-    handler = started(folder)
+    handler = start_handler(folder)
     samples = load_samples(folder, model)
     requests = [Request(sample.body, sample.content_type) for sample in samples]
     alone = [handler.answer([request])[0] for request in requests]

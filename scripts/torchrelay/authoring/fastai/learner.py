@@ -1,4 +1,4 @@
-"""What the sandbox said of a learner, looked at as a stranger's words before anything is made of it."""
+"""Validates the sandbox's (untrusted) description of a learner, and makes the error that refuses a learner."""
 
 import base64
 import binascii
@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from torchrelay.authoring.fastai.module_kinds import SUPPORTED
-from torchrelay.authoring.fastai.refusal import refused
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import printable
 
-UNBELIEVED = "what its loading says of it cannot be believed"
+INVALID = "the description that the sandbox returned is not valid"
 Side = Annotated[int, Field(ge=1, le=8192)]
 Size = Annotated[list[Side], Field(min_length=2, max_length=2)]
 
@@ -36,7 +35,7 @@ class Classified(BaseModel):
 
 
 class Segmented(BaseModel):
-    """The learner's mask of the picture: bytes, base64. `unsure` pixels may turn out otherwise elsewhere, as one of `rivals`."""
+    """The learner's mask of the picture: bytes, base64. On another machine, `unsure` pixels may get a class of `rivals` instead."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -51,8 +50,8 @@ class Segmented(BaseModel):
         return base64.b64decode(self.mask, validate=True)
 
 
-class Told(BaseModel):
-    """A learner, read. `size` and `picture` are height and width in pixels; `mean` and `std` are of channels that are 0-1."""
+class LearnerDescription(BaseModel):
+    """A learner as data. `size` and `picture` are height and width in pixels; `mean` and `std` apply to channels of 0-1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -75,55 +74,60 @@ class Told(BaseModel):
 
     @property
     def count(self) -> int:
-        """How many classes the network tells apart: a mask of one channel tells two."""
+        """The number of classes: a mask of one channel has two."""
         return max(2, self.outputs[1]) if self.task == "segment" else self.outputs[1]
 
 
-def believed(found: dict[str, Any]) -> Told:
-    """The description, when it is one.
+def refused(message: str, fix: str = "") -> ModelInvalid:
+    """Return the error about a learner that is not exported."""
+    return ModelInvalid([Problem("learner", None, "", message, fix)])
+
+
+def parse(document: dict[str, Any]) -> LearnerDescription:
+    """Return the description that a document holds.
 
     Raises:
-        ModelInvalid: the learner cannot be exported, with every reason; or the description is not one.
+        ModelInvalid: the learner cannot be exported, with every reason; or the document is not a valid description.
     """
-    problems = found.get("problems")
+    problems = document.get("problems")
     if problems and isinstance(problems, list):
         raise _refusal([printable(str(problem), 300) for problem in problems[:20]], len(problems))
     try:
-        told = Told.model_validate(found)
-        consistent = _problem(told)
+        description = LearnerDescription.model_validate(document)
+        problem = _problem(description)
     except (ValidationError, binascii.Error) as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else "answer.mask"
-        raise refused(f"{UNBELIEVED}: {printable(where)}") from error
-    if consistent:
-        raise refused(consistent)
-    return told
+        raise refused(f"{INVALID}: {printable(where)}") from error
+    if problem:
+        raise refused(problem)
+    return description
 
 
 def _refusal(problems: list[str], count: int) -> ModelInvalid:
     listed = [Problem("learner", None, "", problem) for problem in problems]
-    rest = f"{count - len(problems)} more of them; " if count > len(problems) else ""
-    listed[-1] = Problem("learner", None, "", problems[-1], f"{rest}supported are {SUPPORTED}")
+    rest = f"{count - len(problems)} more problems; " if count > len(problems) else ""
+    listed[-1] = Problem("learner", None, "", problems[-1], f"{rest}supported: {SUPPORTED}")
     return ModelInvalid(listed)
 
 
-def _problem(told: Told) -> str:
-    """Why a legal description makes no model; empty when it does."""
-    if any(value == 0 for value in told.std):
-        return "its pictures are normalised by a deviation of zero"
-    if any(len(values) not in (1, told.channels) for values in (told.mean, told.std)):
-        return "its pictures are normalised by another number of channels than they have"
-    if told.task == "segment":
-        return _mask_problem(told)
-    if not isinstance(told.answer, Classified) or len(told.outputs) != 2:
-        return UNBELIEVED
-    return "" if len(told.answer.confidences) == told.outputs[1] else "it answers otherwise than one number per class"
+def _problem(description: LearnerDescription) -> str:
+    """Return why no model can be made from a valid description; empty when one can."""
+    if any(value == 0 for value in description.std):
+        return "its pictures are normalised with a standard deviation of zero"
+    if any(len(values) not in (1, description.channels) for values in (description.mean, description.std)):
+        return "its normalisation has a different number of channels than its pictures"
+    if description.task == "segment":
+        return _mask_problem(description)
+    if not isinstance(description.answer, Classified) or len(description.outputs) != 2:
+        return INVALID
+    return "" if len(description.answer.confidences) == description.outputs[1] else "it does not return one number per class"
 
 
-def _mask_problem(told: Told) -> str:
-    if told.activation == "sigmoid" and told.outputs[1] != 1:
-        return "it finds several classes in one pixel, which the handlers do not"
-    if told.count > 256:
-        return f"it tells {told.count} classes apart, and a mask of bytes at most 256"
-    if not isinstance(told.answer, Segmented) or len(told.outputs) != 4:
-        return UNBELIEVED
-    return "" if len(told.answer.pixels) == math.prod(told.answer.size) else UNBELIEVED
+def _mask_problem(description: LearnerDescription) -> str:
+    if description.activation == "sigmoid" and description.outputs[1] != 1:
+        return "it predicts several classes per pixel, which the handlers do not support"
+    if description.count > 256:
+        return f"it has {description.count} classes, and a mask of bytes can hold at most 256"
+    if not isinstance(description.answer, Segmented) or len(description.outputs) != 4:
+        return INVALID
+    return "" if len(description.answer.pixels) == math.prod(description.answer.size) else INVALID

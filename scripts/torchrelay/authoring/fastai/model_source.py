@@ -1,4 +1,4 @@
-"""Writes model.py from the description of a network; nothing of it gets into the file that is not in the tables of `kinds`."""
+"""Writes model.py from the (untrusted) description of a network. Only entries of `module_kinds`' tables get into the file."""
 
 import math
 import re
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}|[0-9]{1,5}")
 
 HEAD = '''"""{title}
 
-Written by torchrelay export-fastai: pure PyTorch, with the names and the order of the learner's modules.
+Written by torchrelay export-fastai: pure PyTorch, with the same module names in the same order as the learner.
 """
 
 {imports}
@@ -24,27 +24,27 @@ Written by torchrelay export-fastai: pure PyTorch, with the names and the order 
 FOOT = '''
 
 def init_function() -> nn.Module:
-    """float32 [N, {channels}, {height}, {width}] -> float32 {answers}; made without weights, which are loaded into it."""
+    """float32 [N, {channels}, {height}, {width}] -> float32 {answers}; the weights are loaded into the network later."""
     return {network}
 '''
 
 
 class DescriptionInvalid(ValueError):
-    """The description holds what no network of ours is made of."""
+    """The description does not follow the tables."""
 
 
 class Writer:
-    """One network as an expression; `used` are the classes that it takes."""
+    """Writes one network as an expression; `used` are the classes that it needs."""
 
     def __init__(self) -> None:
         self.used: set[str] = set()
         self.modules = 0
 
     def expression(self, node: object, depth: int = 0, *, started: bool = False) -> list[str]:
-        """The lines of one module, without indentation before the first.
+        """Return the lines of one module; the first is not indented.
 
         Raises:
-            DescriptionInvalid: it is not described as the tables say.
+            DescriptionInvalid: the description does not follow the tables.
         """
         self.modules += 1
         if depth > MAX_DEPTH or self.modules > MAX_MODULES:
@@ -58,13 +58,13 @@ class Writer:
             raise DescriptionInvalid(f"a module is of an unknown kind, {kind[:40]!r}")
         known = module_kinds.KINDS[kind]
         if known.needs_start and not started:
-            raise DescriptionInvalid(f"{kind} stands outside of a SequentialEx")
+            raise DescriptionInvalid(f"{kind} is outside a SequentialEx")
         args = _arguments(kind, known.args, node.get("args"))
         parts = self._parts(node, depth) if known.parts else []
         if [name for name, _ in parts if name + "?" not in known.parts and name not in known.parts] or not {
             part for part in known.parts if not part.endswith("?")
         } <= {name for name, _ in parts}:
-            raise DescriptionInvalid(f"{kind} has other parts than it must have")
+            raise DescriptionInvalid(f"{kind} does not have the parts that it must have")
         args += [_keyed(name, part) for name, part in parts]
         args += [["downsample=None"]] if "downsample?" in known.parts and "downsample" not in dict(parts) else []
         return self._call(known.written, args)
@@ -118,7 +118,7 @@ class Writer:
 
 
 def model_file(network: object, title: str, shape: tuple[int, int, int], answers: str) -> str:
-    """The text of model.py; `shape` is [channels, height, width] of one picture, `answers` the shape of what comes out.
+    """Return the text of model.py; `shape` is [channels, height, width] of one picture, `answers` the shape of the output.
 
     Raises:
         DescriptionInvalid: see `Writer.expression`.
@@ -137,7 +137,7 @@ def model_file(network: object, title: str, shape: tuple[int, int, int], answers
 
 def _keyed(name: str, part: list[str]) -> list[str]:
     if name.isdigit():
-        raise DescriptionInvalid("a part of a module has a number for a name")
+        raise DescriptionInvalid("the name of a part of a module is a number")
     return _joined(f"{name}=", part, "")
 
 
@@ -150,34 +150,34 @@ def _listed(items: list[list[str]]) -> list[str]:
     return ["[", *(f"    {line}{',' if line is item[-1] else ''}" for item in items for line in item), "]"]
 
 
-def _arguments(kind: str, known: Mapping[str, module_kinds.Arg], told: object) -> list[list[str]]:
-    if not isinstance(told, dict) or told.keys() != known.keys():
-        if not (told is None and not known):
+def _arguments(kind: str, known: Mapping[str, module_kinds.Arg], described: object) -> list[list[str]]:
+    if not isinstance(described, dict) or described.keys() != known.keys():
+        if not (described is None and not known):
             raise DescriptionInvalid(f"the attributes of a {kind} are not described")
         return []
     written = []
-    for name, asked in known.items():
-        text = _value(kind, name, asked, told[name])
-        if asked.default is module_kinds.REQUIRED:
+    for name, rule in known.items():
+        text = _value(kind, name, rule, described[name])
+        if rule.default is module_kinds.REQUIRED:
             written.append([text])
-        elif text != _value(kind, name, asked, asked.default):
+        elif text != _value(kind, name, rule, rule.default):
             written.append([f"{name}={text}"])
     return written
 
 
-def _value(kind: str, name: str, asked: module_kinds.Arg, value: object) -> str:
+def _value(kind: str, name: str, rule: module_kinds.Arg, value: object) -> str:
     legal = {
         module_kinds.FLAG: isinstance(value, bool),
         module_kinds.COUNT: _whole(value),
         module_kinds.NUMBER: isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value),
-        module_kinds.WORD: isinstance(value, str) and value in asked.only,
+        module_kinds.WORD: isinstance(value, str) and value in rule.only,
         module_kinds.SIZE: _whole(value) or (isinstance(value, list) and 1 <= len(value) <= 4 and all(map(_whole, value))),
-    }[asked.what]
-    if not legal or (asked.only and value not in asked.only):
+    }[rule.what]
+    if not legal or (rule.only and value not in rule.only):
         raise DescriptionInvalid(f"a {kind} has an illegal {name}")
-    if asked.what == module_kinds.WORD:
+    if rule.what == module_kinds.WORD:
         return f'"{value}"'
-    return _size(value) if asked.what == module_kinds.SIZE else repr(value)
+    return _size(value) if rule.what == module_kinds.SIZE else repr(value)
 
 
 def _whole(value: object) -> bool:
@@ -185,7 +185,7 @@ def _whole(value: object) -> bool:
 
 
 def _size(value: object, length: int = 0) -> str:
-    """An integer where all sides are the same, else a tuple; of exactly `length` sides when that is given."""
+    """Return an integer if all sides are equal, otherwise a tuple; with exactly `length` sides if that is given."""
     if length and not (isinstance(value, list) and len(value) == length and all(map(_whole, value))):
         raise DescriptionInvalid("a size is not described")
     if isinstance(value, list):

@@ -1,9 +1,9 @@
-"""The classes that a model.py is given beside torch's own: only those that its network uses are written."""
+"""The classes that model.py defines because torch has none like them; only the ones that its network uses are written."""
 
 PARTS: dict[str, str] = {
     "Parts": '''
 class Parts(nn.Module):
-    """Modules under the names that the weights know them by; None where one is left out."""
+    """Modules with the names that the weights use; None for one that is left out."""
 
     def __init__(self, **parts: nn.Module | None) -> None:
         super().__init__()
@@ -12,22 +12,22 @@ class Parts(nn.Module):
 ''',
     "BasicBlock": '''
 class BasicBlock(Parts):
-    """Two convolutions, and a way around them."""
+    """Two convolutions and a shortcut."""
 
     def forward(self, x: Tensor) -> Tensor:
-        around = x if self.downsample is None else self.downsample(x)
+        shortcut = x if self.downsample is None else self.downsample(x)
         x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        return self.relu(x + around)
+        return self.relu(x + shortcut)
 ''',
     "Bottleneck": '''
 class Bottleneck(Parts):
-    """Three convolutions, the middle one on fewer channels, and a way around them."""
+    """Three convolutions, the middle one on fewer channels, and a shortcut."""
 
     def forward(self, x: Tensor) -> Tensor:
-        around = x if self.downsample is None else self.downsample(x)
+        shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + around)
+        return self.relu(self.bn3(self.conv3(x)) + shortcut)
 ''',
     "Fire": '''
 class Fire(Parts):
@@ -39,7 +39,7 @@ class Fire(Parts):
 ''',
     "DenseLayer": '''
 class DenseLayer(Parts):
-    """Two convolutions of all that was made before."""
+    """Two convolutions over the outputs of all layers before."""
 
     def forward(self, x: list[Tensor]) -> Tensor:
         y = self.conv1(self.relu1(self.norm1(torch.cat(x, 1))))
@@ -47,17 +47,17 @@ class DenseLayer(Parts):
 ''',
     "DenseBlock": '''
 class DenseBlock(Parts):
-    """Layers that each see what all before them made."""
+    """Layers that each get the outputs of all layers before."""
 
     def forward(self, x: Tensor) -> Tensor:
-        made = [x]
+        outputs = [x]
         for layer in self.children():
-            made.append(layer(made))
-        return torch.cat(made, 1)
+            outputs.append(layer(outputs))
+        return torch.cat(outputs, 1)
 ''',
     "ResBlock": '''
 class ResBlock(Parts):
-    """A path of convolutions plus a path that is little or nothing."""
+    """A path of convolutions plus a shortcut."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.convpath(x) + self.idpath(x))
@@ -76,7 +76,7 @@ class ConcatPool(nn.Module):
 ''',
     "SigmoidRange": '''
 class SigmoidRange(nn.Module):
-    """Any number to one between `low` and `high`."""
+    """Map any number to one between `low` and `high`."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class SigmoidRange(nn.Module):
 ''',
     "SelfAttention": '''
 class SelfAttention(Parts):
-    """Every pixel looks at every other one. The weights of its convolutions have their spectral norm divided out already."""
+    """Attention between pixels. The weights of its convolutions are already divided by their spectral norm."""
 
     def __init__(self, **parts: nn.Module | None) -> None:
         super().__init__(**parts)
@@ -100,7 +100,7 @@ class SelfAttention(Parts):
 ''',
     "SimpleSelfAttention": '''
 class SimpleSelfAttention(Parts):
-    """Every channel looks at every other one. The weight of its convolution has its spectral norm divided out already."""
+    """Attention between channels. The weight of its convolution is already divided by its spectral norm."""
 
     def __init__(self, **parts: nn.Module | None) -> None:
         super().__init__(**parts)
@@ -108,16 +108,16 @@ class SimpleSelfAttention(Parts):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)
-        seen = torch.bmm(torch.bmm(flat, flat.transpose(1, 2)), self.conv(flat))
-        return (self.gamma * seen + flat).view(x.shape)
+        attended = torch.bmm(torch.bmm(flat, flat.transpose(1, 2)), self.conv(flat))
+        return (self.gamma * attended + flat).view(x.shape)
 ''',
     "FromStart": '''
 class FromStart(nn.Module):
-    """A module that takes what its sequence began with as well."""
+    """A module that also takes the input of its sequence."""
 ''',
     "Merge": '''
 class Merge(FromStart):
-    """Adds what the sequence began with; `dense`: as channels of their own."""
+    """Adds the input of the sequence; `dense`: as separate channels."""
 
     def __init__(self, dense: bool = False) -> None:
         super().__init__()
@@ -128,14 +128,14 @@ class Merge(FromStart):
 ''',
     "Product": '''
 class Product(FromStart):
-    """Multiplies with what the sequence began with."""
+    """Multiplies with the input of the sequence."""
 
     def forward(self, x: Tensor, start: Tensor) -> Tensor:
         return x * start
 ''',
     "ResizeToStart": '''
 class ResizeToStart(FromStart):
-    """Height and width as the sequence began with."""
+    """Resizes to the height and width of the sequence's input."""
 
     def __init__(self, mode: str = "nearest") -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class ResizeToStart(FromStart):
 ''',
     "SequentialEx": '''
 class SequentialEx(nn.Module):
-    """One after the other; some parts take what it began with as well."""
+    """Layers in sequence; some also take the input of the sequence."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class SequentialEx(nn.Module):
 ''',
     "UnetBlock": '''
 class UnetBlock(Parts):
-    """Doubles height and width, and joins what the encoder had at that size."""
+    """Doubles height and width, and joins the encoder's output of that size."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.shuf(x)
@@ -170,7 +170,7 @@ class UnetBlock(Parts):
 ''',
     "DynamicUnet": '''
 class DynamicUnet(nn.Module):
-    """An encoder, and blocks that each join what it made on its way: `skips` are the numbers of its parts, block by block."""
+    """An encoder, and blocks that each join one of its outputs: `skips` are the numbers of the encoder's parts, block by block."""
 
     def __init__(self, skips: list[int], *layers: nn.Module) -> None:
         super().__init__()
@@ -178,23 +178,23 @@ class DynamicUnet(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        start, kept = x, {}
+        start, outputs = x, {}
         encoder, *rest = self.layers
         for number, part in enumerate(encoder.children()):
             x = part(x)
             if number in self.skips:
-                kept[number] = x
+                outputs[number] = x
         skips = iter(self.skips)
         for layer in rest:
             if isinstance(layer, UnetBlock):
-                x = layer(x, kept[next(skips)])
+                x = layer(x, outputs[next(skips)])
             else:
                 x = layer(x, start) if isinstance(layer, FromStart) else layer(x)
         return x
 ''',
     "Presized": '''
 class Presized(nn.Module):
-    """Pictures are resized here, as fastai resized its batches: smoothly, and by areas first when they shrink to less than half."""
+    """Resizes pictures as fastai resizes batches: bilinearly, and first by areas if they shrink to less than half."""
 
     def __init__(self, size: tuple[int, int], network: nn.Module) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Presized(nn.Module):
         return self.network(x)
 ''',
 }
-"""By name, each after those that it needs: the order in which they are written."""
+"""By name, each after the classes that it needs: the order in which they are written."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     **{name: ("Parts",) for name, text in PARTS.items() if "(Parts)" in text},
@@ -218,13 +218,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "SequentialEx": ("FromStart",),
     "DynamicUnet": ("FromStart", "UnetBlock"),
 }
-"""What a class needs beside itself."""
+"""The other classes that a class needs."""
 
 
 def with_needs(used: set[str]) -> list[str]:
-    """`used` and all that they need, in an order in which they can be defined."""
-    wanted = set(used)
+    """Return `used` and all classes that they need, in an order in which they can be defined."""
+    needed = set(used)
     for name in used:
         for need in NEEDS.get(name, ()):
-            wanted |= {need, *NEEDS.get(need, ())}
-    return [name for name in PARTS if name in wanted]
+            needed |= {need, *NEEDS.get(need, ())}
+    return [name for name in PARTS if name in needed]

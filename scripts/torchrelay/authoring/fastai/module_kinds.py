@@ -1,6 +1,6 @@
-"""The modules that a network may be made of: where each class lives, which of its attributes count, how model.py writes it.
+"""The modules that a network can contain: the place of each class, its relevant attributes, and how model.py writes it.
 
-Read on both sides of the sandbox, so it imports the standard library alone.
+Both sides of the sandbox import this, so it needs only the standard library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Arg:
-    """One attribute of a module: `default` is left out of model.py, `only` are the words or values that are taken."""
+    """One attribute of a module: `default` is left out of model.py; `only` are the allowed words or values."""
 
     what: str
     default: object = REQUIRED
@@ -26,9 +26,9 @@ class Arg:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of module. `parts`: the names of the modules in it, a trailing ? marks one that may be missing.
+    """One kind of module. `parts`: the names of the modules in it; a trailing ? marks an optional one.
 
-    `needs_start`: its forward takes what its sequence began with as well.
+    `needs_start`: its forward also takes the input of its sequence.
     """
 
     written: str
@@ -149,13 +149,13 @@ KINDS: dict[str, Kind] = {
         needs_start=True,
     ),
 }
-"""Modules with attributes of their own, by the name that the description gives them."""
+"""Modules with attributes, by their name in the description."""
 
-# Modules that hold others in an order of their own; the description says how many and what they are called.
-SEQUENCE = "Sequential"  # torch.nn.Sequential and whatever derives from it without a forward of its own
-STARTED = "SequentialEx"  # fastai.layers.SequentialEx: what it began with goes along
-UNET = "DynamicUnet"  # a SequentialEx whose first part keeps what later parts are joined with
-DENSE = "DenseBlock"  # torchvision's: every layer sees what all before it made
+# Modules that hold any number of others; the description has their names in order.
+SEQUENCE = "Sequential"  # torch.nn.Sequential and subclasses that do not override forward
+STARTED = "SequentialEx"  # fastai.layers.SequentialEx: its input is passed along
+UNET = "DynamicUnet"  # a SequentialEx whose first part, the encoder, is joined with later parts
+DENSE = "DenseBlock"  # torchvision's: every layer gets the outputs of all layers before it
 PRESIZED = "Presized"  # pictures are resized in the network, as fastai did it on the batch
 HOLDERS = {
     STARTED: "fastai.layers.SequentialEx",
@@ -171,7 +171,7 @@ LOSSES = {
     "fastai.losses.DiceLoss": "softmax",
     "fastai.losses.BCEWithLogitsLossFlat": "sigmoid",
 }
-"""Loss functions by class, and what they make of the network's outputs."""
+"""Loss functions by class, and the activation that each implies."""
 
 SUPPORTED = (
     "vision_learner over resnet, xresnet, vgg, alexnet, squeezenet and densenet bodies with heads of create_head, "
@@ -180,5 +180,5 @@ SUPPORTED = (
 
 
 def by_class() -> dict[str, str]:
-    """The kind of each class, by module and name."""
-    return {place: name for name, kind in KINDS.items() for place in kind.classes}
+    """Return the kind of each class, by the class's module and name."""
+    return {path: name for name, kind in KINDS.items() for path in kind.classes}

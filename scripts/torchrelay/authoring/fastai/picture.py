@@ -1,4 +1,4 @@
-"""A picture that the learner and the exported model are both asked about: made of its size alone, so that both sides have it."""
+"""The picture that both the learner and the exported model answer. It depends on its size alone, so both sides can make it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _WAVES = ((3, 5, 0.0), (4, -3, 1.0), (-2, 6, 2.0))  # across, down and phase, fo
 
 
 def size_for(height: int, width: int) -> tuple[int, int]:
-    """Twice a network's input where that is no large picture: resizing is then tried too, and no crop cuts anything off."""
+    """Return (height, width): twice the network's input unless that is large, to test resizing too; no crop cuts anything off."""
     times = 2 if height * width <= 320 * 320 else 1
     return times * height, times * width
 
 
 def png(height: int, width: int) -> bytes:
-    """An RGB picture of soft colours with two boxes in it, the same bytes on every machine."""
+    """Return an RGB picture of soft colours with two boxes in it, the same bytes on every machine."""
     rows = []
     for y in range(height):
         line = bytearray(b"\0")

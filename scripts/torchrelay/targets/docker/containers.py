@@ -1,4 +1,4 @@
-"""The docker target's containers: found by their labels, made, switched between, drained and removed."""
+"""The docker target's containers: found by their labels, created, drained and removed."""
 
 import errno
 import hashlib
@@ -15,12 +15,13 @@ import requests
 
 from torchrelay.core import paths
 from torchrelay.core.errors import DeployFailed, DockerUnavailable, GateFailed, PortTaken
-from torchrelay.core.retry import pause
+from torchrelay.core.json_text import parse_untrusted
+from torchrelay.core.retry import Policy, RetryLater, pause, retrying
 from torchrelay.docker.container import hardened
 from torchrelay.docker.exec import exec_in
 from torchrelay.model.model import Model
 from torchrelay.targets.contract import Release
-from torchrelay.targets.docker.front import LABEL, PORT, STATE, Front, Version
+from torchrelay.targets.docker.front import LABEL, PORT, STATE, Front, VersionContainer
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LIVE = "live"
-"""Network alias of the version that serves: what a front points at when it starts, so a restarted one finds it."""
-DISCARD_TRIES = 3
+"""Network alias of the version that serves; a front sends to it when it starts or restarts."""
+DISCARD = Policy(attempts=3, first_wait_s=1.0, longest_wait_s=2.0)
 PROPAGATION_S = 1
-"""Seconds between the switch and the look for requests in flight: what the front had accepted reaches the old version."""
+"""Seconds after the switch until requests in flight are counted: those that the front had accepted reach the old version."""
 RESTART: Any = {"Name": "unless-stopped"}  # types-docker 7.1 knows the other two policies only
 OTHER_PORT = "end that process, or set another port in model.yaml: `targets: {docker: {port: 8081}}`"
+NOT_FOUND = 404
 TAKEN = ("port is already allocated", "address already in use")
 
 
@@ -50,28 +52,30 @@ class Containers:
     @staticmethod
     @contextmanager
     def translated() -> Iterator[None]:
-        """Turn the daemon's refusals into DeployFailed, and a taken port into PortTaken."""
+        """Turn the daemon's errors into DeployFailed, and a taken port into PortTaken."""
         try:
             yield
         except requests.HTTPError as error:  # docker.errors.APIError is one
-            said = str(getattr(error, "explanation", None) or error)
-            if any(words in said for words in TAKEN):
-                raise PortTaken(said, OTHER_PORT) from error
-            raise DeployFailed(f"Docker refuses: {said}") from error
+            reason = str(getattr(error, "explanation", None) or error)
+            if any(words in reason for words in TAKEN):
+                raise PortTaken(reason, OTHER_PORT) from error
+            raise DeployFailed(f"Docker refuses: {reason}") from error
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise DockerUnavailable(f"the Docker daemon stopped answering: {error}", "run it again: it goes on") from error
+            raise DockerUnavailable(
+                f"the Docker daemon stopped answering: {error}", "run it again; completed work is kept"
+            ) from error
 
     @property
     def settings(self) -> str:
-        """Digest (hex) of what a container of this model may use."""
-        given = json.dumps(hardened(self.model, "", {}), sort_keys=True, default=str)
-        return hashlib.sha256(given.encode()).hexdigest()[:12]
+        """Digest (hex) of the limits of this model's containers."""
+        limits = json.dumps(hardened(self.model, "", {}), sort_keys=True, default=str)
+        return hashlib.sha256(limits.encode()).hexdigest()[:12]
 
     def version_name(self, digest: str) -> str:
         """Return the name of the container that serves a digest under the declared limits."""
         return f"torchrelay-{self.model.name}-{digest.removeprefix('sha256:')[:12]}-{self.settings[:6]}"
 
-    def versions(self) -> list[Version]:
+    def versions(self) -> list[VersionContainer]:
         """Return the containers of all versions, newest first."""
         return [self._version(container) for container in self._list("model")]
 
@@ -81,8 +85,8 @@ class Containers:
 
     def front_on(self, bind: str, port: int) -> Front | None:
         """Return the front that publishes this address."""
-        found = [self._front(container) for container in self._list("front")]
-        return _running_first([one for one in found if (one.bind, one.port) == (bind, port)])
+        fronts = [self._front(container) for container in self._list("front")]
+        return _running_first([one for one in fronts if (one.bind, one.port) == (bind, port)])
 
     def upstream(self) -> str:
         """Return the host name that the running front sends to, "" when there is no such front."""
@@ -91,14 +95,14 @@ class Containers:
             return ""
         try:
             code, output, _ = exec_in(front.container, ["cat", STATE], timeout_s=15.0)
-            return str(json.loads(output)["inference"]).rpartition(":")[0] if code == 0 else ""
+            return str(parse_untrusted(output)["inference"]).rpartition(":")[0] if code == 0 else ""
         except (GateFailed, ValueError, KeyError, TypeError):
             return ""
 
-    def create_version(self, release: Release, image: str) -> Version:
-        """Make, not start, the container of a version; it is on the network, and nothing points at it.
+    def create_version(self, release: Release, image: str) -> VersionContainer:
+        """Create, but do not start, the container of a version; it is on the network, and no front sends to it.
 
-        One of the same digest and limits makes way: a stopped one is removed, a live one that no longer answers gets another name.
+        A container of the same digest and limits is removed if it is stopped, and renamed if it is live but no longer answers.
         """
         name = self.version_name(release.digest)
         for existing in self.versions():
@@ -108,8 +112,8 @@ class Containers:
                 else:
                     existing.container.remove(force=True, v=True)
         alias = f"m-{secrets.token_hex(6)}"
-        told = {"digest": release.digest, "settings": self.settings, "version": release.version, "alias": alias}
-        labels = self._labels("model", **release.source.facts(), **told)
+        facts = {"digest": release.digest, "settings": self.settings, "version": release.version, "alias": alias}
+        labels = self._labels("model", **release.source.facts(), **facts)
         settings = hardened(self.model, name, labels)
         del settings["network_mode"], settings["healthcheck"]
         container = self.client.containers.create(
@@ -121,8 +125,8 @@ class Containers:
         )
         return self._version(container)
 
-    def mark_live(self, version: Version) -> None:
-        """Give a version the alias that a starting front looks for. It gets no traffic yet, so it may change networks."""
+    def mark_live(self, version: VersionContainer) -> None:
+        """Give a version the alias that a starting front sends to. It gets no traffic yet, so it can be reconnected."""
         version.container.reload()
         if LIVE in _aliases(version.container, self.network_name):
             return
@@ -130,10 +134,10 @@ class Containers:
         network.disconnect(version.container)
         network.connect(version.container, aliases=[version.alias, LIVE])
 
-    def create_front(self, version: Version, bind: str, port: int, instead_of: Front | None = None) -> Front:
-        """Make and start the front on an address; one on another address goes on until it is removed.
+    def create_front(self, version: VersionContainer, bind: str, port: int, instead_of: Front | None = None) -> Front:
+        """Create and start the front on an address; fronts on other addresses keep running.
 
-        The one that it replaces on that address is stopped first, and started again when the new one fails. Raises PortTaken.
+        The front that it replaces on that address is stopped first, and started again if the new one fails. Raises PortTaken.
         """
         taken_names = {container.name for container in self._list("front")}
         name = self.front_name if self.front_name not in taken_names else f"{self.front_name}-{secrets.token_hex(3)}"
@@ -170,7 +174,7 @@ class Containers:
         return front
 
     def require_port(self, bind: str, port: int) -> None:
-        """Refuse early when another process listens on the port; a remote daemon tells only later.
+        """Refuse early when another process listens on the port; a remote daemon reports it only later.
 
         Raises PortTaken.
         """
@@ -184,16 +188,16 @@ class Containers:
                 if error.errno == errno.EADDRINUSE:
                     raise PortTaken(f"{bind}:{port} is taken by another process", OTHER_PORT) from error
 
-    def drain_and_stop(self, version: Version, drain_s: int) -> None:
+    def drain_and_stop(self, version: VersionContainer, drain_s: int) -> None:
         """Wait until nothing is in flight in a version, then stop it."""
         command = [paths.IMAGE_PYTHON, f"{paths.IMAGE_HOME}/runtime/drain.py"]
         waiting = {"TORCHRELAY_PROPAGATION_S": str(PROPAGATION_S)}
-        with suppress(GateFailed):  # it is gone already: nothing is in flight
+        with suppress(GateFailed):  # the container has ended: nothing is in flight
             exec_in(version.container, command, timeout_s=PROPAGATION_S + drain_s + 15.0, environment=waiting)
         version.container.stop(timeout=drain_s + 10)
 
     def sweep(self, keep: set[str]) -> None:
-        """Remove what a run that was killed left behind, and versions older than the previous one."""
+        """Remove what a killed run left behind, and versions older than the previous one."""
         for version in self.versions():
             if version.name not in keep:
                 version.container.remove(force=True, v=True)
@@ -205,7 +209,7 @@ class Containers:
             front.container.remove(force=True, v=True)
 
     def remove_fronts_but(self, bind: str, port: int) -> None:
-        """Remove fronts on other addresses and replaced ones, and give the one that stays its name."""
+        """Remove replaced fronts and those on other addresses; the remaining one gets the usual name."""
         stays = self.front_on(bind, port)
         for container in self._list("front"):
             if stays is None or container.id != stays.container.id:
@@ -215,16 +219,16 @@ class Containers:
             stays.container.rename(self.front_name)
 
     def remove_all(self, drain_s: int) -> bool:
-        """Remove front, versions and network; says whether there was anything."""
-        found = [*self._list("front"), *self._list("model")]
-        for container in found:
+        """Remove front, versions and network; return whether there was anything."""
+        containers = [*self._list("front"), *self._list("model")]
+        for container in containers:
             if container.status == "running":
                 container.stop(timeout=drain_s + 10)
             container.remove(force=True, v=True)
         networks = [one for one in self.client.networks.list(names=[self.network_name]) if one.name == self.network_name]
         for network in networks:
             network.remove()
-        return bool(found or networks)
+        return bool(containers or networks)
 
     def log(self, container: "Container", lines: int | Literal["all"] = "all") -> str:
         """Return the end of a container's log."""
@@ -233,15 +237,15 @@ class Containers:
         return ""
 
     def _list(self, role: str) -> list["Container"]:
-        wanted = [f"{LABEL}.name={self.model.name}", f"{LABEL}.role={role}"]
-        return list(self.client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True))
+        labels = [f"{LABEL}.name={self.model.name}", f"{LABEL}.role={role}"]
+        return list(self.client.containers.list(all=True, filters={"label": labels}, ignore_removed=True))
 
     def _labels(self, role: str, **more: str) -> dict[str, str]:
         return {f"{LABEL}.name": self.model.name, f"{LABEL}.role": role} | {f"{LABEL}.{key}": value for key, value in more.items()}
 
-    def _version(self, container: "Container") -> Version:
+    def _version(self, container: "Container") -> VersionContainer:
         labels = container.labels
-        return Version(
+        return VersionContainer(
             container,
             str(container.name),
             labels.get(f"{LABEL}.digest", ""),
@@ -266,20 +270,21 @@ class Containers:
 
 
 def discard(container: "Container") -> None:
-    """Remove a container that failed; that Docker cannot do so at once is no reason to say anything else than why it failed.
+    """Remove a container that failed; if Docker cannot, log it, so that the error reported is still why the container failed.
 
     A daemon under load refuses a forced removal when the process does not end within ten seconds. `sweep` removes what stays.
     """
-    for _ in range(DISCARD_TRIES):
+
+    def remove() -> None:
         try:
             container.remove(force=True, v=True)
         except requests.HTTPError as error:  # docker.errors.APIError is one
-            if error.response is not None and error.response.status_code == 404:
-                return
-            log.warning("%s could not be removed: %s", container.name, error)
-            pause(1.0)
-        else:
-            return
+            if error.response is None or error.response.status_code != NOT_FOUND:
+                log.warning("%s could not be removed: %s", container.name, error)
+                raise RetryLater(str(error)) from error
+
+    with suppress(RetryLater):
+        retrying(remove, DISCARD, sleep=pause)
 
 
 def _running_first(fronts: list[Front]) -> Front | None:

@@ -1,4 +1,4 @@
-"""The docker target's front and the versions it is switched between."""
+"""The docker target's front container, and the version containers that it switches between."""
 
 import time
 from contextlib import suppress
@@ -7,25 +7,26 @@ from typing import TYPE_CHECKING
 
 from torchrelay.core import paths
 from torchrelay.core.errors import DeployFailed, GateFailed
+from torchrelay.core.retry import pause
 from torchrelay.docker.exec import exec_in
 from torchrelay.model.origin import Source
 from torchrelay.targets.contract import Release, State
-from torchrelay.verification.prober import ExecProber
+from torchrelay.verification.prober import container_prober
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
 PORT = 8080
-"""The port of the image, of a version's own front and of the front before it alike."""
+"""The port inside every container: of a version's own front and of the front before it."""
 STATE = "/tmp/torchrelay/front.json"  # noqa: S108 -- inside the container
-PID = "/tmp/torchrelay/nginx.pid"  # noqa: S108 -- as above
+PID = "/tmp/torchrelay/nginx.pid"  # noqa: S108 -- inside the container
 START_S = 20.0
 LABEL = "org.torchrelay"
 RUNTIME = f"{LABEL}.runtime"
 
 
 @dataclass(frozen=True)
-class Version:
+class VersionContainer:
     """A container that serves one version. `alias` is its host name on the network, `settings` the digest of its limits."""
 
     container: "Container"
@@ -38,35 +39,35 @@ class Version:
 
     @property
     def runtime(self) -> str:
-        """Digest of what the runtime image of its image was made of; a label of the image."""
+        """Digest of the inputs of the runtime image below its image; a label of the image."""
         return str(self.container.labels.get(RUNTIME, ""))
 
     @property
     def source(self) -> Source:
-        """Where it comes from."""
+        """The commit it was built from."""
         labels = self.container.labels
         return Source.of_facts({key: labels.get(f"{LABEL}.{key}", "") for key in asdict(Source())})
 
     @property
     def serves(self) -> tuple[str, str]:
-        """What runs and under which limits: a change of either makes another version."""
+        """What runs, and under which limits; a change of either makes another version."""
         return self.digest, self.settings
 
     def stands_for(self, release: Release, settings: str) -> bool:
-        """Tell whether it is this release already; a newer commit of the same image is another, as no label can be added."""
+        """Return whether it already is this release. A newer commit of the same image is not: labels cannot be added later."""
         return self.serves == (release.digest, settings) and self.source.sequence >= release.source.sequence
 
     def state(self) -> tuple[State, str]:
-        """Ask it what it is, and why."""
+        """Ask the container for its state and the reason for it."""
         self.container.reload()
         if self.container.status != "running":
             code = self.container.attrs["State"].get("ExitCode")
             return "stopped", f"{self.name} is {self.container.status}, exit code {code}"
         try:
-            seen = ExecProber(self.container).ready()
+            readiness = container_prober(self.container).ready()
         except GateFailed as failure:
             return "not_ready", failure.message
-        return ("ready", "") if seen.ready else ("failed" if seen.failed else "not_ready", seen.reason)
+        return ("ready", "") if readiness.ready else ("failed" if readiness.failed else "not_ready", readiness.reason)
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ class Front:
 
     @property
     def runtime(self) -> str:
-        """See `Version.runtime`: a front is made of a version's image."""
+        """See `VersionContainer.runtime`: a front runs a version's image."""
         return str(self.container.labels.get(RUNTIME, ""))
 
     def ensure_running(self) -> None:
-        """Start it when it is stopped."""
+        """Start it if it is stopped."""
         self.container.reload()
         if self.container.status != "running":
             self.container.start()
@@ -99,14 +100,14 @@ class Front:
             with suppress(GateFailed):
                 if exec_in(self.container, ["test", "-f", STATE, "-a", "-s", PID], timeout_s=15.0)[0] == 0:
                     return
-            time.sleep(0.1)
+            pause(0.1)
         tail = self.container.logs(tail=20).decode(errors="replace")
         raise DeployFailed(f"the front did not start within {START_S:.0f} s:\n{tail}".rstrip())
 
-    def switch(self, version: Version) -> None:
-        """Send new requests to a version, all of them once this returns; those in flight end where they are.
+    def switch(self, version: VersionContainer) -> None:
+        """Send all new requests to a version; those in flight end in the old one.
 
-        Raises DeployFailed; the front then serves what it served.
+        Raises DeployFailed; the front then serves the same version as before.
         """
         command = [paths.IMAGE_PYTHON, f"{paths.IMAGE_HOME}/runtime/front.py", "switch", f"{version.alias}:{PORT}"]
         try:

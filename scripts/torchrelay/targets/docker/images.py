@@ -1,4 +1,4 @@
-"""The image of a release in the daemon: there already, loaded or pulled, and always the one that was proved."""
+"""Puts the image of a release into the daemon, by loading or pulling it, and checks that it is the verified one."""
 
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def image_id(client: "DockerClient", model: Model, release: Release, progress: Progress) -> str:
-    """Return the daemon's id of the release's image, which is loaded or pulled when it is not there.
+    """Return the daemon's id of the release's image, which is loaded or pulled if it is missing.
 
-    Raises DeployFailed when it cannot be had or is another one than was proved, DockerUnavailable for a daemon of other ids.
+    Raises DeployFailed when it is unavailable or not the verified one, DockerUnavailable for a daemon with other ids.
     """
     if daemon.has_image(client, release.digest):
         return release.digest
@@ -31,8 +31,11 @@ def image_id(client: "DockerClient", model: Model, release: Release, progress: P
     try:
         pulled = client.images.pull(release.reference, auth_config=release.auth(release.reference))
     except requests.HTTPError as error:
-        said = getattr(error, "explanation", None) or error
-        raise DeployFailed(f"{release.reference} cannot be pulled: {said}", "push it first, or log in") from error
+        reason = getattr(error, "explanation", None) or error
+        raise DeployFailed(f"{release.reference} cannot be pulled: {reason}", "push it first, or log in") from error
     if pulled.id != release.digest:
-        raise DeployFailed(f"{release.reference} is image {pulled.id}, proved was {release.digest}", "push it again")
+        raise DeployFailed(
+            f"the registry has image {pulled.id} at {release.reference}, but the verified image is {release.digest}",
+            "push it again",
+        )
     return release.digest

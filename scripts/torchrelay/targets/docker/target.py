@@ -1,16 +1,15 @@
 """The docker target: replaces a running version without losing a request.
 
-Each version is a container of its own on a private network; one small front container, of the same image, publishes the port.
-A new version starts beside the old one, answers the samples from inside, then the front is pointed at it and the samples are sent
-through the published port; then the old one drains and is kept, stopped, for a rollback.
+Each version runs in its own container on a private network; one small front container, of the same image, publishes the port.
+A new version starts beside the old one and answers the samples from inside; then the front switches to it and the samples are
+sent through the published port; then the old version drains and is kept, stopped, for a rollback.
 
     client -> 127.0.0.1:PORT -> torchrelay-NAME-front -> torchrelay-NAME-<digest>-<limits>     (network torchrelay-NAME)
 
-What runs is read from the daemon each time: a run that was killed half-way leaves nothing that the next one would mistake.
+What runs is read from the daemon each time, so the next run continues correctly after one that was killed.
 """
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -19,22 +18,24 @@ from typing import TYPE_CHECKING
 from torchrelay.core.errors import DeployFailed, GateFailed, RollbackFailed, RolledBack
 from torchrelay.core.locks import turn
 from torchrelay.docker import daemon
+from torchrelay.model.model import predict_path
 from torchrelay.model.samples import Sample
 from torchrelay.targets import contract
-from torchrelay.targets.contract import Context, Deployed, Endpoint, Plan, Record, Release
+from torchrelay.targets.contract import Context, Deployed, DeploymentRecord, DeployPlan, Endpoint, Release
 from torchrelay.targets.docker.containers import Containers, discard
-from torchrelay.targets.docker.front import Front, Version
+from torchrelay.targets.docker.front import Front, VersionContainer
 from torchrelay.targets.docker.images import image_id
-from torchrelay.verification.prober import ExecProber, HttpProber, ProbeAnswer, Prober, ProbeRequest
-from torchrelay.verification.ready import START_MARGIN_S, wait_ready
+from torchrelay.verification.prober import HttpProber, ProbeAnswer, Prober, ProbeRequest, container_prober
+from torchrelay.verification.ready import START_MARGIN_S, wait_container_ready, wait_ping
+from torchrelay.verification.replay import answers_correctly
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
 log = logging.getLogger(__name__)
 NAME = "docker"
-FRONT_READY_S = 30.0
-TURN_S = 900.0  # two pushes soon after one another: the second deploys when the first has, as their order is looked at then
+TURN_S = 900.0
+"""Seconds to wait for another deploy of the same model, for two pushes in quick succession; their order is then compared."""
 
 
 class DockerTarget:
@@ -47,23 +48,23 @@ class DockerTarget:
 
     @property
     def base_url(self) -> str:
-        """Where the front listens, seen from the daemon's machine."""
+        """The front's address, as seen from the daemon's machine."""
         return f"http://{self.context.bind}:{self.port}"
 
-    def plan(self, release: Release) -> Plan:
+    def plan(self, release: Release) -> DeployPlan:
         """See `contract.Target`."""
         with self._containers() as containers:
             live = self._live(containers)
         if live is not None and live.stands_for(release, containers.settings) and live.container.status == "running":
-            return Plan(unchanged=True, steps=(f"keep {live.name}, which serves {release.digest}",))
+            return DeployPlan(unchanged=True, steps=(f"keep {live.name}, which serves {release.digest}",))
         steps = [
-            f"start {containers.version_name(release.digest)} and prove it with {len(release.samples)} samples",
-            f"point {containers.front_name} at it, on {self.base_url}",
+            f"start {containers.version_name(release.digest)} and verify it with {len(release.samples)} samples",
+            f"switch {containers.front_name}, on {self.base_url}, to it",
             "send the samples through that port",
         ]
         if live is not None:
             steps.append(f"drain and stop {live.name}, and keep it for a rollback")
-        return Plan(unchanged=False, steps=tuple(steps))
+        return DeployPlan(unchanged=False, steps=tuple(steps))
 
     def apply(self, release: Release) -> Endpoint:
         """See `contract.Target`."""
@@ -80,11 +81,11 @@ class DockerTarget:
             if containers.front_on(self.context.bind, self.port) is None:
                 containers.require_port(self.context.bind, self.port)
             candidate = self._candidate(containers, release, image)
-            old = self._proved(containers, live, record)
+            old = self._last_verified(containers, live, record)
             self._put_live(containers, candidate, old, release.samples)
-            kept = old if old is not None and old.serves != candidate.serves else previous
-            self._retire(containers, candidate, live, kept)
-            return self._endpoint(containers, candidate, kept)
+            restorable = old if old is not None and old.serves != candidate.serves else previous
+            self._retire(containers, candidate, live, restorable)
+            return self._endpoint(containers, candidate, restorable)
 
     def status(self) -> Endpoint:
         """See `contract.Target`."""
@@ -95,7 +96,7 @@ class DockerTarget:
     def verify(self, samples: Sequence[Sample]) -> None:
         """See `contract.Target`."""
         with self._containers() as containers:
-            contract.prove(self._outside(containers), self.model, samples)
+            contract.verify_samples(self._outside(containers), self.model, samples)
 
     def invoke(self, request: ProbeRequest, timeout_s: float = 60.0) -> ProbeAnswer:
         """See `contract.Target`."""
@@ -123,7 +124,7 @@ class DockerTarget:
             except (GateFailed, DeployFailed) as failure:
                 previous.container.stop(timeout=1)
                 raise RollbackFailed(
-                    f"{previous.name} does not come up: {failure.message}; what ran before still runs", failure.fix
+                    f"{previous.name} does not become ready: {failure.message}; what ran before still runs", failure.fix
                 ) from failure
             self._retire(containers, previous, live, live)
             return self._endpoint(containers, previous, live)
@@ -131,12 +132,12 @@ class DockerTarget:
     def delete(self) -> bool:
         """See `contract.Target`."""
         with self._turn(), self._containers() as containers:
-            found = containers.remove_all(self.model.timeouts.drain_s)
+            removed = containers.remove_all(self.model.timeouts.drain_s)
         contract.forget_record(self.context, NAME)
-        return found
+        return removed
 
     def _turn(self, patience_s: float = 0.0) -> AbstractContextManager[None]:
-        """Keep another copy of the model directory away: containers and network carry the model's name alone."""
+        """Lock the model's name: containers and network are named after it, for every copy of the model directory."""
         return turn(self.context.cache, f"{NAME}-{self.model.name}", patience_s)
 
     @contextmanager
@@ -144,38 +145,40 @@ class DockerTarget:
         with daemon.daemon() as client, Containers.translated():
             yield Containers(client, self.model)
 
-    def _live(self, containers: Containers) -> Version | None:
-        """Return what the front points at; without a front, what was written down last or is ready to be pointed at."""
+    def _live(self, containers: Containers) -> VersionContainer | None:
+        """Return the version that the front sends to; without a front, the recorded one or one marked as live."""
         versions = containers.versions()
-        wanted = containers.upstream()
+        upstream = containers.upstream()
         for version in versions:
-            if wanted == version.alias:
+            if upstream == version.alias:
                 return version
         marked = [one for one in versions if one.marked_live]
         likely = [one for one in marked if one.container.status == "running"] or marked
-        written = contract.read_record(self.context, NAME).current
-        return next((one for one in likely if written and one.name == written.handle), likely[0] if likely else None)
+        recorded = contract.read_record(self.context, NAME).current
+        return next((one for one in likely if recorded and one.name == recorded.handle), likely[0] if likely else None)
 
-    def _previous(self, containers: Containers, live: Version | None, record: Record) -> Version | None:
-        """Return the version to go back to; a run killed after the switch has not written it down yet."""
-        for written in (record.current, record.previous):
+    def _previous(self, containers: Containers, live: VersionContainer | None, record: DeploymentRecord) -> VersionContainer | None:
+        """Return the version that a rollback restores; a run killed after the switch has not recorded it yet."""
+        for recorded in (record.current, record.previous):
             for version in containers.versions():
-                if written and version.name == written.handle and (live is None or version.name != live.name):
+                if recorded and version.name == recorded.handle and (live is None or version.name != live.name):
                     return version
         return None
 
-    def _proved(self, containers: Containers, live: Version | None, record: Record) -> Version | None:
-        """Return what to go back to: not what a run switched to that was killed before its proof.
+    def _last_verified(
+        self, containers: Containers, live: VersionContainer | None, record: DeploymentRecord
+    ) -> VersionContainer | None:
+        """Return the version to restore on failure: not one that a run switched to but was killed before verifying.
 
-        What was written down still runs then. When it was stopped, another copy of the model directory proved what is live.
+        In that case the recorded version still runs. If it is stopped, another copy of the model directory verified the live one.
         """
         if live is None or record.current is None or live.name == record.current.handle:
             return live
         running = [one for one in containers.versions() if one.container.status == "running"]
         return next((one for one in running if one.name == record.current.handle), live)
 
-    def _still_serves(self, containers: Containers, live: Version, release: Release) -> bool:
-        """Tell whether the version answers its samples through the declared port; a stopped front is started."""
+    def _still_serves(self, containers: Containers, live: VersionContainer, release: Release) -> bool:
+        """Return whether the version answers its samples through the declared port; a stopped front is started."""
         if live.container.status != "running":
             return False
         front = containers.front_on(self.context.bind, self.port)
@@ -184,38 +187,42 @@ class DockerTarget:
         try:
             front.ensure_running()
             self._wait_front(containers)
-            return contract.still_right(self._outside(containers), self.model, release.samples)
+            return answers_correctly(self._outside(containers), self.model, release.samples)
         except GateFailed as failure:
-            log.warning("%s does not answer any more: %s", live.name, failure.message)
+            log.warning("%s no longer answers: %s", live.name, failure.message)
             return False
 
-    def _candidate(self, containers: Containers, release: Release, image: str) -> Version:
-        """Start a version that gets no traffic and prove it; a failed one is removed."""
+    def _candidate(self, containers: Containers, release: Release, image: str) -> VersionContainer:
+        """Start a version that gets no traffic and verify it; one that fails is removed."""
         candidate = containers.create_version(release, image)
         try:
             log.info("starting %s", candidate.name)
             candidate.container.start()
             self._wait_ready(containers, candidate.container)
-            inside = ExecProber(candidate.container)
-            contract.prove(inside, self.model, release.samples, lambda: containers.log(candidate.container))
+            inside = container_prober(candidate.container)
+            contract.verify_samples(inside, self.model, release.samples, lambda: containers.log(candidate.container))
         except BaseException:
             discard(candidate.container)
             raise
         return candidate
 
-    def _put_live(self, containers: Containers, new: Version, old: Version | None, samples: Sequence[Sample]) -> None:
-        """Point the front at a proved version and send the samples through it; whatever goes wrong, what ran is restored.
+    def _put_live(
+        self, containers: Containers, new: VersionContainer, old: VersionContainer | None, samples: Sequence[Sample]
+    ) -> None:
+        """Switch the front to a verified version and send the samples through it; on any failure, restore what ran.
 
         Raises RolledBack when requests had reached the new version, RollbackFailed when the old one could not be restored.
         """
         before = containers.front_on(self.context.bind, self.port)
         try:
             if before is not None and before.runtime != new.runtime:
-                log.info("renewing %s, as the runtime has changed: connections are interrupted for a moment", containers.front_name)
+                log.info(
+                    "replacing %s because the runtime has changed: connections are interrupted for a moment", containers.front_name
+                )
                 containers.mark_live(new)
                 containers.create_front(new, self.context.bind, self.port, instead_of=before)
             self._front_to(containers, new)
-            contract.prove(self._outside(containers), self.model, samples, lambda: containers.log(new.container))
+            contract.verify_samples(self._outside(containers), self.model, samples, lambda: containers.log(new.container))
         except BaseException as error:
             switched = before is not None and (old is None or containers.upstream() != old.alias)
             if before is None:
@@ -225,19 +232,19 @@ class DockerTarget:
                 containers.drain_and_stop(new, self.model.timeouts.drain_s)
             discard(new.container)
             if switched and old is not None and isinstance(error, GateFailed):
-                what = f"{new.name} failed behind the port: {error.message}; {old.name} answers again"
-                raise RolledBack(what, error.fix) from error
+                message = f"{new.name} failed behind the port: {error.message}; {old.name} answers again"
+                raise RolledBack(message, error.fix) from error
             raise
 
-    def _restore(self, containers: Containers, old: Version, new: Version, error: BaseException) -> None:
+    def _restore(self, containers: Containers, old: VersionContainer, new: VersionContainer, error: BaseException) -> None:
         try:
             self._front_to(containers, old)
         except (DeployFailed, GateFailed) as failure:
-            what = f"{new.name} failed and {old.name} could not be restored: {failure.message}"
-            raise RollbackFailed(what, f"read `docker logs {containers.front_name}`, then deploy again") from error
+            message = f"{new.name} failed and {old.name} could not be restored: {failure.message}"
+            raise RollbackFailed(message, f"read `docker logs {containers.front_name}`, then deploy again") from error
 
-    def _front_to(self, containers: Containers, version: Version) -> None:
-        """Let the front send new requests to a version: a running front is switched, a missing one is made first."""
+    def _front_to(self, containers: Containers, version: VersionContainer) -> None:
+        """Send new requests to a version: switch the running front, or create a missing one first."""
         containers.mark_live(version)
         front = containers.front_on(self.context.bind, self.port)
         if front is None:
@@ -248,64 +255,56 @@ class DockerTarget:
         self._wait_front(containers)
 
     def _wait_front(self, containers: Containers) -> None:
-        """Wait until /ping is answered with 200 through the published port.
-
-        Raises GateFailed with the last answer.
-        """
-        deadline, last = time.monotonic() + FRONT_READY_S, "not asked yet"
-        while time.monotonic() < deadline:
-            answer = self._outside(containers).send([ProbeRequest("ping", "GET", "/ping", "", b"")], 1, 5.0)[0]
-            if answer.status == 200:
-                return
-            last = answer.error or f"{answer.status} {answer.body[:200].decode(errors='replace')}"
-            time.sleep(0.1)
-        raise GateFailed(f"{self.base_url}/ping is not answered with 200 after {FRONT_READY_S:.0f} s: {last}")
+        """Wait until /ping is answered through the published port. Raises GateFailed."""
+        wait_ping(lambda: self._outside(containers), self.base_url)
 
     def _wait_ready(self, containers: Containers, container: "Container") -> None:
         try:
-            seconds = wait_ready(container, self.model.timeouts.startup_s + START_MARGIN_S)
+            seconds = wait_container_ready(container, self.model.timeouts.startup_s + START_MARGIN_S)
         except GateFailed as failure:
             raise contract.explained(failure, containers.log(container), lines=25) from failure
         log.info("%s is ready after %.1f s", container.name, seconds)
 
     def _outside(self, containers: Containers) -> Prober:
-        """Return what speaks through the published port, or from inside the front where that port is on another machine."""
+        """Return a prober of the published port; from inside the front when that port is on another machine."""
         front = containers.front()
         if containers.remote and front is not None:
-            return ExecProber(front.container)
+            return container_prober(front.container)
         host = "127.0.0.1" if self.context.bind == "0.0.0.0" else self.context.bind  # noqa: S104 -- compared, not bound
         return HttpProber(f"http://{host}:{self.port}")
 
-    def _retire(self, containers: Containers, live: Version, old: Version | None, kept: Version | None) -> None:
-        """Write down what serves, then drain and stop the old version; of the stopped ones only `kept` stays."""
-        contract.write_record(self.context, NAME, self._record(live, kept))
+    def _retire(
+        self, containers: Containers, live: VersionContainer, old: VersionContainer | None, restorable: VersionContainer | None
+    ) -> None:
+        """Record what serves, then drain and stop the old version; of the stopped ones only `restorable` stays."""
+        contract.write_record(self.context, NAME, self._record(live, restorable))
         containers.remove_fronts_but(self.context.bind, self.port)
-        for one in {one.name: one for one in (old, kept) if one}.values():
+        for one in {one.name: one for one in (old, restorable) if one}.values():
             if one.name != live.name and (one is old or one.container.status == "running"):
                 log.info("draining %s", one.name)
                 containers.drain_and_stop(one, self.model.timeouts.drain_s)
-        containers.sweep({one.name for one in (live, kept) if one})
+        containers.sweep({one.name for one in (live, restorable) if one})
 
-    def _record(self, live: Version, previous: Version | None) -> Record:
-        written = contract.read_record(self.context, NAME)
+    def _record(self, live: VersionContainer, previous: VersionContainer | None) -> DeploymentRecord:
+        recorded = contract.read_record(self.context, NAME)
 
-        def of(version: Version | None) -> Deployed | None:
+        def entry(version: VersionContainer | None) -> Deployed | None:
             if version is None:
                 return None
-            for known in (written.current, written.previous):
+            for known in (recorded.current, recorded.previous):
                 if known is not None and known.handle == version.name:
                     return known
             return Deployed.now(version.digest, version.version, version.name)
 
-        return Record(of(live), of(previous))
+        return DeploymentRecord(entry(live), entry(previous))
 
-    def _endpoint(self, containers: Containers, live: Version | None, previous: Version | None) -> Endpoint:
-        url = self.base_url + contract.predict_path(self.model)
+    def _endpoint(self, containers: Containers, live: VersionContainer | None, previous: VersionContainer | None) -> Endpoint:
+        url = self.base_url + predict_path(self.model.name)
         before = previous.digest if previous else ""
         if live is None:
             return Endpoint(NAME, url, "", "", "absent", previous=before)
         front: Front | None = containers.front_on(self.context.bind, self.port)
         state, detail = live.state()
         if state == "ready" and (front is None or front.container.status != "running"):
-            state, detail = "not_ready", "the front does not run: deploy again"
+            state, detail = "not_ready", "the front is not running: deploy again"
         return Endpoint(NAME, url, live.digest, live.version, state, detail, before)

@@ -1,28 +1,39 @@
-"""The cluster's API as a few verbs over plain documents; every refusal comes out as an error that says what mends it."""
+"""The cluster's API as a few verbs over plain documents; every refusal is raised as an error that contains its fix."""
 
-import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import yaml
+from kubernetes import client, config
+from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
+from urllib3.exceptions import HTTPError
 
 from torchrelay.core.errors import ClusterRefused, TorchrelayError
+from torchrelay.core.json_text import parse_untrusted
+from torchrelay.core.retry import Policy, RetryLater, retry_after_s, retrying
 from torchrelay.model.model import Kubernetes
-from torchrelay.targets.kubernetes.api_errors import first_line, is_transient, refusal
-from torchrelay.targets.kubernetes.manifests import MANAGER, Document
-
-if TYPE_CHECKING:
-    from kubernetes.client import ApiClient, Configuration
+from torchrelay.targets.kubernetes.api_errors import first_line, is_transient, refusal, status_code
+from torchrelay.targets.kubernetes.exec import exec_in
+from torchrelay.targets.kubernetes.manifests import CONTAINER, MANAGER, Document
 
 log = logging.getLogger(__name__)
 APPLY = "application/apply-patch+yaml"
 TIMEOUTS_S = (10.0, 60.0)  # to connect, to answer
-RETRY_S = 20.0
 QUICK_S = (3.0, 3.0)
+RETRY = Policy(attempts=12, first_wait_s=0.25, longest_wait_s=4.0)
+RETRY_S = 20.0
+"""Seconds after which a call that failed is not repeated any more."""
+LOG_RETRY = Policy(attempts=2, first_wait_s=0.0)
 NOT_FOUND, CONFLICT, UNAUTHORIZED, FORBIDDEN = 404, 409, 401, 403
+ERRORS = (ApiException, HTTPError, OSError)
+RAW: dict[str, Any] = {"_preload_content": False}  # documents as they arrive, not the client's types
+EKS_LASTS_S = 14 * 60.0
+"""Seconds after which to create a new EKS token: a minute before the cluster refuses it, as the aws CLI does."""
 
 # kind -> class of the client and stem of its methods
 KINDS = {
@@ -37,26 +48,26 @@ KINDS = {
 
 
 class Api:
-    """One namespace of one cluster. `make` gives a client, and is asked again when its credentials have expired.
+    """One namespace of one cluster. `new_client` returns a client, and is called again when its credentials have expired.
 
-    `lasts_s`: seconds after which they are known to have.
+    `lasts_s`: seconds for which credentials are valid.
     """
 
-    def __init__(self, make: Callable[[], "ApiClient"], namespace: str, lasts_s: float = math.inf) -> None:
-        self.make = make
+    def __init__(self, new_client: Callable[[], ApiClient], namespace: str, lasts_s: float = math.inf) -> None:
+        self.new_client = new_client
         self.namespace = namespace
         self.lasts_s = lasts_s
         self.renew()
 
     def renew(self) -> None:
-        """Make a client with new credentials."""
-        made_at = time.monotonic()
-        self._client, self._made_at = self.make(), made_at
+        """Create a client with new credentials."""
+        created_at = time.monotonic()
+        self._client, self._created_at = self.new_client(), created_at
 
     @property
-    def client(self) -> "ApiClient":
+    def client(self) -> ApiClient:
         """A client whose credentials have not expired, as far as that is known."""
-        if time.monotonic() - self._made_at > self.lasts_s:
+        if time.monotonic() - self._created_at > self.lasts_s:
             self.renew()
         return self._client
 
@@ -66,23 +77,23 @@ class Api:
         return str(self.configuration.host)
 
     @property
-    def configuration(self) -> "Configuration":
+    def configuration(self) -> Configuration:
         """Address and credentials."""
-        made: Configuration = self.client.configuration  # type: ignore[attr-defined] # the stubs leave it out
-        return made
+        configuration: Configuration = self.client.configuration  # type: ignore[attr-defined] # the stubs leave it out
+        return configuration
 
     def get(self, kind: str, name: str, *, quick: bool = False) -> Document | None:
-        """Return an object, None when there is none; `quick`: ask once, for seconds."""
+        """Return an object, None when it is missing; `quick`: try once, for a few seconds."""
         return self._call("read", kind, name, missing=True, quick=quick)
 
     def list(self, kind: str, selector: str = "", fields: str = "") -> list[Document]:
-        """Return the objects of a kind that a label selector and a field selector name."""
-        found = self._call("list", kind, "", label_selector=selector, field_selector=fields) or {}
-        return list(found.get("items") or [])
+        """Return the objects of a kind that match a label selector and a field selector."""
+        listed = self._call("list", kind, "", label_selector=selector, field_selector=fields) or {}
+        return list(listed.get("items") or [])
 
     def apply(self, document: Document, *, dry_run: bool = False, force: bool = False) -> Document:
-        """Apply a manifest, as field manager torchrelay; fields that others own are a refusal unless forced."""
-        more: dict[str, Any] = {"dry_run": "All"} if dry_run else {}
+        """Apply a manifest, as field manager torchrelay; refused if others own its fields, unless forced."""
+        options: dict[str, Any] = {"dry_run": "All"} if dry_run else {}
         name = document["metadata"]["name"]
         applied = self._call(
             "patch",
@@ -93,21 +104,21 @@ class Api:
             field_validation="Strict",
             force=force,
             _content_type=APPLY,
-            **more,
+            **options,
         )
         return applied or {}
 
     def create(self, document: Document) -> Document | None:
-        """Create an object; None when one of that name is there."""
+        """Create an object; return None when one of that name exists."""
         return self._call("create", document["kind"], "", body=document, field_manager=MANAGER, conflict=True)
 
     def replace(self, document: Document, *, quick: bool = False) -> Document | None:
-        """Replace an object; None when it is no longer of the `resourceVersion` that the document names, or gone."""
+        """Replace an object; return None when its `resourceVersion` is no longer that of the document, or it is gone."""
         name = document["metadata"]["name"]
         return self._call("replace", document["kind"], name, body=document, missing=True, conflict=True, quick=quick)
 
     def delete(self, kind: str, name: str, *, grace_s: int | None = None, of_version: str = "") -> bool:
-        """Delete an object and what hangs on it; says whether it was there.
+        """Delete an object and its dependents; return whether it existed.
 
         `of_version`: only while it has this resourceVersion.
         """
@@ -118,35 +129,43 @@ class Api:
             body["preconditions"] = {"resourceVersion": of_version}
         return self._call("delete", kind, name, body=body, missing=True, conflict=True) is not None
 
-    def log(self, pod: str, container: str, lines: int | None = None, *, previous: bool = False) -> str:
-        """Return the end of a container's log, "" when it has none (yet); `previous`: of its run before the last restart.
+    def execute(self, pod: str, command: Sequence[str], stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+        """Run a command in a pod's server container and return (exit code, stdout, stderr).
 
-        Raises ClusterRefused when it may not be read.
+        Raises GateFailed, ClusterRefused: see `exec.exec_in`.
         """
-        from kubernetes.client import ApiException, CoreV1Api  # noqa: PLC0415 -- half a second, which only this target pays
-        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+        return exec_in(self, pod, command, stdin, timeout_s)
 
-        more: dict[str, Any] = {} if lines is None else {"tail_lines": lines}
-        for again in (True, False):
+    def log(self, pod: str, lines: int | None = None, *, previous: bool = False) -> str:
+        """Return the end of the server's log in a pod, "" when there is none (yet); `previous`: from before the last restart.
+
+        Raises ClusterRefused when reading it is forbidden.
+        """
+        options: dict[str, Any] = {} if lines is None else {"tail_lines": lines}
+
+        def read() -> str:
             try:
-                answer: Any = CoreV1Api(self.client).read_namespaced_pod_log(
-                    pod, self.namespace, container=container, previous=previous, _request_timeout=TIMEOUTS_S, **more, **RAW
+                reply: Any = CoreV1Api(self.client).read_namespaced_pod_log(
+                    pod, self.namespace, container=CONTAINER, previous=previous, _request_timeout=TIMEOUTS_S, **options, **RAW
                 )
-                return bytes(answer.data).decode(errors="replace")
-            except (ApiException, HTTPError, OSError) as error:
-                status = int(getattr(error, "status", 0) or 0)
+                return bytes(reply.data).decode(errors="replace")
+            except ERRORS as error:
+                status = status_code(error)
                 if status == FORBIDDEN and (refused := refusal(error, "Pod", pod, self.namespace, self.server)):
                     raise refused from error
-                if not again or status not in (0, UNAUTHORIZED):  # 0: a connection that was kept, and closed by the server
-                    break
-                if status == UNAUTHORIZED:
-                    self.renew()
-        return ""
+                if status in (0, UNAUTHORIZED):  # 0: the server closed a kept connection
+                    raise RetryLater(first_line(error), 0.0) from error
+                return ""
 
-    def log_or_why(self, pod: str, container: str, lines: int | None = None, *, previous: bool = False) -> str:
-        """Return what `log` does, or why it may not be read: for a failure that is told in any case."""
         try:
-            return self.log(pod, container, lines, previous=previous)
+            return retrying(read, LOG_RETRY, before_wait=self._renew_if_unauthorized)
+        except RetryLater:
+            return ""
+
+    def log_or_reason(self, pod: str, lines: int | None = None, *, previous: bool = False) -> str:
+        """Return what `log` does, or the reason why it cannot be read: for messages about another failure."""
+        try:
+            return self.log(pod, lines, previous=previous)
         except TorchrelayError as refused:
             return f"its log cannot be read: {refused.message}\n{refused.fix}"
 
@@ -161,82 +180,78 @@ class Api:
         quick: bool = False,
         **arguments: Any,
     ) -> Document | None:
-        """Call the client's method of a verb and a kind; what is transient is tried again for a while."""
-        from kubernetes.client import ApiException  # noqa: PLC0415 -- as in log
-        from urllib3.exceptions import HTTPError  # noqa: PLC0415
-
-        deadline, pause, renewed = time.monotonic() + (0 if quick else RETRY_S), 0.25, False
+        """Call the client's method of a verb and a kind; a transient failure is retried for `RETRY_S` seconds."""
+        deadline, unauthorized = time.monotonic() + (0 if quick else RETRY_S), False
         timeouts_s = QUICK_S if quick else TIMEOUTS_S
-        while True:
+
+        def attempt() -> Document | None:
+            nonlocal unauthorized
             try:
-                answer = self._method(verb, kind)(
+                reply = self._method(verb, kind)(
                     *([name] if name else []), self.namespace, **arguments, _request_timeout=timeouts_s, **RAW
                 )
-                return dict(json.loads(answer.data))
-            except (ApiException, HTTPError, OSError) as error:
-                status = int(getattr(error, "status", 0) or 0)
+                return dict(parse_untrusted(reply.data))
+            except ERRORS as error:
+                status = status_code(error)
                 refused = refusal(error, kind, name, self.namespace, self.server)
                 if missing and status == NOT_FOUND and refused is None:
                     return None
                 if conflict and status == CONFLICT:
                     return None
-                if status == UNAUTHORIZED and not renewed:
-                    self.renew()
-                    renewed = True
-                    continue
+                if status == UNAUTHORIZED and not unauthorized:
+                    unauthorized = True
+                    raise RetryLater(first_line(error), 0.0) from error
                 if is_transient(error) and time.monotonic() < deadline:
-                    log.debug("%s %s %s: %s; again in %.2f s", verb, kind, name, first_line(error), pause)
-                    time.sleep(pause)
-                    pause = min(2 * pause, 4.0)
-                    continue
+                    asked = (getattr(error, "headers", None) or {}).get("Retry-After")
+                    raise RetryLater(first_line(error), retry_after_s(asked)) from error
                 raise refused or ClusterRefused(f"{kind} {name}: {first_line(error)}") from error
 
-    def _method(self, verb: str, kind: str) -> Callable[..., Any]:
-        from kubernetes import client  # noqa: PLC0415 -- as in log
+        def before_wait(failure: RetryLater, wait_s: float) -> None:
+            log.debug("%s %s %s: %s; again in %.2f s", verb, kind, name, failure.reason, wait_s)
+            self._renew_if_unauthorized(failure, wait_s)
 
+        try:
+            return retrying(attempt, RETRY, before_wait=before_wait)
+        except RetryLater as last:
+            raise ClusterRefused(f"{kind} {name}: {last.reason}", "run it again") from last
+
+    def _renew_if_unauthorized(self, failure: RetryLater, _wait_s: float) -> None:
+        if status_code(failure.__cause__) == UNAUTHORIZED:
+            self.renew()
+
+    def _method(self, verb: str, kind: str) -> Callable[..., Any]:
         group, stem = KINDS[kind]
         method: Callable[..., Any] = getattr(getattr(client, group)(self.client), f"{verb}_{stem}")
         return method
 
 
-RAW: dict[str, Any] = {"_preload_content": False}  # documents as they came, not the client's types
-
-
 def connect(settings: Kubernetes) -> Api:
-    """Return the API of the cluster that model.yaml names, by EKS or by a kubeconfig; inside of a pod, of its own cluster.
+    """Return the API of the cluster that model.yaml names, by EKS or by a kubeconfig; inside a pod, of that pod's cluster.
 
-    A kubeconfig is TORCHRELAY_KUBECONFIG (a path, or the text itself), else KUBECONFIG, else ~/.kube/config. Raises ClusterRefused.
+    The kubeconfig is TORCHRELAY_KUBECONFIG (a path, or the text itself), otherwise KUBECONFIG, otherwise ~/.kube/config. Raises
+    ClusterRefused.
     """
-    return Api(lambda: _client(settings), settings.namespace, _lasts_s(settings))
+    return Api(lambda: new_client(settings), settings.namespace, EKS_LASTS_S if settings.cluster else math.inf)
 
 
-def _lasts_s(settings: Kubernetes) -> float:
-    if not settings.cluster:
-        return math.inf
-    from torchrelay.targets.kubernetes import eks  # noqa: PLC0415 -- as in _client
-
-    return float(eks.LASTS_S)
-
-
-def _client(settings: Kubernetes) -> "ApiClient":
-    from kubernetes import client, config  # noqa: PLC0415 -- as in Api.log
-
+def new_client(settings: Kubernetes) -> ApiClient:
+    """Return a client with the credentials that `connect` describes. Raises ClusterRefused."""
     given = os.environ.get("TORCHRELAY_KUBECONFIG") or ""
-    named = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    made = client.Configuration()
-    made.retries = 0  # `_call` tries again, and knows for how long
+    paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    configuration = Configuration()
+    configuration.retries = 0  # `Api` retries itself, within its own time limit
+    target: dict[str, Any] = {"client_configuration": configuration, "persist_config": False}
     try:
         if settings.cluster:
-            from torchrelay.targets.kubernetes import eks  # noqa: PLC0415 -- boto3 is slow to import, and needed for EKS alone
+            from torchrelay.targets.kubernetes import eks  # noqa: PLC0415 -- botocore takes 0.3 s, and only EKS needs it
 
-            config.load_kube_config_from_dict(eks.kubeconfig(settings.cluster), client_configuration=made, persist_config=False)
+            config.load_kube_config_from_dict(eks.kubeconfig(settings.cluster), **target)
         elif "\n" in given or given.startswith("{"):
-            document = _parsed(given)
-            config.load_kube_config_from_dict(document, settings.context, client_configuration=made, persist_config=False)
-        elif given or any(Path(one).is_file() for one in named.split(os.pathsep)):
-            config.load_kube_config(given or named, settings.context, client_configuration=made, persist_config=False)
+            config.load_kube_config_from_dict(_parsed(given), settings.context, **target)
+        elif given or any(Path(path).is_file() for path in paths.split(os.pathsep)):
+            config.load_kube_config(given or paths, settings.context, **target)
         elif os.environ.get("KUBERNETES_SERVICE_HOST"):
-            config.load_incluster_config(client_configuration=made)
+            config.load_incluster_config(client_configuration=configuration)
         else:
             raise ClusterRefused(
                 "there is no kubeconfig: neither KUBECONFIG nor ~/.kube/config names a file",
@@ -246,16 +261,14 @@ def _client(settings: Kubernetes) -> "ApiClient":
         raise ClusterRefused(
             f"the kubeconfig cannot be used: {first_line(error)}", "try it: `kubectl get namespaces`; then compare its contexts"
         ) from error
-    return client.ApiClient(made)
+    return ApiClient(configuration)
 
 
 def _parsed(text: str) -> Document:
-    import yaml  # noqa: PLC0415 -- only for a kubeconfig given as text
-
     try:
-        found = yaml.safe_load(text)
+        document = yaml.safe_load(text)
     except yaml.YAMLError:
-        found = None
-    if not isinstance(found, dict):
-        raise ClusterRefused("TORCHRELAY_KUBECONFIG is neither a path nor a kubeconfig", "put the file's content into it, whole")
-    return found
+        document = None
+    if not isinstance(document, dict):
+        raise ClusterRefused("TORCHRELAY_KUBECONFIG is neither a path nor a kubeconfig", "set it to the file's whole content")
+    return document

@@ -1,6 +1,6 @@
-"""Amazon EKS without the aws CLI: a kubeconfig for one cluster, made from the AWS credentials of the environment.
+"""Amazon EKS without the aws CLI: a kubeconfig for one cluster, from the AWS credentials of the environment.
 
-The token is a presigned GetCallerIdentity request; the cluster sends it to STS and so learns who asks. Its form:
+The token is a presigned GetCallerIdentity request; the cluster sends it to STS to learn the caller's identity. Its format:
 kubernetes-sigs/aws-iam-authenticator `pkg/token/token.go` and aws/aws-cli `awscli/customizations/eks/get_token.py`.
 """
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import boto3
 import botocore.exceptions
 from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
@@ -25,15 +26,13 @@ ARN = re.compile(
 PREFIX = "k8s-aws-v1."
 CLUSTER_HEADER = "x-k8s-aws-id"
 EXPIRES_S = 60  # of the request itself; the cluster accepts the token for 15 minutes from its date
-LASTS_S = 14 * 60
-"""Seconds after which to make a new token: a minute before the cluster refuses it, as the aws CLI reckons."""
 USABLE = ("ACTIVE", "UPDATING")
 CREDENTIALS = "set `aws-role` (torchrelay login), run `aws sso login`, or set AWS_PROFILE"
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """One cluster, as its ARN names it."""
+class EksCluster:
+    """The parts of a cluster's ARN."""
 
     arn: str
     region: str
@@ -41,19 +40,19 @@ class Cluster:
     name: str
 
 
-def parse_arn(arn: str) -> Cluster:
-    """Take `arn:aws:eks:REGION:ACCOUNT:cluster/NAME` apart.
+def parse_arn(arn: str) -> EksCluster:
+    """Parse `arn:aws:eks:REGION:ACCOUNT:cluster/NAME`.
 
-    Raises ClusterRefused when it is not of that form.
+    Raises ClusterRefused for any other form.
     """
-    found = ARN.fullmatch(arn)
-    if found is None:
+    match = ARN.fullmatch(arn)
+    if match is None:
         raise ClusterRefused(f"{shown(arn)} is not the ARN of an EKS cluster", "write arn:aws:eks:REGION:ACCOUNT:cluster/NAME")
-    return Cluster(arn, found["region"], found["account"], found["name"])
+    return EksCluster(arn, match["region"], match["account"], match["name"])
 
 
 def kubeconfig(cluster_arn: str) -> dict[str, Any]:
-    """Return a kubeconfig with server, authority and a token; make another one after `LASTS_S`.
+    """Return a kubeconfig with server, authority and a token that is valid for 15 minutes (`api.EKS_LASTS_S`).
 
     Raises ClusterRefused.
     """
@@ -78,7 +77,7 @@ def kubeconfig(cluster_arn: str) -> dict[str, Any]:
 
 
 def token(cluster_arn: str) -> str:
-    """Return a bearer token for a cluster, good for `LASTS_S` seconds; nothing is asked of AWS for it.
+    """Return a bearer token for a cluster, valid for 15 minutes; no request is sent to AWS for it.
 
     Raises ClusterRefused when there are no credentials to sign with.
     """
@@ -96,24 +95,22 @@ def token(cluster_arn: str) -> str:
     return PREFIX + base64.urlsafe_b64encode(str(request.url).encode()).decode().rstrip("=")
 
 
-def _described(cluster: Cluster) -> dict[str, Any]:
+def _described(cluster: EksCluster) -> dict[str, Any]:
     with _explained(cluster):
-        found: dict[str, Any] = dict(
+        described: dict[str, Any] = dict(
             _session(cluster).client("eks", config=_config()).describe_cluster(name=cluster.name)["cluster"]
         )
-    if found.get("arn") != cluster.arn:
+    if described.get("arn") != cluster.arn:
         raise ClusterRefused(
-            f"the AWS credentials belong to another account, whose {cluster.name} is {found.get('arn')}",
-            f"take a role of account {cluster.account}, or correct `cluster` in model.yaml",
+            f"the AWS credentials belong to another account, whose {cluster.name} is {described.get('arn')}",
+            f"use a role of account {cluster.account}, or correct `cluster` in model.yaml",
         )
-    if found.get("status") not in USABLE:
-        raise ClusterRefused(f"{cluster.name} is {found.get('status')}", "wait until it is ACTIVE")
-    return found
+    if described.get("status") not in USABLE:
+        raise ClusterRefused(f"{cluster.name} is {described.get('status')}", "wait until it is ACTIVE")
+    return described
 
 
-def _session(cluster: Cluster) -> Any:
-    import boto3  # noqa: PLC0415 -- half a second that only AWS addresses need to pay
-
+def _session(cluster: EksCluster) -> Any:
     return boto3.Session(region_name=cluster.region)
 
 
@@ -122,31 +119,31 @@ def _config() -> Config:
 
 
 @contextmanager
-def _explained(cluster: Cluster) -> Iterator[None]:
-    """Put what AWS refuses into words."""
+def _explained(cluster: EksCluster) -> Iterator[None]:
+    """Turn AWS errors into ClusterRefused."""
     try:
         yield
     except botocore.exceptions.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
-        raise ClusterRefused(*_words(cluster, code, error)) from error
+        raise ClusterRefused(*_message_and_fix(cluster, code, error)) from error
     except (botocore.exceptions.HTTPClientError, botocore.exceptions.EndpointConnectionError) as error:
-        raise ClusterRefused(f"EKS in {cluster.region} cannot be reached: {printable(str(error))}", "check the network") from error
+        raise ClusterRefused(f"EKS in {cluster.region} is unreachable: {printable(str(error))}", "check the network") from error
     except botocore.exceptions.NoCredentialsError as error:
         raise ClusterRefused(f"{cluster.name}: no AWS credentials", CREDENTIALS) from error
     except botocore.exceptions.BotoCoreError as error:
         raise ClusterRefused(f"{cluster.name}: {printable(str(error))}", CREDENTIALS) from error
 
 
-def _words(cluster: Cluster, code: str, error: Exception) -> tuple[str, str]:
+def _message_and_fix(cluster: EksCluster, code: str, error: Exception) -> tuple[str, str]:
     if code == "ResourceNotFoundException":
         return (
             f"there is no EKS cluster {cluster.name} in {cluster.region}",
-            "correct `cluster` in model.yaml, or take a role of its account",
+            "correct `cluster` in model.yaml, or use a role of its account",
         )
     if code in ("AccessDenied", "AccessDeniedException"):
         return (
-            f"{cluster.name}: the role may not eks:DescribeCluster",
-            f'let it:\n    {{Effect: Allow, Action: "eks:DescribeCluster", Resource: "{cluster.arn}"}}',
+            f"{cluster.name}: the role is not allowed to eks:DescribeCluster",
+            f'allow it:\n    {{Effect: Allow, Action: "eks:DescribeCluster", Resource: "{cluster.arn}"}}',
         )
     if code in ("ExpiredToken", "ExpiredTokenException", "UnrecognizedClientException", "InvalidClientTokenId"):
         return f"{cluster.name}: the AWS credentials are expired or unknown", CREDENTIALS

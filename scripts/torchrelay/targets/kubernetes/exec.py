@@ -1,51 +1,82 @@
-"""Runs programs inside a pod, and asks the model from there: at the pod itself, or at the Service as any other pod would."""
+"""Runs commands inside a pod, and sends requests to the model from there: to the pod itself, or to the Service as any client."""
 
 import contextlib
-import json
-import math
 import queue
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
+from kubernetes.stream import stream
+from websocket import WebSocketException
 
 from torchrelay.core.errors import ClusterRefused, GateFailed
-from torchrelay.docker.exec import START_MARGIN_S as EXEC_MARGIN_S
-from torchrelay.targets.kubernetes.api import UNAUTHORIZED, Api
+from torchrelay.core.json_text import parse_untrusted
+from torchrelay.core.retry import Policy, RetryLater, retrying
 from torchrelay.targets.kubernetes.api_errors import first_line, forbidden, rule
 from torchrelay.targets.kubernetes.manifests import CONTAINER
-from torchrelay.verification.prober import PROBE, PYTHON, ProbeAnswer, ProbeRequest, Readiness, decode_batch, encode_batch
+from torchrelay.verification.prober import Address, ExecProber
 
 STDIN, STDOUT, STDERR, ERROR = 0, 1, 2, 3
 FRAME = 32 * 1024
 CONNECT_S = 45.0
 """Seconds for a handshake: the API server itself takes up to 30 to reach a node."""
 HANDSHAKE = re.compile(r"Handshake status (\d+)")
+UNAUTHORIZED = 401
+ONCE_MORE = Policy(attempts=2, first_wait_s=0.0)
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a probe sends its requests."""
+class Connection(Protocol):
+    """The parts of `Api` that running a command needs."""
 
-    host: str
-    port: int
+    namespace: str
+
+    @property
+    def configuration(self) -> Configuration:
+        """Address and credentials."""
+
+    def renew(self) -> None:
+        """Create new credentials."""
 
 
-def exec_in(api: Api, pod: str, command: Sequence[str], stdin: bytes = b"", timeout_s: float = 60.0) -> tuple[int, bytes, bytes]:
-    """Run a command in a pod's server container: (exit code, stdout, stderr).
+class PodRunner(Protocol):
+    """The parts of `Api` that a prober needs."""
 
-    Its stdin is never closed, as older protocols cannot say so: the command has to know where its input ends.
+    namespace: str
+
+    def execute(self, pod: str, command: Sequence[str], stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+        """Run a command in a pod's server container and return (exit code, stdout, stderr)."""
+
+
+def pod_prober(api: PodRunner, pod: str, address: Address | None = None) -> ExecProber:
+    """Return a prober inside a pod, that asks the pod itself or an address."""
+
+    def execute(command: Sequence[str], stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
+        return api.execute(pod, command, stdin, timeout_s)
+
+    return ExecProber(execute, f"pod {pod}", f"kubectl -n {api.namespace} logs {pod}", address)
+
+
+def exec_in(
+    api: Connection,
+    pod: str,
+    command: Sequence[str],
+    stdin: bytes = b"",
+    timeout_s: float = 60.0,
+    open_stream: Callable[..., Any] = stream,
+) -> tuple[int, bytes, bytes]:
+    """Run a command in a pod's server container and return (exit code, stdout, stderr).
+
+    Its stdin is never closed, which older protocols cannot do: the command has to know where its input ends.
 
     Raises:
-        GateFailed: the container is not running, or the command is not done within `timeout_s` seconds.
-        ClusterRefused: it is not allowed, or the connection broke.
+        GateFailed: the container is not running, or the command does not end within `timeout_s` seconds.
+        ClusterRefused: it is forbidden, or the connection broke.
     """
-    from websocket import WebSocketException  # noqa: PLC0415 -- as in _connect
-
     deadline = time.monotonic() + timeout_s
-    session = _opened(api, pod, command, bool(stdin))
+    session = open_session(api, pod, command, stdin=bool(stdin), open_stream=open_stream)
     try:
         session.sock.settimeout(timeout_s)
         for begin in range(0, len(stdin), FRAME):
@@ -55,7 +86,7 @@ def exec_in(api: Api, pod: str, command: Sequence[str], stdin: bytes = b"", time
             if left <= 0:
                 raise GateFailed(f"pod {pod}: {command[-1]} did not end within {timeout_s:g} s")
             session.update(timeout=left)
-        return _code(session.read_channel(ERROR)), session.read_channel(STDOUT), session.read_channel(STDERR)
+        return _exit_code(session.read_channel(ERROR)), session.read_channel(STDOUT), session.read_channel(STDERR)
     except (WebSocketException, OSError) as error:
         raise ClusterRefused(f"pod {pod}: the connection to {command[-1]} broke: {first_line(error)}", "run it again") from error
     finally:
@@ -63,132 +94,100 @@ def exec_in(api: Api, pod: str, command: Sequence[str], stdin: bytes = b"", time
             session.close()
 
 
-def _opened(api: Api, pod: str, command: Sequence[str], stdin: bool) -> Any:
-    """Return the session of a command; credentials that have expired are made anew once."""
-    from kubernetes.client import ApiException  # noqa: PLC0415 -- as in _connect
+def open_session(
+    api: Connection,
+    pod: str,
+    command: Sequence[str],
+    *,
+    stdin: bool,
+    open_stream: Callable[..., Any] = stream,
+    limit_s: float = CONNECT_S,
+) -> Any:
+    """Start a command and return its session; expired credentials are renewed once. `open_stream` as `kubernetes.stream.stream`.
 
-    for again in (True, False):
+    Raises GateFailed, ClusterRefused.
+    """
+
+    def connect() -> Any:
+        core = CoreV1Api(ApiClient(api.configuration))  # `stream` changes its client while it connects
+        return open_stream(
+            core.connect_get_namespaced_pod_exec,
+            pod,
+            api.namespace,
+            container=CONTAINER,
+            command=list(command),
+            stdin=stdin,
+            stdout=True,
+            stderr=True,
+            tty=False,
+            _preload_content=False,
+            binary=True,
+        )
+
+    def attempt() -> Any:
         try:
-            return within(CONNECT_S, lambda: _connect(api, pod, command, stdin))
+            return within(limit_s, connect)
         except ApiException as error:
-            if again and _status(error) == UNAUTHORIZED:
-                api.renew()
-                continue
-            raise _not_begun(error, api, pod, command[-1]) from error
+            refused = _not_started(error, api, pod, command[-1])
+            if _handshake_status(error) == UNAUTHORIZED:
+                raise RetryLater(refused.message, 0.0) from refused
+            raise refused from error
         except TimeoutError as error:
-            what = f"pod {pod} cannot be reached to run {command[-1]}: no answer within {CONNECT_S:g} s"
-            raise ClusterRefused(what, "run it again; see whether the API reaches the nodes: `kubectl exec`") from error
-    raise AssertionError("not reached")
+            message = f"pod {pod} is unreachable to run {command[-1]}: no answer within {limit_s:g} s"
+            raise ClusterRefused(message, "run it again; check that the API reaches the nodes: `kubectl exec`") from error
+
+    try:
+        return retrying(attempt, ONCE_MORE, before_wait=lambda *_: api.renew())
+    except RetryLater as unauthorized:
+        raise unauthorized.__cause__ or ClusterRefused(unauthorized.reason) from None
 
 
-def _connect(api: Api, pod: str, command: Sequence[str], stdin: bool) -> Any:
-    from kubernetes.client import ApiClient, CoreV1Api  # noqa: PLC0415 -- half a second, which only this target pays
-    from kubernetes.stream import stream  # noqa: PLC0415
-
-    core = CoreV1Api(ApiClient(api.configuration))  # `stream` changes its client while it connects
-    return stream(
-        core.connect_get_namespaced_pod_exec,
-        pod,
-        api.namespace,
-        container=CONTAINER,
-        command=list(command),
-        stdin=stdin,
-        stdout=True,
-        stderr=True,
-        tty=False,
-        _preload_content=False,
-        binary=True,
-    )
-
-
-def within(seconds: float, begin: Callable[[], Any]) -> Any:
-    """Return what a call returns, for one that knows no time-out itself; it is left behind in its thread when it is late.
+def within(seconds: float, call: Callable[[], Any]) -> Any:
+    """Return the result of a call that has no time limit itself; when it is late, its thread is abandoned.
 
     Raises TimeoutError, and whatever the call raises.
     """
-    ends: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
-            ends.put((begin(), None))
+            results.put((call(), None))
         except Exception as error:
-            ends.put((None, error))
+            results.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        made, error = ends.get(timeout=seconds)
+        result, error = results.get(timeout=seconds)
     except queue.Empty:
         raise TimeoutError from None
     if error is not None:
         raise error
-    return made
+    return result
 
 
-def _status(error: Any) -> int:
-    """Return the answer to the handshake, which is in the text of the error alone; 0 when there was none."""
-    return int(found[1]) if (found := HANDSHAKE.search(str(error.reason))) else 0
+def _handshake_status(error: ApiException) -> int:
+    """Return the HTTP status of the handshake, which is only in the error's text; 0 when there was none."""
+    return int(match[1]) if (match := HANDSHAKE.search(str(error.reason))) else 0
 
 
-def _code(status: bytes) -> int:
-    """Read the exit code out of the Status object that comes last."""
+def _exit_code(status: bytes) -> int:
+    """Parse the exit code out of the Status object that arrives last; -1 when it has none."""
     try:
-        told = json.loads(status or b"{}")
-        return 0 if told.get("status") == "Success" else int(told["details"]["causes"][0]["message"])
-    except (ValueError, KeyError, IndexError, TypeError):
+        document = parse_untrusted(status or b"{}")
+        return 0 if document.get("status") == "Success" else int(document["details"]["causes"][0]["message"])
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return -1
 
 
-def _not_begun(error: Any, api: Api, pod: str, program: str) -> ClusterRefused | GateFailed:
-    """Tell why nothing was run."""
-    text, status = str(error.reason), _status(error)
+def _not_started(error: ApiException, api: Connection, pod: str, program: str) -> ClusterRefused | GateFailed:
+    """Return the reason why a command did not start, as an error."""
+    text, status = str(error.reason), _handshake_status(error)
     if status == 403:
-        told = re.search(r"pods .*?is forbidden: .*?(?=\\n|\"?,\"reason|'$|$)", text)
-        refused = forbidden(told[0].replace("\\\\", "").replace('\\"', '"') if told else text, api.namespace)
+        message = re.search(r"pods .*?is forbidden: .*?(?=\\n|\"?,\"reason|'$|$)", text)
+        refused = forbidden(message[0].replace("\\\\", "").replace('\\"', '"') if message else text, api.namespace)
         if isinstance(refused, ClusterRefused):
             return refused
-        return ClusterRefused(f"it is not allowed to run {program} in a pod", f"add to its Role: {rule('create', 'pods/exec', '')}")
+        return ClusterRefused(f"running {program} in a pod is not allowed", f"add to the Role: {rule('create', 'pods/exec', '')}")
     if status in (400, 404, 500):
         return GateFailed(f"pod {pod} cannot run {program}: it is not running any more", f"`kubectl describe pod {pod}`")
-    return ClusterRefused(f"pod {pod} cannot be reached to run {program}: {first_line(error)}", "run it again")
-
-
-class PodProber:
-    """Sends from inside a pod, through its own `runtime/probe.py`; to the pod itself, or to an address."""
-
-    def __init__(self, api: Api, pod: str, address: Address | None = None) -> None:
-        self.api = api
-        self.pod = pod
-        self.address = address
-
-    def send(self, requests: Sequence[ProbeRequest], concurrency: int, timeout_s: float) -> list[ProbeAnswer]:
-        """Send them all, `concurrency` at a time.
-
-        Raises GateFailed when the probe could not run or did not end, ClusterRefused.
-        """
-        if not requests:
-            return []
-        document = json.loads(encode_batch(requests, max(1, concurrency), timeout_s))
-        if self.address is not None:
-            document |= {"host": self.address.host, "port": self.address.port}
-        rounds = math.ceil(len(requests) / max(1, concurrency))
-        code, output, errors = exec_in(
-            self.api, self.pod, [PYTHON, PROBE], json.dumps(document).encode() + b"\n", EXEC_MARGIN_S + timeout_s * rounds
-        )
-        try:
-            return decode_batch(output, requests)
-        except ValueError as error:
-            tail = errors.decode(errors="replace").strip()[-2000:]
-            raise GateFailed(
-                f"pod {self.pod}: the probe ended with code {code} and {error}\n{tail}".rstrip(),
-                f"read its log: kubectl -n {self.api.namespace} logs {self.pod}",
-            ) from error
-
-    def ready(self, timeout_s: float = 15.0) -> Readiness:
-        """Ask once whether a worker has answered."""
-        code, output, errors = exec_in(self.api, self.pod, [PYTHON, PROBE, "--ready"], timeout_s=timeout_s)
-        try:
-            row = json.loads(output)
-            return Readiness(bool(row["ready"]), str(row["reason"]), bool(row["failed"]))
-        except (ValueError, KeyError, TypeError):
-            tail = (errors or output).decode(errors="replace").strip()[-2000:]
-            return Readiness(False, f"the probe ended with code {code}: {tail}", False)
+    return ClusterRefused(f"pod {pod} is unreachable to run {program}: {first_line(error)}", "run it again")

@@ -1,4 +1,4 @@
-"""One relay at a time at a model in a cluster: a Lease that is renewed while it is held, and taken over when it is not."""
+"""Allows one relay at a time to change a model in a cluster, by a Lease that is renewed while held and taken over when stale."""
 
 import logging
 import os
@@ -22,14 +22,14 @@ POLL_S = 1.0
 
 
 @dataclass
-class Seen:
-    """Tells a holder that lives from one that was killed: by what was seen change, as clocks of two machines differ."""
+class LeaseWatch:
+    """Detects a killed holder: its Lease stops changing. Only this machine's clock is used, because clocks differ."""
 
     since: float = 0.0
     state: tuple[str, str] = ("", "")
 
     def is_stale(self, now: float, lease: Document) -> bool:
-        """Take in a look at the Lease, `now` in seconds of any steady clock; say whether its holder renews it no more."""
+        """Note the Lease's state at `now` (seconds of any monotonic clock); return whether its holder no longer renews it."""
         spec = lease["spec"]
         state = (str(spec.get("holderIdentity") or ""), str(spec.get("renewTime") or ""))
         if state != self.state:
@@ -38,8 +38,8 @@ class Seen:
 
 
 @dataclass
-class Turn:
-    """A Lease that this process holds, until `lost`. `renewed`: when it was last renewed, by the monotonic clock."""
+class HeldLease:
+    """A Lease that this process holds until it is `lost`. `renewed`: when it was last renewed, by the monotonic clock."""
 
     api: Api
     name: str
@@ -51,16 +51,16 @@ class Turn:
 
     @property
     def is_lost(self) -> bool:
-        """Tell whether another relay has taken over, or may have by now."""
+        """Whether another relay has taken over, or may have by now."""
         return self.lost.is_set() or time.monotonic() - self.renewed > LASTS_S
 
     def require(self) -> None:
         """Raise Busy when another relay may have taken over; called before each change."""
         if self.is_lost:
-            raise Busy(f"{self.name}: the lock was lost to another relay", "run it again: it goes on from what is there")
+            raise Busy(f"{self.name}: the lock was lost to another relay", "run it again; completed work is kept")
 
     def keep(self) -> None:
-        """Renew until it is over or lost."""
+        """Renew the Lease until it is released or lost."""
         pause = RENEW_S
         while not self.lost.is_set() and not self.over.wait(pause):
             try:
@@ -70,25 +70,25 @@ class Turn:
                 pause = POLL_S
 
     def renew(self) -> bool:
-        """Renew once; says whether it did. A Lease that another one has is lost.
+        """Renew once; return whether it worked. A Lease that another relay holds is lost.
 
-        Raises ClusterRefused when the API does not answer, which says nothing of whose the Lease is.
+        Raises ClusterRefused when the API does not answer; the Lease may still be held then.
         """
         asked = time.monotonic()
-        kept = self.api.replace(lease_document(self.api, self.name, self.holder, self.lease), quick=True)
-        if kept is not None:
-            self.lease, self.renewed = kept, asked
+        replaced = self.api.replace(lease_document(self.api, self.name, self.holder, self.lease), quick=True)
+        if replaced is not None:
+            self.lease, self.renewed = replaced, asked
             return True
-        found = self.api.get("Lease", f"torchrelay-{self.name}", quick=True)
-        if found is None or found["spec"].get("holderIdentity") != self.holder:
+        lease = self.api.get("Lease", f"torchrelay-{self.name}", quick=True)
+        if lease is None or lease["spec"].get("holderIdentity") != self.holder:
             self.lost.set()
         else:
-            self.lease = found  # of a renewal whose answer was lost
+            self.lease = lease  # from a renewal whose reply was lost
         return False
 
 
 def lease_document(api: Api, name: str, holder: str, previous: Document | None = None) -> Document:
-    """Return the Lease as `holder` writes it, over the version of it that was read."""
+    """Return the Lease with this holder; it replaces `previous`, if given."""
     metadata: Document = {
         "name": f"torchrelay-{name}",
         "namespace": api.namespace,
@@ -101,38 +101,40 @@ def lease_document(api: Api, name: str, holder: str, previous: Document | None =
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
 
 
-def take(api: Api, name: str, holder: str, patience_s: float) -> Turn:
-    """Take the Lease; one that is held is waited for.
+def take_lease(api: Api, name: str, holder: str, patience_s: float) -> HeldLease:
+    """Take the Lease, waiting while another relay holds it.
 
     Raises Busy when its holder still renews it after `patience_s` seconds.
     """
-    seen, deadline, told = Seen(), time.monotonic() + patience_s, False
+    watch, deadline, announced = LeaseWatch(), time.monotonic() + patience_s, False
     while True:
         lease = api.get("Lease", f"torchrelay-{name}")
         taken, asked = None, time.monotonic()
         if lease is None:
             taken = api.create(lease_document(api, name, holder))
-        elif seen.is_stale(time.monotonic(), lease) or lease["spec"].get("holderIdentity") == holder:
+        elif watch.is_stale(time.monotonic(), lease) or lease["spec"].get("holderIdentity") == holder:
             taken = api.replace(lease_document(api, name, holder, lease))
         if taken is not None:
-            return Turn(api, name, holder, taken, asked)
-        by = seen.state[0] or "another relay"
+            return HeldLease(api, name, holder, taken, asked)
+        by = watch.state[0] or "another relay"
         if time.monotonic() > deadline:
-            raise Busy(f"{name}: {by} works on it, for more than {patience_s:.0f} s by now", "wait for its end, then run it again")
-        if not told and lease is not None:
+            raise Busy(
+                f"{name}: {by} has been working on it for more than {patience_s:.0f} s", "wait until it ends, then run it again"
+            )
+        if not announced and lease is not None:
             log.info("waiting for %s, which works on %s", by, name)
-            told = True
+            announced = True
         time.sleep(POLL_S)
 
 
 @contextmanager
-def turn(api: Api, name: str, patience_s: float) -> Iterator[Turn]:
-    """Hold a model of a namespace for this process.
+def hold_lease(api: Api, name: str, patience_s: float) -> Iterator[HeldLease]:
+    """Hold the lock of a model in a namespace for this process.
 
-    Raises Busy when another one holds it for longer than `patience_s` seconds.
+    Raises Busy when another process holds it for longer than `patience_s` seconds.
     """
     holder = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
-    held = take(api, name, holder, patience_s)
+    held = take_lease(api, name, holder, patience_s)
     keeper = threading.Thread(target=held.keep, daemon=True)
     keeper.start()
     try:
@@ -140,6 +142,6 @@ def turn(api: Api, name: str, patience_s: float) -> Iterator[Turn]:
     finally:
         held.over.set()
         keeper.join()
-        with suppress(TorchrelayError):  # it runs out by itself
+        with suppress(TorchrelayError):  # otherwise it expires by itself
             if not held.lost.is_set():
                 api.delete("Lease", f"torchrelay-{name}", of_version=held.lease["metadata"]["resourceVersion"])

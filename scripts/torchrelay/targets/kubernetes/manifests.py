@@ -1,4 +1,4 @@
-"""What is applied to a cluster: an overlay of model.yaml over k8s/base, rendered by kustomize, and the pod that is proved first."""
+"""Creates a model's manifests: an overlay over k8s/base, rendered by kustomize, and the candidate pod that is verified first."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from torchrelay.model.model import Kubernetes, Model
 from torchrelay.targets.contract import Release
 from torchrelay.verification.ready import START_MARGIN_S
 
-BASE = paths.ROOT / "k8s" / "base"
+BASE = paths.KUBERNETES_BASE
 BASE_NAME = "model"
 BASE_IMAGE = "torchrelay/model"
 CONTAINER = "server"
@@ -33,12 +33,12 @@ MANAGED_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "torchrelay"
 SERVER, CANDIDATE = "server", "candidate"
 PROPAGATION_S = 5
-"""Seconds until every proxy knows that a pod is gone; runtime/drain.py waits as long before it looks at what is in flight."""
+"""Seconds until every proxy knows that a pod is gone; runtime/drain.py waits as long before it counts requests in flight."""
 STOP_S = 10
-"""Seconds for the server's own end, once nothing is in flight."""
+"""Seconds for the server to end, once no request is in flight."""
 PROBE_S = 2
 PLACE_S = 600
-"""Seconds for a pod to be given a node, perhaps a new one, and for gigabytes to be pulled there."""
+"""Seconds for a pod to get a node, perhaps a new one, and for the node to pull gigabytes."""
 RENDER_S = 60
 NO_KUSTOMIZE = "install kubectl (https://kubernetes.io/docs/tasks/tools/) or kustomize"
 
@@ -46,7 +46,7 @@ Document = dict[str, Any]
 
 
 def settings_of(model: Model) -> Kubernetes:
-    """Return the target's part of model.yaml; its defaults where it has none."""
+    """Return the target's part of model.yaml, or the defaults."""
     return model.targets.kubernetes or Kubernetes()
 
 
@@ -56,28 +56,28 @@ def selector(name: str, component: str = SERVER) -> str:
 
 
 def label_value(text: str) -> str:
-    """Return a text as a label can hold it: at most 63 letters, digits, `-`, `_` and `.`, a letter or digit at both ends."""
+    """Return a text as a valid label: at most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:63].strip("-_.") or "unknown"
 
 
 def cpu_quantity(cores: float) -> str:
-    """Return cores as Kubernetes writes them: `2`, `500m`; it knows no less than a thousandth."""
+    """Return cores as Kubernetes writes them: `2`, `500m`; at least a thousandth."""
     milli = max(1, int((Decimal(str(cores)) * 1000).to_integral_value()))
     return str(milli // 1000) if milli % 1000 == 0 else f"{milli}m"
 
 
 def grace_s(model: Model) -> int:
-    """Return how long a pod may take to end: proxies hear of it, requests in flight end, then the server."""
+    """Return how many seconds a pod may take to end: proxies learn of it, requests in flight end, then the server."""
     return PROPAGATION_S + model.timeouts.drain_s + STOP_S
 
 
 def startup_s(model: Model) -> int:
-    """Return how long a started container may take until a worker has answered."""
+    """Return how many seconds a started container may take until a worker has answered."""
     return model.timeouts.startup_s + START_MARGIN_S
 
 
 def deployment_patch(model: Model) -> Document:
-    """Return what model.yaml says about the Deployment."""
+    """Return the Deployment's fields that model.yaml sets."""
     amounts = {"cpu": cpu_quantity(model.resources.cpu), "memory": model.resources.memory}
     if model.gpus:
         amounts[GPU] = str(model.gpus)
@@ -88,7 +88,7 @@ def deployment_patch(model: Model) -> Document:
         "startupProbe": {"periodSeconds": PROBE_S, "failureThreshold": math.ceil(startup_s(model) / PROBE_S)},
     }
     pod: Document = {"terminationGracePeriodSeconds": grace_s(model), "containers": [container]}
-    if model.gpus:  # nodes with GPUs are often tainted, to keep others off
+    if model.gpus:  # nodes with GPUs are often tainted, to keep other pods away
         pod["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
     return {
         "apiVersion": "apps/v1",
@@ -103,20 +103,18 @@ def deployment_patch(model: Model) -> Document:
 
 
 def overlay(model: Model, release: Release, base: str) -> dict[str, Document]:
-    """Return the overlay, file name -> document; `base` is the path of k8s/base as seen from it.
+    """Return the overlay, file name -> document; `base` is the path of k8s/base relative to it.
 
-    Raises DeployFailed for a name that no Service can have, and for a release that is in no registry.
+    Raises DeployFailed for a name that a Service cannot have, and for a release that is not in a registry.
     """
-    repository, at, digest = release.reference.partition("@")
-    if not at:
+    repository, separator, digest = release.reference.partition("@")
+    if not separator:
         raise DeployFailed(
             "a cluster pulls the image from a registry, and this one has not been pushed",
             "push it first: --repository HOST/PATH, or `torchrelay push`",
         )
     if model.name[0].isdigit():
-        raise DeployFailed(
-            f"{model.name} cannot be the name of a Service, which begins with a letter", "choose another name in model.yaml"
-        )
+        raise DeployFailed(f'Service names must start with a letter; "{model.name}" does not', "choose another name in model.yaml")
     rename = [{"op": "replace", "path": "/metadata/name", "value": model.name}]
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -137,9 +135,9 @@ def overlay(model: Model, release: Release, base: str) -> dict[str, Document]:
 
 
 def kustomize_command(folder: Path) -> list[str]:
-    """Return what renders an overlay: kustomize where there is one, else kubectl's own.
+    """Return the command that renders an overlay: kustomize if it is installed, otherwise kubectl's own.
 
-    Raises DeployFailed when neither is there.
+    Raises DeployFailed when neither is installed.
     """
     if shutil.which("kustomize"):
         return ["kustomize", "build", str(folder)]
@@ -153,8 +151,8 @@ def render(model: Model, release: Release) -> list[Document]:
 
     Raises DeployFailed.
     """
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made).resolve()  # kustomize goes by relative paths between real folders
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()  # kustomize needs relative paths between real folders
         for name, document in overlay(model, release, os.path.relpath(BASE.resolve(), folder)).items():
             (folder / name).write_text(yaml.safe_dump(document), encoding="utf-8")
         try:
@@ -166,20 +164,20 @@ def render(model: Model, release: Release) -> list[Document]:
 
 def of_kind(documents: list[Document], kind: str) -> Document:
     """Return the one document of a kind."""
-    (found,) = [document for document in documents if document["kind"] == kind]
-    return found
+    (document,) = [document for document in documents if document["kind"] == kind]
+    return document
 
 
 def candidate(deployment: Document, lasts_s: int) -> Document:
-    """Return the pod that is proved: as those of the Deployment, but no Service selects it and it never restarts.
+    """Return the candidate pod: like those of the Deployment, but no Service selects it and it never restarts.
 
-    `lasts_s`: the cluster ends it after that time, should whoever made it be killed.
+    `lasts_s`: seconds after which the cluster ends it, in case the process that created it is killed.
     """
     template = copy.deepcopy(deployment["spec"]["template"])
     name = deployment["metadata"]["name"]
     labels = {**template["metadata"]["labels"], COMPONENT_LABEL: CANDIDATE}
     for container in template["spec"]["containers"]:
-        container.pop("lifecycle", None)  # no request is in flight when it goes
+        container.pop("lifecycle", None)  # no request is in flight when it ends
     spec = {**template["spec"], "restartPolicy": "Never", "activeDeadlineSeconds": lasts_s, "terminationGracePeriodSeconds": 1}
     return {
         "apiVersion": "v1",

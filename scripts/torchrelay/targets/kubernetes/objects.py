@@ -1,4 +1,4 @@
-"""The objects of a model in a cluster: which of them are ours, what is applied and what is removed; what others made stays."""
+"""A model's objects in a cluster: applies and removes those that Torchrelay created, and leaves all others unchanged."""
 
 import os
 from collections.abc import Iterator
@@ -9,17 +9,18 @@ from torchrelay.targets.kubernetes import state
 from torchrelay.targets.kubernetes.api import Api
 from torchrelay.targets.kubernetes.api_errors import FORCE
 from torchrelay.targets.kubernetes.manifests import MANAGED_LABEL, MANAGER, Document, of_kind
-from torchrelay.targets.kubernetes.state import Version
+from torchrelay.targets.kubernetes.state import DeployedVersion, Live
+from torchrelay.targets.kubernetes.waiting import is_complete
 
-OURS = ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount")
+MANAGED_KINDS = ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a release amounts to: its manifests, and the version that they serve."""
+class RenderedRelease:
+    """A release's manifests, and the version that they serve."""
 
     documents: list[Document]
-    version: Version
+    version: DeployedVersion
 
     @property
     def deployment(self) -> Document:
@@ -27,36 +28,36 @@ class Wanted:
         return of_kind(self.documents, "Deployment")
 
 
-def is_ours(document: Document) -> bool:
-    """Tell whether an object is of Torchrelay's making."""
+def is_managed(document: Document) -> bool:
+    """Return whether Torchrelay created an object."""
     return bool((document["metadata"].get("labels") or {}).get(MANAGED_LABEL) == MANAGER)
 
 
 def is_forced() -> bool:
-    """Tell whether fields that others own are to be taken over in this run."""
+    """Return whether this run overwrites fields that others own."""
     return os.environ.get(FORCE, "") == "1"
 
 
-def applicable(api: Api, wanted: Wanted, *kinds: str) -> Iterator[Document]:
-    """Yield the manifests of some kinds; an account that somebody else made, to give it rights, is left as it is.
+def applicable(api: Api, wanted: RenderedRelease, *kinds: str) -> Iterator[Document]:
+    """Yield the manifests of some kinds; a ServiceAccount that somebody else created, to give it permissions, is left out.
 
-    Raises DeployFailed for anything else of that name that is not ours.
+    Raises DeployFailed for any other object of that name that Torchrelay did not create.
     """
     for kind in kinds:
         document = of_kind(wanted.documents, kind)
         name, namespace = document["metadata"]["name"], document["metadata"]["namespace"]
-        found = api.get(kind, name)
-        if found is None or is_ours(found):
+        existing = api.get(kind, name)
+        if existing is None or is_managed(existing):
             yield document
         elif kind != "ServiceAccount":
             raise DeployFailed(
-                f"{kind} {namespace}/{name} is there already and not of Torchrelay's making",
+                f"{kind} {namespace}/{name} exists already, but Torchrelay did not create it",
                 "choose another name or namespace in model.yaml, or delete it",
             )
 
 
-def apply_kinds(api: Api, wanted: Wanted, *kinds: str, dry_run: bool = False) -> None:
-    """Apply the manifests of some kinds; a dry run lets the API say what it would refuse, and changes nothing.
+def apply_kinds(api: Api, wanted: RenderedRelease, *kinds: str, dry_run: bool = False) -> None:
+    """Apply the manifests of some kinds; in a dry run the API only checks them.
 
     Raises DeployFailed, ClusterRefused.
     """
@@ -65,37 +66,46 @@ def apply_kinds(api: Api, wanted: Wanted, *kinds: str, dry_run: bool = False) ->
 
 
 def apply_version(
-    api: Api, rendered: Document, version: Version, *, proved: bool, previous: Version | None, force: bool = True
+    api: Api, rendered: Document, version: DeployedVersion, *, verified: bool, previous: DeployedVersion | None, force: bool = True
 ) -> None:
-    """Apply the Deployment that serves a version, under the name and labels of the rendered or live one.
+    """Apply the Deployment that serves a version, with the name and labels of the rendered or live one.
 
-    The number of pods that an autoscaler has set stays, whatever it was when the version was live before.
+    A number of pods that an autoscaler has set is kept.
     """
     if state.is_scaled_by_cluster(api.get("Deployment", rendered["metadata"]["name"])):
         version = replace(version, spec=state.without_replicas(version.spec))
-    described = {key: rendered["metadata"][key] for key in ("name", "namespace", "labels")}
-    api.apply(state.deployment({"metadata": described}, version, proved=proved, previous=previous), force=force)
+    metadata = {key: rendered["metadata"][key] for key in ("name", "namespace", "labels")}
+    api.apply(state.deployment({"metadata": metadata}, version, verified=verified, previous=previous), force=force)
 
 
-def remove_ours(api: Api, name: str) -> bool:
-    """Remove what was applied; says whether there was anything."""
-    found = False
-    for kind in OURS:
+def remove_managed(api: Api, name: str) -> bool:
+    """Remove the applied objects; return whether there were any."""
+    removed = False
+    for kind in MANAGED_KINDS:
         document = api.get(kind, name)
-        if document is not None and is_ours(document):
-            found = api.delete(kind, name) or found
-    return found
+        if document is not None and is_managed(document):
+            removed = api.delete(kind, name) or removed
+    return removed
 
 
-def remove_first(api: Api, name: str, mine: Version | None) -> bool:
-    """Remove what was applied of a first version; says whether it did.
+def remove_first(api: Api, name: str, applied: DeployedVersion | None) -> bool:
+    """Remove the objects of a first version that failed; return whether there were any.
 
-    `mine`: the version that was applied, if any; whatever else serves under that name stays, as another run put it there.
+    `applied`: the version that this run applied, if any. Another version under that name stays: another run deployed it.
     """
     try:
         live = state.read(api.get("Deployment", name))
     except DeployFailed:
         return False
-    if live is not None and (mine is None or not live.version.serves(mine)):
+    if live is not None and (applied is None or not live.version.serves(applied)):
         return False
-    return remove_ours(api, name)
+    return remove_managed(api, name)
+
+
+def is_unchanged(api: Api, live: Live, wanted: RenderedRelease) -> bool:
+    """Return whether applying a release would change nothing; the API compares, because somebody may have edited the objects."""
+    if not (live.verified and live.version.serves(wanted.version) and is_complete(live.document)):
+        return False
+    document = state.deployment(wanted.deployment, wanted.version, verified=True, previous=live.previous)
+    applied = api.apply(document, dry_run=True, force=True)
+    return bool(applied["spec"] == live.document["spec"])

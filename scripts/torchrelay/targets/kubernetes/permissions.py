@@ -1,18 +1,18 @@
-"""What the kubernetes target may do in its namespace: asked for by doctor, granted by infra/kubernetes/deployer-role.yaml."""
+"""The permissions that the kubernetes target needs: checked by doctor, granted by infra/kubernetes/deployer-role.yaml."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Verbs on one resource; `resource` may name a part of it, as pods/log."""
+    """Verbs on one resource, or on a subresource such as pods/log."""
 
     group: str
     resource: str
     verbs: tuple[str, ...]
 
 
-# Server-side apply of an object is a patch, and a create when it is not there.
+# Server-side apply of an object is a patch, and a create when it is missing.
 APPLIED = ("get", "create", "patch", "delete")
 
 RULES = (
@@ -23,6 +23,6 @@ RULES = (
     Rule("policy", "poddisruptionbudgets", APPLIED),
     Rule("", "pods", (*APPLIED, "list")),
     Rule("", "pods/log", ("get",)),
-    Rule("", "pods/exec", ("get", "create")),  # the samples; a websocket was a get alone before Kubernetes 1.35
+    Rule("", "pods/exec", ("get", "create")),  # to send samples; before Kubernetes 1.35 a websocket needed only get
     Rule("coordination.k8s.io", "leases", ("get", "create", "update", "delete")),  # one deployment at a time
 )

@@ -1,242 +1,196 @@
-"""Waits for pods: for the candidate to answer, and for a Deployment to have rolled; gives the reason when they do not."""
+"""One change of a model in a cluster: a candidate is verified, then the Deployment rolls, and goes back if anything fails."""
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from torchrelay.core.errors import DeployFailed, GateFailed
+from torchrelay.core.errors import DeployFailed, RollbackFailed, RolledBack, TorchrelayError
 from torchrelay.model.model import Model
+from torchrelay.model.samples import Sample
 from torchrelay.targets import contract
-from torchrelay.targets.kubernetes.api import Api
-from torchrelay.targets.kubernetes.exec import PodProber
-from torchrelay.targets.kubernetes.manifests import CANDIDATE, CONTAINER, Document, candidate, grace_s, selector, startup_s
-from torchrelay.targets.kubernetes.pod_trouble import (
-    Trouble,
-    condition,
-    is_ending,
-    is_over,
-    is_ready,
-    is_running,
-    refused_pods,
-    state_of,
-    trouble_of,
+from torchrelay.targets.kubernetes import state
+from torchrelay.targets.kubernetes.exec import pod_prober
+from torchrelay.targets.kubernetes.lock import HeldLease
+from torchrelay.targets.kubernetes.manifests import PROPAGATION_S, Document
+from torchrelay.targets.kubernetes.objects import (
+    MANAGED_KINDS,
+    RenderedRelease,
+    apply_kinds,
+    apply_version,
+    is_forced,
+    remove_first,
+    remove_managed,
 )
-from torchrelay.verification import diagnosis
-from torchrelay.verification.ready import LOAD_FIX, LOG_LINES, REFUSED, REFUSED_S, STARTUP_FIX
+from torchrelay.targets.kubernetes.service import address_of, verify_service, wait_service
+from torchrelay.targets.kubernetes.state import DeployedVersion, Live
+from torchrelay.targets.kubernetes.waiting import PodWaits, sweep_candidates
+from torchrelay.verification.replay import correct_samples
 
 log = logging.getLogger(__name__)
-POLL_S = 0.5
-TROUBLE_S = 20.0
-"""Seconds for what looks hopeless to mend itself: a registry that is away for a moment."""
-OBSERVED_S = 5.0
-REVISION = "deployment.kubernetes.io/revision"
 
 
-@dataclass
-class Patience:
-    """How long a trouble has been seen for."""
-
-    since: float = 0.0
-    what: str = ""
-
-    def spent(self, now: float, trouble: Trouble | None) -> bool:
-        """Take in what is seen `now` (seconds of any steady clock); say whether it is to be given up.
-
-        What has ended is given up at once: the rest may be of another moment.
-        """
-        if trouble is None or not trouble.certain:
-            self.what = ""
-            return False
-        if trouble.gate:
-            return True
-        if not self.what:
-            self.since, self.what = now, trouble.what
-        return now - self.since > TROUBLE_S
-
-
-@dataclass
 class Rollout:
-    """What was seen of a rollout: how far it is, and since when."""
+    """Changes a model while its lock is held. `live` is the Deployment's state when the change began.
 
-    since: float
-    seen: tuple[int, ...] = ()
-    patience: Patience = field(default_factory=Patience)
-
-    def stuck(self, now: float, document: Document, limit_s: float) -> bool:
-        """Take in a look at the Deployment; say whether nothing has moved for `limit_s` seconds."""
-        status = document.get("status") or {}
-        seen = tuple(int(status.get(key) or 0) for key in ("updatedReplicas", "readyReplicas", "availableReplicas", "replicas"))
-        if seen != self.seen:
-            self.seen, self.since = seen, now
-        return now - self.since > limit_s
-
-
-def is_complete(document: Document) -> bool:
-    """Tell whether all pods of a Deployment are of its newest version and get traffic, as kubectl `rollout status` reckons."""
-    status, wanted = document.get("status") or {}, int(document["spec"].get("replicas", 1))
-    if int(status.get("observedGeneration") or 0) < int(document["metadata"]["generation"]):
-        return False
-    updated, total = int(status.get("updatedReplicas") or 0), int(status.get("replicas") or 0)
-    return updated >= wanted and total <= updated and int(status.get("availableReplicas") or 0) >= updated
-
-
-@contextmanager
-def running_candidate(api: Api, model: Model, deployment: Document, place_s: float) -> Iterator[str]:
-    """Start a pod that gets no traffic and wait until it answers; gives its name, and removes it in any case.
-
-    Raises GateFailed when the version does not get ready, DeployFailed when the cluster does not run it.
+    `record` is called with the version that serves and the one that a rollback restores, once they are verified.
     """
-    pod = candidate(deployment, int(place_s) + startup_s(model) + 3600)
-    name = pod["metadata"]["name"]
-    try:
-        api.apply(pod)
-        log.info("starting %s, which gets no traffic", name)
-        seconds = wait_ready(api, model, name, place_s)
-        log.info("%s is ready after %.1f s", name, seconds)
-        yield name
-    finally:
-        api.delete("Pod", name, grace_s=1)
 
+    def __init__(
+        self,
+        held: HeldLease,
+        model: Model,
+        live: Live | None,
+        place_s: float,
+        record: Callable[[DeployedVersion, DeployedVersion | None], None],
+    ) -> None:
+        self.held = held
+        self.api = held.api
+        self.model = model
+        self.name = model.name
+        self.live = live
+        self.waits = PodWaits(held.api, model, place_s)
+        self.record = record
+        self.answered: list[Sample] = []
+        """The samples that the live version answers correctly: those that it must answer again after going back."""
 
-def sweep_candidates(api: Api, name: str) -> bool:
-    """Remove the candidates that a killed run left; says whether there were any."""
-    found = [pod for pod in api.list("Pod", selector(name, CANDIDATE)) if not is_ending(pod)]
-    for pod in found:
-        api.delete("Pod", pod["metadata"]["name"], grace_s=1)
-    return bool(found)
+    def deploy(self, release: RenderedRelease, samples: Sequence[Sample]) -> None:
+        """Verify a release in a candidate pod, roll it out and verify it through the Service.
 
+        Raises GateFailed, DeployFailed when what ran before still runs; RolledBack, RollbackFailed, Busy.
+        """
+        apply_kinds(self.api, release, *MANAGED_KINDS, dry_run=True)
+        self._verify_candidate(release, samples)
+        self._put_live(release, samples)
 
-def wait_ready(api: Api, model: Model, name: str, place_s: float) -> float:
-    """Wait until a worker of the candidate has answered; return the seconds it took from the container's start.
+    def keep(self, live: Live, release: RenderedRelease) -> None:
+        """Leave the live version running; note a newer commit that it comes from."""
+        if release.version.source.commit and live.version.source != release.version.source:
+            version = replace(live.version, source=release.version.source)
+            self.held.require()
+            apply_version(self.api, release.deployment, version, verified=True, previous=live.previous)
+        self.record(live.version, live.previous)
 
-    Raises GateFailed, DeployFailed.
-    """
-    asked, patience = time.monotonic(), Patience()
-    while True:
-        pod = api.get("Pod", name)
-        if pod is None:
-            raise DeployFailed(f"pod {name} was removed by others", "run it again")
-        trouble, now = trouble_of(pod), time.monotonic()
-        if trouble is not None and patience.spent(now, trouble):
-            raise _told(api, trouble, name)
-        if is_running(pod):
-            return _wait_answer(api, model, name)
-        if now - asked > place_s:
-            late = Trouble(f"not started after {place_s:.0f} s: {state_of([pod])}", f"`kubectl describe pod {name}`", True, False)
-            raise _told(api, trouble or late, name)
-        time.sleep(POLL_S)
+    def go_back(self) -> None:
+        """Roll back to the previous version; the current one becomes the previous.
 
-
-def _wait_answer(api: Api, model: Model, name: str) -> float:
-    begin, prober = time.monotonic(), PodProber(api, name)
-    limit_s, reason, refused_since = startup_s(model), "not asked yet", None
-    while time.monotonic() - begin < limit_s:
+        Raises DeployFailed when there is no previous version, RollbackFailed when it does not become ready.
+        """
+        live = self.live
+        if live is None or live.previous is None:
+            raise DeployFailed(f"{self.name}: there is no previous version", "deploy the version you want")
+        current, target = live.version, live.previous
+        restorable = current if live.verified else None
+        log.info("going back to %s", target.digest)
         try:
-            state = prober.ready()
-        except GateFailed:
-            pod = api.get("Pod", name) or {"metadata": {"name": name}}
-            if (trouble := trouble_of(pod)) is None:
+            self._roll(live.document, target, restorable, verified=restorable is None)
+        except TorchrelayError as failure:
+            self.held.require()
+            apply_version(self.api, live.document, current, verified=live.verified, previous=target)
+            message = f"{target.version} does not become ready: {failure.message}; what ran before still runs"
+            raise RollbackFailed(message, failure.fix) from failure
+        self._settle(live.document, target, restorable)
+
+    def delete(self) -> bool:
+        """Remove everything that was applied; return whether there was anything.
+
+        Raises DeployFailed when a pod does not end.
+        """
+        swept = sweep_candidates(self.api, self.name)
+        self.held.require()
+        removed = remove_managed(self.api, self.name)
+        self.waits.removed()
+        return swept or removed
+
+    def _verify_candidate(self, release: RenderedRelease, samples: Sequence[Sample]) -> None:
+        """Verify a version in a pod without traffic; find the samples that the live version answers correctly.
+
+        Raises GateFailed, DeployFailed; the cluster is then as it was.
+        """
+        apply_kinds(self.api, release, "ServiceAccount")  # the API refuses a pod whose account is missing
+        try:
+            with self.waits.running_candidate(release.deployment) as pod:
+                inside = pod_prober(self.api, pod)
+                contract.verify_samples(inside, self.model, samples, lambda: self.api.log_or_reason(pod))
+                self.held.require()
+                if self.live is not None and self.live.verified:  # an interrupted rollout is not restored
+                    through = pod_prober(self.api, pod, address_of(self.api, self.name))
+                    self.answered = correct_samples(through, self.model, samples)
+        except BaseException:
+            if self.live is None and not self.held.is_lost:
+                remove_first(self.api, self.name, None)
+            raise
+
+    def _put_live(self, release: RenderedRelease, samples: Sequence[Sample]) -> None:
+        """Roll a verified version out and send the samples through the Service; on any failure, restore what ran before.
+
+        Raises RolledBack, RollbackFailed; GateFailed, DeployFailed when nothing ran before, and nothing does now.
+        """
+        live, target = self.live, self.live.last_verified if self.live else None
+        earlier = live.previous if live and live.verified else None
+        same = target is not None and target.serves(release.version)
+        restorable = earlier if same else target
+        self.held.require()
+        try:
+            apply_kinds(self.api, release, "Service", "PodDisruptionBudget")
+            self._roll(release.deployment, release.version, restorable, verified=same, force=is_forced())
+            verify_service(self.api, self.model, samples)
+            self._settle(release.deployment, release.version, restorable)
+        except TorchrelayError as error:
+            self.held.require()  # otherwise another relay's version is live by now, and stays
+            if target is None or live is None:
+                if remove_first(self.api, self.name, release.version):  # better no answer than a wrong one
+                    self.waits.removed()
                 raise
-            raise _told(api, trouble, name) from None
-        if state.ready:
-            return time.monotonic() - begin
-        reason = state.reason
-        if state.failed or diagnosis.has_failed_to_load(api.log_or_why(name, CONTAINER, LOG_LINES)):
-            time.sleep(POLL_S)  # two threads write the log: the end of the traceback may come last
-            text = api.log_or_why(name, CONTAINER)
-            why = diagnosis.load_failure(text, reason if state.failed else "its process died")
-            fix = STARTUP_FIX if "startup_s" in why else LOAD_FIX
-            raise contract.explained(GateFailed(f"the model does not load: {why}", fix), text, lines=25)
-        refused_since = (refused_since or time.monotonic()) if reason.startswith(REFUSED) else None
-        if refused_since is not None and time.monotonic() - refused_since > REFUSED_S:
-            failure = GateFailed(f"the model loads but does not answer: {reason}", LOAD_FIX)
-            raise contract.explained(failure, api.log_or_why(name, CONTAINER), lines=25)
-        time.sleep(POLL_S)
-    failure = GateFailed(f"not ready after {limit_s} s; last state: {reason}", STARTUP_FIX)
-    raise contract.explained(failure, api.log_or_why(name, CONTAINER), lines=25)
+            self._restore(live, target, error)
+            message = f"{release.version.version} failed behind the Service: {error.message}; {target.version} answers again"
+            raise RolledBack(message, error.fix) from error
+        except BaseException:  # Ctrl-C: there may be no time to wait until the restored version is ready
+            if self.held.is_lost:
+                raise
+            if target is not None and live is not None:
+                apply_version(self.api, live.document, target, verified=True, previous=earlier)
+            else:
+                remove_first(self.api, self.name, release.version)
+            raise
 
+    def _roll(
+        self,
+        rendered: Document,
+        version: DeployedVersion,
+        previous: DeployedVersion | None,
+        *,
+        verified: bool,
+        force: bool = True,
+    ) -> None:
+        """Apply a version and wait until all pods run it and nothing is sent to others any more.
 
-def wait_rolled(api: Api, model: Model, name: str, place_s: float) -> None:
-    """Wait until a Deployment has rolled; it may take as long as it goes on.
+        `verified`: it was verified before, so it is restored should this run be killed.
+        """
+        self.held.require()
+        apply_version(self.api, rendered, version, verified=verified, previous=previous, force=force)
+        log.info("rolling out %s", version.version)
+        self.waits.rolled()
+        self.waits.replaced_gone(PROPAGATION_S)
+        wait_service(self.api, self.name)
 
-    Raises GateFailed, DeployFailed with the reason of the pods that hold it up.
-    """
-    limit_s = place_s + startup_s(model)
-    rollout = Rollout(time.monotonic())
-    while True:
-        document = api.get("Deployment", name)
-        if document is None:
-            raise DeployFailed(f"Deployment {name} was removed by others", "run it again")
-        if is_complete(document):
-            return
-        now = time.monotonic()
-        pods, trouble, culprit = _newest(api, document, name)
-        if trouble is not None and rollout.patience.spent(now, trouble):
-            raise _told(api, trouble, culprit)
-        late = condition(document, "Progressing").get("reason") == "ProgressDeadlineExceeded"
-        if rollout.stuck(now, document, limit_s) or (late and trouble):
-            raise _told(api, trouble or Trouble(f"the rollout does not go on: {state_of(pods)}", STARTUP_FIX, True, True), culprit)
-        time.sleep(POLL_S)
+    def _settle(self, rendered: Document, version: DeployedVersion, previous: DeployedVersion | None) -> None:
+        """Mark a version as verified, and record it."""
+        self.held.require()
+        apply_version(self.api, rendered, version, verified=True, previous=previous)
+        self.waits.observed()  # a changed annotation is a new generation too
+        self.record(version, previous)
+        self.live = state.read(self.api.get("Deployment", self.name))
 
-
-def wait_observed(api: Api, name: str) -> None:
-    """Wait a moment until the controller has seen what was applied last, so that the status is of it."""
-    deadline = time.monotonic() + OBSERVED_S
-    while time.monotonic() < deadline and (found := api.get("Deployment", name)) is not None and not is_complete(found):
-        time.sleep(0.1)
-
-
-def wait_gone(api: Api, name: str, seconds: float) -> None:
-    """Wait until the pods that were replaced have ended, or until no proxy sends anything to them any more."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(is_ending(pod) for pod in api.list("Pod", selector(name))):
-        time.sleep(POLL_S)
-
-
-def wait_removed(api: Api, model: Model, name: str) -> None:
-    """Wait until no pod of a model is left.
-
-    Raises DeployFailed.
-    """
-    deadline = time.monotonic() + grace_s(model) + 30
-    while left := [*api.list("Pod", selector(name)), *api.list("ReplicaSet", selector(name))]:
-        if time.monotonic() > deadline:
-            raise DeployFailed(f"{state_of(left)}: does not end", "see its node: `kubectl get pods -o wide`")
-        time.sleep(POLL_S)
-
-
-def ready_pod(api: Api, name: str) -> str | None:
-    """Name a pod that gets traffic, None when there is none; the newest, as the others may be on their way out."""
-    ready = [pod for pod in api.list("Pod", selector(name)) if is_ready(pod)]
-    newest = sorted(ready, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-    return str(newest[-1]["metadata"]["name"]) if newest else None
-
-
-def _newest(api: Api, document: Document, name: str) -> tuple[list[Document], Trouble | None, str]:
-    """Return the pods of the newest version, what holds them up, and the name of the pod that tells of it.
-
-    Evicted pods are left lying for hours after others took their place: they hold nothing up.
-    """
-    revision = (document["metadata"].get("annotations") or {}).get(REVISION)
-    sets = api.list("ReplicaSet", selector(name))
-    newest = next((one for one in sets if (one["metadata"].get("annotations") or {}).get(REVISION) == revision), None)
-    if newest is None:
-        return [], None, ""
-    mark = newest["metadata"]["labels"]["pod-template-hash"]
-    pods = [pod for pod in api.list("Pod", f"{selector(name)},pod-template-hash={mark}") if not is_ending(pod) and not is_over(pod)]
-    for pod in pods:
-        if not is_ready(pod) and (trouble := trouble_of(pod)):
-            return pods, trouble, str(pod["metadata"]["name"])
-    unready = next((str(pod["metadata"]["name"]) for pod in pods if not is_ready(pod)), "")
-    return pods, refused_pods(newest), unready
-
-
-def _told(api: Api, trouble: Trouble, pod: str) -> GateFailed | DeployFailed:
-    """Return a trouble as an error, with the traceback of the server's log, if any."""
-    error = trouble.error()
-    if isinstance(error, GateFailed) and pod:
-        text = api.log_or_why(pod, CONTAINER, previous=True) or api.log_or_why(pod, CONTAINER)
-        return contract.explained(error, text, lines=25)
-    return error
+    def _restore(self, live: Live, target: DeployedVersion, error: TorchrelayError) -> None:
+        """Roll back to the last verified version, and verify it with the samples that it answered before."""
+        log.warning("%s; going back to %s", error.message, target.version)
+        earlier = live.previous if live.verified else None
+        try:
+            self._roll(live.document, target, earlier, verified=True)
+            if self.answered:
+                verify_service(self.api, self.model, self.answered)
+            self._settle(live.document, target, earlier)
+        except TorchrelayError as failure:
+            message = f"{error.message}; and {target.version} could not be restored: {failure.message}"
+            look = f"`kubectl -n {self.api.namespace} describe deployment {self.name}`, then deploy again"
+            raise RollbackFailed(message, look) from error

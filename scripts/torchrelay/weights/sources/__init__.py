@@ -1,33 +1,23 @@
-"""Where weights come from: one module per URI scheme, each a `Source`; a path without a scheme is a file."""
-
-import re
+"""Sources of weights: one module per URI scheme, each a `WeightsSource`; a path without a scheme is a file."""
 
 from torchrelay.core.errors import WeightsMissing
+from torchrelay.model.weights_uri import FORMS, scheme_of
 from torchrelay.weights.sources import hf, https, s3
-from torchrelay.weights.sources.stream import BLOCK, Source, Stream, Transient
+from torchrelay.weights.sources.stream import BLOCK, Stream, Transient, WeightsSource
 
-__all__ = ["BLOCK", "SOURCES", "Source", "Stream", "Transient", "scheme_of", "source_of"]
+__all__ = ["BLOCK", "SOURCES", "Stream", "Transient", "WeightsSource", "scheme_of", "source_of"]
 
-SOURCES: dict[str, Source] = {"https": https, "http": https, "s3": s3, "hf": hf}
-"""Sources that are downloaded. `http` is there for loopback addresses only: `https.py` refuses any other."""
-
-
-def scheme_of(uri: str) -> str:
-    """Return the scheme in lower case, `file` for a plain path."""
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri)
-    return found.group(1).lower() if found else "file"
+SOURCES: dict[str, WeightsSource] = {"https": https, "http": https, "s3": s3, "hf": hf}
+"""Sources that are downloaded. `http` is for loopback addresses only: `https.py` refuses any other."""
 
 
-def source_of(uri: str) -> Source:
+def source_of(uri: str) -> WeightsSource:
     """Return the module that reads this URI.
 
-    Raises WeightsMissing for a scheme that nothing here reads.
+    Raises WeightsMissing for a scheme without a module.
     """
     scheme = scheme_of(uri)
     try:
         return SOURCES[scheme]
     except KeyError:
-        raise WeightsMissing(
-            f"weights: {uri}: nothing reads {scheme}:// addresses",
-            "use s3://bucket/key, https://..., hf://org/repo/path[@revision], or a path relative to model.yaml",
-        ) from None
+        raise WeightsMissing(f"weights: {uri}: {scheme}:// addresses are not supported", f"use {FORMS}") from None

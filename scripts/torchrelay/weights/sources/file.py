@@ -1,4 +1,4 @@
-"""Weights that lie in the model directory, or anywhere on this machine: read in place, never copied."""
+"""Weights in the model directory, or anywhere on this machine: read in place, never copied."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

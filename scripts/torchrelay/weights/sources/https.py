@@ -1,11 +1,8 @@
-"""Weights behind a web server: ranges, redirects that never leave TLS, and pages that are no weights."""
+"""Weights on a web server: byte ranges, redirects that never leave TLS, and refusal of web pages."""
 
-import email.utils
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -13,31 +10,32 @@ import requests
 import urllib3.exceptions
 
 from torchrelay.core.errors import WeightsMissing
-from torchrelay.weights.sources.stream import BLOCK, Stream, Transient
+from torchrelay.core.retry import retry_after_s
+from torchrelay.model.weights_uri import is_loopback
+from torchrelay.weights.sources.stream import BLOCK, RETRIED_STATUSES, Stream, Transient
 
 MAX_REDIRECTS = 5
 TIMEOUT_S = (10.0, 30.0)
 """Seconds to connect, and between two blocks."""
-RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass
-class Answer:
-    """A response after redirects, with the headers of every hop (Hugging Face says the commit on the first)."""
+class FinalResponse:
+    """The response after all redirects, with the headers of every hop (Hugging Face sends the commit in the first)."""
 
     response: requests.Response
     headers: dict[str, str] = field(default_factory=dict)
 
 
 class Bearer(requests.auth.AuthBase):
-    """Sends a token to one host only, and keeps requests from taking another from ~/.netrc."""
+    """Sends a token to one host only, and prevents `requests` from sending one from ~/.netrc."""
 
     def __init__(self, token: str, host: str) -> None:
         self.token = token
         self.host = host
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the token when the request goes to its host."""
+        """Add the token to a request to its host."""
         if self.token and urlsplit(request.url or "").netloc == self.host:
             request.headers["Authorization"] = f"Bearer {self.token}"
         return request
@@ -48,74 +46,65 @@ def basename(uri: str) -> str:
     parts = urlsplit(uri)
     name = PurePosixPath(unquote(parts.path)).name
     if not parts.hostname or not name:
-        raise WeightsMissing(f"weights: {without_secrets(uri)}: names no file", "write https://host/path/file")
+        raise WeightsMissing(f"weights: {without_secrets(uri)}: does not name a file", "write https://host/path/file")
     return name
 
 
 def without_secrets(url: str) -> str:
-    """Return the address without user, password and query, which may hold a signature."""
+    """Return the address without user, password and query, which may contain a signature."""
     parts = urlsplit(url)
-    netloc = parts.netloc.rpartition("@")[2]
-    return (
-        parts._replace(netloc=netloc, query="...", fragment="").geturl()
-        if parts.query
-        else (parts._replace(netloc=netloc, fragment="").geturl())
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    query = "..." if parts.query else ""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()
 
 
 @contextmanager
 def open_stream(uri: str, start: int, validator: str) -> Iterator[Stream]:
-    """See `Source.open_stream`; the version is the ETag, else the date of last modification."""
-    with get(uri, start, validator) as answer:
-        yield stream_of(answer, uri, start)
+    """See `Source.open_stream`; the version is the ETag, or the date of the last change where there is no ETag."""
+    with get(uri, start, validator) as final:
+        yield stream_of(final, uri, start)
 
 
 @contextmanager
-def get(url: str, start: int, validator: str, auth: requests.auth.AuthBase | None = None) -> Iterator[Answer]:
+def get(url: str, start: int, validator: str, auth: requests.auth.AuthBase | None = None) -> Iterator[FinalResponse]:
     """Send the request and follow its redirects.
 
-    Raises Transient, or WeightsMissing for an answer that holds no weights.
+    Raises Transient, or WeightsMissing when the address cannot be used.
     """
     headers = {"Accept-Encoding": "identity", "User-Agent": "torchrelay"}
     if start and validator:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator}
-    seen: dict[str, str] = {}
-    here = url
+    headers_of_all: dict[str, str] = {}
+    address = url
     with requests.Session() as session:
         for _ in range(MAX_REDIRECTS + 1):
-            require_safe(here, url)
+            require_safe(address, url)
             try:
-                response = session.get(here, headers=headers, auth=auth, stream=True, timeout=TIMEOUT_S, allow_redirects=False)
+                response = session.get(address, headers=headers, auth=auth, stream=True, timeout=TIMEOUT_S, allow_redirects=False)
             except requests.exceptions.SSLError as error:
                 raise WeightsMissing(
-                    f"weights: {without_secrets(here)}: its certificate is not trusted: {error}",
+                    f"weights: {without_secrets(address)}: its certificate is not trusted: {error}",
                     "for a private authority set REQUESTS_CA_BUNDLE to its certificate file",
                 ) from error
             except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-                raise WeightsMissing(f"weights: {without_secrets(here)}: {error}", "correct `weights`") from error
+                raise WeightsMissing(f"weights: {without_secrets(address)}: {error}", "correct `weights`") from error
             except (requests.RequestException, OSError) as error:
-                raise Transient(f"{without_secrets(here)}: {reason(error)}") from error
-            seen = {name.lower(): value for name, value in response.headers.items()} | seen
+                raise Transient(f"{without_secrets(address)}: {reason(error)}") from error
+            headers_of_all = {name.lower(): value for name, value in response.headers.items()} | headers_of_all
             if response.is_redirect:
                 response.close()
-                here = urljoin(here, response.headers["Location"])
+                address = urljoin(address, response.headers["Location"])
                 continue
             with response:
-                yield Answer(response, seen)
+                yield FinalResponse(response, headers_of_all)
             return
     raise WeightsMissing(f"weights: {without_secrets(url)}: more than {MAX_REDIRECTS} redirects", "give the final address")
 
 
 def require_safe(url: str, first: str) -> None:
-    """Refuse plain http but from and to this machine: anyone on the way could change the weights."""
+    """Refuse plain http, except within this machine: anyone on the network path could change the weights.
+
+    Raises WeightsMissing.
+    """
     parts = urlsplit(url)
     if parts.scheme == "https":
         return
@@ -126,36 +115,36 @@ def require_safe(url: str, first: str) -> None:
     raise WeightsMissing(f"weights: {without_secrets(first)}{redirected} is not https", "use an https:// address of the file")
 
 
-def stream_of(answer: Answer, uri: str, start: int) -> Stream:
-    """Judge an answer that came after redirects.
+def stream_of(final: FinalResponse, uri: str, start: int) -> Stream:
+    """Return the stream of a response.
 
-    Raises Transient, or WeightsMissing for an answer that holds no weights.
+    Raises Transient, or WeightsMissing for a response without weights.
     """
-    response, shown = answer.response, without_secrets(uri)
+    response, shown = final.response, without_secrets(uri)
     status = response.status_code
-    if status in RETRIED:
-        raise Transient(f"{shown}: the server answers {status}", retry_after(response.headers.get("Retry-After")))
+    if status in RETRIED_STATUSES:
+        raise Transient(f"{shown}: the server answers {status}", retry_after_s(response.headers.get("Retry-After")))
     if status == 416:
-        raise Transient(f"{shown}: the file is shorter than the part already here", restart=True)
+        raise Transient(f"{shown}: the file is shorter than the part on disk", restart=True)
     if status in (401, 403):
         raise WeightsMissing(
             f"weights: {shown}: the server answers {status}: access refused",
-            "the address must be readable as it is: use a pre-signed one, or a ~/.netrc entry for its host",
+            "use a pre-signed address, or add an entry for its host to ~/.netrc",
         )
     if status in {404, 410}:
-        raise WeightsMissing(f"weights: {shown}: not there ({status})", "correct `weights` in model.yaml")
+        raise WeightsMissing(f"weights: {shown}: not found ({status})", "correct `weights` in model.yaml")
     if status not in (200, 206):
         raise WeightsMissing(f"weights: {shown}: the server answers {status}", "open the address in a browser")
     if response.headers.get("Content-Type", "").split(";")[0].strip().lower() in ("text/html", "application/xhtml+xml"):
         raise WeightsMissing(
-            f"weights: {shown}: the answer is a web page (a login or error page), not weights",
+            f"weights: {shown}: the response is a web page (a login or error page), not weights",
             "give the address of the file itself, readable without a browser",
         )
     begin, total = 0, _number(response.headers.get("Content-Length"))
     if status == 206:
         begin, total = content_range(response.headers.get("Content-Range", ""))
         if begin != start:
-            raise Transient(f"{shown}: asked for bytes from {start}, got them from {begin}", restart=True)
+            raise Transient(f"{shown}: requested the bytes from {start}, received them from {begin}", restart=True)
     etag = response.headers.get("ETag", "")
     modified = response.headers.get("Last-Modified", "")
     strong = etag if etag.startswith('"') else ""
@@ -164,7 +153,7 @@ def stream_of(answer: Answer, uri: str, start: int) -> Stream:
 
 
 def content_range(value: str) -> tuple[int, int | None]:
-    """Read `bytes 100-199/200`: (first byte, total or None)."""
+    """Parse `bytes 100-199/200` into the first byte and the total (None when it is unknown). Raises Transient."""
     unit, _, rest = value.partition(" ")
     span, _, total = rest.partition("/")
     first = span.partition("-")[0]
@@ -173,20 +162,8 @@ def content_range(value: str) -> tuple[int, int | None]:
     return int(first), _number(total)
 
 
-def retry_after(value: str | None) -> float | None:
-    """Read a Retry-After header, seconds or an HTTP date, as seconds from now."""
-    if not value:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
-
-
 def reason(error: BaseException) -> str:
-    """Say shortly why a connection failed, without the address (it may hold a signature)."""
+    """Return in few words why a connection failed, without the address, which may contain a signature."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -197,7 +174,7 @@ def _number(value: str | None) -> int | None:
 
 
 def _blocks(response: requests.Response) -> Iterator[bytes]:
-    """Give the body as sent, as it comes: a slow server is seen to be slow."""
+    """Yield the body as soon as bytes arrive, so that a slow server is noticed."""
     try:
         while block := response.raw.read1(BLOCK, decode_content=False):
             yield block

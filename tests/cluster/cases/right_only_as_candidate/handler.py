@@ -1,11 +1,11 @@
-"""A version that is right while it is proved and wrong once it gets traffic: only the samples through the Service can tell."""
+"""A version that answers correctly as candidate and wrongly once it gets traffic: only samples through the Service find that."""
 
 import json
 import os
 import socket
 
 
-def told(row):
+def parsed(row):
     body = row.get("data") or row.get("body") or {}
     return json.loads(body) if isinstance(body, bytes | bytearray) else body
 
@@ -14,4 +14,4 @@ def handle(data, _context):
     if data is None:
         return None
     version = os.environ.get("DECLARED") if "-candidate-" in socket.gethostname() else "something else"
-    return [{"echo": told(row).get("echo"), "version": version} for row in data]
+    return [{"echo": parsed(row).get("echo"), "version": version} for row in data]

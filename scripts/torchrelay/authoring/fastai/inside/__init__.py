@@ -1,1 +1,1 @@
-"""What runs in the Python that has fastai, confined: of this package it imports only what needs no third-party package."""
+"""The part that runs confined in the Python that has fastai. Its only third-party packages are that Python's."""

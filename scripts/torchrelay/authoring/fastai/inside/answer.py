@@ -1,4 +1,4 @@
-"""What the learner itself answers to a picture, in the form that the handlers answer."""
+"""The learner's own answer to a picture, in the form of the handlers' answers."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-UNSURE = 1e-3  # of the scores: pixels whose two likeliest classes are nearer than this may turn out otherwise elsewhere
+UNSURE = 1e-3  # of the scores: a pixel whose two likeliest classes are closer than this may get the other one on another machine
 
 
 def predicted(learner: Any, picture: Path) -> tuple[Tensor, Tensor, Any]:
-    """What the network is given for a picture, what it answers, and what `learner.predict` answers."""
+    """Return the network's input for a picture, the network's output, and the result of `learner.predict`."""
     loader = learner.dls.test_dl([picture], num_workers=0)
     batch = loader.one_batch()[0].as_subclass(Tensor)
     learner.model.eval()
     with torch.no_grad(), learner.no_bar():
         output = learner.model(batch)
-        said = learner.predict(picture)
-    return batch, output.as_subclass(Tensor), said
+        prediction = learner.predict(picture)
+    return batch, output.as_subclass(Tensor), prediction
 
 
-def classified(said: Any) -> dict[str, Any]:
-    """The confidences, one per class."""
-    return {"confidences": [float(value) for value in said[2].as_subclass(Tensor).flatten()]}
+def classified(prediction: Any) -> dict[str, Any]:
+    """Return the confidences, one per class."""
+    return {"confidences": [float(value) for value in prediction[2].as_subclass(Tensor).flatten()]}
 
 
-def segmented(said: Any, output: Tensor) -> dict[str, Any]:
-    """The mask, how many of its pixels are a near thing, and which classes those could have had as well."""
-    mask = said[1].as_subclass(Tensor)
+def segmented(prediction: Any, output: Tensor) -> dict[str, Any]:
+    """Return the mask, how many of its pixels are unsure, and which other classes those could have."""
+    mask = prediction[1].as_subclass(Tensor)
     if output.shape[1] == 1:
         mask = mask.reshape(mask.shape[-2:]).long()
         unsure, second = output[0, 0].abs() < UNSURE, 1 - mask
     else:
-        scores, places = output[0].topk(2, dim=0)
-        unsure, second = scores[0] - scores[1] < UNSURE, places[1]
+        scores, classes = output[0].topk(2, dim=0)
+        unsure, second = scores[0] - scores[1] < UNSURE, classes[1]
     return {
         "size": [int(side) for side in mask.shape],
         "mask": base64.b64encode(mask.to(torch.uint8).contiguous().numpy().tobytes()).decode(),
         "unsure": int(unsure.sum()),
-        "rivals": sorted({int(place) for place in second[unsure]}),
+        "rivals": sorted({int(index) for index in second[unsure]}),
     }

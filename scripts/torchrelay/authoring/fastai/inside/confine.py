@@ -1,7 +1,7 @@
-"""Takes from this process what loading a file does not need, for good: resources, sockets, and files that are not its own.
+"""Takes away from this process, for good, what loading a file does not need: resources, sockets, and other people's files.
 
 Landlock (https://docs.kernel.org/userspace-api/landlock.html) and seccomp (https://docs.kernel.org/userspace-api/seccomp_filter.html)
-are asked of the kernel by number, as Python has no names for them; where they are lacking, the caller is told.
+are called by number, because Python has no names for them; the return values say whether the kernel has them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ from pathlib import Path
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _NO_NEW_PRIVILEGES = 38
 _READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, list a folder
-_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}  # rights known to each
-_FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # the only ones that a rule for a file may give
+_BY_VERSION = {
+    1: (1 << 13) - 1,
+    2: (1 << 14) - 1,
+    3: (1 << 15) - 1,
+    4: (1 << 15) - 1,
+    5: (1 << 16) - 1,
+}  # each version's rights
+_FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # the only rights that a rule for a file can give
 _SET_SECCOMP, _FILTER, _ALLOW, _REFUSE = 22, 2, 0x7FFF0000, 0x00050000 | 1  # EPERM
-_FOREIGN = 0x40000000  # from here on the numbers are those of x32, another way to the same calls
-# The kernel's name of each processor, and its numbers of: socket, ptrace, process_vm_readv and _writev, keyctl, io_uring_setup. The
-# first also keeps sockets that are files away (Docker's, an ssh agent's), which neither Landlock nor a network namespace does.
+_FOREIGN = 0x40000000  # numbers from here on are x32's, a second way to the same calls
+# The kernel's number of each processor, and its numbers of: socket, ptrace, process_vm_readv and _writev, keyctl, io_uring_setup.
+# The first also blocks sockets that are files (Docker's, an ssh agent's); neither Landlock nor a network namespace blocks those.
 _CALLS = {"x86_64": (0xC000003E, (41, 101, 310, 311, 250, 425)), "aarch64": (0xC00000B7, (198, 117, 270, 271, 219, 425))}
 MEMORY = 32 << 30
 OPEN_FILES = 512
 
 
 def limit(seconds: int, file_bytes: int) -> None:
-    """Lower what this process may use; it cannot be raised again, not even by root inside of a user namespace."""
+    """Lower this process's limits. They cannot be raised again, not even by root inside a user namespace."""
     for what, most in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_FSIZE, file_bytes),
@@ -42,7 +48,7 @@ def limit(seconds: int, file_bytes: int) -> None:
 
 
 def calls() -> bool:
-    """Leave this process no way to open a socket or to look into other processes. False for an unknown processor.
+    """Block sockets and access to other processes. Return False for an unknown processor.
 
     Raises:
         OSError: the kernel refuses.
@@ -58,25 +64,25 @@ def calls() -> bool:
     program += [(answer, 0, 0, _ALLOW), (answer, 0, 0, _REFUSE)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in program))
     libc = ctypes.CDLL(None, use_errno=True)
-    asked = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
+    argument = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
     _checked(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "seccomp")
-    _checked(libc.prctl(_SET_SECCOMP, _FILTER, asked, 0, 0), "seccomp")
+    _checked(libc.prctl(_SET_SECCOMP, _FILTER, argument, 0, 0), "seccomp")
     return True
 
 
 def files(readable: list[Path], writable: list[Path]) -> bool:
-    """Leave this process these paths and no others. False when the kernel has no Landlock.
+    """Allow this process these paths and no others. Return False when the kernel has no Landlock.
 
     Raises:
-        OSError: it has, and refuses.
+        OSError: the kernel has Landlock and refuses.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     if version < 1:
         return False
     every = _BY_VERSION.get(version, _BY_VERSION[5])
-    asked = struct.pack("<Q", every)
-    rules = _checked(libc.syscall(_CREATE, asked, ctypes.c_size_t(len(asked)), ctypes.c_uint32(0)))
+    attributes = struct.pack("<Q", every)
+    rules = _checked(libc.syscall(_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)))
     try:
         for paths, rights in ((readable, _READ), (writable, every)):
             for path in paths:
@@ -90,15 +96,15 @@ def files(readable: list[Path], writable: list[Path]) -> bool:
 
 def _allow(libc: ctypes.CDLL, rules: int, path: Path, rights: int) -> None:
     try:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        given = rights if path.is_dir() else rights & _FILE_RIGHTS
-        rule = struct.pack("<Qi", given, place)
+        allowed = rights if path.is_dir() else rights & _FILE_RIGHTS
+        rule = struct.pack("<Qi", allowed, descriptor)
         _checked(libc.syscall(_ADD, ctypes.c_int(rules), ctypes.c_int(1), rule, ctypes.c_uint32(0)))
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def _checked(result: int, what: str = "Landlock") -> int:

@@ -1,39 +1,50 @@
-"""`python -I main.py read|prove ASKED.json`: one step in the sandbox; its answer is a JSON file, and tensors beside it.
+"""`python -I main.py read|verify REQUEST.json`: one step in the sandbox. Its answer is a JSON file with tensors beside it.
 
-ASKED: `scratch` (a folder, the only one that is written to), `seconds`, `file_bytes`, and what the step needs. Nothing of it is a
-secret, and nothing that it writes is believed by the caller without a look.
+REQUEST: `scratch` (the only folder that is written to), `seconds`, `file_bytes`, `import_from`, and what the step needs. It has no
+secrets. The caller validates everything that a step writes.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-_SOURCES = Path(__file__).resolve().parents[4]
+_PACKAGE = Path(__file__).resolve().parents[3]
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/sys/devices/system")
 _PROCESS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/dev/urandom", "/dev/zero")
 
 
 def main() -> None:
-    """Confine this process, then take the step."""
-    step, asked_file = sys.argv[1], Path(sys.argv[2])
-    asked: dict[str, Any] = json.loads(asked_file.read_text(encoding="utf-8"))
-    sys.path[:0] = [str(_SOURCES), *asked.get("import_from", [])]
-    from torchrelay.authoring.fastai.inside import confine  # noqa: PLC0415 -- found by the line above
+    """Confine this process, then run the step."""
+    step, request_file = sys.argv[1], Path(sys.argv[2])
+    request: dict[str, Any] = json.loads(request_file.read_text(encoding="utf-8"))
+    sys.path[:0] = request.get("import_from", [])
+    _make_importable(_PACKAGE)
+    from torchrelay.authoring.fastai.inside import confine  # noqa: PLC0415 -- importable only after the line above
 
-    scratch = Path(asked["scratch"])
-    readable = [sys.prefix, sys.base_prefix, *sys.path, *_SYSTEM, *_PROCESS]
-    confine.limit(asked["seconds"] * (os.cpu_count() or 1), asked["file_bytes"])
-    fenced = confine.files([Path(place) for place in readable], [scratch, Path("/dev/null")])
+    scratch = Path(request["scratch"])
+    readable = [sys.prefix, sys.base_prefix, *sys.path, str(_PACKAGE), *_SYSTEM, *_PROCESS]
+    confine.limit(request["seconds"] * (os.cpu_count() or 1), request["file_bytes"])
+    fenced = confine.files([Path(path) for path in readable], [scratch, Path("/dev/null")])
     unplugged = confine.calls()
-    from torchrelay.authoring.fastai.inside import prove, read  # noqa: PLC0415 -- after the confinement
+    from torchrelay.authoring.fastai.inside import read, verify  # noqa: PLC0415 -- torch must load after the confinement
 
-    work = read if step == "read" else prove
-    answer = {"fenced": fenced, "unplugged": unplugged, **work.step(asked, scratch)}
+    module = read if step == "read" else verify
+    answer = {"fenced": fenced, "unplugged": unplugged, **module.step(request, scratch)}
     (scratch / f"{step}.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _make_importable(folder: Path) -> None:
+    """Make one package importable, but not its neighbours: an installed package has those of another Python beside it."""
+    spec = importlib.util.spec_from_file_location(folder.name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is not a package")
+    sys.modules[folder.name] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
 
 
 if __name__ == "__main__":

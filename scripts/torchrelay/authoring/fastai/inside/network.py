@@ -1,4 +1,4 @@
-"""A learner's network as plain data: kinds of modules, their attributes, and which part is joined with which."""
+"""Describes a learner's network as plain data: the kinds of modules, their attributes, and the joins between parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import utils
 from torchrelay.authoring.fastai import module_kinds
 
 _BY_CLASS = module_kinds.by_class()
-_HOLDERS = {place: name for name, place in module_kinds.HOLDERS.items()}
+_HOLDERS = {path: name for name, path in module_kinds.HOLDERS.items()}
 _FOLDS: dict[str, Any] = {
     "torch.nn.utils.spectral_norm.SpectralNorm": utils.remove_spectral_norm,
     "torch.nn.utils.weight_norm.WeightNorm": utils.remove_weight_norm,
@@ -19,61 +19,61 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _OVERRIDES = ("forward", "__call__", "_call_impl")
 
 
-def place(value: object) -> str:
-    """Module and name of an object's class, as messages show it and the tables list it."""
+def class_name(value: object) -> str:
+    """Return the module and name of an object's class, as messages show them and the tables list them."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def fold(model: nn.Module) -> None:
-    """Make spectral and weight norm what they come to in evaluation: one weight, without a hook."""
+    """Replace spectral and weight norm by their result in evaluation: one weight, without a hook."""
     for module in model.modules():
         for hook in list(module._forward_pre_hooks.values()):
-            remove = _FOLDS.get(place(hook))
+            remove = _FOLDS.get(class_name(hook))
             if remove is not None:
                 remove(module, getattr(hook, "name", "weight"))
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state_dict without anything of fastai's types."""
+    """Return the state_dict without fastai's types."""
     return {name: value.detach().as_subclass(Tensor).cpu().contiguous() for name, value in model.state_dict().items()}
 
 
 class Description:
-    """One network described; `problems` says what cannot be."""
+    """The description of one network; `problems` lists the modules that cannot be described."""
 
     def __init__(self, model: nn.Module) -> None:
         self.problems: list[str] = []
-        self._joins: dict[int, int] = {}  # of the U-Net at hand: id of a hook -> number of the encoder's part that it is on
+        self._joins: dict[int, int] = {}  # for the current U-Net: id of a hook -> number of the encoder part that it belongs to
         self.root = self.node("model", model)
 
     def node(self, path: str, module: nn.Module, *, started: bool = False) -> dict[str, Any]:
-        """One module; `started` when it is a direct part of a SequentialEx."""
-        self._look(path, module)
-        where = place(module)
-        if where == module_kinds.HOLDERS[module_kinds.UNET]:
+        """Describe one module; `started` when it is a direct part of a SequentialEx."""
+        self._find_overrides(path, module)
+        name = class_name(module)
+        if name == module_kinds.HOLDERS[module_kinds.UNET]:
             return self._unet(path, module)
-        if where in _HOLDERS:
-            return self._holder(path, module, _HOLDERS[where])
+        if name in _HOLDERS:
+            return self._holder(path, module, _HOLDERS[name])
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             return {"kind": module_kinds.SEQUENCE, "parts": self._parts(path, module)}
-        kind = _BY_CLASS.get(where)
+        kind = _BY_CLASS.get(name)
         if kind is None:
-            self.problems.append(f"{path} is a {where}")
+            self.problems.append(f"{path} is a {name}")
             return {"kind": "unknown"}
         if module_kinds.KINDS[kind].needs_start and not started:
-            self.problems.append(f"{path} is a {where} outside of a SequentialEx")
+            self.problems.append(f"{path} is a {name} outside a SequentialEx")
         return self._known(path, module, kind)
 
-    def _look(self, path: str, module: nn.Module) -> None:
-        """Refuse what changes how a module computes without being part of its class."""
+    def _find_overrides(self, path: str, module: nn.Module) -> None:
+        """Report methods and hooks of a single module that change what its class computes."""
         for name in _OVERRIDES:
             if name in vars(module):
-                self.problems.append(f"{path} has a {name} of its own, which replaces that of {place(module)}")
+                self.problems.append(f"{path} has its own {name}, which replaces that of {class_name(module)}")
         for kind in _HOOKS:
             for hook in getattr(module, kind, {}).values():
-                folded = place(hook) in _FOLDS and kind == "_forward_pre_hooks"
+                folded = class_name(hook) in _FOLDS and kind == "_forward_pre_hooks"
                 if not folded and id(getattr(hook, "__self__", None)) not in self._joins:
-                    self.problems.append(f"{path} has a forward hook, {getattr(hook, '__qualname__', place(hook))}")
+                    self.problems.append(f"{path} has a forward hook, {getattr(hook, '__qualname__', class_name(hook))}")
 
     def _parts(self, path: str, module: nn.Module, *, started: bool = False) -> list[list[Any]]:
         return [
@@ -91,14 +91,14 @@ class Description:
         outer, self._joins = self._joins, {}
         for number, part in enumerate(layers[0].children()):
             for hook in part._forward_hooks.values():
-                if place(owner := getattr(hook, "__self__", None)) == "fastai.callback.hook.Hook":
+                if class_name(owner := getattr(hook, "__self__", None)) == "fastai.callback.hook.Hook":
                     self._joins[id(owner)] = number
         skips: list[int] = []
         for number, layer in enumerate(layers):
-            if place(layer) == module_kinds.KINDS["UnetBlock"].classes[0]:
+            if class_name(layer) == module_kinds.KINDS["UnetBlock"].classes[0]:
                 joined = self._joins.get(id(getattr(layer, "hook", None)))
                 if joined is None:
-                    self.problems.append(f"{path}.layers.{number} is joined with nothing: its hook is gone")
+                    self.problems.append(f"{path}.layers.{number} is not joined with anything: its hook is missing")
                 skips.append(joined if joined is not None else 0)
         parts = self._parts(f"{path}.layers", module.get_submodule("layers"), started=True)
         self._joins = outer
@@ -107,25 +107,25 @@ class Description:
     def _known(self, path: str, module: nn.Module, name: str) -> dict[str, Any]:
         kind = module_kinds.KINDS[name]
         args = {}
-        for arg, asked in kind.args.items():
-            value = _plain(getattr(module, arg, asked.default if asked.default is not module_kinds.REQUIRED else None), asked)
-            if asked.only and value not in asked.only:
-                self.problems.append(f"{path} is a {place(module)} with {arg}={value!r}")
+        for arg, rule in kind.args.items():
+            value = _plain(getattr(module, arg, rule.default if rule.default is not module_kinds.REQUIRED else None), rule)
+            if rule.only and value not in rule.only:
+                self.problems.append(f"{path} is a {class_name(module)} with {arg}={value!r}")
             args[arg] = value
         if name == "Flatten" and getattr(module, "full", False):
-            self.problems.append(f"{path} is a {place(module)} with full=True")
-        found: dict[str, Any] = {"kind": name, "args": args}
+            self.problems.append(f"{path} is a {class_name(module)} with full=True")
+        node: dict[str, Any] = {"kind": name, "args": args}
         if kind.parts:
-            wanted = {part.rstrip("?") for part in kind.parts}
-            found["parts"] = [part for part in self._parts(path, module) if part[0] in wanted]
-            others = set(module._modules) - wanted
-            self.problems += [f"{path} is a {place(module)} with a part {other}" for other in sorted(others)]
-        return found
+            known = {part.rstrip("?") for part in kind.parts}
+            node["parts"] = [part for part in self._parts(path, module) if part[0] in known]
+            others = set(module._modules) - known
+            self.problems += [f"{path} is a {class_name(module)} with a part {other}" for other in sorted(others)]
+        return node
 
 
-def _plain(value: Any, asked: module_kinds.Arg) -> object:
-    """A module's attribute as JSON has it; a parameter says only that it is there."""
-    if asked.what == module_kinds.FLAG:
+def _plain(value: Any, rule: module_kinds.Arg) -> object:
+    """Return a module's attribute as JSON data; a parameter only as True."""
+    if rule.what == module_kinds.FLAG:
         return bool(value) if isinstance(value, (bool, int)) else value is not None
     if isinstance(value, (tuple, list)):
         return [int(item) for item in value]

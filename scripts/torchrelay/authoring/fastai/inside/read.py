@@ -1,4 +1,4 @@
-"""The first step: load the learner, say what it is made of, and let it answer a picture."""
+"""The first step: loads the learner, describes its parts, and lets it answer a picture."""
 
 from __future__ import annotations
 
@@ -27,27 +27,25 @@ _TYPES = {
 WEIGHTS, OUTPUT = "weights.safetensors", "output.safetensors"
 
 
-def step(asked: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """See the module; `problems` is all there is when the learner cannot be exported."""
+def step(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """Return the description and write the tensors. A learner that cannot be exported has only `problems` and `stand_ins`."""
     learner = load.learner(scratch / "learner.pkl")
-    missing = {"fastai learner": hasattr(learner, "dls") and isinstance(getattr(learner, "model", None), torch.nn.Module)}
-    if not all(missing.values()):
-        return {"problems": [f"it holds a {network.place(learner)}, not a Learner"], "stand_ins": load.STAND_INS}
+    if not (hasattr(learner, "dls") and isinstance(getattr(learner, "model", None), torch.nn.Module)):
+        return {"problems": [f"it holds a {network.class_name(learner)}, not a Learner"], "stand_ins": load.STAND_INS}
     pipeline = Pipeline(learner)
     resized = pipeline.size is not None
     problems = pipeline.problems
-    if resized and asked["size"] is not None:
+    if resized and request["size"] is not None:
         problems.append("it resizes pictures itself, so --size cannot be given")
-    size = pipeline.size or asked["size"]
+    size = pipeline.size or request["size"]
     if size is None:
-        problems.append("it does not resize pictures, so their size is not known: give --size HEIGHTxWIDTH, that of its training")
+        problems.append("it does not resize pictures, so their size is unknown: give --size HEIGHTxWIDTH, as in training")
     learner.model.eval()
-    found = network.Description(learner.model)
-    problems += found.problems
+    problems += network.Description(learner.model).problems
     if problems:
         return {"problems": problems, "stand_ins": load.STAND_INS}
     learner.cbs = type(learner.cbs)(each for each in learner.cbs if not isinstance(each, load.StandIn))
-    told = {
+    description = {
         "size": size,
         "fit": pipeline.fit,
         "mean": pipeline.mean,
@@ -57,30 +55,30 @@ def step(asked: dict[str, Any], scratch: Path) -> dict[str, Any]:
         "stand_ins": load.STAND_INS,
         "problems": [],
     }
-    return told | _answers(learner, scratch, picture.size_for(*size) if resized else tuple(size), pipeline)
+    return description | _answers(learner, scratch, picture.size_for(*size) if resized else tuple(size), pipeline)
 
 
 def _answers(learner: Any, scratch: Path, pixels: tuple[int, int], pipeline: Pipeline) -> dict[str, Any]:
     example = scratch / "example.png"
     example.write_bytes(picture.png(*pixels))
-    batch, output, said = answer.predicted(learner, example)
-    told: dict[str, Any] = {"picture": list(pixels), "channels": int(batch.shape[1]), "outputs": list(output.shape)}
+    batch, output, prediction = answer.predicted(learner, example)
+    outputs: dict[str, Any] = {"picture": list(pixels), "channels": int(batch.shape[1]), "outputs": list(output.shape)}
     if output.dim() == 4:
-        told |= {"task": "segment", "answer": answer.segmented(said, output)}
+        outputs |= {"task": "segment", "answer": answer.segmented(prediction, output)}
     elif output.dim() == 2:
-        told |= {"task": "classify", "answer": answer.classified(said)}
+        outputs |= {"task": "classify", "answer": answer.classified(prediction)}
     else:
-        return {"problems": [f"its network answers {list(output.shape)}: neither a class per picture nor one per pixel"]}
+        return {"problems": [f"its network returns {list(output.shape)}: neither a class per picture nor a class per pixel"]}
     network.fold(learner.model)
-    found = network.Description(learner.model)  # anew: folding has changed what it is made of
+    described = network.Description(learner.model)  # again, because folding has changed the modules
     state = network.tensors(learner.model)
-    root = found.root
+    root = described.root
     if pipeline.presized is not None:
         root = {"kind": module_kinds.PRESIZED, "size": pipeline.presized, "parts": [["network", root]]}
         state = {f"network.{name}": value for name, value in state.items()}
     tensorfile.write(scratch / WEIGHTS, (_bytes(name, value) for name, value in state.items()))
     tensorfile.write(scratch / OUTPUT, [_bytes("output", output.float().contiguous())])
-    return told | {"network": root, "problems": found.problems}
+    return outputs | {"network": root, "problems": described.problems}
 
 
 def _bytes(name: str, value: Tensor) -> tuple[str, str, tuple[int, ...], bytes]:

@@ -10,7 +10,7 @@ from tests.runner_lines import HOSTILE
 from torchrelay.core.errors import LoginFailed
 from torchrelay.stages import error_file
 from torchrelay.workflow import job_result, run_results
-from torchrelay.workflow.job_result import Failed, Outcome, Stage
+from torchrelay.workflow.job_result import Failure, JobResult, StageRow
 
 
 @pytest.fixture(autouse=True)
@@ -184,13 +184,15 @@ def test_an_error_that_cannot_be_read_is_still_one(told: str, tmp_path: Path) ->
 # many
 
 
-def made(model: str, **more: Any) -> Outcome:
-    return Outcome(**{"model": model, "result": "passed", **more})
+def made(model: str, **more: Any) -> JobResult:
+    return JobResult(**{"model": model, "result": "passed", **more})
 
 
 def test_the_deploy_jobs_word_counts_and_the_build_jobs_facts_stay() -> None:
-    build = made("a", samples=[{"name": "s", "passed": True}], stages=[Stage(stage="build", seconds=5.0)], diff={"reachable": True})
-    deploy = made("a", job="deploy", result="rolled_back", endpoint="http://x", stages=[Stage(stage="deploy", seconds=1.0)])
+    build = made(
+        "a", samples=[{"name": "s", "passed": True}], stages=[StageRow(stage="build", seconds=5.0)], diff={"reachable": True}
+    )
+    deploy = made("a", job="deploy", result="rolled_back", endpoint="http://x", stages=[StageRow(stage="deploy", seconds=1.0)])
     for order in ([build, deploy], [deploy, build]):
         found = run_results.merged(order)["a"]
         assert (found.result, found.endpoint, found.job) == ("rolled_back", "http://x", "deploy")
@@ -200,7 +202,7 @@ def test_the_deploy_jobs_word_counts_and_the_build_jobs_facts_stay() -> None:
 
 
 def test_a_model_that_failed_in_one_job_failed() -> None:
-    error = Failed(stage="verify", kind="gate_failed")
+    error = Failure(stage="verify", kind="gate_failed")
     found = run_results.merged([made("a", result="gate_failed", error=error), made("a", job="deploy")])["a"]
     assert (found.result, found.error) == ("gate_failed", error)
 
@@ -313,6 +315,6 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
 
 def test_results_are_ordered_from_good_to_bad() -> None:
     order = ["passed", "gate_failed", "failed", "rolled_back", "rollback_failed"]
-    assert list(job_result.WORST) == order
+    assert list(job_result.RESULT_KINDS) == order
     assert run_results.worst([made("a", result=one) for one in order]) == "rollback_failed"
     assert run_results.worst([]) == ""

@@ -1,10 +1,9 @@
-"""The folders of the local target's versions and the processes that serve them."""
+"""The local target's versions: their folders, and the processes that serve them."""
 
 import hashlib
 import logging
 import os
 import shutil
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,27 +15,28 @@ from torchrelay.core.workspace import Workspace
 from torchrelay.targets import contract
 from torchrelay.targets.contract import Context, State
 from torchrelay.targets.local import environment, processes
-from torchrelay.targets.local.processes import Process
+from torchrelay.targets.local.processes import DetachedProcess
+from torchrelay.verification.prober import Readiness
+from torchrelay.verification.ready import START_MARGIN_S, wait_ready
 
 log = logging.getLogger(__name__)
 POLL_S = 0.1
-START_MARGIN_S = 30.0
 STOP_MARGIN_S = 10.0
 LONGEST_STATE = 75
-"""TorchServe puts a unix socket some 30 characters below the state folder, and a socket's path holds 107."""
+"""TorchServe creates a unix socket about 30 characters below the state folder, and a socket's path may have 107."""
 
 
 @dataclass(frozen=True)
-class Running:
-    """run.json: the process that serves the version in folder `home`, its port and the folder of its state."""
+class RunningVersion:
+    """run.json: the process that serves the version in folder `handle`, its port and the folder of its state."""
 
-    home: str
-    process: Process
+    handle: str
+    process: DetachedProcess
     port: int
     state: Path
 
 
-class Homes:
+class Versions:
     """`.torchrelay/local/<digest>/` of one model directory: model/, deps/, serving.json, run.json (its process), server.log."""
 
     def __init__(self, context: Context) -> None:
@@ -44,31 +44,31 @@ class Homes:
         self.model = context.model
         self.folder = Workspace(context.model_dir).root / "local"
 
-    def running(self, handle: str) -> Running | None:
+    def running(self, handle: str) -> RunningVersion | None:
         """Return the process that serves a version, None when none does."""
-        found = read_json(self.folder / handle / "run.json")
+        document = read_json(self.folder / handle / "run.json")
         try:
-            running = Running(handle, Process(**found["process"]), int(found["port"]), Path(found["state"]))
+            running = RunningVersion(handle, DetachedProcess(**document["process"]), int(document["port"]), Path(document["state"]))
         except (TypeError, KeyError, ValueError):
             return None
         return running if running.process.alive() else None
 
-    def status(self, running: Running | None) -> tuple[State, str]:
-        """Return what the runtime published of a process, and why."""
+    def status(self, running: RunningVersion | None) -> tuple[State, str]:
+        """Return the state that the runtime published for a process, and the reason."""
         if running is None:
             return "stopped", "its process has ended: deploy again"
         for name in ("draining.json", "status.json"):
-            found = read_json(running.state / name)
-            if isinstance(found, dict):
-                reason = str(found.get("reason", ""))
-                return ("ready", "") if found.get("ready") else ("failed" if found.get("failed") else "not_ready", reason)
+            status = read_json(running.state / name)
+            if isinstance(status, dict):
+                reason = str(status.get("reason", ""))
+                return ("ready", "") if status.get("ready") else ("failed" if status.get("failed") else "not_ready", reason)
         return "not_ready", "the server is starting"
 
-    def start(self, home: Path, server: environment.Server, port: int) -> Running:
+    def start(self, home: Path, server: environment.ServerEnvironment, port: int) -> RunningVersion:
         """Start a version on a port, without waiting for it."""
         state = self.state_root() / f"{home.name[:8]}-{port}"
         state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.rmtree(state, ignore_errors=True)  # a killed supervisor's says "ready" still
+        shutil.rmtree(state, ignore_errors=True)  # that of a killed supervisor still says "ready"
         env = environment.for_server(os.environ) | {
             "TORCHRELAY_SERVING": str((home / "serving.json").resolve()),
             "TORCHRELAY_PORT": str(port),
@@ -78,43 +78,44 @@ class Homes:
         }
         log.info("starting version %s on port %d", home.name, port)
         argv = [str(server.python), str(paths.RUNTIME / "entrypoint.py")]
-        running = Running(home.name, processes.start(argv, env, home, home / "server.log"), port, state)
+        running = RunningVersion(home.name, processes.start(argv, env, home, home / "server.log"), port, state)
         write_json(home / "run.json", {"process": asdict(running.process), "port": port, "state": str(state)})
         return running
 
-    def wait_ready(self, running: Running) -> None:
+    def wait_ready(self, running: RunningVersion) -> None:
         """Wait until a worker has answered.
 
-        Raises GateFailed with the traceback in the log, or its end.
+        Raises GateFailed with the traceback in the log, otherwise the log's end.
         """
-        begin, failure = time.monotonic(), None
-        while failure is None:
+
+        def ask() -> Readiness:
             state, reason = self.status(running)
-            if state == "ready":
-                log.info("ready after %.1f s", time.monotonic() - begin)
-                return
-            if not running.process.alive():
-                failure = GateFailed("the server ended before it was ready")
-            elif state == "failed":
-                failure = GateFailed(f"the model does not load: {reason}")
-            elif time.monotonic() - begin > self.model.timeouts.startup_s + START_MARGIN_S:
-                what = f"not ready after {time.monotonic() - begin:.0f} s; last state: {reason}"
-                failure = GateFailed(what, "raise timeouts.startup_s in model.yaml if it needs longer")
-            time.sleep(POLL_S)
-        raise contract.explained(failure, self.log_of(running.home), lines=25)
+            if state != "ready" and not running.process.alive():
+                raise GateFailed("the server ended before it was ready")
+            return Readiness(state == "ready", reason, state == "failed")
+
+        def read_log(lines: int | None) -> str:
+            log_lines = self.log_of(running.handle).splitlines()
+            return "\n".join(log_lines if lines is None else log_lines[-lines:])
+
+        try:
+            seconds = wait_ready(ask, read_log, self.model.timeouts.startup_s + START_MARGIN_S, poll_s=POLL_S)
+        except GateFailed as failure:
+            raise contract.explained(failure, self.log_of(running.handle), lines=25) from failure
+        log.info("ready after %.1f s", seconds)
 
     def stop(self, handle: str) -> None:
-        """End a version's process, after the requests in flight."""
+        """End a version's process, once its requests in flight are answered."""
         running = self.running(handle)
         if running is not None:
             processes.stop(running.process, self.model.timeouts.drain_s + STOP_MARGIN_S)
             shutil.rmtree(running.state, ignore_errors=True)
         (self.folder / handle / "run.json").unlink(missing_ok=True)
 
-    def end_strays(self, live: Running | None) -> None:
-        """End what a run that was killed, or a killed supervisor, left behind."""
+    def end_strays(self, live: RunningVersion | None) -> None:
+        """End the processes that a killed run or a killed supervisor left behind."""
         for home in self.folder.glob("*/run.json"):
-            if live is None or home.parent.name != live.home:
+            if live is None or home.parent.name != live.handle:
                 self.stop(home.parent.name)
         family = {live.process, *processes.descendants(live.process.pid)} if live else set()
         strays = processes.with_state_below(self.state_root()) - family
@@ -129,12 +130,12 @@ class Homes:
         return ""
 
     def state_root(self) -> Path:
-        """Return the folder of the states of this model directory's processes, short enough for a socket below it."""
-        own = hashlib.sha256(str(self.context.model_dir.resolve()).encode()).hexdigest()[:10]
-        root = self.context.cache.resolve() / "run" / own
+        """Return the folder for the states of this model directory's processes, short enough for a socket below it."""
+        name = hashlib.sha256(str(self.context.model_dir.resolve()).encode()).hexdigest()[:10]
+        root = self.context.cache.resolve() / "run" / name
         if len(str(root)) + 16 > LONGEST_STATE:
-            root = Path("/tmp") / f"torchrelay-{os.getuid()}" / own  # noqa: S108 -- made with mode 700, refused if not ours
+            root = Path("/tmp") / f"torchrelay-{os.getuid()}" / name  # noqa: S108 -- created with mode 700, refused if it belongs to another user
             root.parent.mkdir(mode=0o700, exist_ok=True)
             if root.parent.is_symlink() or root.parent.stat().st_uid != os.getuid():
-                raise DeployFailed(f"{root.parent} belongs to somebody else", "set TORCHRELAY_CACHE to a short path")
+                raise DeployFailed(f"{root.parent} belongs to another user", "set TORCHRELAY_CACHE to a short path")
         return root

@@ -1,4 +1,4 @@
-"""The handler of a model directory, as a worker starts it, in this process."""
+"""Starts the handler of a model directory in this process, the way a TorchServe worker does."""
 
 from pathlib import Path
 
@@ -7,17 +7,17 @@ from torchrelay_handlers import Handler, resolve
 from torchrelay_handlers.settings import Settings
 
 
-def started(folder: Path) -> Handler:
-    """Return it with its network loaded."""
+def start_handler(folder: Path) -> Handler:
+    """Return the handler with its network loaded."""
     model = load_model(folder)
-    told = Settings(
+    settings = Settings(
         model.handler,
         handler_args=model.handler_args,
         model_file=model.model_file,
         init_args=model.init_args,
         weights=model.weights.uri,
     )
-    handler = resolve.find(told, folder)
+    handler = resolve.find(settings, folder)
     assert isinstance(handler, Handler)
-    handler.start(told, folder)
+    handler.start(settings, folder)
     return handler

@@ -1,4 +1,4 @@
-"""Build with Go, while the first tests run, what the later ones need: minutes on a machine that has not run them before."""
+"""Build every Go program that the tests use; `make test-machine` starts it in the background, because it takes minutes once."""
 
 from tests import gotools
 from tests.cluster import cluster

@@ -1,4 +1,4 @@
-"""An exported learner is looked at without being run: what it names is told, and what cannot be read is refused."""
+"""The names in an exported learner are read without running it and shown; a file that cannot be read is refused."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from torchrelay.authoring.fastai.export import Options, export, plan
-from torchrelay.authoring.fastai.pickle_names import look
+from torchrelay.authoring.fastai.pickle_names import read_names
 from torchrelay.core.errors import ModelInvalid
 
 
@@ -38,7 +38,7 @@ def saved(folder: Path, content: bytes, **more: bytes) -> Path:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_name_is_found(tmp_path: Path, protocol: int) -> None:
     content = pickle.dumps([OrderedDict(a=1), Path, io.BytesIO, OrderedDict(b=2), Path], protocol)
-    names = look(saved(tmp_path, content)).names
+    names = read_names(saved(tmp_path, content)).names
     assert names[0] == "collections.OrderedDict"
     assert {"pathlib.Path", "_io.BytesIO"} <= set(names)
     assert len(names) == len(set(names))
@@ -48,42 +48,42 @@ def test_every_name_is_found(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize(
     ("function", "arguments"), [(os.system, ("touch ran",)), (eval, ("1",)), (subprocess.call, (["true"],)), (open, ("ran", "w"))]
 )
-def test_what_no_learner_needs_is_refused_with_the_flag_too(
+def test_forbidden_names_are_refused_with_the_flag_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int, function: Any, arguments: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = saved(tmp_path, pickle.dumps(Runs(function, *arguments), protocol))
-    with pytest.raises(ModelInvalid, match=rf"names .*{function.__name__}, which no learner needs; it was not run"):
+    with pytest.raises(ModelInvalid, match=rf"refers to .*{function.__name__}, which no learner needs; it was not run"):
         export(Options(path, tmp_path / "out", trust=True))
     assert [each.name for each in tmp_path.iterdir()] == ["learner.pkl"]
 
 
-def test_without_the_flag_it_is_told_and_not_run(tmp_path: Path) -> None:
+def test_without_the_flag_names_are_shown_and_nothing_runs(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     path = saved(tmp_path, pickle.dumps(Runs(Path.touch, ran), 2))
     for attempt in (export, plan):
         with pytest.raises(ModelInvalid) as caught:
             attempt(Options(path, tmp_path / "out"))
         text = str(caught.value)
-        assert "is a pickle, a program that may do all that you may" in text
-        assert "it names things of pathlib" in text
+        assert "is a pickle, a program that can do everything that you can" in text
+        assert "it refers to pathlib" in text
         assert "--trust-pickle" in text
     assert not ran.exists()
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"\x80\x02cos", "cannot be read to its end"),
-        (b"\x80\x02\x82\x01.", "registry of extensions"),
-        (b"\x80\x04\x93.", "made up as it is loaded"),
+        (b"\x80\x02\x82\x01.", "extension registry"),
+        (b"\x80\x04\x93.", "computes a name while it is loaded"),
         (b"", "cannot be read to its end"),
     ],
 )
-def test_a_pickle_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
-    with pytest.raises(ModelInvalid, match=said):
-        look(saved(tmp_path, content))
+def test_a_pickle_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(ModelInvalid, match=message):
+        read_names(saved(tmp_path, content))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "learner.pkl"
     path.write_bytes(good)
     with pytest.raises(ModelInvalid, match=r"not a file that learn.export\(\) writes"):
-        look(path)
+        read_names(path)
     with pytest.raises(ModelInvalid, match="not one that"):
-        look(saved(tmp_path, good, other__data__pkl=b"", **{"b__data.pkl": good}))
+        read_names(saved(tmp_path, good, other__data__pkl=b"", **{"b__data.pkl": good}))
     with pytest.raises(ModelInvalid, match="TorchScript"):
-        look(saved(tmp_path, good, **{"archive__constants.pkl": good}))
+        read_names(saved(tmp_path, good, **{"archive__constants.pkl": good}))
     with pytest.raises(ModelInvalid, match="is not a file"):
         export(Options(tmp_path / "none.pkl", tmp_path / "out"))
 

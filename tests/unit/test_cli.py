@@ -1,0 +1,26 @@
+"""The table of verbs."""
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from torchrelay.cli import main
+from torchrelay.core.paths import ROOT
+
+GROUP = typer.main.get_command(main.app)
+
+
+def test_every_file_of_verbs_is_in_the_table() -> None:
+    files = {path.stem.replace("_", "-") for path in (ROOT / "scripts/torchrelay/cli/verbs").glob("*.py")} - {"--init--"}
+    assert files == set(main.VERBS)
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_the_table_repeats_the_first_sentence_of_each_verbs_help(verb: str) -> None:
+    command = GROUP.get_command(None, verb)  # type: ignore[attr-defined] # typer's group has it
+    assert command.help.strip().splitlines()[0] == main.VERBS[verb]
+    assert command.name == verb
+
+
+def test_an_unknown_verb_is_a_usage_error() -> None:
+    assert CliRunner().invoke(main.app, ["deply"]).exit_code == 2

@@ -1,0 +1,135 @@
+"""Plain English: the words below stay out of strings, comments, docstrings, names and documents.
+
+Each pattern stands with a phrase that it finds and the plain words to use. `COVERED` lists the folders and files that are checked.
+"""
+
+import io
+import keyword
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torchrelay.core.paths import ROOT
+
+COVERED = (
+    ".ci",
+    ".devcontainer",
+    "tests/README.md",
+    "tests/build_go_programs.py",
+    "tests/cache.py",
+    "tests/conftest.py",
+    "tests/gotools.py",
+    "tests/machine.py",
+    "tests/progress.py",
+    "tests/run.py",
+    "tests/start_handler.py",
+    "tests/integration/programs",
+    "tests/integration/test_machine.py",
+    "tests/integration/test_run.py",
+    "tests/unit/test_signals.py",
+)
+SUFFIXES = {".py", ".md", ".yml", ".yaml", ".json", ".sh", ".txt", ".toml", ".js", ""}
+
+# pattern, a phrase that it finds, the words to use
+WORDS = (
+    (r"mend(s|ed|ing)?", "each finding says its mend", "fix"),
+    (r"anew", "starting it anew", "again; restart"),
+    (r"told|tells", "what the sandbox told", "reports, says, returns, contains; the message, the reason, the reply"),
+    (r"(un)?prove(d|s|n)?|proof|proving", "the proved image", "verify, verified, not verified; the verdict"),
+    (r"can(not)? be had", "port 8080 cannot be had", "cannot listen on; is missing; is unreachable"),
+    (r"stranger'?s'? words?", "looked at as a stranger's words", "untrusted"),
+    (r"believe(s|d)?", "what it says is not believed", "trusted; parse"),
+    (r"of (its|their|your|our) own", "a port of its own", "its own X, a separate X"),
+    (r"ours", "a folder of ours", "our X; the project's"),
+    (r"lies? in", "the folder that it lies in", "is in, is at"),
+    (r"may not", "a step may not write there", "must not; is not allowed to"),
+    (r"such as are", "actions such as are there", "a relative clause with its noun"),
+    (r"(?<!there )is no(?! (longer|more))", "the statement is no object", "is not a"),
+    (r"(is|are) of(?! (the same|type|kind))", "the bundle is of another model", "belongs to; comes from"),
+)
+NAMES = {"said", "found", "made", "given", "kept"}
+"""Participles are not names of variables, parameters, functions or attributes: name the thing."""
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![A-Za-z])(?:{pattern})(?![A-Za-z])", re.IGNORECASE)
+
+
+PATTERNS = [(compiled(pattern), advice) for pattern, _, advice in WORDS]
+
+
+def texts(path: Path, content: str) -> Iterator[tuple[int, str]]:
+    """Yield line numbers and what people read there: of Python its comments and strings, of any other file everything."""
+    if path.suffix != ".py":
+        yield from enumerate(content.splitlines(), 1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(content).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield from enumerate(token.string.splitlines(), token.start[0])
+        elif token.type == tokenize.NAME and not keyword.iskeyword(token.string):
+            words = token.string.replace("_", " ")
+            yield token.start[0], f"the name {token.string}" if token.string in NAMES else words
+
+
+def banned(path: Path, content: str) -> list[str]:
+    """Return `file:line: words: what to use` for each line that has banned words."""
+    return [
+        f"{path}:{line}: {match[0]!r}: {advice}"
+        for line, text in texts(path, content)
+        for pattern, advice in [*PATTERNS, (compiled(rf"the name ({'|'.join(NAMES)})"), "a noun that says what it is")]
+        if (match := pattern.search(text))
+    ]
+
+
+def files(covered: str) -> list[Path]:
+    top = ROOT / covered
+    if top.is_file():
+        return [top]
+    return sorted(path for path in top.rglob("*") if path.is_file() and path.suffix in SUFFIXES and "__pycache__" not in path.parts)
+
+
+@pytest.mark.parametrize("covered", COVERED)
+def test_no_banned_word(covered: str) -> None:
+    assert files(covered), f"{covered} is missing: correct COVERED"
+    lines = [line for path in files(covered) for line in banned(path.relative_to(ROOT), path.read_text())]
+    assert lines == [], "\n".join(lines)
+
+
+@pytest.mark.parametrize(("phrase", "advice"), [(phrase, advice) for _, phrase, advice in WORDS])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("a.md", "Text.\n{}\n"), ("a.py", "x = 1  # {}\n"), ("a.py", 'x = f"{}"\n'), ("a.py", '"""Text.\n\n{}\n"""\n')],
+    ids=["document", "comment", "string", "docstring"],
+)
+def test_each_banned_word_is_found(name: str, form: str, phrase: str, advice: str) -> None:
+    """The control."""
+    (line,) = banned(Path(name), form.format(phrase))
+    assert line.startswith(f"{name}:")
+    assert line.endswith(advice)
+
+
+@pytest.mark.parametrize(
+    "code", ["said = 1\n", "def read(given): pass\n", "x.made()\n", "class A:\n    kept: int\n", "is_proved = 1\n", "told = 1\n"]
+)
+def test_a_participle_as_a_name_is_found(code: str) -> None:
+    assert len(banned(Path("a.py"), code)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a recommended amendment",
+        "improve it",
+        "waterproof",
+        "there is no file",
+        "it is no longer there",
+        "was found and made",
+        "hours",
+    ],
+)
+def test_ordinary_words_pass(text: str) -> None:
+    assert banned(Path("a.md"), text) == []
+    assert banned(Path("a.py"), f"x = 1  # {text}\n") == []
