@@ -11,7 +11,7 @@ FIND_LINKS := $(if $(TORCHRELAY_WHEELS),--find-links $(TORCHRELAY_WHEELS))
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image test-machine test-machine-down lint format schema lock bench adopt clean
+.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image test-machine test-machine-down lint format schema docs pictures lock bench adopt clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -74,6 +74,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import-linter, actionlint, zizmor, hadolint, c
 	$(BIN)/python scripts/references.py check
 	$(MAKE) --no-print-directory schema
 	git diff --exit-code -- schema
+	PYTHONPATH=scripts $(BIN)/python -m reference_pages --check
 
 format: $(VENV)/.dev ## Let ruff write the code its way.
 	$(BIN)/ruff format .
@@ -82,10 +83,22 @@ format: $(VENV)/.dev ## Let ruff write the code its way.
 schema: $(VENV)/.package ## Write the JSON Schemas from the types.
 	$(BIN)/python -m torchrelay.cli.schema schema
 
-lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
-	cd requirements && for name in package dev build runtime jre fastai serving; do ./lock.sh $$name; done
+$(VENV)/docs/.ready: requirements/docs.txt $(VENV)/.package
+	test -x $(VENV)/docs/bin/python || $(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/pip --disable-pip-version-check install --quiet --require-hashes -r requirements/docs.txt
+	@touch $@
 
-bench: test-machine ## The README's figures: the push path beside the seeds' recipe, and from a push to an answer.
+docs: schema $(VENV)/docs/.ready ## Write the reference pages from the code and build the site in build/docs; a broken link fails.
+	PYTHONPATH=scripts $(BIN)/python -m reference_pages
+	$(VENV)/docs/bin/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -b html docs build/docs
+
+pictures: $(VENV)/.package ## Render the README's pictures from a real run again (needs Chromium and npm; Docker for all stages).
+	$(BIN)/python scripts/pictures.py
+
+lock: ## Lock the requirements again, with hashes and without an index's address (needs uv).
+	cd requirements && for name in package dev build docs runtime jre fastai serving; do ./lock.sh $$name; done
+
+bench: test-machine ## The figures of docs/figures.md: the push path beside the usual recipe, from a push to an answer, and serving.
 	$(BIN)/python -m tests.build_go_programs # waits for the build in the background, which would falsify the figures
 	$(BIN)/python benchmarks/push_path.py
 	$(BIN)/python -m benchmarks.pipeline

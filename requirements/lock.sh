@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lock one set of requirements: lock.sh package|dev|build|runtime|jre|fastai. No index address gets into the file.
+# Lock one set of requirements: lock.sh package|dev|build|docs|runtime|jre|fastai|serving. No index address gets into the file.
 set -euo pipefail
 cd "$(dirname "$0")"
 inputs=("$1.in")

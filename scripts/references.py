@@ -47,8 +47,9 @@ def pinned(home: str) -> re.Pattern[str]:
 
 
 def raw(home: str) -> re.Pattern[str]:
-    """Match the URL of a file at a ref."""
-    return re.compile(rf"raw\.githubusercontent\.com/{re.escape(home)}/(?P<ref>[\w.-]+)(?=/)")
+    """Match the URL of a file or folder at a ref: its content, or its page on GitHub."""
+    name = re.escape(home)
+    return re.compile(rf"(?:raw\.githubusercontent\.com/{name}|github\.com/{name}/(?:blob|tree))/(?P<ref>[\w.-]+)(?=/)")
 
 
 def mention(home: str) -> re.Pattern[str]:

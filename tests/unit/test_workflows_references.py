@@ -15,6 +15,7 @@ SERVE = """jobs:
 TREE = {
     references.SERVE: SERVE,
     "README.md": "`uses: first/home/.github/workflows/serve.yml@main`; map first/home@main=DIR\n",
+    "docs/page.md": "[a](https://github.com/first/home/blob/main/docs/page.md#x) or https://github.com/first/home/tree/main/examples\n",
     "words.md": "see github.com/first/home.git, or first/home.\n",
     "model.py": 'URL = "https://raw.githubusercontent.com/first/home/main/schema/x.json"\n',
     "other.md": "my-first/home, first/homestead, first/home-made, first/home.example and first/homes are others'\n",

@@ -1,0 +1,147 @@
+"""The page on environment variables: the options' own, the settings classes' fields, and the rest, which is described here."""
+
+import importlib
+import pkgutil
+import re
+
+from pydantic_settings import BaseSettings
+
+import torchrelay
+from reference_pages.command_line import commands
+from reference_pages.markdown import ROOT, page, table
+
+VARIABLE = re.compile(r"\bTORCHRELAY_[A-Z0-9_]*[A-Z0-9]\b")
+
+OTHER_VARIABLES = {
+    "TORCHRELAY_BASE_IMAGE": ("build", "Base image of the runtime image, instead of the one that the Dockerfile names."),
+    "TORCHRELAY_CACHE": (
+        "every command",
+        "Folder of the cache. Default: `torchrelay` in `XDG_CACHE_HOME` or `~/.cache`.",
+    ),
+    "TORCHRELAY_DOCKER_BIND": ("the docker target", "Address that the port is published on. Default: `127.0.0.1`."),
+    "TORCHRELAY_FORCE_CONFLICTS": ("the kubernetes target", "`1`: take over fields of the objects that another tool manages."),
+    "TORCHRELAY_KUBECONFIG": ("the kubernetes target", "A kubeconfig: its text, or the path of the file. Wins over `KUBECONFIG`."),
+    "TORCHRELAY_TORCHSERVE_VERSION": ("build", "Version of TorchServe in the runtime image."),
+    "TORCHRELAY_TORCH_INDEX": (
+        "build, the local target",
+        "Package index with the build of torch to install. PyTorch's CPU index gives an image of 330 MB instead of gigabytes.",
+    ),
+    "TORCHRELAY_TORCH_VERSION": ("build, the local target", "Version of torch."),
+    "TORCHRELAY_WEIGHTS_CACHE": ("fetch", "Folder that keeps fetched weights. Default: the cache."),
+    "TORCHRELAY_WHEELS": ("build, the local target", "Folder of wheels that is searched before the package index."),
+    "TORCHRELAY_SETUP_AT_START": (
+        "the handler",
+        "`true`: run `install_packages` and `unpack_dependencies` when the server starts, for a `.mar` that is served elsewhere.",
+    ),
+    "TORCHRELAY_ACCESS_LOG": ("the image", "`1`: log one line per request. Default: `0`."),
+    "TORCHRELAY_BIND": ("the image", "IP address to listen on. Default: `0.0.0.0` behind the front, `127.0.0.1` without it."),
+    "TORCHRELAY_FRONT": ("the image", "`nginx` (the default) or `none`: start the server without the front proxy."),
+    "TORCHRELAY_LOG_LEVEL": ("the image", "`error`, `warn` (the default), `info` or `debug`."),
+    "TORCHRELAY_PORT": ("the image", "Port to listen on; `AIP_HTTP_PORT` wins. Default: `8080`."),
+    "TORCHRELAY_PROPAGATION_S": ("the image", "Seconds that the preStop program waits until no new requests arrive. Default: `5`."),
+    "TORCHRELAY_SERVER": ("the image", "The server to start. Default: `torchserve`."),
+    "TORCHRELAY_SERVING": ("the image", "Path of `serving.json`, which describes the model."),
+    "TORCHRELAY_STATE": ("the image", "Folder for everything that the runtime writes."),
+}
+"""Variables that are not options of a verb and not fields of a settings class: who reads each, and what it does."""
+
+NOT_FOR_USERS = {
+    "TORCHRELAY_ROOT": "set by handlers/build.sh for itself",
+}
+"""Variables that only this repository's own files pass to each other."""
+
+
+def settings_classes() -> list[type[BaseSettings]]:
+    """Return every settings class of the package."""
+    for module in pkgutil.walk_packages(torchrelay.__path__, "torchrelay."):
+        if not module.name.endswith("__main__") and ".inside" not in module.name:
+            importlib.import_module(module.name)
+    queue, classes = [BaseSettings], []
+    while queue:
+        for one in queue.pop().__subclasses__():
+            queue.append(one)
+            if one.__module__.startswith("torchrelay."):
+                classes.append(one)
+    return sorted(set(classes), key=lambda one: (one.__module__, one.__name__))
+
+
+def settings_rows() -> dict[str, list[str]]:
+    """Return variable, reader, description and default of every field of the settings classes."""
+    rows = {}
+    for one in settings_classes():
+        for name, field in one.model_fields.items():
+            alias = field.validation_alias
+            variable = alias if isinstance(alias, str) else f"{one.model_config.get('env_prefix', '')}{name}".upper()
+            default = "" if field.is_required() or field.default in (None, "") else f" Default: `{field.default}`."
+            reader = one.__module__.removeprefix("torchrelay.")
+            rows[variable] = [f"`{variable}`", f"`{reader}`", f"{field.description or ''}{default}"]
+    return rows
+
+
+def variables_in_code() -> set[str]:
+    """Return every TORCHRELAY_ variable that the package, the handlers or the runtime name."""
+    names: set[str] = set()
+    for folder in ("scripts", "handlers", "runtime"):
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in (".py", ".sh") and "reference_pages" not in file.parts:
+                names |= set(VARIABLE.findall(file.read_text(encoding="utf-8")))
+    return names
+
+
+def options_by_variable() -> dict[str, tuple[str, list[str]]]:
+    """Return, by variable, the option and the verbs that take it."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for path, command, context in commands():
+        for parameter in command.get_params(context):
+            if isinstance(parameter.envvar, str):
+                flag = next((one for one in parameter.opts if one.startswith("--")), "")
+                found.setdefault(parameter.envvar, (flag or parameter.name, []))[1].append(path.removeprefix("torchrelay").strip())
+    return found
+
+
+def environment() -> str:
+    """Return the page on environment variables.
+
+    Raises:
+        ValueError: the code names a variable that is documented nowhere, or no longer names one that is.
+    """
+    options, settings = options_by_variable(), settings_rows()
+    named = variables_in_code()
+    missing = named - set(options) - set(settings) - set(OTHER_VARIABLES) - set(NOT_FOR_USERS)
+    stale = (set(OTHER_VARIABLES) | set(NOT_FOR_USERS)) - named - set(settings)
+    if missing or stale:
+        raise ValueError(f"OTHER_VARIABLES: add {sorted(missing)}, remove {sorted(stale)}")
+    others = {name: [f"`{name}`", reader, text] for name, (reader, text) in OTHER_VARIABLES.items()}
+    rows = sorted(row for name, row in (others | settings).items() if name not in options)
+    return page(
+        "Environment variables",
+        "the command line, the settings classes and the code",
+        "An empty variable counts as absent.",
+        "## Variables without an option",
+        table(["variable", "read by", "description"], rows),
+        "The `environment` of model.yaml reaches the server; it is readable by everyone who has the image.",
+        "## Variables of options",
+        "Each is the environment form of the option beside it; the [command line](command-line.md) describes them.",
+        table(
+            ["variable", "option", "verbs"],
+            [[f"`{name}`", f"`{flag}`", ", ".join(verbs) or "all"] for name, (flag, verbs) in sorted(options.items())],
+        ),
+        "## Variables of other programs",
+        table(
+            ["variable", "used for"],
+            [
+                ["`AIP_HTTP_PORT`, `AIP_HEALTH_ROUTE`, `AIP_PREDICT_ROUTE`", "Vertex AI's contract, read by the image."],
+                ["`AWS_*`", "AWS credentials, region and `AWS_ENDPOINT_URL`, as every AWS SDK reads them."],
+                ["`DOCKER_HOST`, `DOCKER_CONFIG`", "The Docker daemon and its stored logins."],
+                [
+                    "`GITHUB_*`, `RUNNER_TEMP`",
+                    "Set by GitHub's runner: event, outputs and summary of the step, pull request.",
+                ],
+                ["`HF_ENDPOINT`, `HF_TOKEN`", "The Hugging Face hub and a token for it."],
+                ["`HTTPS_PROXY`, `NO_PROXY`, `PIP_*`", "Passed on to pip when requirements are installed."],
+                ["`JAVA_HOME`", "Java for the local target."],
+                ["`KUBECONFIG`", "The cluster's address and credentials. Default: `~/.kube/config`."],
+                ["`OMP_NUM_THREADS`", "Compute threads of a worker."],
+            ],
+        ),
+    )
