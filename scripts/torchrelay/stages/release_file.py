@@ -116,7 +116,9 @@ def sample_of(row: SampleRow, body: bytes, value: bytes | None) -> Sample:
     """Return the sample of a row and the content of its blobs. Raises BundleInvalid for a value that does not match its kind."""
     expected = row.expect
     if (value is None) != (expected.kind in ("status", "missing")):
-        raise BundleInvalid(f"release.json: sample {shown(row.name)} expects {expected.kind}, but its value does not match", REBUNDLE)
+        raise BundleInvalid(
+            f"release.json: sample {shown(row.name)} expects {expected.kind}, but its value does not match", REBUNDLE
+        )
     expect = Expect(expected.status, expected.mode, _decoded(row, value), expected.atol, expected.rtol, expected.k, expected.kind)
     return Sample(row.name, body, row.content_type, expect, row.latency_ms, row.file, row.line, row.version or "")
 
