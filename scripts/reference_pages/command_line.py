@@ -87,7 +87,7 @@ def command_line() -> str:
 
 
 def error_classes() -> list[type[errors.TorchrelayError]]:
-    """Return every class of error with an exit code of its own, by exit code."""
+    """Return every class of error with its exit code, by exit code."""
     classes = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.TorchrelayError)]
     return sorted((one for one in classes if one is not errors.TorchrelayError), key=lambda one: one.exit_code)
 

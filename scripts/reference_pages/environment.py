@@ -90,13 +90,15 @@ def variables_in_code() -> set[str]:
 
 def options_by_variable() -> dict[str, tuple[str, list[str]]]:
     """Return, by variable, the option and the verbs that take it."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    options: dict[str, tuple[str, list[str]]] = {}
     for path, command, context in commands():
         for parameter in command.get_params(context):
             if isinstance(parameter.envvar, str):
                 flag = next((one for one in parameter.opts if one.startswith("--")), "")
-                found.setdefault(parameter.envvar, (flag or parameter.name, []))[1].append(path.removeprefix("torchrelay").strip())
-    return found
+                options.setdefault(parameter.envvar, (flag or parameter.name, []))[1].append(
+                    path.removeprefix("torchrelay").strip()
+                )
+    return options
 
 
 def environment() -> str:

@@ -41,7 +41,7 @@ One image serves every caller. The server listens on loopback behind nginx; its 
 - **OpenAPI.** `GET /openapi.json` lists every route, the content types and JSON that the handler takes with its options (shape
   and dtype, image formats and pixel limit, `{"instances": [...]}`), its answers with the names of the classes, samples as
   examples, and every refusal: the refusal of a single sample is a problem document (RFC 9457) that names what was expected.
-  For a handler of your own
+  For a custom handler
   it contains what model.yaml says. The target `local` runs without the front and does not serve it.
 """
 

@@ -44,7 +44,7 @@ def limits_of(field: Mapping[str, Any]) -> str:
 
 
 def nested(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the mapping with fields of its own that a field may hold."""
+    """Return the mapping with further fields that a field may hold."""
     for one in [field, *field.get("anyOf", [])]:
         part = resolved(one, definitions)
         if "properties" in part:

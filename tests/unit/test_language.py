@@ -15,6 +15,23 @@ import pytest
 from torchrelay.core.paths import ROOT
 
 COVERED = (
+    ".github/CODEOWNERS",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "docs/conf.py",
+    "docs/figures.md",
+    "docs/handlers.md",
+    "docs/index.md",
+    "docs/security.md",
+    "docs/torchserve.md",
+    "docs/troubleshooting.md",
+    "docs/tutorials",
+    "scripts/pictures.py",
+    "scripts/reference_pages",
+    "scripts/references.py",
+    "tests/unit/test_readme.py",
     ".ci",
     ".devcontainer",
     "tests/README.md",
