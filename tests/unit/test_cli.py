@@ -5,6 +5,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from torchrelay.cli import main
+from torchrelay.core.errors import LoginFailed
 from torchrelay.core.paths import ROOT
 
 GROUP = typer.main.get_command(main.app)
@@ -24,3 +25,11 @@ def test_the_table_repeats_the_first_sentence_of_each_verbs_help(verb: str) -> N
 
 def test_an_unknown_verb_is_a_usage_error() -> None:
     assert CliRunner().invoke(main.app, ["deply"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("fix", "line"), [("log in", "fix: log in (https://"), ("", "fix: (https://")])
+def test_the_fix_line_has_the_address_of_the_documentation(fix: str, line: str) -> None:
+    text = main.described(LoginFailed("no token", fix))
+    assert text.startswith("torchrelay: no token\n")
+    assert line in text
+    assert text.endswith("/docs/troubleshooting.md#login_failed)\n")

@@ -16,7 +16,7 @@ from torchrelay import __version__
 from torchrelay.cli import signals
 from torchrelay.cli.console import Output
 from torchrelay.cli.signals import Stop
-from torchrelay.core import runner
+from torchrelay.core import runner, troubleshooting
 from torchrelay.core.errors import DiskFull, Interrupted, ModelInvalid, SystemRefused, TorchrelayError
 from torchrelay.core.log import configure_logging
 from torchrelay.core.paths import cache_dir
@@ -112,11 +112,17 @@ def _as_json(error: TorchrelayError) -> str:
     return runner.as_json({"error": fields}) + "\n"
 
 
+def described(error: TorchrelayError) -> str:
+    """Return an error as it is printed: the message, then the fix with the address of its section of the documentation."""
+    fix = " ".join(part for part in (error.fix, f"({troubleshooting.address(error.kind)})") if part)
+    return f"torchrelay: {error.message}\n  fix: {fix}\n"
+
+
 def _fail(error: TorchrelayError) -> int:
     Stop.reported = True
     if Output.json:
         sys.stdout.write(_as_json(error))
-    sys.stderr.write(f"torchrelay: {error}\n")
+    sys.stderr.write(described(error))
     error_file.keep(Output.folder, Output.stage, error)
     runner.failed(error, Output.folder)
     return error.exit_code
@@ -127,7 +133,7 @@ def end_at_once() -> int:
     error = Interrupted("interrupted twice, so ended at once", "run it again: it removes what this run left")
     if Output.json:
         os.write(1, _as_json(error).encode())
-    os.write(2, f"torchrelay: {error}\n".encode())
+    os.write(2, described(error).encode())
     runner.resume_at_once()
     return error.exit_code
 
