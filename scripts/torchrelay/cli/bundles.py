@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from torchrelay.stages import bundle as stage
+from torchrelay.stages import bundle
 from torchrelay.stages.bundle import Bundle
 
 
@@ -19,7 +19,7 @@ def read_expected(folder: Path | None, expect_digest: str | None, expect_model: 
         if expect_model:
             raise typer.BadParameter("is the model of a bundle: add --bundle FOLDER", param_hint="--expect-model")
         return None
-    return stage.expect(stage.read(folder, expect_digest), expect_model)
+    return bundle.expect(bundle.read(folder, expect_digest), expect_model)
 
 
 def require_folder(folder: Path | None) -> Path:

@@ -16,10 +16,9 @@ from torchrelay.core.files import read_json, write_json
 from torchrelay.core.progress import Progress
 from torchrelay.core.workspace import Workspace
 from torchrelay.image.mar import Archived, Entry, Stored, write_folder, write_mar, write_tgz
-from torchrelay.model import server_config as modelconfig
+from torchrelay.model import server_config
 from torchrelay.model.handlers import file_options
 from torchrelay.model.model import Model
-from torchrelay.model.server_config import FILE as CONFIG
 from torchrelay.stages.fetch import Fetched
 
 ARCHIVER_VERSION = "0.12.0"  # the torch-model-archiver version whose manifest format this is
@@ -38,7 +37,7 @@ def manifest(model: Model, version: str, weights: str) -> dict[str, Any]:
         "modelVersion": version,
         "handler": SERVICE,
         "serializedFile": weights,
-        "configFile": CONFIG,
+        "configFile": server_config.FILE,
     }
     if model.model_file:
         fields["modelFile"] = Path(model.model_file).name
@@ -66,7 +65,7 @@ def handler_config(model: Model, weights: str, *, setup_at_start: bool = False) 
     } | ({"setup_at_start": True} if setup_at_start else {})
 
 
-def server_config(model: Model) -> dict[str, Any]:
+def torchserve_config(model: Model) -> dict[str, Any]:
     """Return model-config.yaml in TorchServe's own keys; times in seconds, except maxBatchDelay (ms)."""
     return {
         "minWorkers": model.workers,
@@ -118,18 +117,18 @@ def plan_entries(
 
     Raises ArchiveInvalid when a declared file is missing, ModelInvalid when model-config.yaml is wrong or contradicts the model.
     """
-    author_config = modelconfig.read(model_dir)
-    model, problems = modelconfig.applied(model, author_config)
+    author_config = server_config.read(model_dir)
+    model, problems = server_config.applied(model, author_config)
     if problems:
         raise ModelInvalid(problems)
     entries = {entry.name: entry for entry in library_entries()}
     entries.update({name: Entry(name, content) for name, content in author_config.files.items()})
     entries.update(_expand(model_dir, _declared_files(model)))
-    config = server_config(model) | author_config.rest
+    config = torchserve_config(model) | author_config.rest
     generated: dict[str, bytes] = {
         "MAR-INF/MANIFEST.json": _json(manifest(model, version, weights_name)),
         "torchrelay.json": _json(handler_config(model, weights_name, setup_at_start=setup_at_start)),
-        CONFIG: yaml.safe_dump(config, sort_keys=True).encode(),
+        server_config.FILE: yaml.safe_dump(config, sort_keys=True).encode(),
         SERVICE: (paths.HANDLERS / "service_entry.py").read_bytes(),
     }
     entries.update({name: Entry(name, content) for name, content in generated.items()})

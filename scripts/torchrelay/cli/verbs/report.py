@@ -15,8 +15,8 @@ from torchrelay.core.errors import GitHubRefused, InputsInvalid, TorchrelayError
 from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.log import log
 from torchrelay.core.text import printable
-from torchrelay.workflow import comment as comments
 from torchrelay.workflow import run_results, summary
+from torchrelay.workflow.comment import CommentForbidden, Comments, pull_request_of
 from torchrelay.workflow.job_result import RESULT_KINDS, JobResult
 
 
@@ -109,13 +109,13 @@ def _failure(failed: list[JobResult]) -> TorchrelayError:
 def _comment(body: str) -> str:
     """Return the address of the comment; a comment that cannot be written is reported and does not fail the run."""
     try:
-        pull_request = comments.pull_request_of(os.environ)
+        pull_request = pull_request_of(os.environ)
         if pull_request is None:
             log.info("comment: this run does not belong to a pull request, or has no GITHUB_TOKEN")
             return ""
         runner.mask(pull_request.token)
-        return comments.Comments(pull_request).put(body)
-    except comments.CommentForbidden as error:
+        return Comments(pull_request).put(body)
+    except CommentForbidden as error:
         runner.notice(str(error))
     except GitHubRefused as error:
         log.warning("%s", error)
