@@ -142,7 +142,7 @@ def test_weights_are_opened_and_not_read(model_dir: Path, capsys: pytest.Capture
     assert not (model_dir / "weights.lock").exists()
 
 
-@pytest.mark.parametrize(("answer", "detail"), [(404, "not there"), (403, "refused"), (500, "answers 500")])
+@pytest.mark.parametrize(("answer", "detail"), [(404, "not found (404)"), (403, "refused"), (500, "answers 500")])
 def test_unavailable_weights_are_reported(model_dir: Path, capsys: pytest.CaptureFixture[str], answer: int, detail: str) -> None:
     with serving(b"") as server:
         from_web(model_dir, server)
