@@ -11,8 +11,8 @@ import pytest
 
 from nginx import Front, content_type, render
 from tests.unit.handlers.support import FakeContext
-from torchrelay_handlers.adapters.forms import own_type, taken_apart
 from torchrelay_handlers.adapters.native import Native
+from torchrelay_handlers.adapters.renamed_forms import own_type, taken_apart
 from torchrelay_handlers.adapters.torchserve import request_of
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.resolve import TorchServeEntry

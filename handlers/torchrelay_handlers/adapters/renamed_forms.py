@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import parse_qsl
 
-from torchrelay_handlers.forms import MOST_PARTS, parse_multipart
+from torchrelay_handlers.bodies.forms import MOST_PARTS, parse_multipart
 from torchrelay_handlers.problems import BadSample
 
 _PREFIX = "application/vnd.torchrelay.form-"
