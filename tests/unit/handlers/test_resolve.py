@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -130,7 +130,8 @@ NATIVE, SAGEMAKER = "def handle(data, context): ...", "def model_fn(folder): ...
 @pytest.mark.parametrize(("text", "style"), [(NATIVE, "TorchServe"), (SAGEMAKER, "SageMaker")])
 def test_arguments_that_a_handler_cannot_receive_are_refused(tmp_path: Path, text: str, style: str, field: str) -> None:
     (tmp_path / "their_handler.py").write_text(text)
-    settings = replace(Settings("their_handler.py"), **{field: {"nan": "null"}})
+    arguments: dict[str, Any] = {field: {"nan": "null"}}
+    settings = Settings("their_handler.py", **arguments)
     with pytest.raises(ValueError, match=rf"{field}: their_handler\.py holds .*{style}.*remove {field}"):
         resolve.find(settings, tmp_path)
 
