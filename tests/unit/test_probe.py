@@ -1,4 +1,4 @@
-"""The JSON spoken with runtime/probe.py, both ways."""
+"""The JSON spoken with torchrelay_runtime.probe, both ways."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Forms that the front sent past TorchServe's own parser, under names that it leaves alone (runtime/torchserve/config.py)."""
+"""Forms that the front hid from TorchServe's own parser under other content types (torchrelay_runtime/torchserve/config.py)."""
 
 from typing import Any
 from urllib.parse import parse_qsl

@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 HANDLERS = ROOT / "handlers" / "torchrelay_handlers"
 RUNTIME = ROOT / "runtime"
+RUNTIME_PACKAGE = "torchrelay_runtime"
 DOCKERFILE = ROOT / "Dockerfile"
 RUNTIME_REQUIREMENTS = ROOT / "requirements" / "runtime.txt"
 

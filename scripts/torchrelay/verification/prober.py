@@ -1,6 +1,6 @@
 """Send requests to a running model, from outside (HTTP) or inside its container (docker exec), and time the answers.
 
-Verification runs under `--network none`, so it speaks through `runtime/probe.py` inside the container; a live endpoint
+Verification runs under `--network none`, so it speaks through `torchrelay_runtime.probe` inside the container; a live endpoint
 is proved over HTTP like any client would. Both give the same answers, so whatever compares them need not know which.
 """
 
@@ -20,7 +20,7 @@ from torchrelay.core.errors import GateFailed
 from torchrelay.docker.exec import START_MARGIN_S, exec_in
 
 PYTHON = "/opt/torchrelay/venv/bin/python"
-PROBE = "/opt/torchrelay/runtime/probe.py"
+PROBE = (PYTHON, "-P", "-m", "torchrelay_runtime.probe")
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
@@ -64,7 +64,7 @@ class Prober(Protocol):
 
 
 def encode_batch(batch: Sequence[ProbeRequest], concurrency: int, timeout_s: float) -> bytes:
-    """Write the JSON object that `runtime/probe.py` reads on stdin."""
+    """Write the JSON object that `torchrelay_runtime.probe` reads on stdin."""
     return json.dumps(
         {
             "concurrency": concurrency,
@@ -84,7 +84,7 @@ def encode_batch(batch: Sequence[ProbeRequest], concurrency: int, timeout_s: flo
 
 
 def decode_batch(output: bytes, batch: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
-    """Read what `runtime/probe.py` printed.
+    """Read what `torchrelay_runtime.probe` printed.
 
     Raises:
         ValueError: it is not one answer per request, in order.
@@ -163,7 +163,7 @@ class HttpProber:
 
 
 class ExecProber:
-    """Sends from inside a container, through its own `runtime/probe.py`; needs no network and no published port.
+    """Sends from inside a container, through its own `torchrelay_runtime.probe`; needs no network and no published port.
 
     `container` is a `docker.models.containers.Container`.
     """
@@ -182,7 +182,7 @@ class ExecProber:
         rounds = math.ceil(len(requests) / max(1, concurrency))
         code, output, errors = exec_in(
             self.container,
-            [PYTHON, PROBE],
+            list(PROBE),
             stdin=encode_batch(requests, max(1, concurrency), timeout_s),
             timeout_s=START_MARGIN_S + timeout_s * rounds,
         )
@@ -197,7 +197,7 @@ class ExecProber:
 
     def ready(self, timeout_s: float = 15.0) -> Readiness:
         """Ask once whether a worker has answered."""
-        code, output, errors = exec_in(self.container, [PYTHON, PROBE, "--ready"], timeout_s=timeout_s)
+        code, output, errors = exec_in(self.container, [*PROBE, "--ready"], timeout_s=timeout_s)
         try:
             row = json.loads(output)
             return Readiness(bool(row["ready"]), str(row["reason"]), bool(row["failed"]))

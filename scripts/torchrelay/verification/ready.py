@@ -23,7 +23,7 @@ START_MARGIN_S = 30
 LOG_LINES = 400
 
 
-REFUSED = "the warm-up request was answered with"  # runtime/readiness.py
+REFUSED = "the warm-up request was answered with"  # torchrelay_runtime/readiness.py
 
 
 REFUSED_S = 3.0

@@ -16,7 +16,7 @@ from torchrelay.docker.exec import START_MARGIN_S as EXEC_MARGIN_S
 from torchrelay.targets.kubernetes.api import UNAUTHORIZED, Api
 from torchrelay.targets.kubernetes.api_errors import first_line, forbidden, rule
 from torchrelay.targets.kubernetes.manifests import CONTAINER
-from torchrelay.verification.prober import PROBE, PYTHON, ProbeAnswer, ProbeRequest, Readiness, decode_batch, encode_batch
+from torchrelay.verification.prober import PROBE, ProbeAnswer, ProbeRequest, Readiness, decode_batch, encode_batch
 
 STDIN, STDOUT, STDERR, ERROR = 0, 1, 2, 3
 FRAME = 32 * 1024
@@ -153,7 +153,7 @@ def _not_begun(error: Any, api: Api, pod: str, program: str) -> ClusterRefused |
 
 
 class PodProber:
-    """Sends from inside a pod, through its own `runtime/probe.py`; to the pod itself, or to an address."""
+    """Sends from inside a pod, through its own `torchrelay_runtime.probe`; to the pod itself, or to an address."""
 
     def __init__(self, api: Api, pod: str, address: Address | None = None) -> None:
         self.api = api
@@ -172,7 +172,7 @@ class PodProber:
             document |= {"host": self.address.host, "port": self.address.port}
         rounds = math.ceil(len(requests) / max(1, concurrency))
         code, output, errors = exec_in(
-            self.api, self.pod, [PYTHON, PROBE], json.dumps(document).encode() + b"\n", EXEC_MARGIN_S + timeout_s * rounds
+            self.api, self.pod, list(PROBE), json.dumps(document).encode() + b"\n", EXEC_MARGIN_S + timeout_s * rounds
         )
         try:
             return decode_batch(output, requests)
@@ -185,7 +185,7 @@ class PodProber:
 
     def ready(self, timeout_s: float = 15.0) -> Readiness:
         """Ask once whether a worker has answered."""
-        code, output, errors = exec_in(self.api, self.pod, [PYTHON, PROBE, "--ready"], timeout_s=timeout_s)
+        code, output, errors = exec_in(self.api, self.pod, [*PROBE, "--ready"], timeout_s=timeout_s)
         try:
             row = json.loads(output)
             return Readiness(bool(row["ready"]), str(row["reason"]), bool(row["failed"]))
