@@ -45,6 +45,11 @@ RUN if [ "${DEVICE}" = gpu ]; then rm -f /wheels/torch-*+cpu-*; fi \
     && /opt/torchrelay/venv/bin/pip check
 COPY runtime/trim.py /build/trim.py
 RUN ["/opt/torchrelay/venv/bin/python", "/build/trim.py"]
+# The environment finds the package by a .pth file and not by PYTHONPATH, which whoever runs the container may set. It is compiled here, because
+# the probe starts every few seconds and the final image is read-only.
+RUN echo /opt/torchrelay/runtime > "$(/opt/torchrelay/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchrelay_runtime.pth"
+COPY runtime/torchrelay_runtime/ /opt/torchrelay/runtime/torchrelay_runtime/
+RUN ["/opt/torchrelay/venv/bin/python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/opt/torchrelay/runtime"]
 
 
 # As above.
@@ -57,24 +62,19 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/lib/nginx /etc/nginx/sites-enabled
 COPY --from=jre /opt/torchrelay/jre /opt/torchrelay/jre
 COPY --from=venv /opt/torchrelay/venv /opt/torchrelay/venv
-COPY runtime/ /opt/torchrelay/runtime/
+COPY --from=venv /opt/torchrelay/runtime /opt/torchrelay/runtime
 # HOME, USER: an uid without an entry in /etc/passwd has neither, and getpass and torch's caches ask for them. All that is written goes to /tmp.
 ENV PATH=/opt/torchrelay/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     JAVA_HOME=/opt/torchrelay/jre \
     HOME=/tmp USER=torchrelay \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     TORCHRELAY_SERVING=/opt/torchrelay/serving.json
-ARG DEVICE=cpu
-ARG TORCH_VERSION=2.13.0
-ARG TORCHSERVE_VERSION=0.12.0
 LABEL org.opencontainers.image.title="torchrelay runtime" \
-      org.opencontainers.image.description="TorchServe behind a front proxy, ready for a model layer" \
-      io.torchrelay.device="${DEVICE}" \
-      io.torchrelay.torch="${TORCH_VERSION}" \
-      io.torchrelay.torchserve="${TORCHSERVE_VERSION}"
+      org.opencontainers.image.description="TorchServe behind a front proxy, ready for a model layer"
 USER 1000
 WORKDIR /tmp
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=2 \
-    CMD ["/opt/torchrelay/venv/bin/python", "/opt/torchrelay/runtime/probe.py", "--ready"]
-ENTRYPOINT ["/opt/torchrelay/venv/bin/python", "/opt/torchrelay/runtime/entrypoint.py"]
+    CMD ["/opt/torchrelay/venv/bin/python", "-P", "-m", "torchrelay_runtime.probe", "--ready"]
+# -P: the current folder, where a model may write, is not on the import path.
+ENTRYPOINT ["/opt/torchrelay/venv/bin/python", "-P", "-m", "torchrelay_runtime.entrypoint"]

@@ -11,12 +11,12 @@ command line can read `catalogue` on a machine without them.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchrelay_handlers.authors import SampleHandler
+    from torchrelay_handlers.bodies.json_out import Raw
     from torchrelay_handlers.factory import handler_factory
     from torchrelay_handlers.handler import Handler
-    from torchrelay_handlers.json_out import Raw
     from torchrelay_handlers.messages import Answer, Request
     from torchrelay_handlers.problems import BadSample
+    from torchrelay_handlers.sample_handler import SampleHandler
 
 __all__ = ["Answer", "BadSample", "Handler", "Raw", "Request", "SampleHandler", "handler_factory"]
 
@@ -24,9 +24,9 @@ _HOMES = {
     "Answer": "messages",
     "BadSample": "problems",
     "Handler": "handler",
-    "Raw": "json_out",
+    "Raw": "bodies.json_out",
     "Request": "messages",
-    "SampleHandler": "authors",
+    "SampleHandler": "sample_handler",
     "handler_factory": "factory",
 }
 

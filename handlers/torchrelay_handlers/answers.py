@@ -4,9 +4,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from torchrelay_handlers import device, json_out
-from torchrelay_handlers.batch import Batcher, Failure, described
+from torchrelay_handlers.bodies import json_out
 from torchrelay_handlers.messages import Answer, Request
+from torchrelay_handlers.network import device
+from torchrelay_handlers.network.batch import Batcher, Failure, described
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
 from torchrelay_handlers.steps import Asked, Steps
 

@@ -276,14 +276,23 @@ def check_options(handler: str, given: Mapping[str, object]) -> list[OptionProbl
     return found
 
 
-def with_defaults(handler: str, given: Mapping[str, object]) -> dict[str, object]:
-    """`given` on top of the defaults.
+def require_valid(handler: str, given: Mapping[str, object]) -> None:
+    """Check the options in `given`.
 
     Raises:
-        ValueError: an option is unknown or has a wrong value; every such mistake is named.
+        ValueError: an option is unknown or has a wrong value; the message names every such mistake.
     """
     mistakes = check_options(handler, given)
     if mistakes:
         lines = (f"handler_args.{m.option}: {m.message}" + (f"; {m.fix}" if m.fix else "") for m in mistakes)
         raise ValueError("\n".join(lines))
+
+
+def with_defaults(handler: str, given: Mapping[str, object]) -> dict[str, object]:
+    """The defaults, replaced by what `given` sets.
+
+    Raises:
+        ValueError: see `require_valid`.
+    """
+    require_valid(handler, given)
     return {name: option.default for name, option in options_of(handler).items()} | dict(given)

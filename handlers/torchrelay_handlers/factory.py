@@ -17,10 +17,11 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import nn
 
-from torchrelay_handlers import inputs, parsers
+from torchrelay_handlers.bodies import parsers
+from torchrelay_handlers.bodies.decode import is_image, unwrapped
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.problems import BadSample
-from torchrelay_handlers.steps import Steps, input_of
+from torchrelay_handlers.steps import Steps, input_of, same
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -104,11 +105,6 @@ class _OwnFunctions:
         return Steps(prepare, conclude or same, input_of(options, dtype), collate=collate)
 
 
-def same(output: Any) -> object:
-    """The output as it is."""
-    return output
-
-
 class OwnHandler(Handler):
     """What `handler_factory` returns. Its methods are decorators, which leave the function as it is:
 
@@ -172,15 +168,6 @@ class Decorator:
         return function
 
 
-def unwrapped(value: object) -> object:
-    """`x` of `{"input_data": x}` and `{"data": x}`, the envelopes in use for bare numbers."""
-    if isinstance(value, dict) and len(value) == 1:
-        name, inner = next(iter(value.items()))
-        if name in ("input_data", "data"):
-            return inner
-    return value
-
-
 def as_input(value: object, wanted: str) -> object:
     """A decoded body as the author asked for it (`options["input"]`).
 
@@ -193,7 +180,7 @@ def as_input(value: object, wanted: str) -> object:
         value = parsers.parse_base64(value)
     is_bytes = isinstance(value, bytes | bytearray)
     if wanted == "auto":
-        return _image(bytes(value)) if isinstance(value, bytes | bytearray) and inputs.is_image(bytes(value[:12])) else value
+        return _image(bytes(value)) if isinstance(value, bytes | bytearray) and is_image(bytes(value[:12])) else value
     if wanted == "image" and isinstance(value, bytes | bytearray):
         return _image(bytes(value))
     if (wanted == "json" and not is_bytes) or (wanted == "bytes" and is_bytes) or (wanted == "text" and isinstance(value, str)):
@@ -207,6 +194,6 @@ def as_input(value: object, wanted: str) -> object:
 
 
 def _image(body: bytes) -> object:
-    from torchrelay_handlers import images  # noqa: PLC0415 - Pillow only for those who send images
+    from torchrelay_handlers.bodies import images  # noqa: PLC0415 - Pillow only for those who send images
 
     return images.decode(body).convert("RGB")

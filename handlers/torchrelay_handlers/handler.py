@@ -9,24 +9,29 @@ It knows no server: adapters turn a server's batch into `Request`s and the `Answ
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from torchrelay_handlers import catalogue, device
+from torchrelay_handlers import catalogue
 from torchrelay_handlers.answers import Answers, problem, unforeseen
-from torchrelay_handlers.batch import Batcher, Failure, Sample, moved, on_cpu
 from torchrelay_handlers.intake import Intake, Wrap
 from torchrelay_handlers.messages import Answer, Request
-from torchrelay_handlers.network import make as make_network
-from torchrelay_handlers.padding import Padding
+from torchrelay_handlers.network import device
+from torchrelay_handlers.network.batch import Batcher, Failure, Sample, moved, on_cpu
+from torchrelay_handlers.network.network import make_network
+from torchrelay_handlers.network.padding import Padding
 from torchrelay_handlers.problems import Refusal, WorkerLost
 from torchrelay_handlers.settings import Settings
 from torchrelay_handlers.steps import Recipe, Steps
 
 logger = logging.getLogger("torchrelay")
+
+TORCHSERVE = "torchrelay_handlers.adapters.torchserve"
+"""Named and not imported: the core depends on no server, and only a TorchServe worker loads this adapter."""
 
 
 @dataclass(slots=True)
@@ -50,8 +55,7 @@ class Handler:
         self.install_packages: Callable[[], object] | None = None
         self.unpack_dependencies: Callable[[], object] | None = None
         self.lost = False
-        self._given: dict[str, Any] = dict(options or {})
-        self.options: dict[str, Any] = catalogue.with_defaults(recipe.name, self._given)
+        self.options: dict[str, Any] = catalogue.with_defaults(recipe.name, options or {})
         self._torchserve: Callable[[Any, Any], list[Any] | None] | None = None
 
     def configure(self, options: Mapping[str, Any] | None = None, init_kwargs: Mapping[str, Any] | None = None) -> Self:
@@ -60,8 +64,8 @@ class Handler:
         Raises:
             ValueError: an option is unknown or has a wrong value.
         """
-        self._given |= dict(options or {})
-        self.options = catalogue.with_defaults(self.recipe.name, self._given)
+        catalogue.require_valid(self.recipe.name, options or {})
+        self.options |= options or {}
         self.init_kwargs |= dict(init_kwargs or {})
         return self
 
@@ -191,7 +195,5 @@ class Handler:
     def __call__(self, data: Any, context: Any) -> list[Any] | None:
         """A TorchServe entry point: `--handler handler.py:handler` names this object and stock TorchServe calls it."""
         if self._torchserve is None:
-            from torchrelay_handlers.adapters.torchserve import Service  # noqa: PLC0415 - only under that server
-
-            self._torchserve = Service(self)
+            self._torchserve = import_module(TORCHSERVE).Service(self)
         return self._torchserve(data, context)

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torchrelay_handlers import inputs, parsers
 from torchrelay_handlers.answers import unforeseen
-from torchrelay_handlers.batch import Sample
-from torchrelay_handlers.messages import Request
+from torchrelay_handlers.bodies import parsers
+from torchrelay_handlers.bodies.decode import decode, instances, refuse_many
+from torchrelay_handlers.messages import Noted, Request
+from torchrelay_handlers.network.batch import Sample
 from torchrelay_handlers.problems import BadSample, Refusal
-from torchrelay_handlers.steps import Noted, Steps
+from torchrelay_handlers.steps import Steps
 
 logger = logging.getLogger("torchrelay")
 
@@ -46,17 +47,17 @@ class Intake:
         Raises:
             Refusal: the body is nothing that is understood, or holds too many.
         """
-        value = inputs.decode(request)
+        value = decode(request)
         if isinstance(value, parsers.Rows):
-            inputs.refuse_many(len(value), self.most)
+            refuse_many(len(value), self.most)
             return (list(value), None) if len(value) == 1 else (list(value), list)
-        several = inputs.instances(value, self.most)
+        several = instances(value, self.most)
         if several is not None:
             return several, _predictions
         if self.steps.expand is not None:
             several = self.steps.expand(value)
             if several is not None:
-                inputs.refuse_many(len(several), self.most)
+                refuse_many(len(several), self.most)
                 return several, list
         return [value], None
 

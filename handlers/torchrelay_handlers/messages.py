@@ -29,3 +29,11 @@ class Answer:
     def json(self) -> object:
         """The body as a Python value."""
         return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A preprocessed sample, and what has to be known of it once the network has answered."""
+
+    sample: object
+    note: object

@@ -1,6 +1,5 @@
 """Finds what serves: a shipped handler, or what the author's Python file holds, whichever style it is written in."""
 
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
@@ -12,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from torchrelay_handlers import catalogue, factory, shipped
-from torchrelay_handlers.authors import SampleHandler
 from torchrelay_handlers.factory import handler_factory
 from torchrelay_handlers.handler import Handler
+from torchrelay_handlers.model_files import import_file
 from torchrelay_handlers.sagemaker import NAMES as SAGEMAKER
 from torchrelay_handlers.sagemaker import SageMakerHandler
+from torchrelay_handlers.sample_handler import SampleHandler
 from torchrelay_handlers.settings import Settings
 
 ACCEPTED = """a handler file must hold one of
@@ -45,9 +45,9 @@ def find(settings: Settings, model_dir: Path) -> Found:
         RuntimeError: a file is missing, or holds nothing that can serve.
         ValueError: a handler option is wrong.
     """
-    init_function = init_function_of(import_file(model_dir, settings.model_file)) if settings.model_file else None
+    sys.modules.setdefault("base_handler", factory)  # older handler files import handler_factory from there
     if catalogue.is_shipped(settings.handler):
-        handler = shipped.make(settings.handler, init_function)
+        handler = shipped.make(settings.handler, _model_init_function(settings, model_dir))
         return handler.configure(settings.handler_args, settings.init_args)
     file, _, attribute = settings.handler.partition(":")
     if not file.endswith(".py"):
@@ -55,38 +55,20 @@ def find(settings: Settings, model_dir: Path) -> Found:
         raise RuntimeError(f"handler {settings.handler!r} is neither shipped ({known}) nor a Python file")
     found = entry_of(import_file(model_dir, file), attribute)
     if isinstance(found, Handler):
-        found.init_function = found.init_function or init_function
-        found.configure(settings.handler_args, settings.init_args)
+        found.init_function = found.init_function or _model_init_function(settings, model_dir)
+        return found.configure(settings.handler_args, settings.init_args)
+    for field, value in (("handler_args", settings.handler_args), ("init_args", settings.init_args)):
+        if value:
+            style = "SageMaker's functions" if isinstance(found, SageMakerHandler) else "a handler written for TorchServe"
+            raise ValueError(f"{field}: {file} holds {style}, which cannot receive them; remove {field} from model.yaml")
+    if isinstance(found, SageMakerHandler) and not hasattr(found.module, "model_fn"):
+        found.init_function = found.init_function or _model_init_function(settings, model_dir)
     return found
 
 
-def import_file(model_dir: Path, file: str) -> ModuleType:
-    """Import `file` of the model under its own name, its folder on the path, as TorchServe would.
-
-    Raises:
-        RuntimeError: it is not there. What the file itself raises goes through, traceback and all.
-    """
-    path = (model_dir / file).resolve()
-    if not path.is_file():
-        raise RuntimeError(f"{file} is not in the model's folder")
-    for folder in (str(path.parent), str(model_dir.resolve())):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-    loaded = sys.modules.get(path.stem)
-    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
-        return loaded
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise RuntimeError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    sys.modules.setdefault("base_handler", factory)  # where handler_factory came from before there was this library
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
-        raise
-    return module
+def _model_init_function(settings: Settings, model_dir: Path) -> Callable[..., nn.Module] | None:
+    """What makes the network in the model file, None when there is no model file."""
+    return init_function_of(import_file(model_dir, settings.model_file)) if settings.model_file else None
 
 
 def init_function_of(module: ModuleType) -> Callable[..., nn.Module]:

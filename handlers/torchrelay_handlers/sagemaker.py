@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from torchrelay_handlers import device, json_out, loading, parsers, tensors
-from torchrelay_handlers.inputs import media_type
+from torchrelay_handlers.bodies import json_out, parsers, tensors
+from torchrelay_handlers.bodies.decode import media_type
 from torchrelay_handlers.messages import JSON, Answer, Request
+from torchrelay_handlers.network import device, loading
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
 from torchrelay_handlers.settings import Settings
 
@@ -32,6 +33,7 @@ class SageMakerHandler:
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
+        self.init_function = getattr(module, "init_function", None)
         self.lost = False
         self.model: Any = None
 
@@ -45,9 +47,9 @@ class SageMakerHandler:
         if model_fn is not None:
             self.model = model_fn(str(model_dir))
         elif settings.weights is not None:
-            self.model = loading.load(model_dir / settings.weights, getattr(self.module, "init_function", None), self.device).call
+            self.model = loading.load(model_dir / settings.weights, self.init_function, self.device).call
         else:
-            raise RuntimeError("serve.py has no model_fn, and no weights are declared")
+            raise RuntimeError("the handler file has no model_fn, and no weights are declared")
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer per request, in order."""

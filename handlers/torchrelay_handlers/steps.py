@@ -7,15 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from torchrelay_handlers.tensors import NetworkInput
-
-
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """A preprocessed sample, and what has to be known of it once the network has answered."""
-
-    sample: object
-    note: object
+from torchrelay_handlers.bodies.tensors import NetworkInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +66,8 @@ def input_of(options: Mapping[str, Any], dtype: torch.dtype | None) -> NetworkIn
     """The network's input by the options `shape` and `dtype`."""
     told = options.get("dtype", "auto")
     return NetworkInput(options.get("shape"), dtype if told == "auto" else getattr(torch, told))
+
+
+def same(output: Any) -> object:
+    """The output as it is."""
+    return output

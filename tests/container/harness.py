@@ -165,7 +165,7 @@ class Container:
 
     def ready(self) -> dict[str, Any]:
         """The status that probe.py --ready prints."""
-        code, output = self.exec(PYTHON, f"{HOME}/runtime/probe.py", "--ready")
+        code, output = self.exec(PYTHON, "-P", "-m", "torchrelay_runtime.probe", "--ready")
         status: dict[str, Any] = json.loads(output)
         assert (code == 0) == status["ready"], output
         return status

@@ -6,7 +6,7 @@ import base64
 import json
 import subprocess
 
-from tests.container.harness import HOME, JSON, PREDICT, PYTHON, SERVING, Container, Factory, poll
+from tests.container.harness import JSON, PREDICT, PYTHON, SERVING, Container, Factory, poll
 
 
 def test_torchserve_clients_are_answered(shared: Container) -> None:
@@ -54,7 +54,7 @@ def test_the_image_reports_its_health_to_docker(shared: Container) -> None:
 
 
 def probe(container: Container, batch: dict[str, object]) -> list[dict[str, object]]:
-    command = ["docker", "exec", "-i", container.id, PYTHON, f"{HOME}/runtime/probe.py"]
+    command = ["docker", "exec", "-i", container.id, PYTHON, "-P", "-m", "torchrelay_runtime.probe"]
     done = subprocess.run(command, input=json.dumps(batch).encode(), capture_output=True, check=True)
     answers: list[dict[str, object]] = json.loads(done.stdout)
     return answers

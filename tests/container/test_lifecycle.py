@@ -10,15 +10,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.container.harness import HOME, PYTHON, Answer, Container, Factory, kept_connections, poll
+from tests.container.harness import PYTHON, Answer, Container, Factory, kept_connections, poll
 
 BATCH = 8
 SLEEP_S = 1.5
 # What the front forwarded and has no answer to yet, as drain.py counts it.
-COUNT = f"""
-import pathlib, sys
-sys.path.insert(0, "{HOME}/runtime")
-from front import in_flight
+COUNT = """
+import pathlib
+from torchrelay_runtime.front import in_flight
 print(in_flight(pathlib.Path("/tmp/torchrelay")))
 """
 
@@ -72,7 +71,7 @@ def test_the_drain_time_ends_a_wait_for_a_stuck_request(container: Factory) -> N
 def test_drain_answers_requests_while_it_waits_and_returns_when_none_is_left(container: Factory) -> None:
     one = start(container)
     with in_flight(one, 3.0) as futures:
-        command = ["docker", "exec", "-e", "TORCHRELAY_PROPAGATION_S=0.5", one.id, PYTHON, f"{HOME}/runtime/drain.py"]
+        command = ["docker", "exec", "-e", "TORCHRELAY_PROPAGATION_S=0.5", one.id, PYTHON, "-P", "-m", "torchrelay_runtime.drain"]
         with subprocess.Popen(command) as drain:
             answer = poll("not being ready", lambda: ((a := one.send("GET", "/ping")).status == 503 and a) or None, 10)
             assert answer.json == {"ready": False, "reason": "draining", "failed": False}
@@ -90,7 +89,7 @@ def test_drain_answers_requests_while_it_waits_and_returns_when_none_is_left(con
 def test_connections_in_use_are_told_to_close_before_the_end(container: Factory) -> None:
     one = container().wait_ready()
     assert one.predict().headers["connection"] == "keep-alive"
-    command = ["docker", "exec", "-e", "TORCHRELAY_PROPAGATION_S=2", one.id, PYTHON, f"{HOME}/runtime/drain.py"]
+    command = ["docker", "exec", "-e", "TORCHRELAY_PROPAGATION_S=2", one.id, PYTHON, "-P", "-m", "torchrelay_runtime.drain"]
     with kept_connections(one) as failures, subprocess.Popen(command) as drain:
         poll("the word to close", lambda: one.predict().headers["connection"] == "close" or None, 10)
         assert drain.poll() is None
@@ -101,7 +100,7 @@ def test_connections_in_use_are_told_to_close_before_the_end(container: Factory)
 def test_control_drain_does_not_wait_when_nothing_is_in_flight(container: Factory) -> None:
     one = start(container)
     began = time.monotonic()
-    assert one.exec("env", "TORCHRELAY_PROPAGATION_S=0", PYTHON, f"{HOME}/runtime/drain.py")[0] == 0
+    assert one.exec("env", "TORCHRELAY_PROPAGATION_S=0", PYTHON, "-P", "-m", "torchrelay_runtime.drain")[0] == 0
     assert time.monotonic() - began < 3
 
 

@@ -57,7 +57,7 @@ def test_a_model_that_cannot_be_loaded_is_given_up_and_its_traceback_is_in_the_l
     assert "loading the model" in str(status["reason"])
     assert one.running()
     assert "RuntimeError: no such weights: the test's own failure" in one.logs()
-    assert one.exec("/opt/torchrelay/venv/bin/python", "/opt/torchrelay/runtime/probe.py", "--live")[0] == 1
+    assert one.exec("/opt/torchrelay/venv/bin/python", "-P", "-m", "torchrelay_runtime.probe", "--live")[0] == 1
     assert one.predict().status >= 500
 
 

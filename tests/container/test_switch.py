@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from tests.container.harness import HOME, PYTHON, Container, Factory, kept_connections, poll
+from tests.container.harness import PYTHON, Container, Factory, kept_connections, poll
 
 STATE = "/tmp/torchrelay"  # noqa: S108 -- inside the container
 
@@ -24,7 +24,7 @@ def network(client: docker.DockerClient) -> Iterator[str]:
 
 
 def switch(front: Container, upstream: str) -> tuple[int, str]:
-    return front.exec(PYTHON, f"{HOME}/runtime/front.py", "switch", upstream)
+    return front.exec(PYTHON, "-P", "-m", "torchrelay_runtime.front", "switch", upstream)
 
 
 def version(front: Container) -> str | None:

@@ -108,7 +108,7 @@ class FakeCluster:
     log_or_reason = log
 
     def execute(self, pod: str, command: Sequence[str], stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
-        """Answer as runtime/probe.py does: from the pod itself, or from the Deployment's pods for an address."""
+        """Answer as torchrelay_runtime.probe does: from the pod itself, or from the Deployment's pods for an address."""
         del timeout_s
         self._alive()
         if "--ready" in command:

@@ -46,7 +46,7 @@ TORCHRELAY_LOG = """\
 org.pytorch.serve.wlm.WorkerInitializationException: Backend worker did not respond in given time
 \tat org.pytorch.serve.wlm.WorkerThread.run(WorkerThread.java:247) [model-server.jar:?]
 \t... 18 more
-2026-11-21T09:19:47,610 INFO  W-9000-digits_1.0-stdout torchrelay_handlers.loading.WeightsError: model.pt does not fit:
+2026-11-21T09:19:47,610 INFO  W-9000-digits_1.0-stdout torchrelay_handlers.network.loading.WeightsError: model.pt does not fit:
 2026-11-21T09:19:47,610 INFO  W-9000-digits_1.0-stdout   head.bias: [16] in the file, [8] in the network
 2026-11-21T09:19:47,613 INFO  W-9000-digits_1.0-stdout Backend worker process died.
 2026-11-21T09:19:47,613 INFO  W-9000-digits_1.0-stdout Traceback (most recent call last):
@@ -61,7 +61,7 @@ def test_other_threads_lines_and_the_workers_exception_are_not_in_a_traceback() 
         "Traceback (most recent call last):\n"
         '  File "/opt/torchrelay/models/digits/torchrelay_service.py", line 16\n'
         "    return _service(data, context)\n"
-        "torchrelay_handlers.loading.WeightsError: model.pt does not fit:\n"
+        "torchrelay_handlers.network.loading.WeightsError: model.pt does not fit:\n"
         "  head.bias: [16] in the file, [8] in the network"
     )
 
@@ -87,7 +87,7 @@ def test_why_a_model_did_not_load() -> None:
     assert not diagnosis.has_failed_to_load(TORCHRELAY_LOG.replace("Backend worker process died.", ""))
     assert diagnosis.has_failed_to_load(TORCHRELAY_LOG)
     assert diagnosis.has_failed_to_load(FAILED)
-    assert diagnosis.load_failure(TORCHRELAY_LOG) == "torchrelay_handlers.loading.WeightsError: model.pt does not fit:"
+    assert diagnosis.load_failure(TORCHRELAY_LOG) == "torchrelay_handlers.network.loading.WeightsError: model.pt does not fit:"
     slow = "org.pytorch.serve.wlm.WorkerInitializationException: Backend worker did not respond in given time\n"
     assert "timeouts.startup_s" in diagnosis.load_failure(slow + FAILED)
     assert diagnosis.load_failure(FAILED) == "its process died"

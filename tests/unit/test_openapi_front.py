@@ -5,11 +5,11 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
-from nginx import OPENAPI, Front, render
 from torchrelay.core import paths
 from torchrelay.core.progress import Quiet
 from torchrelay.image.mar import Archived, Stored
 from torchrelay.stages.build import _handler_layer
+from torchrelay_runtime.nginx import OPENAPI, Front, render
 
 
 def test_the_front_serves_the_file_that_the_build_writes() -> None:

@@ -1,4 +1,4 @@
-"""The JSON exchanged with runtime/probe.py, in both directions."""
+"""The JSON exchanged with torchrelay_runtime.probe, in both directions."""
 
 import base64
 import json

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from nginx import Front, content_type, render
 from tests.unit.handlers.support import FakeContext
-from torchrelay_handlers.adapters.forms import own_type, taken_apart
 from torchrelay_handlers.adapters.native import Native
+from torchrelay_handlers.adapters.renamed_forms import own_type, taken_apart
 from torchrelay_handlers.adapters.torchserve import request_of
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.resolve import TorchServeEntry
-from torchserve.config import FORMS, SERVICE, renamed
+from torchrelay_runtime.nginx import Front, content_type, render
+from torchrelay_runtime.torchserve.config import FORMS, SERVICE, renamed
 
 FRONT = Front(Path("/s"), "0.0.0.0", 8080, "127.0.0.1:8085", routes=(("/invocations", "/x"),), renamed=tuple(FORMS.items()))
 FORM = b'--b\r\nContent-Disposition: form-data; name="a"\r\nContent-Type: text/csv\r\n\r\n1,2\r\n--b--'

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import pytest
 
-import entrypoint
-from contract import Server
-from entrypoint import make_state, publish, supervise, watch
-from processes import Child, Children
-from readiness import Workers
-from settings import Serving, Settings, SettingsError
-from state import DRAINING, READY, STATUS, Status, read_status, start_draining, write_status
+from torchrelay_runtime import entrypoint
+from torchrelay_runtime.contract import Server
+from torchrelay_runtime.entrypoint import make_state, publish, supervise, watch
+from torchrelay_runtime.processes import Child, Children
+from torchrelay_runtime.readiness import Workers
+from torchrelay_runtime.settings import Serving, Settings, SettingsError
+from torchrelay_runtime.state import DRAINING, READY, STATUS, Status, read_status, start_draining, write_status
 
 SERVING = Serving(name="digits", version="abc123", model_dir=Path("/m"))
 SETTINGS = Settings(SERVING, Path("/state"), 8080, "0.0.0.0", "nginx", "torchserve", None, None, access_log=False, log_level="warn")
@@ -54,7 +54,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> Children:
-    monkeypatch.setattr("processes.signal.signal", lambda *_: None)
+    monkeypatch.setattr("torchrelay_runtime.processes.signal.signal", lambda *_: None)
     return Children()
 
 

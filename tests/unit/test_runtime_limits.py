@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from limits import Limits, cpu_limit, memory_limit
+from torchrelay_runtime.limits import Limits, cpu_limit, memory_limit
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

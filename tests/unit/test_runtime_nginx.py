@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from contract import Upstream
-from front import parse_address, parse_connections, parse_in_flight
-from nginx import Front, front_of, render
-from settings import Serving, Settings, Version
+from torchrelay_runtime.contract import Upstream
+from torchrelay_runtime.front import parse_address, parse_connections, parse_in_flight
+from torchrelay_runtime.nginx import Front, front_of, render
+from torchrelay_runtime.settings import Serving, Settings, Version
 
 SERVING = Serving(
     name="digits", version="abc123", model_dir=Path("/m"), response_timeout_s=60, max_body_bytes=6291456, drain_timeout_s=25

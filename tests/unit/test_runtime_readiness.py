@@ -1,6 +1,6 @@
 """The readiness state machine, step by step, with a clock of our own."""
 
-from readiness import POLL_READY_S, POLL_STARTING_S, RECHECK_S, START_ATTEMPTS, Answer, Readiness, Workers
+from torchrelay_runtime.readiness import POLL_READY_S, POLL_STARTING_S, RECHECK_S, START_ATTEMPTS, Answer, Readiness, Workers
 
 UP = Workers(ready=1, total=1, pids=frozenset({10}))
 OK = Answer(200)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from settings import Settings, SettingsError, own_port, parse_serving, read_settings
+from torchrelay_runtime.settings import Settings, SettingsError, own_port, parse_serving, read_settings
 
 GOOD: dict[str, Any] = {
     "name": "digits",

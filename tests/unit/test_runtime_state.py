@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from entrypoint import make_state
-from front import prepare
-from nginx import Front
-from settings import SettingsError
-from state import DRAINING, READY, RESERVE, STATUS, Status, read_status, start_draining, write_status
+from torchrelay_runtime.entrypoint import make_state
+from torchrelay_runtime.front import prepare
+from torchrelay_runtime.nginx import Front
+from torchrelay_runtime.settings import SettingsError
+from torchrelay_runtime.state import DRAINING, READY, RESERVE, STATUS, Status, read_status, start_draining, write_status
 
 
 def test_the_last_status_is_read_and_draining_wins(tmp_path: Path) -> None:

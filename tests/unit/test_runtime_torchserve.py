@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from limits import Limits
-from settings import Serving, Settings, SettingsError, Version
-from torchserve import config, server
+from torchrelay_runtime.limits import Limits
+from torchrelay_runtime.settings import Serving, Settings, SettingsError, Version
+from torchrelay_runtime.torchserve import config, server
 
 SERVING = Serving(
     name="digits",

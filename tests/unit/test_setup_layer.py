@@ -74,8 +74,8 @@ def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
     "bad",
     [
         member("etc/passwd"),
-        member("opt/torchrelay/runtime/entrypoint.py"),
-        member(f"{FOLDER}/../../runtime/entrypoint.py"),
+        member("opt/torchrelay/runtime/torchrelay_runtime/entrypoint.py"),
+        member(f"{FOLDER}/../../runtime/torchrelay_runtime/entrypoint.py"),
         member(f"{FOLDER}-other/x"),
         member(f"{FOLDER}/device", tarfile.CHRTYPE),
         member(f"{FOLDER}/pipe", tarfile.FIFOTYPE),

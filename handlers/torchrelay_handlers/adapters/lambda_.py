@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchrelay_handlers import json_out
 from torchrelay_handlers.adapters.local import LocalContext
 from torchrelay_handlers.adapters.torchserve import Service
+from torchrelay_handlers.bodies import json_out
 from torchrelay_handlers.messages import JSON
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
 

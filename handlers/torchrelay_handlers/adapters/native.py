@@ -10,10 +10,10 @@ import json
 import logging
 from typing import Any
 
-from torchrelay_handlers import json_out
-from torchrelay_handlers.adapters.forms import taken_apart
-from torchrelay_handlers.device import is_sticky
+from torchrelay_handlers.adapters.renamed_forms import taken_apart
+from torchrelay_handlers.bodies import json_out
 from torchrelay_handlers.messages import Answer
+from torchrelay_handlers.network.device import is_sticky
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
 from torchrelay_handlers.resolve import TorchServeEntry
 

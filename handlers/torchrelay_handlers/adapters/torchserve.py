@@ -12,12 +12,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
-from torchrelay_handlers import device, resolve, settings, setup_functions, system
+from torchrelay_handlers import resolve, settings, setup_functions, system
 from torchrelay_handlers.adapters import worker
-from torchrelay_handlers.adapters.forms import own_type
 from torchrelay_handlers.adapters.native import Native
+from torchrelay_handlers.adapters.renamed_forms import own_type
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.messages import Answer, Request
+from torchrelay_handlers.network import device
+from torchrelay_handlers.sagemaker import SageMakerHandler
 
 logger = logging.getLogger("torchrelay")
 
@@ -44,19 +46,22 @@ class Service:
     """A TorchServe entry point: called with None to load the model, then with one list per batch."""
 
     def __init__(self, handler: Handler | None = None, end: Callable[[], None] = end_process) -> None:
-        self.served: resolve.Found | Native | None = handler
+        self.handler = handler
+        self.served: Handler | SageMakerHandler | Native | None = None
         self.end = end
-        self.loaded = False
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model is loaded."""
+        return self.served is not None
 
     def __call__(self, data: list[dict[str, Any]] | None, context: Any) -> list[Any] | None:
         """One body per element of `data`, in order."""
-        if data is None or not self.loaded:
-            self.initialize(context)
-        served = self.served
-        if data is None or served is None:
+        served = self.served if data is not None else None
+        if served is None:
+            served = self.initialize(context)
+        if data is None:
             return None
-        if isinstance(served, resolve.TorchServeEntry):  # initialize wraps it; for the type checker
-            raise TypeError("the handler is not initialized")
         if isinstance(served, Native):
             answers = served.answer(data, context)
         else:
@@ -65,13 +70,13 @@ class Service:
             self.end()
         return [give(answer, index, context) for index, answer in enumerate(answers)]
 
-    def initialize(self, context: Context) -> None:
+    def initialize(self, context: Context) -> Handler | SageMakerHandler | Native:
         """Load the model that torchrelay.json beside the handler describes; without that file, the manifest's."""
         if not worker.ease(getattr(context, "metrics", None)):
             logger.debug("not the worker of TorchServe 0.12, which is left as it is")
         model_dir = Path(context.system_properties["model_dir"])
         gpu_id = context.system_properties.get("gpu_id")
-        if isinstance(self.served, Handler) and not (model_dir / settings.FILE).is_file():
+        if self.handler is not None and not (model_dir / settings.FILE).is_file():
             weights = ((context.manifest or {}).get("model") or {}).get("serializedFile")
             batch_size = context.system_properties.get("batch_size") or 1
             found = settings.Settings("own", weights=weights, device="auto", batch_size=batch_size)
@@ -81,20 +86,19 @@ class Service:
         system.unpack(told.extra_files, model_dir)
         if told.max_gpu_memory_mb is not None:
             device.cap_memory(device.choose(found.device, gpu_id), told.max_gpu_memory_mb)
-        if self.served is None:
-            self.served = resolve.find(found, model_dir)
-        if isinstance(self.served, Handler):
-            functions = self.served.install_packages, self.served.unpack_dependencies
+        handler = self.handler or resolve.find(found, model_dir)
+        if isinstance(handler, Handler):
+            functions = handler.install_packages, handler.unpack_dependencies
             if setup_functions.wanted_at_start(found.setup_at_start):
                 setup_functions.set_up(*functions, model_dir)
             setup_functions.remind(*functions, model_dir)
-        if isinstance(self.served, resolve.TorchServeEntry):
-            self.served = Native(self.served)
-        if isinstance(self.served, Native):
-            self.served.entry.initialize(context)
+        if isinstance(handler, resolve.TorchServeEntry):
+            handler.initialize(context)
+            self.served = Native(handler)
         else:
-            self.served.start(found, model_dir, gpu_id)
-        self.loaded = True
+            handler.start(found, model_dir, gpu_id)
+            self.served = handler
+        return self.served
 
 
 def request_of(row: dict[str, Any], index: int, context: Context) -> Request:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchrelay_handlers.classes import CONCLUSIONS, Classes, read_classes
+from torchrelay_handlers.recipes.classes import CONCLUSIONS, Classes, read_classes
 from torchrelay_handlers.steps import Steps
 
 
@@ -17,7 +17,7 @@ class ImageClassifierRecipe:
 
     def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:
         """See Recipe."""
-        from torchrelay_handlers.pictures import Pictures  # noqa: PLC0415 - Pillow is needed by handlers of images alone
+        from torchrelay_handlers.bodies.image_input import Pictures  # noqa: PLC0415 - Pillow is needed by handlers of images alone
 
         pictures = Pictures(options, dtype)
         classifier = Classes(read_classes(options["classes"], model_dir), options["top_k"])

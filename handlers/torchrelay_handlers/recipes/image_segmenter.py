@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrelay_handlers.classes import read_classes
-from torchrelay_handlers.json_out import Raw
+from torchrelay_handlers.bodies.json_out import Raw
 from torchrelay_handlers.problems import BadSample
+from torchrelay_handlers.recipes.classes import read_classes
 from torchrelay_handlers.steps import Asked, Steps
 
 PNG = "image/png"
@@ -24,7 +24,7 @@ class ImageSegmenterRecipe:
 
     def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:
         """See Recipe."""
-        from torchrelay_handlers.pictures import Pictures  # noqa: PLC0415 - Pillow is needed by handlers of images alone
+        from torchrelay_handlers.bodies.image_input import Pictures  # noqa: PLC0415 - Pillow is needed by handlers of images alone
 
         if options["mask_size"] == "input" and options["fit"] != "stretch":
             raise ValueError("handler_args.mask_size: input needs fit: stretch; what a crop cuts off has no mask")

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrelay_handlers.classes import CONCLUSIONS
-from torchrelay_handlers.factory import same, unwrapped
-from torchrelay_handlers.steps import Steps, input_of
-from torchrelay_handlers.tensors import NetworkInput
+from torchrelay_handlers.bodies.decode import unwrapped
+from torchrelay_handlers.bodies.tensors import NetworkInput
+from torchrelay_handlers.recipes.classes import CONCLUSIONS
+from torchrelay_handlers.steps import Steps, input_of, same
 
 
 class TensorRecipe:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from torchrelay_handlers import vocabulary
-from torchrelay_handlers.classes import CONCLUSIONS, Classes, read_classes
+from torchrelay_handlers.bodies.tensors import NetworkInput
 from torchrelay_handlers.problems import BadSample
+from torchrelay_handlers.recipes import vocabulary
+from torchrelay_handlers.recipes.classes import CONCLUSIONS, Classes, read_classes
 from torchrelay_handlers.steps import Steps
-from torchrelay_handlers.tensors import NetworkInput
 
 _FIELDS = ("text", "data", "input_data")
 
@@ -72,10 +72,6 @@ class Texts:
                 f"the text has {len(ids)} tokens", expected={"max_tokens": self.max_tokens}, status=413, kind="text-too-long"
             )
         return ids[: self.max_tokens]
-
-
-def _too_long(detail: str, expected: dict[str, int]) -> BadSample:
-    return BadSample(detail, expected=expected, status=413, kind="text-too-long")
 
 
 def _text(value: object) -> str:

@@ -9,6 +9,7 @@ ROOT = _ASSETS if _ASSETS.is_dir() else _PACKAGE.parents[1]
 """The top of the checkout, or its copy in an installed wheel: setup.py packs the files below under the same names."""
 HANDLERS = ROOT / "handlers" / "torchrelay_handlers"
 RUNTIME = ROOT / "runtime"
+RUNTIME_PACKAGE = "torchrelay_runtime"
 DOCKERFILE = ROOT / "Dockerfile"
 RUNTIME_REQUIREMENTS = ROOT / "requirements" / "runtime.txt"
 JRE_REQUIREMENTS = ROOT / "requirements" / "jre.txt"

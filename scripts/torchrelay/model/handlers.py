@@ -12,7 +12,7 @@ from torchrelay.core.text import meant, printable
 
 def _load(module_name: str) -> Any:
     """The module by its path: the library goes into images and is not installed beside this command."""
-    name = f"torchrelay_handlers_{module_name}"
+    name = f"torchrelay_handlers_{module_name}".replace("/", "_")
     spec = importlib.util.spec_from_file_location(name, paths.HANDLERS / f"{module_name}.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"{paths.HANDLERS}/{module_name}.py is missing: the checkout is incomplete")
@@ -23,7 +23,7 @@ def _load(module_name: str) -> Any:
 
 
 _CATALOGUE = _load("catalogue")
-_CLASSNAMES = _load("classnames")
+_CLASSNAMES = _load("recipes/classnames")
 
 SHIPPED: tuple[str, ...] = tuple(sorted(_CATALOGUE.SHIPPED))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 TRACEBACK = "Traceback (most recent call last):"
 CHAINED = ("During handling of the above exception", "The above exception was the direct cause")
-# A worker's line starts with a time, a level and a thread, in the format of runtime/torchserve/log4j2.xml or TorchServe's own:
+# A worker's line starts with a time, a level and a thread, in the format of the runtime's log4j2.xml or TorchServe's own:
 # "2026-01-01T10:00:00,123 INFO  W-9000-digits_1.0-stdout ModuleNotFoundError: ..."
 # "2026-01-01T10:00:00,123 [INFO ] W-9000-digits_1.0-stdout MODEL_LOG - ModuleNotFoundError: ..."
 WORKER_LINE = re.compile(r"^\S*\d\d:\d\d:\d\d[,.]\d+ \[?[A-Z]+ *\]? +W-\d+-\S+-std(?:out|err) ?(?:MODEL_LOG - )?(?P<text>.*)$")

@@ -1,7 +1,7 @@
 """Sends requests to a running model, from outside (HTTP) or from inside its container or pod, and times the replies.
 
-`torchrelay verify` runs the container with `--network none`, so requests go through `runtime/probe.py` inside it; a live endpoint
-is asked over HTTP, as by any client. Both return the same type, so the code that compares the replies need not know which.
+`torchrelay verify` runs the container with `--network none`, so requests go through `torchrelay_runtime.probe` inside it; a live
+endpoint is asked over HTTP, as by any client. Both return the same type, so the code that compares the replies need not know which.
 """
 
 import base64
@@ -21,7 +21,7 @@ from torchrelay.core.json_text import parse_untrusted
 from torchrelay.docker.exec import EXEC_MARGIN_S, exec_in
 
 PYTHON = "/opt/torchrelay/venv/bin/python"
-PROBE = "/opt/torchrelay/runtime/probe.py"
+PROBE = (PYTHON, "-P", "-m", "torchrelay_runtime.probe")
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
@@ -80,7 +80,7 @@ class Execute(Protocol):
 
 
 def encode_batch(batch: Sequence[ProbeRequest], concurrency: int, timeout_s: float, address: Address | None = None) -> bytes:
-    """Write the line that `runtime/probe.py` reads on stdin: one JSON object."""
+    """Write the line that `torchrelay_runtime.probe` reads on stdin: one JSON object."""
     document: dict[str, Any] = {
         "concurrency": concurrency,
         "timeout_s": timeout_s,
@@ -101,7 +101,7 @@ def encode_batch(batch: Sequence[ProbeRequest], concurrency: int, timeout_s: flo
 
 
 def decode_batch(output: bytes, batch: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
-    """Parse what `runtime/probe.py` printed.
+    """Parse what `torchrelay_runtime.probe` printed.
 
     Raises ValueError when it is not one answer per request, in order.
     """
@@ -179,7 +179,7 @@ class HttpProber:
 
 
 class ExecProber:
-    """Sends from inside a container or pod, through its own `runtime/probe.py`; needs no network and no published port.
+    """Sends from inside a container or pod, through its own `torchrelay_runtime.probe`; needs no network and no published port.
 
     `name` and `log_command` appear in error messages: what failed, and how to read its log.
     """
@@ -200,7 +200,7 @@ class ExecProber:
             return []
         rounds = math.ceil(len(requests) / max(1, concurrency))
         batch = encode_batch(requests, max(1, concurrency), timeout_s, self.address)
-        code, output, errors = self.execute([PYTHON, PROBE], batch, EXEC_MARGIN_S + timeout_s * rounds)
+        code, output, errors = self.execute(list(PROBE), batch, EXEC_MARGIN_S + timeout_s * rounds)
         try:
             return decode_batch(output, requests)
         except ValueError as error:
@@ -210,7 +210,7 @@ class ExecProber:
 
     def ready(self, timeout_s: float = 15.0) -> Readiness:
         """Ask once whether a worker has answered."""
-        code, output, errors = self.execute([PYTHON, PROBE, "--ready"], b"", timeout_s)
+        code, output, errors = self.execute([*PROBE, "--ready"], b"", timeout_s)
         try:
             row = parse_untrusted(output)
             return Readiness(bool(row["ready"]), str(row["reason"]), bool(row["failed"]))

@@ -18,7 +18,7 @@ POLL_S = 0.25
 START_MARGIN_S = 30
 """Seconds that a container may take to start, beside the model's own `timeouts.startup_s`."""
 LOG_LINES = 400
-REFUSED = "the warm-up request was answered with"  # runtime/readiness.py
+REFUSED = "the warm-up request was answered with"  # torchrelay_runtime/readiness.py
 REFUSED_S = 3.0
 """Seconds of refused warm-up requests after which the model is not waited for any longer."""
 PING_S = 30.0

@@ -17,8 +17,9 @@ from tests.start_handler import start_handler
 from torchrelay.model.model import load_model
 from torchrelay.stages import check
 from torchrelay.verification.compare import compare
-from torchrelay_handlers import Request, loading
-from torchrelay_handlers.steps import Noted
+from torchrelay_handlers import Request
+from torchrelay_handlers.messages import Noted
+from torchrelay_handlers.network import loading
 
 SEEDS = range(100, 104)
 OUTPUTS_ATOL = 1e-4  # float32; the largest output of these learners is about 4

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchrelay_handlers import Handler, loading, shipped
+from torchrelay_handlers import Handler, shipped
+from torchrelay_handlers.network import loading
 
 
 class Net(nn.Module):

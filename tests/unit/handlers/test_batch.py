@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchrelay_handlers.batch import Batcher, Failure, on_cpu, split
+from torchrelay_handlers.network.batch import Batcher, Failure, on_cpu, split
 from torchrelay_handlers.problems import WorkerLost
 
 Named = namedtuple("Named", ["a", "b"])

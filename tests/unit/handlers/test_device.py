@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchrelay_handlers import device
+from torchrelay_handlers.network import device
 
 
 def test_cpu_is_cpu_and_auto_is_cpu_without_an_assigned_gpu() -> None:

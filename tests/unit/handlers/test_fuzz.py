@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.unit.handlers.support import FakeContext
-from torchrelay_handlers import inputs, parsers, shipped
+from torchrelay_handlers import shipped
 from torchrelay_handlers.adapters.torchserve import Service
+from torchrelay_handlers.bodies import parsers
+from torchrelay_handlers.bodies.decode import decode
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.messages import JSON, Request
 from torchrelay_handlers.problems import BadSample
@@ -129,7 +131,7 @@ _HEADER = st.text(max_size=30) | st.sampled_from(
 )
 def test_whatever_fields_torchserve_makes_of_a_request_are_answered(row: dict[str, Any], headers: dict[str, Any]) -> None:
     service = Service(HANDLERS["tensor"])
-    service.loaded = True
+    service.served = HANDLERS["tensor"]
     context = FakeContext("", [""])
     context.request_processor[0].headers = headers
     answers = service([row], context)
@@ -155,7 +157,7 @@ def test_any_part_of_any_header_is_read_or_refused(head: bytes, body: bytes, bou
     ):
         for kind in ("multipart/form-data; boundary=b", f"multipart/form-data; boundary={boundary}"):
             try:
-                inputs.decode(Request(content, kind))
+                decode(Request(content, kind))
             except BadSample as refused:
                 assert 400 <= refused.status <= 499  # noqa: PT017 - most forms are fine
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay_handlers import json_out
+from torchrelay_handlers.bodies import json_out
 
 
 @pytest.fixture(params=["orjson", "standard library"], autouse=True, scope="module")

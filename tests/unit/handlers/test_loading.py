@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchrelay_handlers import loading
-from torchrelay_handlers.loading import WeightsError
+from torchrelay_handlers.network import loading
+from torchrelay_handlers.network.loading import WeightsError
 
 CPU = torch.device("cpu")
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -120,3 +121,24 @@ def test_a_model_file_without_one_network_asks_for_init_function(tmp_path: Path,
 def test_modules_are_taken_from_the_models_folder_not_from_elsewhere(tmp_path: Path) -> None:
     sys.modules["their_handler"] = ModuleType("their_handler")
     assert isinstance(found(tmp_path, "def init_function(): ..."), Handler)
+
+
+NATIVE, SAGEMAKER = "def handle(data, context): ...", "def model_fn(folder): ..."
+
+
+@pytest.mark.parametrize("field", ["handler_args", "init_args"])
+@pytest.mark.parametrize(("text", "style"), [(NATIVE, "TorchServe"), (SAGEMAKER, "SageMaker")])
+def test_arguments_that_a_handler_cannot_receive_are_refused(tmp_path: Path, text: str, style: str, field: str) -> None:
+    (tmp_path / "their_handler.py").write_text(text)
+    arguments: dict[str, Any] = {field: {"nan": "null"}}
+    settings = Settings("their_handler.py", **arguments)
+    with pytest.raises(ValueError, match=rf"{field}: their_handler\.py holds .*{style}.*remove {field}"):
+        resolve.find(settings, tmp_path)
+
+
+def test_sagemaker_functions_without_model_fn_get_their_network_from_the_model_file(tmp_path: Path) -> None:
+    (tmp_path / "their_model.py").write_text(NETWORK)
+    (tmp_path / "their_handler.py").write_text("def input_fn(body, content_type): ...")
+    entry = resolve.find(Settings("their_handler.py", model_file="their_model.py"), tmp_path)
+    assert isinstance(entry, SageMakerHandler)
+    assert entry.init_function is sys.modules["their_model"].Net

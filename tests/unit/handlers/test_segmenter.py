@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.unit.handlers.support import JSON, differences
 from torchrelay_handlers import Handler, Request, shipped
-from torchrelay_handlers.steps import Noted
+from torchrelay_handlers.messages import Noted
 
 
 class ByColour(nn.Module):

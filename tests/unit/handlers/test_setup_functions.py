@@ -14,7 +14,8 @@ import pytest
 from tests.unit.handlers.support import JSON, FakeContext, as_torchserve
 from torchrelay_handlers import handler_factory, resolve
 from torchrelay_handlers.adapters.torchserve import Service
-from torchrelay_handlers.authors import SampleHandler
+from torchrelay_handlers.model_files import import_file
+from torchrelay_handlers.sample_handler import SampleHandler
 from torchrelay_handlers.setup_functions import MARKER, SWITCH, remind, set_up, wanted_at_start
 
 HANDLER = """
@@ -173,7 +174,7 @@ def test_they_take_keyword_arguments_and_other_styles_have_them_too(tmp_path: Pa
     set_up(Mine.as_handler().install_packages, None, tmp_path / "other")
     assert said[-1] == "class"
     (tmp_path / "plain.py").write_text("def preprocess(x): return x\ndef install_packages(): raise RuntimeError('found')\n")
-    found = resolve.entry_of(resolve.import_file(tmp_path, "plain.py"))
+    found = resolve.entry_of(import_file(tmp_path, "plain.py"))
     with pytest.raises(RuntimeError, match="found"):
         found.install_packages()  # type: ignore[union-attr, misc] # a Handler, by the line above
     remind(None, None, tmp_path)

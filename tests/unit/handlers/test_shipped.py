@@ -18,7 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tests.unit.handlers.support import JSON, Double, differences
-from torchrelay_handlers import BadSample, Handler, classes, images, shipped
+from torchrelay_handlers import BadSample, Handler, shipped
+from torchrelay_handlers.bodies import images
+from torchrelay_handlers.recipes import classes
 
 
 class Brightness(nn.Module):

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from tests.unit.handlers.support import JSON, FakeContext, as_torchserve
-from torchrelay_handlers import device, system
+from torchrelay_handlers import system
 from torchrelay_handlers.adapters.torchserve import Service
-from torchrelay_handlers.network import refuse_without_compiler
+from torchrelay_handlers.network import device
+from torchrelay_handlers.network.network import refuse_without_compiler
 
 
 @pytest.fixture(autouse=True)

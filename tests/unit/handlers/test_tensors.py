@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from torchrelay_handlers import tensors
+from torchrelay_handlers.bodies import tensors
+from torchrelay_handlers.bodies.tensors import NetworkInput
 from torchrelay_handlers.problems import BadSample
-from torchrelay_handlers.tensors import NetworkInput
 
 FOUR = NetworkInput([4], torch.float32)
 

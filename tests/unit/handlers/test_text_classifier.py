@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.unit.handlers.support import JSON, differences
 from torchrelay_handlers import Handler, shipped
-from torchrelay_handlers.vocabulary import Vocabulary, read_vocabulary
+from torchrelay_handlers.recipes.vocabulary import Vocabulary, read_vocabulary
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "play", "##ing", "##ed", ",", "a"]
 

@@ -101,7 +101,7 @@ def test_a_lost_device_ends_the_worker_after_its_answers(tmp_path: Path) -> None
     ended: list[bool] = []
     handler = handler_factory(Broken).load(None)
     service = Service(handler, end=lambda: ended.append(True))
-    service.loaded = True
+    service.served = handler
     _, context = serve(service, tmp_path, [b"[1]", b"[2]"])
     assert (context.statuses, ended) == ([503, 503], [True])
 
@@ -143,7 +143,7 @@ def test_a_picture_in_a_form_is_a_picture() -> None:
     Image.new("L", (2, 2), 9).save(buffer, "PNG")
     handler = handler_factory(Double, lambda image: torch.tensor(image.getpixel((0, 0)))).load(None)
     service = Service(handler)
-    service.loaded = True
+    service.served = handler
     context = FakeContext("", [""])
     context.request_processor[0].headers = {
         "data": {"content-type": "image/png"},

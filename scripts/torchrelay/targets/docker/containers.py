@@ -190,7 +190,7 @@ class Containers:
 
     def drain_and_stop(self, version: VersionContainer, drain_s: int) -> None:
         """Wait until nothing is in flight in a version, then stop it."""
-        command = [paths.IMAGE_PYTHON, f"{paths.IMAGE_HOME}/runtime/drain.py"]
+        command = [paths.IMAGE_PYTHON, "-P", "-m", f"{paths.RUNTIME_PACKAGE}.drain"]
         waiting = {"TORCHRELAY_PROPAGATION_S": str(PROPAGATION_S)}
         with suppress(GateFailed):  # the container has ended: nothing is in flight
             exec_in(version.container, command, timeout_s=PROPAGATION_S + drain_s + 15.0, environment=waiting)

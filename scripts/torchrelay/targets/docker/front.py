@@ -109,7 +109,7 @@ class Front:
 
         Raises DeployFailed; the front then serves the same version as before.
         """
-        command = [paths.IMAGE_PYTHON, f"{paths.IMAGE_HOME}/runtime/front.py", "switch", f"{version.alias}:{PORT}"]
+        command = [paths.IMAGE_PYTHON, "-P", "-m", f"{paths.RUNTIME_PACKAGE}.front", "switch", f"{version.alias}:{PORT}"]
         try:
             code, _, errors = exec_in(self.container, command, timeout_s=30.0)
         except GateFailed as failure:

@@ -33,7 +33,7 @@ MANAGED_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "torchrelay"
 SERVER, CANDIDATE = "server", "candidate"
 PROPAGATION_S = 5
-"""Seconds until every proxy knows that a pod is gone; runtime/drain.py waits as long before it counts requests in flight."""
+"""Seconds until every proxy knows that a pod is gone; the drain program waits as long before it counts requests in flight."""
 STOP_S = 10
 """Seconds for the server to end, once no request is in flight."""
 PROBE_S = 2

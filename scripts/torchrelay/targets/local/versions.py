@@ -70,6 +70,7 @@ class Versions:
         state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(state, ignore_errors=True)  # that of a killed supervisor still says "ready"
         env = environment.for_server(os.environ) | {
+            "PYTHONPATH": str(paths.RUNTIME),
             "TORCHRELAY_SERVING": str((home / "serving.json").resolve()),
             "TORCHRELAY_PORT": str(port),
             "TORCHRELAY_FRONT": "none",
@@ -77,7 +78,7 @@ class Versions:
             **({"JAVA_HOME": server.java_home} if server.java_home else {}),
         }
         log.info("starting version %s on port %d", home.name, port)
-        argv = [str(server.python), str(paths.RUNTIME / "entrypoint.py")]
+        argv = [str(server.python), "-P", "-m", f"{paths.RUNTIME_PACKAGE}.entrypoint"]
         running = RunningVersion(home.name, processes.start(argv, env, home, home / "server.log"), port, state)
         write_json(home / "run.json", {"process": asdict(running.process), "port": port, "state": str(state)})
         return running

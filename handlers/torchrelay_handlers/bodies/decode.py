@@ -3,9 +3,9 @@
 Every way in which a body can be wrong ends in a `BadSample`; nothing else leaves these functions.
 """
 
-from torchrelay_handlers.forms import Part, parse_multipart
+from torchrelay_handlers.bodies.forms import Part, parse_multipart
+from torchrelay_handlers.bodies.parsers import charset_of, parse_csv, parse_json, parse_npy, parse_text
 from torchrelay_handlers.messages import Request
-from torchrelay_handlers.parsers import charset_of, parse_csv, parse_json, parse_npy, parse_text
 from torchrelay_handlers.problems import BadSample
 
 INSTANCES = "instances"
@@ -114,3 +114,12 @@ def refuse_many(count: int, most: int) -> None:
     """Refuse a request of more than `most` samples (413)."""
     if count > most:
         raise BadSample(f"{count} samples in one request, at most {most} are taken", status=413, kind="too-many-instances")
+
+
+def unwrapped(value: object) -> object:
+    """`x` of `{"input_data": x}` and `{"data": x}`, the envelopes in use for bare numbers."""
+    if isinstance(value, dict) and len(value) == 1:
+        name, inner = next(iter(value.items()))
+        if name in ("input_data", "data"):
+            return inner
+    return value

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from torchrelay_handlers import inputs, parsers
+from torchrelay_handlers.bodies import parsers
+from torchrelay_handlers.bodies.decode import decode, instances
 from torchrelay_handlers.messages import Request
 from torchrelay_handlers.problems import BadSample
 
@@ -47,7 +48,7 @@ TYPES += [
     ],
 )
 def test_a_body_is_read_by_its_content_type(body: bytes, content_type: str, value: object) -> None:
-    assert inputs.decode(Request(body, content_type)) == value
+    assert decode(Request(body, content_type)) == value
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_a_body_is_read_by_its_content_type(body: bytes, content_type: str, valu
 )
 def test_a_wrong_body_is_refused(body: bytes, content_type: str, status: int) -> None:
     with pytest.raises(BadSample) as refused:
-        inputs.decode(Request(body, content_type))
+        decode(Request(body, content_type))
     assert refused.value.status == status
 
 
@@ -98,9 +99,9 @@ def test_without_orjson_the_standard_library_refuses_the_same(monkeypatch: pytes
 def test_a_form_of_one_file_is_that_file_and_of_several_a_dict() -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="%s"; filename="x"\r\nContent-Type: image/png\r\n\r\n%s\r\n'
     kind = "multipart/form-data; boundary=b"
-    assert inputs.decode(Request(part % (b"image", b"\x89PNG\x00\r\n\xff") + b"--b--\r\n", kind)) == b"\x89PNG\x00\r\n\xff"
+    assert decode(Request(part % (b"image", b"\x89PNG\x00\r\n\xff") + b"--b--\r\n", kind)) == b"\x89PNG\x00\r\n\xff"
     both = part % (b"image", b"one") + part % (b"mask", b"two") + b"--b--\r\n"
-    assert inputs.decode(Request(both, kind)) == {"image": b"one", "mask": b"two"}
+    assert decode(Request(both, kind)) == {"image": b"one", "mask": b"two"}
 
 
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n%s\r\n'
@@ -120,7 +121,7 @@ FORM = "multipart/form-data; boundary=b"
     ],
 )
 def test_a_part_is_read_by_its_own_content_type(header: bytes, body: bytes, value: object) -> None:
-    assert inputs.decode(Request(PART % (b"data", header, body) + b"--b--", FORM)) == value
+    assert decode(Request(PART % (b"data", header, body) + b"--b--", FORM)) == value
 
 
 GOOD_PART = PART % (b"a", b"", b"1")
@@ -143,7 +144,7 @@ GOOD_PART = PART % (b"a", b"", b"1")
 )
 def test_a_wrong_form_is_refused(body: bytes, status: int) -> None:
     with pytest.raises(BadSample) as refused:
-        inputs.decode(Request(body, FORM))
+        decode(Request(body, FORM))
     assert refused.value.status == status
 
 
@@ -161,7 +162,7 @@ def npy(array: Any, **told: Any) -> bytes:
     ],
 )  # fmt: skip
 def test_npy_bodies_are_arrays(array: Any) -> None:
-    got: Any = inputs.decode(Request(npy(array), "application/x-npy"))
+    got: Any = decode(Request(npy(array), "application/x-npy"))
     np.testing.assert_array_equal(got, array)
     assert got.dtype.isnative
 
@@ -205,7 +206,7 @@ def test_any_form_gives_back_its_parts(fields: dict[str, bytes]) -> None:
     body = b"".join(PART % (name.encode(), header, value) for name, value in fields.items()) + b"--b--\r\n"
     if any(b"\r\n--b" in b"\r\n" + value for value in fields.values()):
         return
-    got = inputs.decode(Request(body, FORM))
+    got = decode(Request(body, FORM))
     assert got == (fields if len(fields) > 1 else next(iter(fields.values())))
 
 
@@ -237,15 +238,15 @@ def test_repeated_keys_are_refused_and_nothing_else_is(text: str) -> None:
 
 def test_instances_are_samples_and_anything_like_them_is_not() -> None:
     wrong: list[object] = [{"instances": []}, {"instances": 3}, {"instances": [1], "parameters": {"k": 2}}]
-    assert inputs.instances({"instances": [1, [2]]}, 8) == [1, [2]]
-    assert inputs.instances({"instances": [1], "parameters": None}, 8) == [1]
-    assert inputs.instances({"instances": [1], "more": 2}, 8) is None
-    assert inputs.instances([1], 8) is None
+    assert instances({"instances": [1, [2]]}, 8) == [1, [2]]
+    assert instances({"instances": [1], "parameters": None}, 8) == [1]
+    assert instances({"instances": [1], "more": 2}, 8) is None
+    assert instances([1], 8) is None
     for body in wrong:
         with pytest.raises(BadSample):
-            inputs.instances(body, 8)
+            instances(body, 8)
     with pytest.raises(BadSample) as refused:
-        inputs.instances({"instances": [1, 2, 3]}, 2)
+        instances({"instances": [1, 2, 3]}, 2)
     assert refused.value.status == 413
 
 
@@ -280,7 +281,7 @@ def test_any_json_value_is_read_as_it_is(value: Any) -> None:
         body = json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # lone surrogates, which no UTF-8 body can hold
         return
-    assert inputs.decode(Request(body, "application/json")) == value
+    assert decode(Request(body, "application/json")) == value
 
 
 @settings(max_examples=300)
@@ -289,6 +290,6 @@ def test_any_json_value_is_read_as_it_is(value: Any) -> None:
 @example(b"--b\r\n\r\n\r\n--b--", "multipart/form-data; boundary=b")
 def test_nothing_but_a_refusal_leaves_the_parsers(body: bytes, content_type: str) -> None:
     try:
-        inputs.instances(inputs.decode(Request(body, content_type)), 8)
+        instances(decode(Request(body, content_type)), 8)
     except BadSample as refused:
         assert 400 <= refused.status <= 499  # noqa: PT017 - most bodies are fine

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from state import Status
+from torchrelay_runtime.state import Status
 
 POLL_STARTING_S = 0.1
 POLL_READY_S = 2.0

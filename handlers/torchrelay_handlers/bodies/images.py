@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from torchrelay_handlers import parsers
+from torchrelay_handlers.bodies import parsers
 from torchrelay_handlers.catalogue import MAX_PIXELS
 from torchrelay_handlers.problems import BadSample
 

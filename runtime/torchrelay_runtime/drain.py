@@ -11,9 +11,9 @@ import os
 import sys
 import time
 
-from front import in_flight
-from settings import SettingsError, read_settings
-from state import start_draining
+from torchrelay_runtime.front import in_flight
+from torchrelay_runtime.settings import SettingsError, read_settings
+from torchrelay_runtime.state import start_draining
 
 QUIET_POLLS = 3  # nothing in flight three times in a row, a tenth of a second apart
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchrelay_handlers.tensors import own_dtype
+from torchrelay_handlers.bodies.tensors import own_dtype
 
 STATE_DICT, LEGACY, SAFETENSORS, TORCHSCRIPT, EXPORTED = "state_dict", "legacy state_dict", "safetensors", "TorchScript", ".pt2"
 COMPILED = "compiled .pt2"

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchrelay_handlers import loading
-from torchrelay_handlers.loading import Network, WeightsError
+from torchrelay_handlers.network import loading
+from torchrelay_handlers.network.loading import Network, WeightsError
 
 
-def make(
+def make_network(
     path: Path | None, init_function: Callable[..., nn.Module] | None, init_kwargs: Mapping[str, Any], device: torch.device,
     options: Mapping[str, Any],
 ) -> Network:  # fmt: skip

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from settings import own_port, state_dir
-from state import read_status
+from torchrelay_runtime.settings import own_port, state_dir
+from torchrelay_runtime.state import read_status
 
 
 def send(connection: http.client.HTTPConnection, request: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from torchrelay_handlers.factory import OwnHandler, handler_factory, unwrapped
+from torchrelay_handlers.bodies.decode import unwrapped
+from torchrelay_handlers.factory import OwnHandler, handler_factory
 
 
 class SampleHandler:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrelay_handlers import images
-from torchrelay_handlers.fetch import Fetcher, Rules
+from torchrelay_handlers.bodies import images
+from torchrelay_handlers.bodies.tensors import NetworkInput
+from torchrelay_handlers.bodies.url_images import Fetcher, Rules
+from torchrelay_handlers.messages import Noted
 from torchrelay_handlers.problems import BadSample
-from torchrelay_handlers.steps import Noted
-from torchrelay_handlers.tensors import NetworkInput
 
 MOST_URLS = 8  # per request: one that lists a thousand must not keep its batch waiting
 CHANNELS = {"RGB": 3, "L": 1}

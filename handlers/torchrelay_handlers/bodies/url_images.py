@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from torchrelay_handlers.addresses import is_public
+from torchrelay_handlers.bodies.addresses import is_public
 from torchrelay_handlers.problems import BadSample
 
 _PORTS = {"http": 80, "https": 443}

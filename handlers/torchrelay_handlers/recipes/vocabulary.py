@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torchrelay_handlers.model_files import import_file
+
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _LONGEST_WORD = 100  # characters; longer ones are unknown, as in BERT's own tokeniser: its search is quadratic in them
 
@@ -20,8 +22,6 @@ def tokenizer_of(options: Mapping[str, Any], model_dir: Path) -> Callable[[str],
     if (file is None) == (vocab is None):
         raise ValueError("handler_args: give either tokenizer (a Python file) or vocab (a file of tokens)")
     if file is not None:
-        from torchrelay_handlers.resolve import import_file  # noqa: PLC0415 - it imports this
-
         name = options["tokenizer_function"]
         function = getattr(import_file(model_dir, file), name, None)
         if not callable(function):

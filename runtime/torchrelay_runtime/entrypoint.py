@@ -19,14 +19,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import front
-from contract import Server, load_server
-from limits import read_limits
-from nginx import Front, front_of
-from processes import Child, Children
-from readiness import Readiness
-from settings import Settings, SettingsError, own_bind, own_port, read_settings, state_dir
-from state import OWN_TEMPORARY, READY, STATUS, Status, prepare_draining, start_draining, write_status
+from torchrelay_runtime import front
+from torchrelay_runtime.contract import Server, load_server
+from torchrelay_runtime.limits import read_limits
+from torchrelay_runtime.nginx import Front, front_of
+from torchrelay_runtime.processes import Child, Children
+from torchrelay_runtime.readiness import Readiness
+from torchrelay_runtime.settings import Settings, SettingsError, own_bind, own_port, read_settings, state_dir
+from torchrelay_runtime.state import OWN_TEMPORARY, READY, STATUS, Status, prepare_draining, start_draining, write_status
 
 REFUSED = 2  # the container was told something that makes no sense
 SERVER_STOP_S = 5.0  # kept of the drain time for the server's own end

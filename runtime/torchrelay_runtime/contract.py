@@ -8,9 +8,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from limits import Limits
-from readiness import Answer, Workers
-from settings import Settings
+from torchrelay_runtime.limits import Limits
+from torchrelay_runtime.readiness import Answer, Workers
+from torchrelay_runtime.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,4 @@ class Server(Protocol):
 
 def load_server(name: str) -> Server:
     """Return the adapter of the server `name`, which `settings` has checked."""
-    return cast("Server", import_module(f"{name}.server"))
+    return cast("Server", import_module(f"torchrelay_runtime.{name}.server"))

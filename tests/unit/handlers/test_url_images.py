@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torchrelay_handlers import catalogue, shipped
-from torchrelay_handlers.addresses import is_public
-from torchrelay_handlers.fetch import Fetcher, Rules
+from torchrelay_handlers.bodies.addresses import is_public
+from torchrelay_handlers.bodies.image_input import MOST_URLS, Pictures
+from torchrelay_handlers.bodies.url_images import Fetcher, Rules
 from torchrelay_handlers.intake import Intake
-from torchrelay_handlers.pictures import MOST_URLS, Pictures
 from torchrelay_handlers.problems import BadSample
 
 PUBLIC = "93.184.216.34"

@@ -19,9 +19,9 @@ import sys
 import time
 from pathlib import Path
 
-from nginx import CLOSING, CONFIG, PID, SOCKET, Front, render
-from settings import SettingsError, state_dir
-from state import replace
+from torchrelay_runtime.nginx import CLOSING, CONFIG, PID, SOCKET, Front, render
+from torchrelay_runtime.settings import SettingsError, state_dir
+from torchrelay_runtime.state import replace
 
 PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 SETTLE_S = 1.0  # for clients in use to come once more and be told to close their connection

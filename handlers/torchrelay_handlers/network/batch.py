@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrelay_handlers.device import is_out_of_memory, is_sticky
-from torchrelay_handlers.padding import Padding
+from torchrelay_handlers.bodies.tensors import name_of
+from torchrelay_handlers.network.device import is_out_of_memory, is_sticky
+from torchrelay_handlers.network.padding import Padding
 from torchrelay_handlers.problems import WorkerLost
-from torchrelay_handlers.tensors import name_of
 
 logger = logging.getLogger("torchrelay")
 

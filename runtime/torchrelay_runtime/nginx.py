@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract import Upstream
-from settings import Settings
-from state import DRAINING, READY, STATUS
+from torchrelay_runtime.contract import Upstream
+from torchrelay_runtime.settings import Settings
+from torchrelay_runtime.state import DRAINING, READY, STATUS
 
 CONFIG = "nginx.conf"
 PID = "nginx.pid"

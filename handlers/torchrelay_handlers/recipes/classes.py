@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrelay_handlers.classnames import read_classes
 from torchrelay_handlers.problems import Refusal
+from torchrelay_handlers.recipes.classnames import read_classes
 
 __all__ = ["CONCLUSIONS", "Classes", "argmax", "read_classes", "softmax"]
 

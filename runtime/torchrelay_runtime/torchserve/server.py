@@ -17,12 +17,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from contract import Launch, Upstream
-from limits import Limits
-from readiness import Answer, Workers
-from settings import Settings, SettingsError
-from state import replace
-from torchserve.config import (
+from torchrelay_runtime.contract import Launch, Upstream
+from torchrelay_runtime.limits import Limits
+from torchrelay_runtime.readiness import Answer, Workers
+from torchrelay_runtime.settings import Settings, SettingsError
+from torchrelay_runtime.state import replace
+from torchrelay_runtime.torchserve.config import (
     FIXED_PORTS,
     config_file,
     home,

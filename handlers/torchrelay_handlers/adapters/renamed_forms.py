@@ -1,9 +1,9 @@
-"""Forms that the front sent past TorchServe's own parser, under names that it leaves alone (runtime/torchserve/config.py)."""
+"""Forms that the front hid from TorchServe's own parser under other content types (torchrelay_runtime/torchserve/config.py)."""
 
 from typing import Any
 from urllib.parse import parse_qsl
 
-from torchrelay_handlers.forms import MOST_PARTS, parse_multipart
+from torchrelay_handlers.bodies.forms import MOST_PARTS, parse_multipart
 from torchrelay_handlers.problems import BadSample
 
 _PREFIX = "application/vnd.torchrelay.form-"

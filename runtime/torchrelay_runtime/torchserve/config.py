@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from limits import MIB, Limits
-from settings import Settings
+from torchrelay_runtime.limits import MIB, Limits
+from torchrelay_runtime.settings import Settings
 
 INFERENCE = "127.0.0.1:8085"
 FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grpc_management": 7071, "workers": 9000}
@@ -19,7 +19,7 @@ LEAST_QUEUE = 16
 LARGEST_RESPONSE = 64 * MIB
 SERVICE = "torchrelay_service.py"  # the handler of every archive of ours
 # TorchServe takes forms apart itself, answers 500 to broken ones and forgets what type a part said it has. Our handlers know these
-# names and read forms themselves (torchrelay_handlers/adapters/forms.py).
+# names and read forms themselves (torchrelay_handlers/adapters/renamed_forms.py).
 FORMS = {
     "multipart/form-data": "application/vnd.torchrelay.form-data",
     "application/x-www-form-urlencoded": "application/vnd.torchrelay.form-urlencoded",

@@ -1,0 +1,1 @@
+"""Request bodies into Python values and tensors, and answers back into bytes. Knows no network and no server."""
