@@ -100,7 +100,7 @@ def test_a_probe_gets_its_requests_as_one_line_and_time_for_each_round() -> None
     answers = ExecProber(runs, "pod p", "kubectl logs p", Address("10.0.0.1", 80)).send(REQUESTS, 2, 5.0)
     assert [answer.id for answer in answers] == ["a", "b", "c"]
     ((command, stdin, timeout_s),) = runs.calls
-    assert command[-1].endswith("probe.py")
+    assert command[-1].endswith(".probe")
     assert (stdin.count(b"\n"), stdin[-1:], timeout_s) == (1, b"\n", 40.0)
     assert (json.loads(stdin)["host"], json.loads(stdin)["port"]) == ("10.0.0.1", 80)
     assert ExecProber(runs, "", "").send([], 2, 5.0) == []

@@ -75,8 +75,8 @@ class Script:
 
 @pytest.fixture
 def run(state: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[Workers | None]], None]:
-    monkeypatch.setattr("readiness.POLL_READY_S", 0.0)
-    monkeypatch.setattr("readiness.POLL_STARTING_S", 0.0)
+    monkeypatch.setattr("torchrelay_runtime.readiness.POLL_READY_S", 0.0)
+    monkeypatch.setattr("torchrelay_runtime.readiness.POLL_STARTING_S", 0.0)
 
     def watched(looks: Iterator[Workers | None]) -> None:
         stop = threading.Event()
