@@ -197,15 +197,16 @@ def run(
     checked = relay.check()
     chosen = chosen_target(checked.model, target, repository)
     require_registry(chosen, repository)
-    archived = relay.archive(checked, relay.fetch(checked.model))
-    built = pushed = None
-    if chosen != "local":
-        built = relay.build(checked, archived)
-        relay.verify(checked)
-        if repository:
-            pushed = relay.push(with_name(repository, checked.model.name), create=create_repository)
-    release = deploy.release_of(model_dir, checked, chosen, archived, built, pushed)
-    endpoint = relay.deploy(checked.model, chosen, release)
+    with Workspace(model_dir).lock():
+        archived = relay.archive(checked, relay.fetch(checked.model))
+        built = pushed = None
+        if chosen != "local":
+            built = relay.build(checked, archived)
+            relay.verify(checked)
+            if repository:
+                pushed = relay.push(with_name(repository, checked.model.name), create=create_repository)
+        release = deploy.release_of(model_dir, checked, chosen, archived, built, pushed)
+        endpoint = relay.deploy(checked.model, chosen, release)
     return {
         "model": checked.model.name,
         "version": archived.version,
@@ -231,11 +232,12 @@ def deploy_only(model_dir: Path, progress: Progress, *, target: str | None, veri
     relay = Relay(model_dir, progress)
     checked = relay.check()
     chosen = chosen_target(checked.model, target)
-    archived = relay.archive(checked, relay.fetch(checked.model))
-    built = relay.build(checked, archived) if chosen != "local" else None
-    pushed = push.last_push(Workspace(model_dir), built.image.config_digest if built else None)
-    release = deploy.release_of(model_dir, checked, chosen, archived, built, pushed)
-    endpoint = relay.deploy(checked.model, chosen, release, verify_key)
+    with Workspace(model_dir).lock():
+        archived = relay.archive(checked, relay.fetch(checked.model))
+        built = relay.build(checked, archived) if chosen != "local" else None
+        pushed = push.last_push(Workspace(model_dir), built.image.config_digest if built else None)
+        release = deploy.release_of(model_dir, checked, chosen, archived, built, pushed)
+        endpoint = relay.deploy(checked.model, chosen, release, verify_key)
     return {"target": chosen, "endpoint": endpoint.summary(), "result": "passed", "stages": relay.stages}
 
 
@@ -246,6 +248,7 @@ def deploy_bundle(bundle: Bundle, progress: Progress, *, target: str | None, ver
     """
     chosen = chosen_target(bundle.model, target, bundled=True)
     relay = Relay(bundle.folder, progress)
-    pushed = push.last_push(Workspace(bundle.folder), bundle.image.config_digest)
-    endpoint = relay.deploy(bundle.model, chosen, deploy.release_of_bundle(bundle, pushed), verify_key)
+    with Workspace(bundle.folder).lock():
+        pushed = push.last_push(Workspace(bundle.folder), bundle.image.config_digest)
+        endpoint = relay.deploy(bundle.model, chosen, deploy.release_of_bundle(bundle, pushed), verify_key)
     return {"target": chosen, "endpoint": endpoint.summary(), "result": "passed", "stages": relay.stages}

@@ -98,7 +98,7 @@ def test_the_newer_goes_live_after_a_push_and_the_older_stays_out(
 
     before = deployed_containers(client, handed.name)
     late = deploy(cli, handed, 0)
-    late.refused(33, f"commit {handed.commits[1][:12]}, number 2; this is {handed.commits[0][:12]}, number 1")
+    late.refused(33, f"({handed.commits[1][:12]}, #2); refusing to deploy {handed.commits[0][:12]} (#1)")
     assert deployed_containers(client, handed.name) == before
     assert deploy(cli, handed, 1).result["endpoint"]["skipped"]
 

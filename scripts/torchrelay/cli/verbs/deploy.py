@@ -16,7 +16,6 @@ from torchrelay.cli.console import (
     planned,
 )
 from torchrelay.core import progress
-from torchrelay.core.workspace import Workspace
 from torchrelay.model.server_config import load_model
 from torchrelay.stages.relay import deploy_bundle, deploy_only, deploy_plan
 
@@ -40,9 +39,8 @@ def run(
     if dry_run:
         model = opened.model if opened else load_model(model_dir)
         return planned("deploy", deploy_plan(model, target, bundled=opened is not None))
-    with Workspace(bundle or model_dir).lock():
-        if opened is not None:
-            result = deploy_bundle(opened, progress.progress(), target=target, verify_key=verify_key)
-        else:
-            result = deploy_only(model_dir, progress.progress(), target=target, verify_key=verify_key)
+    if opened is not None:
+        result = deploy_bundle(opened, progress.progress(), target=target, verify_key=verify_key)
+    else:
+        result = deploy_only(model_dir, progress.progress(), target=target, verify_key=verify_key)
     return done(result, result["endpoint"]["url"])

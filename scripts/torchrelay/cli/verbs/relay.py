@@ -14,7 +14,6 @@ from torchrelay.cli.console import (
     planned,
 )
 from torchrelay.core import progress
-from torchrelay.core.workspace import Workspace
 from torchrelay.model.server_config import load_model
 from torchrelay.stages import relay
 
@@ -35,13 +34,12 @@ def run(
     begin(as_json=as_json)
     if dry_run:
         return planned("relay", relay.plan(load_model(model_dir), target, repository))
-    with Workspace(model_dir).lock():
-        result = relay.run(
-            model_dir,
-            progress.progress(),
-            target=target,
-            repository=repository,
-            create_repository=create_repository,
-            update_lock=update_lock,
-        )
+    result = relay.run(
+        model_dir,
+        progress.progress(),
+        target=target,
+        repository=repository,
+        create_repository=create_repository,
+        update_lock=update_lock,
+    )
     return done(result, result["endpoint"]["url"])
