@@ -22,6 +22,8 @@ REFUSED = "the warm-up request was answered with"  # torchrelay_runtime/readines
 REFUSED_S = 3.0
 """Seconds of refused warm-up requests after which the model is not waited for any longer."""
 PING_S = 30.0
+TRACEBACK_S = 5.0
+"""Seconds that the traceback of a failed load may take to appear in the log."""
 LOAD_FIX = "fix the error shown in the traceback"
 STARTUP_FIX = "if it only needs longer, raise timeouts.startup_s in model.yaml"
 
@@ -49,14 +51,24 @@ def wait_ready(
             return clock() - begin
         reason = state.reason
         if state.failed or diagnosis.has_failed_to_load(read_log(LOG_LINES)):
-            pause(poll_s)  # two threads write the log: the end of the traceback may come last
-            cause = diagnosis.load_failure(read_log(None), reason if state.failed else "its process died")
+            log = _with_traceback(read_log, poll_s, clock)
+            cause = diagnosis.load_failure(log, reason if state.failed else "its process died")
             raise GateFailed(f"the model does not load: {cause}", STARTUP_FIX if "startup_s" in cause else LOAD_FIX)
         refused_since = (refused_since or clock()) if reason.startswith(REFUSED) else None
         if refused_since is not None and clock() - refused_since > REFUSED_S:
             raise GateFailed(f"the model loads but does not answer: {reason}", LOAD_FIX)
         pause(poll_s)
     raise GateFailed(f"not ready after {limit_s:.0f} s; last state: {reason}", STARTUP_FIX)
+
+
+def _with_traceback(read_log: ReadLog, poll_s: float, clock: Callable[[], float]) -> str:
+    """Return the whole log; its traceback may come last, because two threads write the log, and late on a busy machine."""
+    deadline = clock() + TRACEBACK_S
+    while True:
+        pause(poll_s)
+        log = read_log(None)
+        if diagnosis.python_traceback(log) or clock() >= deadline:
+            return log
 
 
 def wait_container_ready(container: "Container", limit_s: float) -> float:

@@ -111,7 +111,7 @@ def test_the_same_inputs_elsewhere_are_the_same_image(live: Live, cli: Cli, tmp_
 
 def test_an_edit_sends_one_small_layer(live: Live, model: Path, cli: Cli, client: docker.DockerClient) -> None:
     before = deployed_containers(client, live.name)
-    edit(model / "model.py", '"""The network without', '"""The whole network without')
+    edit(model / "model.py", '"""A small', '"""Still a small')
     arguments: list[str | Path] = ["push", "--repository", f"{live.registry}/models/{live.name}:edited", model, "--json"]
     assert cli("build", model).code == 0
     cli(*arguments).refused(23, "run `torchrelay verify` first")

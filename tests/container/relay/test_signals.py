@@ -165,7 +165,7 @@ def answers(live: Live) -> bool:
 def test_in_deploy(live: Live, model: Path, cli: Cli, client: docker.DockerClient) -> None:
     """The version that serves goes on serving; at the end the new one does, then the old one again."""
     before = deployed_containers(client, live.name)
-    edit(model / "model.py", '"""The network without', '"""The very network without')
+    edit(model / "model.py", '"""A small', '"""Still a small')
     assert cli("verify", model).code == 0
     for sent in SIGNALS:
 
