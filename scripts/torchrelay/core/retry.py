@@ -1,4 +1,4 @@
-"""The one retry policy, and waiting that reacts to Ctrl-C and TERM.
+"""How retries and their waits work (each caller gives its own `Policy`), and waiting that reacts to Ctrl-C and TERM.
 
 A caller raises `RetryLater` for a failure that may pass; `retrying` repeats the call until it succeeds or the attempts are used up,
 waits as long as the server asks (Retry-After), otherwise twice as long each time with some jitter.
