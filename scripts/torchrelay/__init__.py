@@ -1,3 +1,3 @@
-"""Torchrelay: a PyTorch model directory in, a proved and running endpoint out."""
+"""Torchrelay: a PyTorch model directory in, a verified and running endpoint out."""
 
 __version__ = "0.1.0"

@@ -206,7 +206,7 @@ YAML_CASES: list[tuple[str, str | bytes, str, str]] = [
         "init_args_typo",
         plus("init_args: {widht: 3}\n"),
         "model.yaml:6:",
-        "init_args.widht: is no parameter of init_function (model.py:4); did you mean width?",
+        "init_args.widht: is not a parameter of init_function (model.py:4); did you mean width?",
     ),
     (
         "init_args_unused",

@@ -25,6 +25,18 @@ def test_a_second_holder_is_refused_and_the_first_is_named(tmp_path: Path) -> No
         pass
 
 
+def test_a_wait_is_logged_once_with_the_holder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "torchrelay.core.locks")
+    with exclusive(tmp_path / "lock", "held by {}", 1.0):
+        assert caplog.messages == []
+        with pytest.raises(Busy), exclusive(tmp_path / "lock", "held by {}"):
+            pass
+        assert caplog.messages == []
+        with pytest.raises(Busy), exclusive(tmp_path / "lock", "held by {}", 0.3):
+            pass
+    assert caplog.messages == [f"waiting for another process ({os.getpid()}) that holds {tmp_path / 'lock'}"]
+
+
 def starters(pattern: str) -> list[str]:
     return [path.relative_to(PACKAGE).as_posix() for path in sorted(PACKAGE.rglob("*.py")) if re.search(pattern, path.read_text())]
 

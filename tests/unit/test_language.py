@@ -15,7 +15,6 @@ import pytest
 from torchrelay.core.paths import ROOT
 
 COVERED = (
-    ".github/CODEOWNERS",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
@@ -28,9 +27,16 @@ COVERED = (
     "docs/torchserve.md",
     "docs/troubleshooting.md",
     "docs/tutorials",
+    ".github",
+    "actions",
+    "examples",
+    "infra",
+    "k8s",
+    "schema",
     "scripts/pictures.py",
     "scripts/reference_pages",
     "scripts/references.py",
+    "scripts/torchrelay",
     "tests/unit/test_readme.py",
     ".ci",
     ".devcontainer",

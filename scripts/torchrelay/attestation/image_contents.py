@@ -170,7 +170,7 @@ def _uncompressed(layer: Layer, task: Task) -> Iterator[bytes]:
 
 
 def _read_member(layer_contents: Contents, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    """Add one entry of a layer, if it is of a kind that is listed."""
+    """Add one entry of a layer, if its kind is listed."""
     path = member.name.removeprefix("./").strip("/")
     folder, _, name = path.rpartition("/")
     if name == OPAQUE:

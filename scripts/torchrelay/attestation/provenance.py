@@ -99,7 +99,7 @@ def _runtime(image: Image) -> list[dict[str, Any]]:
 
 
 def _requirements(image: Image, model: Model, contents: Contents) -> list[dict[str, Any]]:
-    """Return the requirements file and the layer installed from it: the file may not pin all versions."""
+    """Return the requirements file and the layer installed from it: the file need not pin all versions."""
     if not model.requirements:
         return []
     file = contents.model_file(model.requirements.rpartition("/")[2])

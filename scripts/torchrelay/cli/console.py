@@ -75,7 +75,7 @@ DEFAULT_DIR = Path()
 
 
 def begin(*, as_json: bool) -> None:
-    """Set how the result is printed; every verb calls it first. From here on the runner ignores commands that are not ours."""
+    """Set how the result is printed; every verb calls it first. From here on the runner ignores commands from other programs."""
     Output.json = as_json
     runner.Annotations.folder = Output.folder
     runner.stop()

@@ -49,7 +49,7 @@ VERBS = {
     "report": "Combine every model's result into one report.",
     "samples": "Record what samples expect.",
 }
-"""Every verb, in the order of the help text, with the first sentence of its own help."""
+"""Every verb, in the order of the help text, with the first sentence of its help."""
 
 
 class Verbs(TyperGroup):

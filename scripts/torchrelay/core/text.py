@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-_LONGEST_GUESS = 64  # difflib is quadratic; a longer word is never a misspelt name of ours
+_LONGEST_GUESS = 64  # difflib is quadratic; a longer word is never a misspelt name that we know
 
 
 def printable(text: str, limit: int = 200) -> str:

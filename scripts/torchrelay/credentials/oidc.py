@@ -107,7 +107,7 @@ def _unavailable(environment: Mapping[str, str]) -> LoginFailed:
     if environment.get("ACT"):
         return LoginFailed(
             "act gives jobs no identity token",
-            "leave aws-role empty under act, and pass the AWS_* variables of your own session (`act --env-file`)",
+            "leave aws-role empty under act, and pass your session's AWS_* variables (`act --env-file`)",
         )
     if environment.get("GITHUB_ACTIONS") != "true":
         return LoginFailed(

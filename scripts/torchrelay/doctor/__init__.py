@@ -57,8 +57,8 @@ def examine(options: DoctorOptions, checks: Mapping[str, CheckFunction] = CHECKS
 
 def _run(name: str, check: CheckFunction, subject: Subject, by_check: dict[str, list[Finding]]) -> None:
     try:
-        found = check(subject)
-        by_check[name] = [] if found is None else [found] if isinstance(found, Finding) else list(found)
+        findings = check(subject)
+        by_check[name] = [] if findings is None else [findings] if isinstance(findings, Finding) else list(findings)
     except TorchrelayError as error:
         by_check[name] = [bad(name, error.message, error.fix)]
     except Exception as error:

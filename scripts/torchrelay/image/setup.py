@@ -173,9 +173,9 @@ def _names(tar: Path, folder: str) -> list[str]:
 
 
 def _warn_of_lost_files(container: "Container", folder: str) -> None:
-    kept = (f"/{folder}", paths.IMAGE_DEPS, *IGNORED_PATHS)
+    image_paths = (f"/{folder}", paths.IMAGE_DEPS, *IGNORED_PATHS)
     added = [str(change["Path"]) for change in container.diff() or [] if change["Kind"] == 1]
-    lost = [path for path in added if not any(path == root or path.startswith(f"{root}/") for root in kept)]
+    lost = [path for path in added if not any(path == root or path.startswith(f"{root}/") for root in image_paths)]
     if lost:
         what = ", ".join(printable(path, 80) for path in lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         log.warning(

@@ -28,30 +28,30 @@ _CLASSNAMES = _load("recipes/classnames")
 SHIPPED: tuple[str, ...] = tuple(sorted(_CATALOGUE.SHIPPED))
 
 
-def option_problems(handler: str, given: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Option, message and fix of every mistake in `handler_args`."""
+def option_problems(handler: str, handler_args: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return option, message and fix of every mistake in `handler_args`."""
     known = _CATALOGUE.options_of(handler)
     return [
-        (found.option, "unknown key", meant(found.option, known))
-        if found.option not in known
-        else (found.option, printable(found.message, 400), printable(found.fix, 400))
-        for found in _CATALOGUE.check_options(handler, given)
+        (problem.option, "unknown key", meant(problem.option, known))
+        if problem.option not in known
+        else (problem.option, printable(problem.message, 400), printable(problem.fix, 400))
+        for problem in _CATALOGUE.check_options(handler, handler_args)
     ]
 
 
-def file_options(handler: str, given: Mapping[str, Any]) -> dict[str, str]:
-    """The options that name a file of the model directory, with its path."""
+def file_options(handler: str, handler_args: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options that name a file of the model directory, with its path."""
     known = _CATALOGUE.options_of(handler)
-    return {key: value for key, value in given.items() if key in known and known[key].file and isinstance(value, str)}
+    return {key: value for key, value in handler_args.items() if key in known and known[key].file and isinstance(value, str)}
 
 
-def complete_options(handler: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`handler_args` on top of the defaults. Raises ValueError with every mistake in it."""
-    options: dict[str, Any] = _CATALOGUE.with_defaults(handler, given)
+def complete_options(handler: str, handler_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `handler_args` on top of the defaults. Raises ValueError with every mistake in it."""
+    options: dict[str, Any] = _CATALOGUE.with_defaults(handler, handler_args)
     return options
 
 
-def class_names(model_dir: Path, handler: str, given: Mapping[str, Any]) -> list[str] | None:
-    """The names of the classes, None when there are none. Raises ValueError when their file cannot be read."""
-    names: list[str] | None = _CLASSNAMES.read_classes(complete_options(handler, given).get("classes"), model_dir)
+def class_names(model_dir: Path, handler: str, handler_args: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the classes, None when there are none. Raises ValueError when their file cannot be read."""
+    names: list[str] | None = _CLASSNAMES.read_classes(complete_options(handler, handler_args).get("classes"), model_dir)
     return names

@@ -147,10 +147,10 @@ class Targets(_Part):
     @model_validator(mode="wrap")
     @classmethod
     def _keep_order(cls, value: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
-        made = make(value)
+        targets = make(value)
         if isinstance(value, dict):
-            made._declared = tuple(str(key) for key in value)
-        return made
+            targets._declared = tuple(str(key) for key in value)
+        return targets
 
     @property
     def declared(self) -> tuple[str, ...]:

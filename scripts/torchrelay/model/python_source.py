@@ -31,14 +31,14 @@ class PythonSource:
     imports: dict[str, int]  # top-level package or module -> line, imports inside functions too
 
     def function(self, name: str) -> _Function | None:
-        """The function of this name, when it is written in this file."""
-        found = self.defined.get(name)
-        return found if isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef) else None
+        """Return the function of this name, when it is written in this file."""
+        statement = self.defined.get(name)
+        return statement if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) else None
 
     @property
     def classes(self) -> list[ast.ClassDef]:
-        """The classes of the file, in its order."""
-        return [found for found in self.defined.values() if isinstance(found, ast.ClassDef)]
+        """Return the classes of the file, in its order."""
+        return [statement for statement in self.defined.values() if isinstance(statement, ast.ClassDef)]
 
 
 def read(data: bytes, name: str) -> PythonSource:
@@ -73,18 +73,18 @@ def _invalid(name: str, line: int | None, message: str, fix: str = "") -> ModelI
 
 
 def _imports(tree: ast.Module) -> dict[str, int]:
-    found: dict[str, int] = {}
+    imports: dict[str, int] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                found.setdefault(alias.name.partition(".")[0], node.lineno)
+                imports.setdefault(alias.name.partition(".")[0], node.lineno)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.setdefault(node.module.partition(".")[0], node.lineno)
-    return found
+            imports.setdefault(node.module.partition(".")[0], node.lineno)
+    return imports
 
 
 def _top_level(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run on import, those in if, try and with included."""
+    """Yield the statements that run on import, also those in if, try and with."""
     for statement in body:
         yield statement
         for part in ("body", "orelse", "finalbody"):
@@ -115,12 +115,14 @@ def ignored_fields(source: PythonSource) -> list[str]:
         return []
     if "model_fn" in source.defined:
         return ["handler_args", "init_args", "model_file"]
-    complete = ({"initialize", "handle"} <= {getattr(item, "name", "") for item in found.body} for found in source.classes)
+    complete = (
+        {"initialize", "handle"} <= {getattr(item, "name", "") for item in definition.body} for definition in source.classes
+    )
     return ["handler_args", "init_args"] if any(complete) else []
 
 
 def handler_problems(source: PythonSource, attribute: str | None) -> list[Problem]:
-    """Why the file holds no handler; nothing when it does, or may."""
+    """Return why the file holds no handler; nothing when it holds one or can hold one."""
     if attribute is not None:
         if attribute in source.defined or source.opaque:
             return []
@@ -129,7 +131,7 @@ def handler_problems(source: PythonSource, attribute: str | None) -> list[Proble
         return [Problem(source.name, None, "", f"defines no {attribute}, which `handler` in model.yaml names", fix)]
     if source.opaque or NAMES & source.defined.keys() or any(map(_is_factory_call, source.defined.values())):
         return []
-    if any(_is_handler_class(found, source) for found in source.classes):
+    if any(_is_handler_class(definition, source) for definition in source.classes):
         return []
     near = nearest("handler", [name for name in source.defined if name != "handler_factory"])
     guess = f"did you mean {printable(near)} to be handler? " if near else ""
@@ -141,11 +143,11 @@ def _is_factory_call(statement: ast.stmt) -> bool:
     return isinstance(value, ast.Call) and _base_name(value.func) == "handler_factory"
 
 
-def _is_handler_class(found: ast.ClassDef, source: PythonSource) -> bool:
-    methods = {item.name for item in found.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
-    if {"handle", "initialize"} <= methods or (found.bases and {"handle", "initialize"} & methods):
+def _is_handler_class(definition: ast.ClassDef, source: PythonSource) -> bool:
+    methods = {item.name for item in definition.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)}
+    if {"handle", "initialize"} <= methods or (definition.bases and {"handle", "initialize"} & methods):
         return True
-    return any(_base_name(base).endswith("Handler") or _is_handler_base(base, source, found) for base in found.bases)
+    return any(_base_name(base).endswith("Handler") or _is_handler_base(base, source, definition) for base in definition.bases)
 
 
 def _is_handler_base(base: ast.expr, source: PythonSource, child: ast.ClassDef) -> bool:
@@ -161,7 +163,7 @@ def _base_name(base: ast.expr) -> str:
 
 
 def network_problems(source: PythonSource, init_args: dict[str, Any]) -> list[tuple[str | None, Problem]]:
-    """Why the file makes no network of `init_args`; each with the argument it is about, None when about the file."""
+    """Return why `init_args` give no network; each reason with its argument, None when it is about the file."""
     maker = _maker(source)
     if isinstance(maker, Problem):
         return [(None, maker)]
@@ -169,33 +171,33 @@ def network_problems(source: PythonSource, init_args: dict[str, Any]) -> list[tu
 
 
 def _maker(source: PythonSource) -> tuple[str, _Function] | Problem | None:
-    """The function that makes the network, with the words for it; None when it is out of sight."""
+    """Return the function that makes the network and its name in messages; None when another file defines it."""
     if function := source.function("init_function"):
         return "init_function", function
     if source.opaque or "init_function" in source.defined:
         return None
-    modules = [found for found in source.classes if _is_module(found, source)]
+    modules = [definition for definition in source.classes if _is_module(definition, source)]
     if len(modules) > 1:
-        names = ", ".join(found.name for found in modules)
+        names = ", ".join(definition.name for definition in modules)
         fix = "add `def init_function(**kwargs): return ...` that makes the one to serve"
         return Problem(source.name, modules[1].lineno, "", f"holds several networks ({printable(names)})", fix)
     if not modules:
-        if any(found.bases for found in source.classes):
+        if any(definition.bases for definition in source.classes):
             return None  # its base comes from another file and may well be a network
         fix = "write `def init_function(**kwargs)` that returns the network without its weights"
         return Problem(source.name, 1, "", "has neither init_function nor a class that derives from torch.nn.Module", fix)
-    found = modules[0]
-    method = next((item for item in found.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
-    return None if method is None else (found.name, method)
+    network = modules[0]
+    method = next((item for item in network.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
+    return None if method is None else (network.name, method)
 
 
-def _is_module(found: ast.ClassDef, source: PythonSource) -> bool:
-    for base in found.bases:
+def _is_module(definition: ast.ClassDef, source: PythonSource) -> bool:
+    for base in definition.bases:
         name = _base_name(base)
         if name in {"Module", "Sequential"}:
             return True
         parent = source.defined.get(name)
-        if isinstance(parent, ast.ClassDef) and parent.lineno < found.lineno and _is_module(parent, source):
+        if isinstance(parent, ast.ClassDef) and parent.lineno < definition.lineno and _is_module(parent, source):
             return True
     return False
 
@@ -221,7 +223,7 @@ def _argument_problems(
                 near = nearest(name, known)
                 takes = f"{words} takes {', '.join(known) or 'no arguments'}"
                 fix = f"did you mean {near}? {takes}" if near else takes
-                problems.append((name, Problem(source.name, function.lineno, "", f"is no parameter of {words}", fix)))
+                problems.append((name, Problem(source.name, function.lineno, "", f"is not a parameter of {words}", fix)))
     for name in required:
         if name not in init_args:
             message = f"{words} needs {shown(name)}, which init_args in model.yaml does not give"

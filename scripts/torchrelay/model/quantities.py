@@ -20,15 +20,15 @@ _FORM = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)")
 
 
 def parse(text: str) -> int:
-    """The number of bytes, rounded down.
+    """Return the number of bytes, rounded down.
 
     Raises:
         ValueError: it is not a quantity, its unit is unknown, or it is less than a server needs; says what to write.
     """
-    found = _FORM.fullmatch(text)
-    if found is None:
+    match = _FORM.fullmatch(text)
+    if match is None:
         raise ValueError("is not an amount of memory; write for example 2Gi or 512Mi")
-    number, unit = found[1], found[2]
+    number, unit = match[1], match[2]
     if unit not in UNITS or " " in text:
         unit = _near(unit)
         raise ValueError(f"has no legal unit; did you mean {number}{unit}? units: Mi, Gi, Ti (powers of 1024), M, G, T (of 1000)")

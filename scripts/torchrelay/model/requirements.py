@@ -22,29 +22,29 @@ _HASH = re.compile(r"\s--hash[= ](\S+)")
 
 
 def problems(text: str, name: str) -> tuple[list[Problem], list[Problem]]:
-    """Mistakes and warnings."""
+    """Return the mistakes and the warnings."""
     name = printable(name)
-    found: list[Problem] = []
+    mistakes: list[Problem] = []
     loose: list[str] = []
     seen: dict[str, int] = {}
     for line, content in _logical_lines(text):
         if content.startswith("-"):
-            found += _option_problems(content, name, line)
+            mistakes += _option_problems(content, name, line)
             continue
         requirement = _requirement(content, name, line)
         if isinstance(requirement, Problem):
-            found.append(requirement)
+            mistakes.append(requirement)
             continue
         key = canonicalize_name(requirement.name)
         if key in PROVIDED:
             message = f"{requirement.name} comes with the runtime image, which pins it"
-            found.append(Problem(name, line, "", message, "remove the line"))
+            mistakes.append(Problem(name, line, "", message, "remove the line"))
         elif key in seen and requirement.marker is None:
-            found.append(Problem(name, line, "", f"{requirement.name} is already required at line {seen[key]}", "keep one"))
+            mistakes.append(Problem(name, line, "", f"{requirement.name} is already required at line {seen[key]}", "keep one"))
         elif requirement.url is None and not any(part.operator in {"==", "==="} for part in requirement.specifier):
             loose.append(requirement.name)
         seen.setdefault(key, line)
-    return found, [_unpinned(loose, name)] if loose else []
+    return mistakes, [_unpinned(loose, name)] if loose else []
 
 
 def _unpinned(loose: list[str], name: str) -> Problem:

@@ -151,13 +151,13 @@ class _Reader:
             file = SampleFile.model_validate(document.value)
         except ValidationError as error:
             raise ModelInvalid(problems + explain(error, document, SampleFile, _HINTS)) from error
-        given = [key for key in ("json", "body", "body_file", "body_base64") if key in document.value["request"]]
-        if len(given) != 1:
-            what = f"has {' and '.join(given)}" if given else "has no body"
+        bodies = [key for key in ("json", "body", "body_file", "body_base64") if key in document.value["request"]]
+        if len(bodies) != 1:
+            what = f"has {' and '.join(bodies)}" if bodies else "has no body"
             problems.append(document.problem(("request",), what, "write one of json, body, body_file and body_base64"))
         try:
             expect = _expect(document, file.expect, self.unrecorded)
-            body, content_type = self._body(document, file.request, given[0]) if given else (b"", "")
+            body, content_type = self._body(document, file.request, bodies[0]) if bodies else (b"", "")
         except ModelInvalid as error:
             raise ModelInvalid(problems + error.problems) from error
         if problems:
@@ -166,9 +166,9 @@ class _Reader:
         sample = Sample(name.removesuffix(".json"), body, content_type, expect, file.latency_ms, document.name, line)
         self._add(replace(sample, version=file.version or ""))
 
-    def _body(self, document: Document, request: Request, given: str) -> tuple[bytes, str]:
-        value = document.value["request"][given]
-        if given == "body_file":
+    def _body(self, document: Document, request: Request, key: str) -> tuple[bytes, str]:
+        value = document.value["request"][key]
+        if key == "body_file":
             try:
                 body = self._bytes(request.body_file or "")
             except ModelInvalid as error:
@@ -176,9 +176,9 @@ class _Reader:
                 problem = document.problem(("request", "body_file"), f"{shown(value)} {message}")
                 raise ModelInvalid([problem]) from error
             default = CONTENT_TYPES.get(Path(value).suffix.lower(), BINARY)
-        elif given == "body_base64":
+        elif key == "body_base64":
             body, default = base64.b64decode(value), BINARY
-        elif given == "body" and isinstance(value, str):
+        elif key == "body" and isinstance(value, str):
             body, default = value.encode("utf-8", "surrogatepass"), "text/plain"
         else:
             body, default = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"), "application/json"
@@ -188,9 +188,9 @@ class _Reader:
         by_role: dict[str, list[str]] = {}
         for match in files:
             by_role.setdefault(match["role"], []).append(match[0])
-        for role, found in by_role.items():
-            if len(found) > 1:
-                self._refuse(found[1], None, "", f"is a second {role} of {shown(name)}, beside {found[0]}", "keep one")
+        for role, names in by_role.items():
+            if len(names) > 1:
+                self._refuse(names[1], None, "", f"is a second {role} of {shown(name)}, beside {names[0]}", "keep one")
         if "request" not in by_role:
             other = next(iter(by_role.values()))[0]
             self._refuse(other, None, "", f"belongs to no request: there is no {printable(name)}.request.*")
@@ -248,27 +248,27 @@ def _with(compare: Compare, kind: Kind, value: Any) -> Expect:
 
 
 def _expect(document: Document, part: ExpectPart | None, unrecorded: bool) -> Expect:
-    """What is expected. Raises ModelInvalid with why it cannot be."""
+    """Return what the sample expects. Raises ModelInvalid with the reason why it is not valid."""
     written = document.value.get("expect") or {}
     part = part or ExpectPart()
-    given = [key for key in ("json", "text", "base64") if key in written]
+    answers = [key for key in ("json", "text", "base64") if key in written]
     problems = []
-    if len(given) > 1:
-        problems.append(document.problem(("expect",), f"has {' and '.join(given)}", "keep one"))
+    if len(answers) > 1:
+        problems.append(document.problem(("expect",), f"has {' and '.join(answers)}", "keep one"))
     for key, mode in (("atol", "numeric"), ("rtol", "numeric"), ("k", "top_k")):
         if key in written and part.compare != mode:
             path, message = ("expect", key), f"has no meaning without compare: {mode}"
             problems.append(document.problem(path, message, f'add "compare": "{mode}"'))
-    if not given and part.status == 200 and not unrecorded:
+    if not answers and part.status == 200 and not unrecorded:
         problems.append(document.problem(("expect",), "the sample has no expected answer", RECORD))
-    if given in (["text"], ["base64"]) and part.compare not in (None, "exact"):
+    if answers in (["text"], ["base64"]) and part.compare not in (None, "exact"):
         path = ("expect", "compare")
         problems.append(document.problem(path, f"{part.compare} compares JSON only", "write the answer as json"))
     if problems:
         raise ModelInvalid(problems)
-    if not given:
+    if not answers:
         return _with(part, "missing" if part.status == 200 else "status", None)
-    value = written[given[0]]
-    if given[0] == "base64":
+    value = written[answers[0]]
+    if answers[0] == "base64":
         return _with(part, "bytes", base64.b64decode(value))
-    return _with(part, "json" if given[0] == "json" else "text", value)
+    return _with(part, "json" if answers[0] == "json" else "text", value)

@@ -141,12 +141,12 @@ class ServerConfigFile:
 
     @property
     def rest(self) -> dict[str, Any]:
-        """What goes into the archive's own file beside model.yaml's fields: the extra files lie there unpacked already."""
-        kept = {key: value for key, value in self.values.items() if key not in _ALIKE and value is not None}
+        """Return what the archive's file gets beside model.yaml's fields; the archive has the extra files already, unpacked."""
+        settings = {key: value for key, value in self.values.items() if key not in _ALIKE and value is not None}
         system = {
-            key: value for key, value in (kept.pop("system", None) or {}).items() if key != "extraFiles" and value is not None
+            key: value for key, value in (settings.pop("system", None) or {}).items() if key != "extraFiles" and value is not None
         }
-        return kept | ({"system": system} if system else {})
+        return settings | ({"system": system} if system else {})
 
 
 def read(model_dir: Path) -> ServerConfigFile:
@@ -165,9 +165,9 @@ def read(model_dir: Path) -> ServerConfigFile:
         config = ServerConfig.model_validate(document.value)
     except ValidationError as error:
         problems += explain(error, document, ServerConfig, _HINTS)
-    files, found = _unpacked(model_dir, document, config)
-    if problems + found:
-        raise ModelInvalid(problems + found)
+    files, file_problems = _unpacked(model_dir, document, config)
+    if problems + file_problems:
+        raise ModelInvalid(problems + file_problems)
     return ServerConfigFile(document, document.value, files)
 
 
@@ -209,12 +209,12 @@ def applied(model: Model, config_file: ServerConfigFile, document: Document | No
     for key, path, value in _entries(config_file):
         if path[-1] == "gpu" and model.device != "gpu":
             continue  # reported already
-        said, given = _said(model, path)
-        if not given:
+        current, is_set = _current(model, path)
+        if not is_set:
             model = _with(model, path, value)
-        elif said != value and config_file.document is not None and not (path[-1] == "gpu" and said > value):
+        elif current != value and config_file.document is not None and not (path[-1] == "gpu" and current > value):
             mine = f"means {field_name(path)}: {value}" if key == "deviceIds" else f"is {shown(value)}"
-            other = f"{field_name(path)} is {shown(said)}" + _place(document, path)
+            other = f"{field_name(path)} is {shown(current)}" + _place(document, path)
             fix = "say it in one of the two files, or alike"
             problems.append(config_file.document.problem((key,), f"{mine}, and {other}", fix))
     return model, problems
@@ -244,15 +244,15 @@ def _place(document: Document | None, path: FieldPath) -> str:
 
 def _entries(config_file: ServerConfigFile) -> list[tuple[str, FieldPath, Any]]:
     values = {key: value for key, value in config_file.values.items() if value is not None}
-    found: list[tuple[str, FieldPath, Any]] = [(key, path, values[key]) for key, path in _ALIKE.items() if key in values]
+    entries: list[tuple[str, FieldPath, Any]] = [(key, path, values[key]) for key, path in _ALIKE.items() if key in values]
     if "maxWorkers" in values and "minWorkers" not in values:
-        found.append(("maxWorkers", ("workers",), values["maxWorkers"]))
+        entries.append(("maxWorkers", ("workers",), values["maxWorkers"]))
     if ids := values.get("deviceIds"):
-        found += [("deviceIds", ("device",), "gpu"), ("deviceIds", ("resources", "gpu"), max(ids) + 1)]
-    return found
+        entries += [("deviceIds", ("device",), "gpu"), ("deviceIds", ("resources", "gpu"), max(ids) + 1)]
+    return entries
 
 
-def _said(model: Model, path: FieldPath) -> tuple[Any, bool]:
+def _current(model: Model, path: FieldPath) -> tuple[Any, bool]:
     part: BaseModel = model
     for name in path[:-1]:
         part = getattr(part, str(name))

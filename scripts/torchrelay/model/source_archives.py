@@ -25,12 +25,12 @@ _UNREADABLE = (
 
 
 def read(path: Path) -> dict[str, bytes]:
-    """The regular files of a tar (any compression) or zip file by name; folders and byte code are left out.
+    """Return the regular files of a tar (any compression) or zip file by name; folders and byte code are left out.
 
     Raises:
         ValueError: it is not an archive, contains links, devices or outside paths, or is too large.
     """
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     left = MAX_BYTES
     try:
         # A plain tar that ends with a zip file is taken for a zip file, so tar is tried first.
@@ -40,15 +40,15 @@ def read(path: Path) -> dict[str, bytes]:
                 raise ValueError(f"holds {name[:100]!r}, which is not a path below a folder")
             content = data.read(left + 1)
             left -= len(content)
-            if left < 0 or len(found) >= MAX_FILES:
+            if left < 0 or len(files) >= MAX_FILES:
                 raise ValueError(f"holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MB; list large files in extra_files")
             if "__pycache__" not in inner.parts:
-                found[str(inner)] = content
+                files[str(inner)] = content
     except _UNREADABLE as error:
         raise ValueError(f"is not a readable tar or zip file: {error}") from error
-    if not found:
+    if not files:
         raise ValueError("holds no file")
-    return found
+    return files
 
 
 def _tar(path: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -123,5 +123,5 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)
+        return next((model for part in typing.get_args(annotation) if (model := _model_in(part))), None)
     return None

@@ -20,9 +20,9 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme in lower case; `file` for a plain path."""
-    found = _SCHEME.match(uri)
-    return found[1].lower() if found else "file"
+    """Return the scheme in lower case; `file` for a plain path."""
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else "file"
 
 
 def checked_uri(uri: str) -> str:

@@ -107,17 +107,17 @@ def run(model_dir: Path, folder: Path, progress: Progress) -> Bundle:
     return read(folder)
 
 
-def _mismatch(found: Verdict, model: Model, samples: list[Sample], image: Image) -> str:
+def _mismatch(verdict: Verdict, model: Model, samples: list[Sample], image: Image) -> str:
     """Return how a verdict's subject differs; "" when it is about this image, these samples and these conditions."""
     labels = mapping(mapping(image.config.get("config")).get("Labels"))
     version = labels.get("org.opencontainers.image.version")
     for name, actual, expected in (
-        ("image", found.image, image.digest),
-        ("config", found.config, image.config_digest),
-        ("model", found.model, model.name),
-        ("version", found.version, version),
-        ("samples", found.samples_digest, samples_digest(samples)),
-        ("conditions", found.conditions, conditions(model, at_once(model))),
+        ("image", verdict.image, image.digest),
+        ("config", verdict.config, image.config_digest),
+        ("model", verdict.model, model.name),
+        ("version", verdict.version, version),
+        ("samples", verdict.samples_digest, samples_digest(samples)),
+        ("conditions", verdict.conditions, conditions(model, at_once(model))),
     ):
         if actual != expected:
             return f"{name} {shown(actual, 80)}, not {shown(expected, 80)}"

@@ -54,7 +54,7 @@ def uploaders(registry: Registry) -> Iterator[ThreadPoolExecutor]:
 
 
 def push_image(image: Image, registry: Registry, target: Reference, progress: Progress) -> Pushed:
-    """Send the missing blobs, then the manifest, then compare the registry's digest with ours.
+    """Send the missing blobs, then the manifest, then compare the registry's digest with the image's.
 
     Raises RegistryError.
     """

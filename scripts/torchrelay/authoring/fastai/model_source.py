@@ -55,7 +55,7 @@ class Writer:
         if kind in (module_kinds.SEQUENCE, module_kinds.STARTED, module_kinds.UNET, module_kinds.DENSE, module_kinds.PRESIZED):
             return self._holder(kind, node, depth)
         if kind not in module_kinds.KINDS:
-            raise DescriptionInvalid(f"a module is of an unknown kind, {kind[:40]!r}")
+            raise DescriptionInvalid(f"a module has an unknown kind, {kind[:40]!r}")
         known = module_kinds.KINDS[kind]
         if known.needs_start and not started:
             raise DescriptionInvalid(f"{kind} is outside a SequentialEx")

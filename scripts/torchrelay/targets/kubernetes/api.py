@@ -236,7 +236,7 @@ def connect(settings: Kubernetes) -> Api:
 
 def new_client(settings: Kubernetes) -> ApiClient:
     """Return a client with the credentials that `connect` describes. Raises ClusterRefused."""
-    given = os.environ.get("TORCHRELAY_KUBECONFIG") or ""
+    kubeconfig = os.environ.get("TORCHRELAY_KUBECONFIG") or ""
     paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     configuration = Configuration()
     configuration.retries = 0  # `Api` retries itself, within its own time limit
@@ -246,10 +246,10 @@ def new_client(settings: Kubernetes) -> ApiClient:
             from torchrelay.targets.kubernetes import eks  # noqa: PLC0415 -- botocore takes 0.3 s, and only EKS needs it
 
             config.load_kube_config_from_dict(eks.kubeconfig(settings.cluster), **target)
-        elif "\n" in given or given.startswith("{"):
-            config.load_kube_config_from_dict(_parsed(given), settings.context, **target)
-        elif given or any(Path(path).is_file() for path in paths.split(os.pathsep)):
-            config.load_kube_config(given or paths, settings.context, **target)
+        elif "\n" in kubeconfig or kubeconfig.startswith("{"):
+            config.load_kube_config_from_dict(_parsed(kubeconfig), settings.context, **target)
+        elif kubeconfig or any(Path(path).is_file() for path in paths.split(os.pathsep)):
+            config.load_kube_config(kubeconfig or paths, settings.context, **target)
         elif os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=configuration)
         else:

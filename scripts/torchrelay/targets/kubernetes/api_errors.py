@@ -64,7 +64,7 @@ def refusal(error: BaseException, kind: str, name: str, namespace: str, server: 
     if status == 409:
         return conflict(document, subject, message)
     if status in (400, 413, 422):
-        return DeployFailed(f"the cluster refuses {subject}: {message}", "correct model.yaml; an old cluster may not know a field")
+        return DeployFailed(f"the cluster refuses {subject}: {message}", "correct model.yaml; an old cluster can lack a field")
     if status == 404:
         return None
     known = {
