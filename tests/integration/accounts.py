@@ -92,6 +92,6 @@ def exported(file: Path) -> dict[str, str]:
     """Return what later steps would have in their environment."""
     text = file.read_text() if file.exists() else ""
     return {
-        found["name"]: found["value"]
-        for found in re.finditer(r"(?P<name>\w+)<<(?P<end>\S+)\n(?P<value>.*?)\n(?P=end)\n", text, re.S)
+        match["name"]: match["value"]
+        for match in re.finditer(r"(?P<name>\w+)<<(?P<end>\S+)\n(?P<value>.*?)\n(?P=end)\n", text, re.S)
     }

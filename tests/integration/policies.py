@@ -16,7 +16,7 @@ def listed(value: Any) -> list[Any]:
 
 def like(pattern: str, text: str) -> bool:
     """`*` and `?` are patterns; a bracket is not."""
-    return fnmatch.fnmatchcase(text, re.sub(r"[\[\]]", lambda found: f"[{found[0]}]", pattern))
+    return fnmatch.fnmatchcase(text, re.sub(r"[\[\]]", lambda match: f"[{match[0]}]", pattern))
 
 
 def holds(condition: Mapping[str, Mapping[str, Any]], context: Mapping[str, str]) -> bool:
@@ -26,12 +26,12 @@ def holds(condition: Mapping[str, Mapping[str, Any]], context: Mapping[str, str]
                 return False
             match operator:
                 case "StringEquals":
-                    found = context[key] in listed(wanted)
+                    matches = context[key] in listed(wanted)
                 case "StringLike":
-                    found = any(like(one, context[key]) for one in listed(wanted))
+                    matches = any(like(one, context[key]) for one in listed(wanted))
                 case _:
                     raise AssertionError(f"the evaluator knows no {operator}")
-            if not found:
+            if not matches:
                 return False
     return True
 

@@ -109,9 +109,9 @@ def pushed(registry_host: str, tmp_path: Path, request: pytest.FixtureRequest) -
 def push_to(host: str, request: pytest.FixtureRequest, folder: Path, name: str = "") -> Pushed:
     repository = name or "attest/" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
     target = parse_reference(f"{host}/{repository}", "1.0")
-    made = image()
-    push_image(made, client(target), target, Quiet())
-    return Pushed(made, target, folder)
+    pushed_image = image()
+    push_image(pushed_image, client(target), target, Quiet())
+    return Pushed(pushed_image, target, folder)
 
 
 def test_what_was_attested_is_accepted(pushed: Pushed) -> None:
@@ -137,11 +137,11 @@ def test_attesting_twice_adds_nothing(pushed: Pushed) -> None:
 
 def test_what_the_registry_keeps_is_an_oci_artifact_with_the_image_as_its_subject(pushed: Pushed) -> None:
     stored = pushed.attest()
-    found = pushed.manifest(stored[-1].digest)
-    assert found["artifactType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
-    assert found["subject"] == pushed.subject
-    assert found["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
-    assert found["annotations"]["dev.sigstore.bundle.predicateType"] == "https://torchrelay.org/verdict/v1"
+    manifest = pushed.manifest(stored[-1].digest)
+    assert manifest["artifactType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    assert manifest["subject"] == pushed.subject
+    assert manifest["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
+    assert manifest["annotations"]["dev.sigstore.bundle.predicateType"] == "https://torchrelay.org/verdict/v1"
     _, index = pushed.registry.read(
         f"/v2/{pushed.target.repository}/manifests/{fallback_tag(pushed.image.digest)}", 1 << 20, {"Accept": INDEX_TYPE}
     )
@@ -194,15 +194,15 @@ ATTACKS: dict[str, tuple[Callable[[Pushed], object], str]] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_statement_that_does_not_hold_is_refused(pushed: Pushed, attack: str) -> None:
-    put, told = ATTACKS[attack]
+    put, message = ATTACKS[attack]
     put(pushed)
-    with pytest.raises(NotAttested, match=told):
+    with pytest.raises(NotAttested, match=message):
         pushed.demand()
     pushed.put(pushed.sealed())  # the control: what was refused does not stand in the way of what holds
     assert pushed.demand().model == "digits"
 
 
-def test_what_is_to_be_deployed_is_what_was_proved(pushed: Pushed) -> None:
+def test_only_the_verified_image_is_deployed(pushed: Pushed) -> None:
     pushed.attest()
     with pytest.raises(NotAttested, match="the image to deploy has"):
         pushed.demand(config_digest=other_image().config_digest)
@@ -325,7 +325,7 @@ def test_two_that_attest_at_once_are_both_listed(pushed: Pushed) -> None:
 
 
 def until_listed(at: Pushed, signer: dsse.Signer) -> None:
-    """Attest as a person would: again when told that another run came between."""
+    """Attest as a person would: again after the error that another run interfered."""
     for _ in range(20):
         try:
             at.attest(signer)
@@ -370,8 +370,8 @@ class WithApi(http.server.BaseHTTPRequestHandler):
     def _handle(self) -> None:
         state: Any = self.server
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if found := re.fullmatch(r"/v2/(.+)/referrers/(sha256:[0-9a-f]{64})(?:\?from=(\d+))?", self.path):
-            return self._list(found[1], found[2], int(found[3] or 0))
+        if match := re.fullmatch(r"/v2/(.+)/referrers/(sha256:[0-9a-f]{64})(?:\?from=(\d+))?", self.path):
+            return self._list(match[1], match[2], int(match[3] or 0))
         if self.command == "PUT" and "/manifests/" in self.path and not state.deaf:
             state.manifests[self.path] = body
         upstream = http.client.HTTPConnection(state.upstream)
@@ -391,16 +391,16 @@ class WithApi(http.server.BaseHTTPRequestHandler):
 
     def _list(self, repository: str, digest: str, begin: int) -> None:
         state: Any = self.server
-        found = list(state.extra)
+        entries = list(state.extra)
         for path, body in state.manifests.items():
             described = json.loads(body)
             if f"/v2/{repository}/" in path and described.get("subject", {}).get("digest") == digest:
-                kept = {key: described[key] for key in ("artifactType", "annotations")}
-                found.append({"mediaType": MANIFEST_TYPE, "digest": sha256_digest(body), "size": len(body), **kept})
+                fields = {key: described[key] for key in ("artifactType", "annotations")}
+                entries.append({"mediaType": MANIFEST_TYPE, "digest": sha256_digest(body), "size": len(body), **fields})
         page = state.page
-        content = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": found[begin : begin + page]}).encode()
+        content = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries[begin : begin + page]}).encode()
         self.send_response(200)
-        if begin + page < len(found) or state.endless:
+        if begin + page < len(entries) or state.endless:
             number = begin if state.endless == "same" else begin + page
             self.send_header("Link", f'<{state.elsewhere}/v2/{repository}/referrers/{digest}?from={number}>; rel="next"')
         self.send_header("Content-Type", INDEX_TYPE)
@@ -457,7 +457,7 @@ def test_a_list_that_goes_on_at_another_host_is_not_followed(at_api: Pushed, wit
         at_api.demand()
 
 
-def test_a_registry_that_lists_nothing_of_what_it_took_is_told_of(at_api: Pushed, with_api: Any) -> None:
+def test_a_registry_that_does_not_list_its_statements_is_reported(at_api: Pushed, with_api: Any) -> None:
     with_api.deaf = True
     with pytest.raises(RegistryError, match="does not list it"):
         at_api.attest()
@@ -487,7 +487,7 @@ def test_what_a_registry_gives_is_held_against_its_digest(at_api: Pushed, with_a
         at_api.demand()
 
 
-def test_a_statement_that_another_run_took_off_the_list_is_told_of(pushed: Pushed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_statement_that_another_run_dropped_is_reported(pushed: Pushed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attesting, "referrers", lambda *_: [])
     with pytest.raises(RegistryError, match="another run overwrote"):
         pushed.attest()

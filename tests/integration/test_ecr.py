@@ -35,17 +35,17 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("api")
 def test_credentials_are_a_user_and_a_password_that_does_not_print() -> None:
-    found = ecr.credentials(HOST)
-    assert found.username == "AWS"
-    assert found.password.get_secret_value()
-    assert found.password.get_secret_value() not in repr(found)
+    credentials = ecr.credentials(HOST)
+    assert credentials.username == "AWS"
+    assert credentials.password.get_secret_value()
+    assert credentials.password.get_secret_value() not in repr(credentials)
 
 
 @pytest.mark.usefixtures("api")
 def test_a_repository_is_made_once_with_immutable_tags_and_scanning() -> None:
     assert not ecr.repository_exists(HOST, "team/digits")
-    made = ecr.ensure_repository(HOST, "team/digits")
-    assert made == ecr.EcrRepository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=True)
+    repository = ecr.ensure_repository(HOST, "team/digits")
+    assert repository == ecr.EcrRepository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=True)
     again = ecr.ensure_repository(HOST, "team/digits", immutable_tags=False, scan_on_push=False)
     assert again == ecr.EcrRepository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=False)
     assert ecr.repository_exists(HOST, "team/digits")
@@ -55,8 +55,8 @@ def test_a_repository_is_made_once_with_immutable_tags_and_scanning() -> None:
 
 @pytest.mark.usefixtures("api")
 def test_mutable_tags_are_to_be_had() -> None:
-    made = ecr.ensure_repository(HOST, "plain", immutable_tags=False, scan_on_push=False)
-    assert (made.immutable_tags, made.scan_on_push) == (False, False)
+    repository = ecr.ensure_repository(HOST, "plain", immutable_tags=False, scan_on_push=False)
+    assert (repository.immutable_tags, repository.scan_on_push) == (False, False)
 
 
 @pytest.mark.usefixtures("api")

@@ -79,12 +79,12 @@ def test_the_token_goes_to_the_hub_only_and_into_no_log(
     assert all("authorization" not in asked for asked in storage.asked)
     assert len(storage.asked) == 3
     assert TOKEN not in caplog.text
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("torchrelay")]
-    assert said
-    assert not any("Signature" in line for line in said)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("torchrelay")]
+    assert messages
+    assert not any("Signature" in line for line in messages)
 
 
-def test_no_token_is_no_header(tmp_path: Path, hub: WeightsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_token_there_is_no_header(tmp_path: Path, hub: WeightsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     get(tmp_path)
     assert "authorization" not in hub.asked[0]

@@ -171,7 +171,7 @@ def test_a_part_of_a_file_that_changed_meanwhile_is_dropped(server: WeightsServe
     assert get(server, model_dir, cache).sha256 == hashlib.sha256(CONTENT[::-1]).hexdigest()
 
 
-def test_a_file_that_became_shorter_than_the_part_is_fetched_anew(server: WeightsServer, model_dir: Path, cache: Path) -> None:
+def test_a_file_that_became_shorter_than_the_part_is_fetched_again(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     server.next = [truncated(2_000_000), status(416)]
     assert get(server, model_dir, cache).sha256 == SHA256
     assert "range" not in server.asked[-1]
@@ -298,7 +298,7 @@ def test_a_declared_digest_must_fit(server: WeightsServer, model_dir: Path, cach
     assert not (model_dir / "weights.lock").exists()
 
 
-def test_a_changed_digest_under_one_address_is_refused_unless_told(
+def test_a_changed_digest_under_one_address_is_refused_without_update_lock(
     server: WeightsServer, model_dir: Path, cache: Path, tmp_path: Path
 ) -> None:
     get(server, model_dir, cache)
@@ -360,7 +360,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(server: WeightsServer, model
 
 
 @pytest.mark.parametrize("path", ["/..%2fevil.pt", "/a%0ab.pt", "/.hidden", "/..%5c..%5cevil.pt"])
-def test_a_name_that_is_no_plain_file_name_is_refused_before_the_transfer(
+def test_an_invalid_file_name_is_refused_before_the_transfer(
     server: WeightsServer, model_dir: Path, cache: Path, path: str
 ) -> None:
     try:

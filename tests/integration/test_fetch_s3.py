@@ -69,9 +69,9 @@ def get(tmp_path: Path, uri: str = "s3://models/digits/model.pt", *, update_lock
 
 
 def lock(tmp_path: Path) -> dict[str, object]:
-    found = json.loads((tmp_path / "model/weights.lock").read_text())
-    assert isinstance(found, dict)
-    return found
+    content = json.loads((tmp_path / "model/weights.lock").read_text())
+    assert isinstance(content, dict)
+    return content
 
 
 @pytest.mark.usefixtures("bucket")
@@ -183,7 +183,7 @@ def test_a_parallel_download_that_stalls_ends_when_it_is_left(monkeypatch: pytes
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
 
-def test_a_changed_object_is_refused_unless_told(tmp_path: Path, bucket: "S3Client") -> None:
+def test_a_changed_object_is_refused_without_update_lock(tmp_path: Path, bucket: "S3Client") -> None:
     get(tmp_path).path.unlink()
     bucket.put_object(Bucket="models", Key="digits/model.pt", Body=CONTENT[::-1])
     with pytest.raises(WeightsChanged, match=f"weights.lock says {SHA256}"):

@@ -240,7 +240,7 @@ def test_a_wrong_password_is_refused_before_anything_is_written(
     assert [path.name for path in (job / "temp").iterdir()] == ["torchrelay-error.json"]
 
 
-def test_a_kubeconfig_is_written_anew_for_this_user_alone(
+def test_a_kubeconfig_is_replaced_and_readable_only_by_this_user(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCHRELAY_KUBECONFIG_DATA", KUBECONFIG)
@@ -277,9 +277,9 @@ def test_outside_of_a_job_nothing_is_written(
     ],
 )
 def test_the_session_is_named_for_the_run(repository: str, expected: str) -> None:
-    found = login.session_name({"GITHUB_REPOSITORY": repository, "GITHUB_RUN_ID": "42", "GITHUB_RUN_ATTEMPT": "1"})
-    assert found == expected
-    assert re.fullmatch(r"[\w+=,.@-]{2,64}", found)
+    name = login.session_name({"GITHUB_REPOSITORY": repository, "GITHUB_RUN_ID": "42", "GITHUB_RUN_ATTEMPT": "1"})
+    assert name == expected
+    assert re.fullmatch(r"[\w+=,.@-]{2,64}", name)
 
 
 @pytest.mark.usefixtures("aws")

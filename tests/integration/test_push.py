@@ -88,20 +88,20 @@ def record(model_dir: Path, built: Image, *, config: str, result: Literal["passe
     )  # fmt: skip
 
 
-def test_only_a_proved_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
+def test_only_a_verified_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
     built = image()
     with pytest.raises(NotVerified, match="no built image"):
-        push.run(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/verified", Quiet())
     record(tmp_path, built, config=built.config_digest, result="gate_failed")
     with pytest.raises(NotVerified, match="gate_failed"):
-        push.run(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/verified", Quiet())
     record(tmp_path, built, config=image(b"another").config_digest)
     with pytest.raises(NotVerified, match="the verdict is on"):
-        push.run(tmp_path, f"{registry_host}/proved", Quiet())
-    assert client(registry_host).manifest_digest("proved", "1.0") is None
+        push.run(tmp_path, f"{registry_host}/verified", Quiet())
+    assert client(registry_host).manifest_digest("verified", "1.0") is None
     record(tmp_path, built, config=built.config_digest)
-    assert push.run(tmp_path, f"{registry_host}/proved", Quiet()).digest == built.digest
-    assert client(registry_host).manifest_digest("proved", "1.0") == built.digest
+    assert push.run(tmp_path, f"{registry_host}/verified", Quiet()).digest == built.digest
+    assert client(registry_host).manifest_digest("verified", "1.0") == built.digest
 
 
 class Flaky(http.server.BaseHTTPRequestHandler):

@@ -61,8 +61,8 @@ class Digits:
 
     def version(self, version: str) -> None:
         text = (self.dir / "model.yaml").read_text()
-        kept = [line for line in text.splitlines() if not line.startswith("version:")]
-        (self.dir / "model.yaml").write_text("\n".join([*kept, f"version: {version}", ""]))
+        lines = [line for line in text.splitlines() if not line.startswith("version:")]
+        (self.dir / "model.yaml").write_text("\n".join([*lines, f"version: {version}", ""]))
 
     @property
     def target(self) -> LocalTarget:
@@ -89,9 +89,9 @@ class Digits:
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Iterator[Digits]:
-    made = Digits(tmp_path)
-    target = made.target
-    yield made
+    digits = Digits(tmp_path)
+    target = digits.target
+    yield digits
     target.delete()
     assert processes.with_state_below(target.versions.state_root()) == set()
 

@@ -72,9 +72,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(lock, "time", made)
-    return made
+    fake_time = Clock()
+    monkeypatch.setattr(lock, "time", fake_time)
+    return fake_time
 
 
 def taken(leases: Leases, holder: str = "me", patience_s: float = 60.0) -> HeldLease:

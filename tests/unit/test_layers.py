@@ -46,7 +46,7 @@ def test_weights_are_described_not_copied(tmp_path: Path) -> None:
     assert Blob.from_json(layer.blob.to_json()) == layer.blob
 
 
-def test_a_record_whose_weights_are_gone_is_no_image(tmp_path: Path) -> None:
+def test_a_record_without_its_weights_is_not_an_image(tmp_path: Path) -> None:
     weights = tmp_path / "m.mar"
     weights.write_bytes(bytes(1000))
     layer = make([layers.LayerFile("m", Slice(weights, 0, 1000), 1000)])

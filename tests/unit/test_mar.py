@@ -84,7 +84,7 @@ def hostile(name: str, *, mode: int = 0o644, data: bytes = b"x", twice: bool = F
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (hostile("../out2/evil.py"), "outside"),
         (hostile("/etc/evil"), "outside"),
@@ -97,10 +97,10 @@ def hostile(name: str, *, mode: int = 0o644, data: bytes = b"x", twice: bool = F
         (hostile("m.py")[:-30], "not a readable"),
     ],
 )
-def test_a_hostile_archive_is_refused_and_nothing_is_written(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_hostile_archive_is_refused_and_nothing_is_written(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "evil.mar"
     path.write_bytes(content)
-    with pytest.raises(ArchiveInvalid, match=told):
+    with pytest.raises(ArchiveInvalid, match=message):
         mar.unpack(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert [one.name for one in tmp_path.iterdir()] == ["evil.mar"]

@@ -15,9 +15,9 @@ def of(sequence: int, repository: str = "acme/models", ref: str = "refs/heads/ma
 
 @pytest.mark.parametrize("sequence", [1, 6])
 def test_an_older_commit_is_refused(sequence: int) -> None:
-    with pytest.raises(Outdated, match=rf"newer commit \(b{{12}}, #7\); refusing to deploy a{{12}} \(#{sequence}\)") as told:
+    with pytest.raises(Outdated, match=rf"newer commit \(b{{12}}, #7\); refusing to deploy a{{12}} \(#{sequence}\)") as caught:
         require_newer(of(sequence), LIVE, "digits")
-    assert "torchrelay rollback" in told.value.fix
+    assert "torchrelay rollback" in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tensor, one number": ("tensor", {"shape": [], "dtype": "bfloat16", "output": "argmax"}),
     "tensor, softmax": ("tensor", {"shape": [4], "output": "softmax", "max_instances": 3}),
     "classifier": ("image-classifier", {}),
-    "classifier, all told": (
+    "classifier, all options": (
         "image-classifier",
         {"classes": NAMES, "top_k": 2, "activation": "none", "url_hosts": ["*.example.com"]},
     ),
@@ -88,8 +88,8 @@ def test_an_examples_document_is_valid_and_has_its_samples(name: str) -> None:
     document, samples = of_example(name)
     validate(document)
     shown = document["components"]["requestBodies"]["Asked"]["content"].get(JSON, {}).get("examples", {})
-    told = [s for s in samples if s.content_type == JSON and s.expect.status == 200 and len(s.body) <= openapi.LONGEST_EXAMPLE]
-    assert shown.keys() == ({s.name for s in told[: openapi.MOST_EXAMPLES]} if JSON in shown else shown.keys())
+    short = [s for s in samples if s.content_type == JSON and s.expect.status == 200 and len(s.body) <= openapi.LONGEST_EXAMPLE]
+    assert shown.keys() == ({s.name for s in short[: openapi.MOST_EXAMPLES]} if JSON in shown else shown.keys())
     if name == "tabular":
         assert shown["setosa"]["value"] == json.loads(next(s.body for s in samples if s.name == "setosa"))
 
@@ -175,10 +175,10 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("variant", ["classifier", "classifier, all told", "segmenter", "segmenter, all parts"])
+@pytest.mark.parametrize("variant", ["classifier", "classifier, all options", "segmenter", "segmenter, all parts"])
 def test_an_image_handlers_answers_are_what_the_document_says(variant: str) -> None:
-    name, given = VARIANTS[variant]
-    arguments = {**given, "size": 8, "formats": ["PNG"]}
+    name, options = VARIANTS[variant]
+    arguments = {**options, "size": 8, "formats": ["PNG"]}
     handler = shipped.make(name, lambda: Scores(each_pixel=name == "image-segmenter"), arguments).load(None)
     document = described(name, arguments)
     text = base64.b64encode(png()).decode()
@@ -229,9 +229,9 @@ def test_another_version_is_not_described_as_this_one(default: str | None, route
     samples = tuple(
         Sample(name or "plain", name.encode() or b"[0]", JSON, expect, None, "s.json", 1, name) for name in ("old", "1.0", "")
     )
-    made = openapi.document(two, "1.0", samples)
-    validate(made)
-    assert {path for path in made["paths"] if path.startswith("/predictions")} == {f"/predictions/m{route}" for route in routes}
-    text = json.dumps(made["components"]["requestBodies"])
+    spec = openapi.document(two, "1.0", samples)
+    validate(spec)
+    assert {path for path in spec["paths"] if path.startswith("/predictions")} == {f"/predictions/m{route}" for route in routes}
+    text = json.dumps(spec["components"]["requestBodies"])
     assert ('"1.0"' in text, '"old"' in text, '"plain"' in text) == (True, False, default != "old")
-    assert "Other versions answer at /predictions/m/<version>" in made["info"]["description"]
+    assert "Other versions answer at /predictions/m/<version>" in spec["info"]["description"]

@@ -65,8 +65,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
 
 def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
     names = [f"{FOLDER}/a.txt", "opt/torchrelay/deps/lib/python3.11/site-packages/x.py"]
-    made = tar(tmp_path / "x.tar", member("opt", tarfile.DIRTYPE), *map(member, names))
-    assert setup._names(made, FOLDER) == names
+    archive = tar(tmp_path / "x.tar", member("opt", tarfile.DIRTYPE), *map(member, names))
+    assert setup._names(archive, FOLDER) == names
     assert [match[1] for name in names if (match := setup.SITE.match(name))] == ["lib/python3.11/site-packages"]
 
 
@@ -111,10 +111,10 @@ def test_what_is_new_or_changed_is_packed_with_fixed_owners_and_times(tmp_path: 
     setup_program.pack(tmp_path / "x.tar", changed)
     assert (tmp_path / "x.tar").read_bytes() == first
     with tarfile.open(tmp_path / "x.tar") as archive:
-        found = {info.name.removeprefix(f"{root}/".lstrip("/")): info for info in archive if not info.isdir()}
+        entries = {info.name.removeprefix(f"{root}/".lstrip("/")): info for info in archive if not info.isdir()}
         assert all(info.mode == 0o755 for info in archive.getmembers() if info.isdir())
-    assert {name: info.mode for name, info in found.items() if info.isreg()} == {"changed.txt": 0o644, "sub/run.sh": 0o755}
-    assert found["sub/link"].linkname == "run.sh"
+    assert {name: info.mode for name, info in entries.items() if info.isreg()} == {"changed.txt": 0o644, "sub/run.sh": 0o755}
+    assert entries["sub/link"].linkname == "run.sh"
 
 
 def test_a_file_of_two_names_is_packed_twice(tmp_path: Path) -> None:

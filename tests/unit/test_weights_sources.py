@@ -44,7 +44,7 @@ def test_an_s3_address_is_taken_apart() -> None:
 
 
 @pytest.mark.parametrize("uri", ["s3://B/k", "s3://bucket", "s3://bucket/", "s3://bucket/folder/", "s3:///key"])
-def test_what_is_no_object_is_refused(uri: str) -> None:
+def test_another_uri_than_an_objects_is_refused(uri: str) -> None:
     with pytest.raises(WeightsMissing, match="not s3://bucket/key"):
         s3.parse(uri)
 
@@ -56,7 +56,7 @@ def test_a_hub_address_is_taken_apart_and_quoted() -> None:
 
 
 @pytest.mark.parametrize("uri", ["hf://org/repo", "hf://org/f.pt", "hf://org/repo/../x", "hf://org/repo//x", "hf://org/repo/x@a b"])
-def test_what_is_no_hub_file_is_refused(uri: str) -> None:
+def test_another_uri_than_a_hub_files_is_refused(uri: str) -> None:
     with pytest.raises(WeightsMissing, match="not hf://org/repo"):
         hf.parse(uri)
 

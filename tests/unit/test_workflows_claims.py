@@ -97,22 +97,22 @@ def broken_promises(tree: Tree) -> list[str]:
     """Say where the two columns meet."""
     wrong = []
     for job, body in tree.serve.jobs.items():
-        found = claim(tree, job)
-        if found.model_code and found.credentials:
+        facts = claim(tree, job)
+        if facts.model_code and facts.credentials:
             wrong.append(f"{job} runs the model's code and holds credentials")
-        if found.model_code and set(found.permissions.values()) - {"read"}:
+        if facts.model_code and set(facts.permissions.values()) - {"read"}:
             wrong.append(f"{job} runs the model's code and may write")
-        if found.credentials and CACHE in found.actions:
+        if facts.credentials and CACHE in facts.actions:
             wrong.append(f"{job} holds credentials and takes from a cache")
-        if found.credentials and CHECKOUT in found.actions and found.secrets:
+        if facts.credentials and CHECKOUT in facts.actions and facts.secrets:
             wrong.append(f"{job} holds secrets and has a checkout")
-        if found.credentials and (loose := [uses for uses in found.actions if not uses.startswith("actions/")]):
+        if facts.credentials and (loose := [uses for uses in facts.actions if not uses.startswith("actions/")]):
             wrong.append(f"{job} holds credentials and runs {loose}")
-        if found.credentials and (loose := [step["run"] for step in body["steps"] if "run" in step]):
+        if facts.credentials and (loose := [step["run"] for step in body["steps"] if "run" in step]):
             wrong.append(f"{job} holds credentials and runs {loose}")
-        if found.credentials and "toJSON(secrets)" in str(body):
+        if facts.credentials and "toJSON(secrets)" in str(body):
             wrong.append(f"{job} takes all secrets")
-        if found.secrets and not found.environment:
+        if facts.secrets and not facts.environment:
             wrong.append(f"{job} has secrets and no environment to guard them")
         texts = [text for step in body["steps"] for text in expressions({key: step[key] for key in step if key != "with"})]
         if any("secrets." in text for text in texts) or "secrets." in str(body.get("env", "")):
@@ -134,12 +134,12 @@ def test_no_job_has_both_model_code_and_credentials() -> None:
 
 
 STEP = "      - id: push\n"
-OURS, AT = f"{TREE.home}/actions", f"@{TREE.ref}"
+ACTIONS, AT = f"{TREE.home}/actions", f"@{TREE.ref}"
 ENVIRONMENT = "    environment: ${{ inputs.environment }}\n"
 READS = "      contents: read # reads the model; "
-SETUP = f"        uses: {OURS}/setup{AT}\n      - uses: {OURS}/login{AT}\n"
+SETUP = f"        uses: {ACTIONS}/setup{AT}\n      - uses: {ACTIONS}/login{AT}\n"
 CONTROLS = {
-    "a model is built where credentials are": TREE.but(SERVE, STEP, f"      - uses: {OURS}/build{AT}\n{STEP}"),
+    "a model is built where credentials are": TREE.but(SERVE, STEP, f"      - uses: {ACTIONS}/build{AT}\n{STEP}"),
     "the build job may become somebody": TREE.but(SERVE, READS, f"      id-token: write # x\n{READS}"),
     "the build job may write": TREE.but(SERVE, READS, READS.replace("read", "write", 1)),
     "the deploy job takes from a cache": TREE.but(
@@ -192,8 +192,8 @@ def test_a_fork_gets_nothing() -> None:
 def cancelled_for_another(tree: Tree) -> list[str]:
     """Say which jobs GitHub may cancel for a run that came later, which is not always one of a newer commit."""
     bodies = {"the workflow": tree.serve.data, **tree.serve.jobs}
-    kept = {"queue": "max", "cancel-in-progress": "false"}
-    return [name for name, body in bodies.items() if "concurrency" in body and kept.items() - dict(body["concurrency"]).items()]
+    required = {"queue": "max", "cancel-in-progress": "false"}
+    return [name for name, body in bodies.items() if "concurrency" in body and required.items() - dict(body["concurrency"]).items()]
 
 
 def test_no_deployment_cancels_another() -> None:
@@ -219,8 +219,8 @@ def weights_amiss(tree: Tree) -> list[str]:
     fetch, build = tree.serve.jobs["fetch"], tree.serve.jobs["build"]
     wrong = [] if "fetch-matrix" in fetch["strategy"]["matrix"] else ["fetch runs for weights that are files"]
     taken = [step for step in build["steps"] if "torchrelay-weights-" in step.get("with", {}).get("name", "")]
-    given = [step for step in fetch["steps"] if "torchrelay-weights-" in step.get("with", {}).get("name", "")]
-    if [step["with"]["name"] for step in taken] != [step["with"]["name"] for step in given]:
+    uploads = [step for step in fetch["steps"] if "torchrelay-weights-" in step.get("with", {}).get("name", "")]
+    if [step["with"]["name"] for step in taken] != [step["with"]["name"] for step in uploads]:
         wrong.append("build takes what fetch does not give")
     return wrong + ["build waits for what no fetch gives" for step in taken if step.get("if") != "${{ matrix.fetch }}"]
 
@@ -245,13 +245,13 @@ def clashes(tree: Tree) -> list[str]:
     """Say which artifacts two calls of serve.yml in one workflow, or a second attempt of a job, would trip over."""
     wrong = []
     for job, step in tree.serve.steps():
-        given = step.get("with", {})
-        name = given.get("name", given.get("pattern", ""))
+        values = step.get("with", {})
+        name = values.get("name", values.get("pattern", ""))
         if "-artifact@" in step.get("uses", "") and not re.match(r"torchrelay-[a-z]+-\$\{\{ inputs\.environment \}\}--", name):
             wrong.append(f"{job}: {name} is not this call's own")
-        if UPLOAD in step.get("uses", "") and given.get("overwrite") != "true":
+        if UPLOAD in step.get("uses", "") and values.get("overwrite") != "true":
             wrong.append(f"{job}: {name} is there already when the job is run again")
-        if "merge-multiple" in given:
+        if "merge-multiple" in values:
             wrong.append(f"{job}: files of several artifacts would be one")
     return wrong
 
@@ -285,7 +285,7 @@ def test_a_release_candidate_is_a_prerelease() -> None:
 def bundles_of_anybody(tree: Tree) -> list[str]:
     """Say which actions of the deploy job would take a bundle of another model than the one whose job it is."""
     steps = [(tree.own(step.get("uses", "")), step.get("with", {})) for step in tree.serve.jobs["deploy"]["steps"]]
-    return [str(own) for own, given in steps if own in BUNDLED and given.get("expect-model") != "${{ matrix.model }}"]
+    return [str(own) for own, values in steps if own in BUNDLED and values.get("expect-model") != "${{ matrix.model }}"]
 
 
 BUNDLED = ("push", "attest", "deploy")

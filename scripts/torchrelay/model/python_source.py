@@ -221,7 +221,7 @@ def _argument_problems(
                 near = nearest(name, known)
                 takes = f"{words} takes {', '.join(known) or 'no arguments'}"
                 fix = f"did you mean {near}? {takes}" if near else takes
-                problems.append((name, Problem(source.name, function.lineno, "", f"is no parameter of {words}", fix)))
+                problems.append((name, Problem(source.name, function.lineno, "", f"is not a parameter of {words}", fix)))
     for name in required:
         if name not in init_args:
             message = f"{words} needs {shown(name)}, which init_args in model.yaml does not give"

@@ -21,7 +21,7 @@ def test_a_skipped_run_keeps_the_row_of_the_work() -> None:
     assert merged([FETCH, BUILD], {**FETCH, "seconds": 0.1, "skipped": True}) == [FETCH, BUILD]
 
 
-def test_a_skipped_run_with_another_result_is_told() -> None:
+def test_a_skipped_run_with_another_result_is_reported() -> None:
     cached = {**FETCH, "sha256": "bb", "seconds": 0.1, "skipped": True}
     assert merged([FETCH, BUILD], cached) == [cached]
 
