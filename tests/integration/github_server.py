@@ -18,7 +18,7 @@ BOT = "github-actions[bot]"
 
 @dataclass
 class GitHub:
-    """What is there, what was asked, and what the next requests get instead of the right answer."""
+    """The comments, the requests, and the replies that replace the next correct ones."""
 
     token: str = "the-token"
     login: str = BOT

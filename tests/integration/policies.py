@@ -1,4 +1,4 @@
-"""A small evaluator of IAM policies, which stands in for AWS's own: only the operators and variables that our template uses.
+"""A small evaluator of IAM policies, which stands in for AWS's: only the operators and variables that our template uses.
 
 Deny by default, an explicit deny wins; every operator and every key of a condition must hold, any of a key's values suffices, and a
 key that the request lacks fails: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
@@ -37,7 +37,7 @@ def holds(condition: Mapping[str, Mapping[str, Any]], context: Mapping[str, str]
 
 
 def allowed(documents: list[dict[str, Any]], action: str, resource: str, context: Mapping[str, str] | None = None) -> bool:
-    """Tell whether the policies of an identity allow a call."""
+    """Return whether the policies of an identity allow a call."""
     answer = False
     for document in documents:
         for statement in listed(document["Statement"]):
@@ -53,7 +53,7 @@ def allowed(documents: list[dict[str, Any]], action: str, resource: str, context
 
 
 def trusted(document: dict[str, Any], federated: str, claims: Mapping[str, str]) -> bool:
-    """Tell whether a trust policy lets a web identity in."""
+    """Return whether a trust policy accepts a web identity."""
     issuer = "token.actions.githubusercontent.com"
     context = {f"{issuer}:{name}": value for name, value in claims.items()}
     return any(

@@ -1,4 +1,4 @@
-"""The archive equals torch-model-archiver's own in content, whatever the format, and is made again only when something changed."""
+"""The archive has the content of torch-model-archiver's in every format, and is made again only after a change."""
 
 import json
 import re
@@ -137,7 +137,7 @@ def test_a_wrong_model_config_is_found_by_check(model_dir: Path, text: str, mess
         check.run(model_dir)
 
 
-def test_an_unpacked_export_keeps_nothing_stale_and_overwrites_nothing_of_others(model_dir: Path, tmp_path: Path) -> None:
+def test_an_unpacked_export_has_no_stale_file_and_keeps_other_folders(model_dir: Path, tmp_path: Path) -> None:
     model = load_model(model_dir)
     fetched = fetch.run(model_dir, model, cache=cache_dir(), progress=Quiet())
     folder = Workspace(model_dir).root / model.name

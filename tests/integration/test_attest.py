@@ -1,4 +1,4 @@
-"""Statements in a real registry: what deploy accepts, and the ways of passing off another image, key or verdict."""
+"""Statements in a real registry: deploy accepts valid ones, and refuses another image, key or verdict."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def client(reference: Reference) -> Registry:
 
 @dataclass(frozen=True)
 class Pushed:
-    """An image in the registry that nothing is stated of yet."""
+    """An image in the registry, without statements."""
 
     image: Image
     target: Reference
@@ -95,7 +95,7 @@ class Pushed:
         put_referrer(self.registry, self.target.repository, described, sealed)
 
     def sealed(self, signer: dsse.Signer = SIGNER, *, name: str = "", digest: str = "", **changed: Any) -> bytes:
-        """A verdict statement as attest makes it, but for what is changed."""
+        """A verdict statement as attest makes it, with these changes."""
         predicate = verdict(self.image, **changed).model_dump(mode="json")
         name, digest = name or self.target.name, digest or self.image.digest
         return dsse.seal(provenance.statement(provenance.VERDICT, predicate, name, digest), signer)
@@ -114,7 +114,7 @@ def push_to(host: str, request: pytest.FixtureRequest, folder: Path, name: str =
     return Pushed(pushed_image, target, folder)
 
 
-def test_what_was_attested_is_accepted(pushed: Pushed) -> None:
+def test_an_attested_image_is_accepted(pushed: Pushed) -> None:
     with pytest.raises(NotAttested, match="no statements on it"):
         pushed.demand()
     stored = pushed.attest()
@@ -135,7 +135,7 @@ def test_attesting_twice_adds_nothing(pushed: Pushed) -> None:
     assert len(index) == 3
 
 
-def test_what_the_registry_keeps_is_an_oci_artifact_with_the_image_as_its_subject(pushed: Pushed) -> None:
+def test_the_registry_stores_an_oci_artifact_with_the_image_as_its_subject(pushed: Pushed) -> None:
     stored = pushed.attest()
     manifest = pushed.manifest(stored[-1].digest)
     assert manifest["artifactType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -218,7 +218,7 @@ def test_another_key_accepts_nothing(pushed: Pushed) -> None:
 
 
 def test_a_statement_is_not_carried_over_to_another_repository(pushed: Pushed, registry_host: str) -> None:
-    """All of one repository copied to another, statements and all, as skopeo or a registry's replication would."""
+    """Copy a repository with its statements to another one, as skopeo or a registry's replication does."""
     pushed.attest()
     copy = replace(pushed, target=parse_reference(f"{registry_host}/copied", "1.0"))
     push_image(copy.image, copy.registry, copy.target, Quiet())
@@ -249,7 +249,7 @@ def test_an_artifact_listed_under_an_image_that_it_does_not_name_is_refused(push
 
 
 def listed(at: Pushed, entries: list[Any]) -> None:
-    """Write the fallback index as it is given."""
+    """Write this fallback index."""
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}).encode()
     at.registry.put_manifest(at.target.repository, fallback_tag(at.image.digest), index, INDEX_TYPE)
 
@@ -292,7 +292,7 @@ def test_a_tag_is_not_accepted(pushed: Pushed) -> None:
             require_attested(reference, KEY, registry_of=client)
 
 
-def test_nothing_is_attested_of_an_image_that_was_not_pushed(pushed: Pushed, tmp_path: Path) -> None:
+def test_an_image_that_was_not_pushed_is_not_attested(pushed: Pushed, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="was not pushed"):
         pushed_reference(pushed.bundle, None)
     write_json(Workspace(tmp_path).push_record, {"reference": f"{pushed.target.name}@{other_image().digest}"})
@@ -337,7 +337,7 @@ def until_listed(at: Pushed, signer: dsse.Signer) -> None:
 
 
 class Between(Registry):
-    """A client that is overtaken: right after its first write of the index another writer puts back what was there before."""
+    """A client with a competitor: right after its first write of the index, another writer restores the earlier index."""
 
     overtaken = 0
 
@@ -363,7 +363,7 @@ def test_an_entry_that_another_writer_dropped_is_written_again(pushed: Pushed) -
 
 
 class WithApi(http.server.BaseHTTPRequestHandler):
-    """Stands in for a registry with the referrers API (zot, ECR): docker-registry behind it, and a list of what was put."""
+    """Stands in for a registry with the referrers API (zot, ECR): docker-registry behind it, and a list of the stored manifests."""
 
     protocol_version = "HTTP/1.1"
 
@@ -450,7 +450,7 @@ def test_a_list_without_end_is_given_up(at_api: Pushed, with_api: Any, endless: 
         at_api.demand()
 
 
-def test_a_list_that_goes_on_at_another_host_is_not_followed(at_api: Pushed, with_api: Any) -> None:
+def test_a_next_page_at_another_host_is_not_read(at_api: Pushed, with_api: Any) -> None:
     at_api.attest()
     with_api.elsewhere = "http://127.0.0.1:9"
     with pytest.raises(RegistryError, match=r"continues on another host, 127\.0\.0\.1:9"):
@@ -470,8 +470,8 @@ def test_entries_that_are_malformed_are_passed_over(at_api: Pushed, with_api: An
     assert len(at_api.demand().statements) == 3
 
 
-def test_what_a_registry_gives_is_held_against_its_digest(at_api: Pushed, with_api: Any) -> None:
-    """The registry, or who stands before it, answers with other bytes: another image's, another statement's."""
+def test_a_registrys_reply_is_compared_with_its_digest(at_api: Pushed, with_api: Any) -> None:
+    """The registry, or a proxy, answers with the bytes of another image or statement."""
     at_api.attest()
     repository, other = at_api.target.repository, other_image()
     image_path = f"/v2/{repository}/manifests/{at_api.image.digest}"
@@ -512,7 +512,7 @@ def test_keys_as_openssl_makes_them(pushed: Pushed, tmp_path: Path, way: str) ->
     assert pushed.demand(f"@{tmp_path / 'verify.pem'}")
 
 
-def test_the_limit_counts_what_arrives_not_what_was_announced(pushed: Pushed) -> None:
+def test_the_limit_counts_received_bytes_not_announced_ones(pushed: Pushed) -> None:
     content = b" " * 300_000
     with Quiet().task("", None) as task:
         pushed.registry.put_blob(pushed.target.repository, from_bytes(content), task)

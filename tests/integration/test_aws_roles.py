@@ -107,7 +107,7 @@ def test_the_minimum_is_one_role() -> None:
 
 
 def test_the_resources_that_moto_does_not_create() -> None:
-    """moto's CloudFormation knows neither of these two: read from the template."""
+    """moto's CloudFormation does not support these two; they are read from the template."""
     resources = cfn_yaml.load(str(FILE))["Resources"]
     assert resources["Provider"]["Condition"] == "MakeProvider"
     assert resources["Provider"]["Properties"] == {
@@ -119,7 +119,7 @@ def test_the_resources_that_moto_does_not_create() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_who_may_deploy() -> None:
+def test_the_subjects_that_can_assume_the_deploy_role() -> None:
     trust, _ = role(deployed()["DeployRoleArn"])
     for sub in ("repo:acme/serving:environment:production", "repo:acme@7/serving@8:environment:production"):
         assert policies.trusted(trust, PROVIDER, CLAIMS | {"sub": sub})
@@ -160,7 +160,7 @@ def test_only_the_named_workflow_may_deploy() -> None:
 
 @pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize("pull_requests", ["true", "false"])
-def test_who_may_read_the_weights(pull_requests: str) -> None:
+def test_the_subjects_that_can_assume_the_weights_role(pull_requests: str) -> None:
     trust, _ = role(deployed(WeightsBucket="acme-weights", PullRequestsReadWeights=pull_requests)["WeightsRoleArn"])
     for repository in ("acme/serving", "acme@7/serving@8"):
         for context, expected in (
@@ -253,7 +253,7 @@ def called() -> set[str]:
 
 
 @pytest.mark.usefixtures("aws")
-def test_every_call_is_allowed_and_nothing_else_is() -> None:
+def test_the_policies_allow_exactly_the_calls() -> None:
     outputs = deployed(**ALL)
     granted, stars = set(), set()
     for arn in (outputs["DeployRoleArn"], outputs["WeightsRoleArn"]):

@@ -1,4 +1,4 @@
-"""The bundle: what goes in comes out, whatever is changed on the way is refused, and it is pushed without the model."""
+"""A bundle returns its input, every change to it is refused, and it is pushed without the model."""
 
 import hashlib
 import json
@@ -141,7 +141,7 @@ def test_only_a_verified_image_is_bundled(model: Path, tmp_path: Path) -> None:
 
 
 def test_weights_that_changed_after_the_build_are_not_bundled(model: Path, bundle_dir: Path) -> None:
-    """Neither a new one, nor the one that was there before with half of its blobs."""
+    """There is no new bundle, and the earlier one cannot be read."""
     bundles.verified_model(model, weights=b"others" * 1000)
     (model / "model.pt").write_bytes(b"x" * 6000)
     with pytest.raises(BundleInvalid, match="has other bytes"):
@@ -150,7 +150,7 @@ def test_weights_that_changed_after_the_build_are_not_bundled(model: Path, bundl
         bundle.read(bundle_dir)
 
 
-def test_a_folder_of_something_else_is_left_alone(model: Path, tmp_path: Path) -> None:
+def test_another_folder_is_left_unchanged(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
     with pytest.raises(BundleInvalid, match="is not empty and is not a bundle"):
@@ -240,7 +240,7 @@ def first(folder: Path, what: str) -> Path:
 
 
 def linked(path: Path) -> None:
-    """A link to the very bytes, outside of the bundle."""
+    """A link to the same bytes outside the bundle."""
     outside = path.parents[len(path.parts) - path.parts.index("bundle") - 1] / "outside"
     path.replace(outside)
     path.symlink_to(outside)
@@ -361,7 +361,7 @@ def test_a_replaced_bundle_is_refused(model: Path, bundle_dir: Path, tmp_path: P
         bundle.read(bundle_dir, "sha256:x")
 
 
-def test_where_it_comes_from(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_of_a_bundle(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"GITHUB_REPOSITORY": "acme/models", "GITHUB_ACTOR": "a\nb\u202e" + "x" * 2000}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -486,7 +486,7 @@ def test_the_local_target_takes_no_bundle(bundle_dir: Path) -> None:
 
 
 def test_a_key_requires_statements_before_any_change(bundle_dir: Path) -> None:
-    """The daemon is not even asked: there is none."""
+    """There is no daemon, so a request to it would fail."""
     with pytest.raises(NotAttested, match="was not pushed"):
         deploy_bundle(bundle.read(bundle_dir), Quiet(), target="docker", verify_key="-----BEGIN PUBLIC KEY-----")
 

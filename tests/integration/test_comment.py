@@ -33,7 +33,7 @@ def pull_request(hub: GitHub, **more: Any) -> PullRequest:
 
 
 class Clock:
-    """Time that passes only where it is waited for."""
+    """A fake clock: time passes only in waits."""
 
     def __init__(self) -> None:
         self.now, self.waits = 0.0, list[float]()

@@ -77,7 +77,7 @@ def test_the_live_model_gives_the_same_answers(live: Any, model: Path, monkeypat
     assert json.loads(Workspace(model).diff.read_text()) == result.summary()
 
 
-def test_the_command_says_what_changed(live: Any, model: Path) -> None:
+def test_the_command_reports_the_differences(live: Any, model: Path) -> None:
     live.live["json"] = (200, b'{"a": [0.75, NaN], "\\u00fc": null}')
     live.live["text"] = (500, b"oops")
     done = run("diff", model, "--live-url", url(live), "--json")
@@ -110,7 +110,7 @@ def test_an_unreachable_server_is_not_a_failure(model: Path) -> None:
     assert "ConnectionError" in reply["reason"]
 
 
-def test_what_cannot_be_compared(model: Path) -> None:
+def test_errors_without_a_comparison(model: Path) -> None:
     with pytest.raises(InputsInvalid, match="input live-url"):
         diff.run(model, "file:///etc/passwd")
     (model / "samples/more.json").write_text('{"request": {"json": 1}, "expect": {"json": 1}}')

@@ -54,13 +54,13 @@ def test_a_repository_is_made_once_with_immutable_tags_and_scanning() -> None:
 
 
 @pytest.mark.usefixtures("api")
-def test_mutable_tags_are_to_be_had() -> None:
+def test_mutable_tags_are_possible() -> None:
     repository = ecr.ensure_repository(HOST, "plain", immutable_tags=False, scan_on_push=False)
     assert (repository.immutable_tags, repository.scan_on_push) == (False, False)
 
 
 @pytest.mark.usefixtures("api")
-def test_without_credentials_the_fix_says_how_to_get_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_the_fix_explains_how_to_get_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(RegistryError, match="no AWS credentials") as caught:
@@ -100,7 +100,7 @@ def refusing(code: str) -> Behaviour:
         ("InvalidParameterException", "ECR refused ecr:CreateRepository: InvalidParameterException", "check the role"),
     ],
 )
-def test_what_ecr_refuses_is_put_into_words(monkeypatch: pytest.MonkeyPatch, code: str, message: str, fix: str) -> None:
+def test_ecrs_refusals_are_explained(monkeypatch: pytest.MonkeyPatch, code: str, message: str, fix: str) -> None:
     with serving(b"") as stand_in:
         stand_in.next = [refusing(code)] * 9
         monkeypatch.setenv("AWS_ENDPOINT_URL", stand_in.url)

@@ -140,7 +140,7 @@ def test_a_damaged_lock_is_refused(model_dir: Path, lock: bytes) -> None:
     assert get(model_dir).sha256 == SHA256
 
 
-def test_a_dry_run_says_what_it_would_do(model_dir: Path) -> None:
+def test_a_dry_run_reports_its_plan(model_dir: Path) -> None:
     model = Model.model_validate({"name": "m", "handler": "tensor", "weights": "model.pt"})
     assert planned(model_dir, model, cache=model_dir / "c") == f"read {model_dir / 'model.pt'} in place"
     far = Model.model_validate({"name": "m", "handler": "tensor", "weights": "https://example.org/m.pt"})

@@ -69,7 +69,7 @@ def test_a_file_is_resolved_followed_and_locked_with_its_commit(tmp_path: Path, 
     assert json.loads((tmp_path / "model/weights.lock").read_text())["version"] == COMMIT
 
 
-def test_the_token_goes_to_the_hub_only_and_into_no_log(
+def test_the_token_is_sent_to_the_hub_only_and_not_logged(
     tmp_path: Path, hub: WeightsServer, storage: WeightsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -124,7 +124,7 @@ def test_a_small_file_outside_large_file_storage_comes_from_the_hub_itself(tmp_p
         (404, "", "not found", "correct `weights`"),
     ],
 )
-def test_what_the_hub_refuses_is_put_into_words(
+def test_the_hubs_refusals_are_explained(
     tmp_path: Path, hub: WeightsServer, code: int, error_code: str, message: str, fix: str
 ) -> None:
     hub.next = [status(code, X_Error_Code=error_code)]

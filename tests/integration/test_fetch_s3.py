@@ -75,7 +75,7 @@ def lock(tmp_path: Path) -> dict[str, object]:
 
 
 @pytest.mark.usefixtures("bucket")
-def test_an_object_comes_whole_and_is_locked_with_its_etag(tmp_path: Path) -> None:
+def test_an_object_is_complete_and_locked_with_its_etag(tmp_path: Path) -> None:
     fetched = get(tmp_path)
     assert fetched.sha256 == SHA256
     assert fetched.path == tmp_path / "cache/weights" / SHA256 / "model.pt"
@@ -199,14 +199,14 @@ def test_a_changed_object_is_refused_without_update_lock(tmp_path: Path, bucket:
         ("s3://nobucket/model.pt", "no bucket named nobucket", "AWS_ENDPOINT_URL"),
     ],
 )
-def test_what_is_not_there_is_said(tmp_path: Path, uri: str, message: str, fix: str) -> None:
+def test_a_missing_object_is_reported(tmp_path: Path, uri: str, message: str, fix: str) -> None:
     with pytest.raises(WeightsMissing, match=message) as caught:
         get(tmp_path, uri)
     assert fix in caught.value.fix
 
 
 @pytest.mark.usefixtures("bucket")
-def test_without_credentials_the_fix_says_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_the_fix_explains_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(WeightsMissing, match="no AWS credentials") as caught:

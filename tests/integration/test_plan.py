@@ -57,7 +57,7 @@ class Repository:
         return plan_run(self.dir / root, inputs, environment, base_ref)
 
     def pushed(self, before: str, **more: Any) -> list[str]:
-        """Names of the models that a push of HEAD over `before` builds."""
+        """Return the names of the models that a push of HEAD over `before` builds."""
         return [model.name for model in self.plan("push", {"before": before}, **more).models]
 
 
@@ -153,7 +153,7 @@ def test_a_rewritten_branch_without_the_forced_flag(repository: Repository) -> N
     assert repository.pushed(before) == ["a", "b"]
 
 
-def test_a_shallow_clone_builds_all_and_says_why(repository: Repository, tmp_path: Path) -> None:
+def test_a_shallow_clone_builds_all_and_gives_the_reason(repository: Repository, tmp_path: Path) -> None:
     before = head(repository)
     repository.write("models/a/handler.py", "two")
     repository.commit()

@@ -75,7 +75,7 @@ def test_only_missing_or_outdated_dependencies_are_installed(shared: Shared) -> 
     assert shared.pip("list", "--format", "freeze") == shared.before
 
 
-def test_what_the_environment_has_is_not_installed_again(shared: Shared) -> None:
+def test_installed_packages_are_not_installed_again(shared: Shared) -> None:
     assert shared.install("shape", "torch>=1") is None
 
 

@@ -87,7 +87,7 @@ def test_from_bundle_to_a_checked_image(pushed: Pushed, tmp_path: Path) -> None:
     assert rows[-1]["skipped"] is False  # the journal reports the run that did the work
 
 
-def test_deploy_of_what_nobody_signed_is_refused_before_the_target_is_touched(pushed: Pushed) -> None:
+def test_deploy_of_an_unsigned_image_is_refused_before_any_change(pushed: Pushed) -> None:
     key = pem()
     public = run("attest", "--print-public-key", TORCHRELAY_SIGNING_KEY=key).stdout
     deploy: list[str | Path] = ["deploy", "--bundle", pushed.folder, "--target", "docker"]
@@ -100,7 +100,7 @@ def test_deploy_of_what_nobody_signed_is_refused_before_the_target_is_touched(pu
     assert run(*deploy, TORCHRELAY_VERIFY_KEY=other).returncode == 25
 
 
-def test_a_key_on_the_command_line_is_refused_and_a_file_is_taken(tmp_path: Path) -> None:
+def test_a_key_on_the_command_line_is_refused_and_a_file_is_accepted(tmp_path: Path) -> None:
     key = pem()
     typed = run("attest", "--print-public-key", "--signing-key", key)
     assert typed.returncode == 2

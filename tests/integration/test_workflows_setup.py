@@ -215,7 +215,7 @@ def test_a_broken_environment_is_reinstalled(small: Runner, damage: str) -> None
     assert not small().installed
 
 
-def test_a_job_killed_while_installing_blocks_nobody(small: Runner) -> None:
+def test_a_job_killed_while_installing_does_not_block_others(small: Runner) -> None:
     environments = small.tools / "torchrelay/environments"
     shutil.rmtree(environments)
     job = small.start()

@@ -482,7 +482,7 @@ NATIVE = "class Handler:\n    def initialize(self, context): ...\n    def handle
         (plus("targets: {local: {}}\nresources: {memory: 1Gi}\n"), "", "resources.memory", "is ignored by the target local"),
     ],
 )
-def test_what_nothing_uses_is_a_warning(tmp_path: Path, text: str, handler: str, field: str, message: str) -> None:
+def test_an_unused_field_or_file_is_a_warning(tmp_path: Path, text: str, handler: str, field: str, message: str) -> None:
     files: dict[str, str | bytes | None] = {"handler.py": handler, "model.py": "def init_function(a): ...\n"} if handler else {}
     write(tmp_path, {**files, "model.yaml": text})
     warnings = {warning.field: warning.message for warning in check.run(tmp_path).warnings}

@@ -133,7 +133,7 @@ def test_every_sample_is_sent_once_and_compared() -> None:
 
 @pytest.mark.parametrize(("first", "reason"), [("ConnectionError: refused\n\x1b", "ConnectionError: refused\\n\\x1b"),
                                               (503, "it answers with 503"), (404, "with 404"), (401, "401")])  # fmt: skip
-def test_what_cannot_be_reached_is_asked_once(first: Any, reason: str) -> None:
+def test_an_unreachable_server_gets_one_request(first: Any, reason: str) -> None:
     live = Live(first)
     result = compare_with(live, "http://x", MODEL, TWO, NEW)
     assert (result.reachable, result.samples, len(live.sent)) == (False, [], 1)

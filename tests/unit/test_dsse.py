@@ -39,7 +39,7 @@ def signer(key: Any) -> dsse.Signer:
     return dsse.signer(SecretStr(pem(key)))
 
 
-def test_the_specifications_vector_is_what_we_sign_and_what_we_accept() -> None:
+def test_the_specifications_vector_is_signed_and_accepted() -> None:
     assert Envelope(b"hello world", "http://example.com/HelloWorld", {}).pae() == VECTOR_PAE
     key = signer(ec.derive_private_key(VECTOR_KEY, ec.SECP256R1()))
     numbers = key.verifier.key.public_numbers()  # type: ignore[union-attr]
@@ -59,7 +59,7 @@ STORED = (
 )
 
 
-def test_a_bundle_has_the_bytes_it_always_had() -> None:
+def test_the_bytes_of_a_bundle_are_unchanged() -> None:
     sealed = dsse.seal(b'{"a":1}', signer(ec.derive_private_key(VECTOR_KEY, ec.SECP256R1())))
     assert sealed.decode() == STORED
 
@@ -175,7 +175,7 @@ ATTACKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_envelope_that_was_touched_does_not_count(attack: str) -> None:
+def test_a_changed_envelope_is_refused(attack: str) -> None:
     key = signer(p256())
     sealed = dsse.seal(b'{"a":1}', key)
     assert dsse.unseal(changed(sealed, lambda _: None), key.verifier) == {"a": 1}

@@ -126,7 +126,7 @@ def test_anything_but_an_object_of_inputs_is_refused(text: str) -> None:
 
 
 def test_a_trailing_line_break_is_refused() -> None:
-    """`$` of a regular expression would take it: `fullmatch` and the look at every character do not."""
+    """`$` of a regular expression accepts it; `fullmatch` and the check of every character do not."""
     for name in ("environment", "runner", "aws_region", "aws_role"):
         with pytest.raises(InputsInvalid):
             read(**{name: {"aws_region": "eu-central-1", "aws_role": ROLE}.get(name, "x") + "\n"})

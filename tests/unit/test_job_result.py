@@ -129,7 +129,7 @@ def test_an_interrupted_job_did_not_pass(status: str, tmp_path: Path) -> None:
     assert result.error.kind == "interrupted"
 
 
-def test_a_bundles_state_folder_has_no_say_in_the_verdict(tmp_path: Path) -> None:
+def test_a_bundles_state_folder_does_not_change_the_verdict(tmp_path: Path) -> None:
     blobs = tmp_path / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     (blobs / "c").write_text(json.dumps({"history": [{"empty_layer": True, "created_by": "no"}, {"created_by": "weights"}]}))

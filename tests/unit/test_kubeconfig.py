@@ -1,4 +1,4 @@
-"""A kubeconfig from a secret: what clusters need passes; what runs a program, reads a file or goes in the clear does not."""
+"""A kubeconfig from a secret: those of real clusters pass; one that runs a program, reads a file or sends plain text does not."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ def runs(command: str, *arguments: str, env: Any = None) -> dict[str, Any]:
         runs("kubelogin", "get-token", "--login", "workloadidentity"),
     ],
 )
-def test_what_real_clusters_need_passes(user: dict[str, Any]) -> None:
+def test_kubeconfigs_of_real_clusters_pass(user: dict[str, Any]) -> None:
     assert kubeconfig.checked(json.dumps(config(user)))["users"][0]["user"] == user
 
 
@@ -83,7 +83,7 @@ def test_plain_http_on_loopback_passes() -> None:
         (config(clusters=None), "expected `kind: Config`"),
     ],
 )
-def test_what_does_something_else_is_refused_without_its_values(content: dict[str, Any], message: str) -> None:
+def test_other_kubeconfigs_are_refused_without_their_values(content: dict[str, Any], message: str) -> None:
     with pytest.raises(LoginFailed, match=message) as caught:
         kubeconfig.checked(json.dumps(content, indent=1))
     assert SECRET not in str(caught.value)
@@ -102,7 +102,7 @@ def test_what_does_something_else_is_refused_without_its_values(content: dict[st
         ("!!python/object/apply:os.system [id]", "is not YAML"),
     ],
 )
-def test_text_that_is_none_is_refused_by_its_line_alone(text: str, message: str) -> None:
+def test_other_text_is_refused_with_its_line_only(text: str, message: str) -> None:
     with pytest.raises(LoginFailed, match=f"kubeconfig:{message}" if message[0].isdigit() else message) as caught:
         kubeconfig.checked(text)
     assert SECRET not in str(caught.value)
@@ -123,7 +123,7 @@ def test_the_line_of_the_problem_is_named() -> None:
         kubeconfig.checked(text)
 
 
-def test_base64_is_taken_as_many_store_it() -> None:
+def test_base64_is_accepted() -> None:
     text = json.dumps(config())
     wrapped = base64.encodebytes(text.encode()).decode()
     assert kubeconfig.text_of(wrapped) == text

@@ -32,7 +32,7 @@ def test_same_inputs_give_the_same_bytes_in_any_order_place_and_time(tmp_path: P
     assert (tmp_path / "one" / "m.mar").read_bytes() == (tmp_path / "two" / "m.mar").read_bytes()
 
 
-def test_entries_are_stored_and_lie_where_the_record_says(tmp_path: Path) -> None:
+def test_entries_are_stored_at_the_recorded_offsets(tmp_path: Path) -> None:
     path = tmp_path / "m.mar"
     stored = write(path, ENTRIES)
     with zipfile.ZipFile(path) as archive:
@@ -65,7 +65,7 @@ def test_tgz_and_folder_hold_the_same_files(tmp_path: Path) -> None:
     }
 
 
-def test_unpack_gives_back_what_was_archived(tmp_path: Path) -> None:
+def test_unpack_returns_the_archived_files(tmp_path: Path) -> None:
     write(tmp_path / "m.mar", ENTRIES)
     mar.unpack(tmp_path / "m.mar", tmp_path / "out")
     assert (tmp_path / "out" / "a" / "b.py").read_bytes() == b"x = 1\n"

@@ -31,7 +31,7 @@ def jwt(claims: object) -> str:
         ("", None),
     ],
 )
-def test_a_subject_is_taken_apart_in_both_forms(text: str, expected: oidc.Subject | None) -> None:
+def test_a_subject_is_parsed_in_both_forms(text: str, expected: oidc.Subject | None) -> None:
     assert oidc.parse_subject(text) == expected
 
 

@@ -1,4 +1,4 @@
-"""The image's description of itself: valid OpenAPI, the same bytes every time, and true of samples and handlers."""
+"""The image's OpenAPI document is valid, has the same bytes every time, and fits the samples and handlers."""
 
 import base64
 import io
@@ -66,7 +66,7 @@ def of_example(name: str) -> tuple[dict[str, Any], list[Sample]]:
 
 
 def fits(document: dict[str, Any], part: str, kind: str, value: Any) -> bool:
-    """Whether the value fits the schema of `Asked` or of `Answered`."""
+    """Return whether the value fits the schema of `Asked` or of `Answered`."""
     place = document["components"]["requestBodies" if part == "Asked" else "responses"][part]
     return Draft202012Validator({**place["content"][kind]["schema"], "components": document["components"]}).is_valid(value)
 
@@ -95,7 +95,7 @@ def test_an_examples_document_is_valid_and_has_its_samples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "resnet-factory"])
-def test_samples_are_what_the_document_says(name: str) -> None:
+def test_samples_fit_the_document(name: str) -> None:
     document, samples = of_example(name)
     for sample in samples:
         if sample.expect.status == 200 and sample.expect.mode != "subset":
@@ -145,7 +145,9 @@ def test_a_long_list_of_classes_is_left_out() -> None:
         ({"shape": [1], "max_instances": 2}, [[[1], [1]]], [[[1], [1], [1]], {"instances": []}]),
     ],
 )
-def test_the_handler_takes_and_refuses_what_the_document_says(arguments: dict[str, Any], good: list[Any], bad: list[Any]) -> None:
+def test_the_handler_accepts_and_refuses_the_same_requests_as_the_document(
+    arguments: dict[str, Any], good: list[Any], bad: list[Any]
+) -> None:
     document = described("tensor", arguments)
     handler = shipped.make("tensor", nn.Identity, arguments).load(None)
     for value in [*good, *bad]:
@@ -176,7 +178,7 @@ def png() -> bytes:
 
 
 @pytest.mark.parametrize("variant", ["classifier", "classifier, all options", "segmenter", "segmenter, all parts"])
-def test_an_image_handlers_answers_are_what_the_document_says(variant: str) -> None:
+def test_an_image_handlers_answers_fit_the_document(variant: str) -> None:
     name, options = VARIANTS[variant]
     arguments = {**options, "size": 8, "formats": ["PNG"]}
     handler = shipped.make(name, lambda: Scores(each_pixel=name == "image-segmenter"), arguments).load(None)

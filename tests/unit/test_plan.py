@@ -182,7 +182,7 @@ def plan_of(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **value
         (Event("made_up", "refs/heads/main"), False),
     ],
 )
-def test_which_events_deploy(event: Event, deploy: bool) -> None:
+def test_the_events_that_deploy(event: Event, deploy: bool) -> None:
     planned = plan_of(event)
     assert planned.deploy is deploy
     assert planned.summary()["build"] is True

@@ -1,4 +1,4 @@
-"""Statements: in-toto's form, SLSA's fields, and nothing in them that the build job could have made up about the run."""
+"""Statements: in-toto's form, SLSA's fields, and no facts about the run that come from the build job."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def test_a_statement_is_in_totos() -> None:
     }
 
 
-def test_provenance_names_what_went_in_and_who_ran_it() -> None:
+def test_provenance_names_the_inputs_and_the_builder() -> None:
     source = Origin("acme/digits", "c" * 40, "refs/heads/main", 7, "https://elsewhere/run", "ada")
     document = predicate(source, GITHUB, requirements="deps/requirements.txt")
     definition = document["buildDefinition"]
@@ -68,12 +68,12 @@ def test_provenance_names_what_went_in_and_who_ran_it() -> None:
     assert run["metadata"] == {"invocationId": "https://github.com/acme/digits/actions/runs/77"}
 
 
-def test_the_run_is_the_signers_own_not_what_the_build_wrote() -> None:
+def test_the_run_comes_from_the_signer_not_from_the_build() -> None:
     forged = Origin("acme/digits", "c" * 40, run="https://github.com/acme/digits/actions/runs/1")
     assert builder_of(GITHUB, forged).run.endswith("/runs/77")
 
 
-def test_by_hand_it_says_so_and_invents_nothing() -> None:
+def test_a_statement_made_by_hand_has_no_invented_fields() -> None:
     document = predicate(Origin(), {})
     assert document["runDetails"]["builder"]["id"] == BY_HAND
     assert "metadata" not in document["runDetails"]
@@ -81,6 +81,6 @@ def test_by_hand_it_says_so_and_invents_nothing() -> None:
     assert builder_of({}, Origin(run="https://x/1")) == Builder(BY_HAND, "https://x/1")
 
 
-def test_what_signs_an_address_is_not_published() -> None:
+def test_an_addresss_signature_is_not_published() -> None:
     document = predicate(Origin(), {}, weights="https://host/model.pt?X-Amz-Signature=secret")
     assert "secret" not in json.dumps(document)

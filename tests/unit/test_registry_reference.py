@@ -1,4 +1,4 @@
-"""References are read strictly: what is refused here would otherwise be refused by a registry after the upload."""
+"""References are parsed strictly: a registry would refuse these only after the upload."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from torchrelay.oci.reference import parse_reference
 from torchrelay.oci.registry import Registry
 
 
-def test_a_reference_is_taken_apart() -> None:
+def test_a_reference_is_parsed() -> None:
     reference = parse_reference("127.0.0.1:5000/models/digits:v2", "1.0")
     assert (reference.host, reference.repository, reference.tag) == ("127.0.0.1:5000", "models/digits", "v2")
     assert reference.base == "http://127.0.0.1:5000"

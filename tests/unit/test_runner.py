@@ -94,7 +94,7 @@ def test_json_keeps_the_value_and_carries_no_command(text: str) -> None:
 
 
 @hostile
-def test_a_command_arrives_whole(text: str) -> None:
+def test_a_command_arrives_unchanged(text: str) -> None:
     line = runner.command("error", text, file=text, title="a,b:c%")
     assert "\n" not in line
     assert taken(line) == [Taken("error", {"title": "a,b:c%"} | ({"file": text} if text else {}), text)]

@@ -1,4 +1,4 @@
-"""Samples: every form that is right, and every mistake with its file and line."""
+"""Samples: every valid form, and every mistake with its file and line."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The bill of materials: what each record says, what upper layers take away, the same bytes again, and CycloneDX's rules."""
+"""The bill of materials has every record except files that upper layers delete, the same bytes each time, and CycloneDX's form."""
 
 import gzip
 import json
@@ -264,7 +264,7 @@ def squeezed(one: Layer, cut: int = 0) -> Layer:
     return Layer(from_bytes(data[: len(data) - cut]), one.diff_id, TAR_GZIP, one.created_by)
 
 
-def test_a_gzipd_layer_says_the_same() -> None:
+def test_a_gzipped_layer_gives_the_same_document() -> None:
     plain, packed = image(), image(squeezed(runtime()), *model_layers())
     assert [one["bom-ref"] for one in bill(packed)["components"]] == [one["bom-ref"] for one in bill(plain)["components"]]
 
@@ -275,7 +275,7 @@ def test_a_layer_that_ends_early_is_refused(damaged: Layer) -> None:
         bill(image(damaged, *model_layers()))
 
 
-def test_a_layer_that_is_not_what_the_config_names_is_refused(own_cache: Path) -> None:
+def test_a_layer_with_another_digest_than_in_the_config_is_refused(own_cache: Path) -> None:
     honest = image()
     other = replace(runtime(), diff_id=honest.layers[1].diff_id)
     with pytest.raises(BundleInvalid, match="which the image's config names"):
@@ -339,5 +339,5 @@ def test_package_urls() -> None:
         ("models/100%.pt", "models/100%25.pt"),
     ],
 )
-def test_an_address_is_published_without_what_signs_it(uri: str, public: str) -> None:
+def test_an_address_is_published_without_its_signature(uri: str, public: str) -> None:
     assert public_uri(uri) == public

@@ -1,4 +1,4 @@
-"""model-config.yaml beside model.yaml: taken as seed 004 writes it; what the two say differently is one error with both lines."""
+"""model-config.yaml beside model.yaml: the file of seed 004 is read; a contradiction of the two is one error with both lines."""
 
 import io
 import re
@@ -57,17 +57,17 @@ def test_the_file_of_seed_004_is_read(tmp_path: Path) -> None:
     assert settings.rest == {"maxWorkers": 1, "deviceIds": [0, 1, 2, 3], "system": {"maxGPUMemory": 500}}
 
 
-def test_what_neither_says_keeps_its_default(tmp_path: Path) -> None:
+def test_a_field_in_neither_file_has_its_default(tmp_path: Path) -> None:
     model = load_model(tmp_path, "jobQueueSize: 9\nhandler: {mine: [1]}\n", "batch: {delay_ms: 5}\n")
     assert (model.workers, model.batch.size, model.batch.delay_ms, model.device) == (1, 8, 5, "cpu")
 
 
-def test_each_field_is_taken_alone(tmp_path: Path) -> None:
+def test_each_field_is_read_separately(tmp_path: Path) -> None:
     model = load_model(tmp_path, "batchSize: 3\nmaxWorkers: 2\n", "batch: {delay_ms: 5}\n")
     assert (model.batch.size, model.batch.delay_ms, model.workers) == (3, 5, 2)
 
 
-def test_both_may_say_the_same(tmp_path: Path) -> None:
+def test_equal_values_in_both_files_are_allowed(tmp_path: Path) -> None:
     model = load_model(tmp_path, "batchSize: 3\ndeviceIds: [0]\n", "batch: {size: 3}\ndevice: gpu\nresources: {gpu: 2}\n")
     assert (model.batch.size, model.gpus) == (3, 2)
 
@@ -171,7 +171,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
         load_model(tmp_path, "system: {extraFiles: x.tar}\n")
 
 
-def test_several_archives_and_zip_files_are_taken(tmp_path: Path) -> None:
+def test_several_archives_and_zip_files_are_accepted(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("lib/b.py", "")
     text = "from lib import b\nimport a\nhandler = 1\n"

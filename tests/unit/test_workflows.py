@@ -31,7 +31,7 @@ def no_expression_in_a_run_line(tree: Tree) -> Iterator[str]:
 
 
 def no_program_in_yaml(tree: Tree) -> Iterator[str]:
-    """A run step is one line; of an action, one over its own verb."""
+    """A run step is one line; in an action, it runs the action's verb."""
     for file in tree.files.values():
         for _, step in file.steps():
             run = step.get("run")
@@ -108,7 +108,7 @@ def inputs_are_used_and_declared(tree: Tree) -> Iterator[str]:
 
 
 def called_as_they_declare(tree: Tree) -> Iterator[str]:
-    """`with:` names inputs that our action has, and all that it requires."""
+    """`with:` names only inputs that our action has, and all required ones."""
     for file in tree.files.values():
         for _, step in file.steps():
             own = tree.own(step.get("uses", ""))
@@ -125,7 +125,7 @@ def called_as_they_declare(tree: Tree) -> Iterator[str]:
 
 
 def variables_are_flags(tree: Tree) -> Iterator[str]:
-    """An action's variables are what its verb reads."""
+    """An action sets the variables that its verb reads."""
     group: Any = typer.main.get_command(main.app)
     for file in tree.actions.values():
         for _, step in file.steps():
@@ -193,7 +193,7 @@ def serve_takes_what_plan_checks(tree: Tree) -> Iterator[str]:
 
 
 def jobs_are_bounded(tree: Tree) -> Iterator[str]:
-    """Nothing by default: permissions, a time limit, a readable name."""
+    """Every job sets its permissions, a time limit and a readable name."""
     for file in tree.workflows:
         if file.data.get("permissions") != {}:
             yield f"{file.name}: `permissions: {{}}` is missing at the top"

@@ -1,4 +1,4 @@
-"""YAML as people write it: what each scalar means, on which line each field is, and the traps of YAML 1.1."""
+"""YAML as people write it: the value of each scalar, the line of each field, and the traps of YAML 1.1."""
 
 import math
 from typing import Any

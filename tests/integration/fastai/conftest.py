@@ -21,7 +21,7 @@ RUN_S = 240
 
 @dataclass(frozen=True)
 class Exported:
-    """What `torchrelay export-fastai --json` wrote and printed for a learner of train.py."""
+    """The output of `torchrelay export-fastai --json` for a learner of train.py."""
 
     folder: Path
     result: dict[str, Any]
