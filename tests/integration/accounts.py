@@ -1,4 +1,4 @@
-"""Stand-ins for what is in no test's reach: GitHub's token service, and AWS (moto: it checks no policy and no signature)."""
+"""Stand-ins for services that tests cannot use: GitHub's token service, and AWS (moto: it checks no policy and no signature)."""
 
 import base64
 import json
@@ -27,14 +27,14 @@ SIGNATURE = "c2lnbmF0dXJlLXRoYXQtbXVzdC1ub3QtYmUtcHJpbnRlZA"
 
 
 def jwt(claims: dict[str, Any]) -> str:
-    """Return a token of the form of GitHub's, signed by nobody."""
+    """Return a token in GitHub's form without a valid signature."""
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({"alg": "RS256"}, claims)]
     return ".".join([*parts, SIGNATURE])
 
 
 @contextmanager
 def moto(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[str]:
-    """Run moto's server and point boto3 at it, with a key that it takes; gives its address."""
+    """Run moto's server and point boto3 at it, with a key that it accepts; yield its address."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -54,7 +54,7 @@ def moto(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[str]:
 
 
 def answering(status: int, body: object) -> Behaviour:
-    """Answer with a status and a document: JSON, or text as it is."""
+    """Reply with a status and a document: JSON, or unchanged text."""
     data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
 
     def behave(handler: Handler) -> None:
@@ -80,7 +80,7 @@ def token_service(monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any] | None
 
 
 def sts_error(code: str, message: str = "no", status: int = 403) -> Behaviour:
-    """Refuse as STS does."""
+    """Refuse in STS's form."""
     return answering(
         status,
         f'<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>{code}</Code>'
@@ -89,9 +89,9 @@ def sts_error(code: str, message: str = "no", status: int = 403) -> Behaviour:
 
 
 def exported(file: Path) -> dict[str, str]:
-    """Return what later steps would have in their environment."""
+    """Return the variables that later steps get in their environment."""
     text = file.read_text() if file.exists() else ""
     return {
-        found["name"]: found["value"]
-        for found in re.finditer(r"(?P<name>\w+)<<(?P<end>\S+)\n(?P<value>.*?)\n(?P=end)\n", text, re.S)
+        match["name"]: match["value"]
+        for match in re.finditer(r"(?P<name>\w+)<<(?P<end>\S+)\n(?P<value>.*?)\n(?P=end)\n", text, re.S)
     }

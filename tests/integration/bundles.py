@@ -1,4 +1,4 @@
-"""A model directory with a proved image, made without Docker: what bundle needs of it, the verdict as verify would write it."""
+"""A model directory with a verified image, made without Docker; it has the files that bundle reads and a verdict like verify's."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def image_of(layers: list[Layer], version: str = "7") -> Image:
     return Image(config, tuple(layers), {"org.opencontainers.image.version": version})
 
 
-def proved(folder: Path, weights: bytes = b"weights" * 1000, handler: bytes = b"handler") -> Image:
+def verified_model(folder: Path, weights: bytes = b"weights" * 1000, handler: bytes = b"handler") -> Image:
     """Write a model directory whose image has a passing verdict, and return the image."""
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     (folder / "model.yaml").write_text(YAML)

@@ -18,7 +18,7 @@ BOT = "github-actions[bot]"
 
 @dataclass
 class GitHub:
-    """What is there, what was asked, and what the next requests get instead of the right answer."""
+    """The comments, the requests, and the replies that replace the next correct ones."""
 
     token: str = "the-token"
     login: str = BOT
@@ -29,14 +29,14 @@ class GitHub:
     url: str = ""
 
     def add(self, body: str, login: str = BOT) -> dict[str, Any]:
-        made = {
+        comment = {
             "id": 1000 + len(self.comments),
             "body": body,
             "user": {"login": login},
             "html_url": f"{self.url}/c/{len(self.comments)}",
         }
-        self.comments.append(made)
-        return made
+        self.comments.append(comment)
+        return comment
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         if method == "GET" and path == "/user":
@@ -51,10 +51,10 @@ class GitHub:
             return 201, self.add(body["body"], self.login)
         changed = re.fullmatch(r"/repos/org/models/issues/comments/(\d+)", path)
         if method == "PATCH" and changed:
-            found = next((one for one in self.comments if one["id"] == int(changed[1])), None)
-            if found is not None:
-                found["body"] = body["body"]
-                return 200, found
+            comment = next((one for one in self.comments if one["id"] == int(changed[1])), None)
+            if comment is not None:
+                comment["body"] = body["body"]
+                return 200, comment
         return 404, {"message": "Not Found"}
 
 
@@ -70,17 +70,17 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length) or b"null")
         owner.asked.append((self.command, self.path))
         if owner.next:
-            status, headers, told = owner.next.pop(0)
-            return self.tell(status, told, headers)
+            status, headers, reply = owner.next.pop(0)
+            return self.tell(status, reply, headers)
         if self.headers.get("Authorization") != f"Bearer {owner.token}":
             return self.tell(401, {"message": "Bad credentials"}, {})
-        status, told = owner.answer(self.command, self.path, body)
+        status, reply = owner.answer(self.command, self.path, body)
         if self.command == "POST" and owner.lose_answers:
             owner.lose_answers -= 1
             self.close_connection = True
             self.connection.close()
             return None
-        return self.tell(status, told, {})
+        return self.tell(status, reply, {})
 
     def do_GET(self) -> None:
         self.handle_any()
@@ -91,8 +91,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         self.handle_any()
 
-    def tell(self, status: int, told: Any, headers: dict[str, str]) -> None:
-        data = json.dumps(told).encode()
+    def tell(self, status: int, reply: Any, headers: dict[str, str]) -> None:
+        data = json.dumps(reply).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), "Content-Type": "application/json", **headers}.items():
             self.send_header(name, value)

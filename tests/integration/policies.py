@@ -1,4 +1,4 @@
-"""A small evaluator of IAM policies, which stands in for AWS's own: only the operators and variables that our template uses.
+"""A small evaluator of IAM policies, which stands in for AWS's: only the operators and variables that our template uses.
 
 Deny by default, an explicit deny wins; every operator and every key of a condition must hold, any of a key's values suffices, and a
 key that the request lacks fails: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html
@@ -16,7 +16,7 @@ def listed(value: Any) -> list[Any]:
 
 def like(pattern: str, text: str) -> bool:
     """`*` and `?` are patterns; a bracket is not."""
-    return fnmatch.fnmatchcase(text, re.sub(r"[\[\]]", lambda found: f"[{found[0]}]", pattern))
+    return fnmatch.fnmatchcase(text, re.sub(r"[\[\]]", lambda match: f"[{match[0]}]", pattern))
 
 
 def holds(condition: Mapping[str, Mapping[str, Any]], context: Mapping[str, str]) -> bool:
@@ -26,18 +26,18 @@ def holds(condition: Mapping[str, Mapping[str, Any]], context: Mapping[str, str]
                 return False
             match operator:
                 case "StringEquals":
-                    found = context[key] in listed(wanted)
+                    matches = context[key] in listed(wanted)
                 case "StringLike":
-                    found = any(like(one, context[key]) for one in listed(wanted))
+                    matches = any(like(one, context[key]) for one in listed(wanted))
                 case _:
                     raise AssertionError(f"the evaluator knows no {operator}")
-            if not found:
+            if not matches:
                 return False
     return True
 
 
 def allowed(documents: list[dict[str, Any]], action: str, resource: str, context: Mapping[str, str] | None = None) -> bool:
-    """Tell whether the policies of an identity allow a call."""
+    """Return whether the policies of an identity allow a call."""
     answer = False
     for document in documents:
         for statement in listed(document["Statement"]):
@@ -53,7 +53,7 @@ def allowed(documents: list[dict[str, Any]], action: str, resource: str, context
 
 
 def trusted(document: dict[str, Any], federated: str, claims: Mapping[str, str]) -> bool:
-    """Tell whether a trust policy lets a web identity in."""
+    """Return whether a trust policy accepts a web identity."""
     issuer = "token.actions.githubusercontent.com"
     context = {f"{issuer}:{name}": value for name, value in claims.items()}
     return any(

@@ -1,4 +1,4 @@
-"""The archive equals torch-model-archiver's own in content, whatever the format, and is made again only when something changed."""
+"""The archive has the content of torch-model-archiver's in every format, and is made again only after a change."""
 
 import json
 import re
@@ -37,8 +37,8 @@ def make(model_dir: Path, *, version: str = "1.0") -> Archived:
 
 
 def test_it_equals_torch_model_archivers_own(model_dir: Path, tmp_path: Path) -> None:
-    ours = make(model_dir)
-    with zipfile.ZipFile(ours.path) as archive:
+    archived = make(model_dir)
+    with zipfile.ZipFile(archived.path) as archive:
         content = {info.filename: archive.read(info) for info in archive.infolist()}
     manifest = json.loads(content["MAR-INF/MANIFEST.json"])["model"]
     staging = tmp_path / "staging"
@@ -124,27 +124,27 @@ def test_a_model_config_of_the_users_own_adds_keys(model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [", "model-config.yaml:1"),
         ("- a\n", "model-config.yaml"),
         ("jobQueueSize: 3\nbatchSize: 4\n", "model-config.yaml:2: batchSize: is 4, and batch.size is "),
     ],
 )
-def test_a_wrong_model_config_is_found_by_check(model_dir: Path, text: str, told: str) -> None:
+def test_a_wrong_model_config_is_found_by_check(model_dir: Path, text: str, message: str) -> None:
     (model_dir / "model-config.yaml").write_text(text)
-    with pytest.raises(ModelInvalid, match=re.escape(told)):
+    with pytest.raises(ModelInvalid, match=re.escape(message)):
         check.run(model_dir)
 
 
-def test_an_unpacked_export_keeps_nothing_stale_and_overwrites_nothing_of_others(model_dir: Path, tmp_path: Path) -> None:
+def test_an_unpacked_export_has_no_stale_file_and_keeps_other_folders(model_dir: Path, tmp_path: Path) -> None:
     model = load_model(model_dir)
     fetched = fetch.run(model_dir, model, cache=cache_dir(), progress=Quiet())
-    ours = Workspace(model_dir).root / model.name
-    ours.mkdir()
-    (ours / "stale.py").write_text("")
-    archiving.export(model_dir, model, fetched, "1.0", Quiet(), "no-archive", ours)
-    assert not (ours / "stale.py").exists()
+    folder = Workspace(model_dir).root / model.name
+    folder.mkdir()
+    (folder / "stale.py").write_text("")
+    archiving.export(model_dir, model, fetched, "1.0", Quiet(), "no-archive", folder)
+    assert not (folder / "stale.py").exists()
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "precious").write_text("")

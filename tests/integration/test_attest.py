@@ -1,4 +1,4 @@
-"""Statements in a real registry: what deploy accepts, and the ways of passing off another image, key or verdict."""
+"""Statements in a real registry: deploy accepts valid ones, and refuses another image, key or verdict."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def client(reference: Reference) -> Registry:
 
 @dataclass(frozen=True)
 class Pushed:
-    """An image in the registry that nothing is stated of yet."""
+    """An image in the registry, without statements."""
 
     image: Image
     target: Reference
@@ -95,7 +95,7 @@ class Pushed:
         put_referrer(self.registry, self.target.repository, described, sealed)
 
     def sealed(self, signer: dsse.Signer = SIGNER, *, name: str = "", digest: str = "", **changed: Any) -> bytes:
-        """A verdict statement as attest makes it, but for what is changed."""
+        """A verdict statement as attest makes it, with these changes."""
         predicate = verdict(self.image, **changed).model_dump(mode="json")
         name, digest = name or self.target.name, digest or self.image.digest
         return dsse.seal(provenance.statement(provenance.VERDICT, predicate, name, digest), signer)
@@ -109,12 +109,12 @@ def pushed(registry_host: str, tmp_path: Path, request: pytest.FixtureRequest) -
 def push_to(host: str, request: pytest.FixtureRequest, folder: Path, name: str = "") -> Pushed:
     repository = name or "attest/" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
     target = parse_reference(f"{host}/{repository}", "1.0")
-    made = image()
-    push_image(made, client(target), target, Quiet())
-    return Pushed(made, target, folder)
+    pushed_image = image()
+    push_image(pushed_image, client(target), target, Quiet())
+    return Pushed(pushed_image, target, folder)
 
 
-def test_what_was_attested_is_accepted(pushed: Pushed) -> None:
+def test_an_attested_image_is_accepted(pushed: Pushed) -> None:
     with pytest.raises(NotAttested, match="no statements on it"):
         pushed.demand()
     stored = pushed.attest()
@@ -135,13 +135,13 @@ def test_attesting_twice_adds_nothing(pushed: Pushed) -> None:
     assert len(index) == 3
 
 
-def test_what_the_registry_keeps_is_an_oci_artifact_with_the_image_as_its_subject(pushed: Pushed) -> None:
+def test_the_registry_stores_an_oci_artifact_with_the_image_as_its_subject(pushed: Pushed) -> None:
     stored = pushed.attest()
-    found = pushed.manifest(stored[-1].digest)
-    assert found["artifactType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
-    assert found["subject"] == pushed.subject
-    assert found["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
-    assert found["annotations"]["dev.sigstore.bundle.predicateType"] == "https://torchrelay.org/verdict/v1"
+    manifest = pushed.manifest(stored[-1].digest)
+    assert manifest["artifactType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    assert manifest["subject"] == pushed.subject
+    assert manifest["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
+    assert manifest["annotations"]["dev.sigstore.bundle.predicateType"] == "https://torchrelay.org/verdict/v1"
     _, index = pushed.registry.read(
         f"/v2/{pushed.target.repository}/manifests/{fallback_tag(pushed.image.digest)}", 1 << 20, {"Accept": INDEX_TYPE}
     )
@@ -194,15 +194,15 @@ ATTACKS: dict[str, tuple[Callable[[Pushed], object], str]] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_statement_that_does_not_hold_is_refused(pushed: Pushed, attack: str) -> None:
-    put, told = ATTACKS[attack]
+    put, message = ATTACKS[attack]
     put(pushed)
-    with pytest.raises(NotAttested, match=told):
+    with pytest.raises(NotAttested, match=message):
         pushed.demand()
     pushed.put(pushed.sealed())  # the control: what was refused does not stand in the way of what holds
     assert pushed.demand().model == "digits"
 
 
-def test_what_is_to_be_deployed_is_what_was_proved(pushed: Pushed) -> None:
+def test_only_the_verified_image_is_deployed(pushed: Pushed) -> None:
     pushed.attest()
     with pytest.raises(NotAttested, match="the image to deploy has"):
         pushed.demand(config_digest=other_image().config_digest)
@@ -218,7 +218,7 @@ def test_another_key_accepts_nothing(pushed: Pushed) -> None:
 
 
 def test_a_statement_is_not_carried_over_to_another_repository(pushed: Pushed, registry_host: str) -> None:
-    """All of one repository copied to another, statements and all, as skopeo or a registry's replication would."""
+    """Copy a repository with its statements to another one, as skopeo or a registry's replication does."""
     pushed.attest()
     copy = replace(pushed, target=parse_reference(f"{registry_host}/copied", "1.0"))
     push_image(copy.image, copy.registry, copy.target, Quiet())
@@ -249,7 +249,7 @@ def test_an_artifact_listed_under_an_image_that_it_does_not_name_is_refused(push
 
 
 def listed(at: Pushed, entries: list[Any]) -> None:
-    """Write the fallback index as it is given."""
+    """Write this fallback index."""
     index = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}).encode()
     at.registry.put_manifest(at.target.repository, fallback_tag(at.image.digest), index, INDEX_TYPE)
 
@@ -292,7 +292,7 @@ def test_a_tag_is_not_accepted(pushed: Pushed) -> None:
             require_attested(reference, KEY, registry_of=client)
 
 
-def test_nothing_is_attested_of_an_image_that_was_not_pushed(pushed: Pushed, tmp_path: Path) -> None:
+def test_an_image_that_was_not_pushed_is_not_attested(pushed: Pushed, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="was not pushed"):
         pushed_reference(pushed.bundle, None)
     write_json(Workspace(tmp_path).push_record, {"reference": f"{pushed.target.name}@{other_image().digest}"})
@@ -327,7 +327,7 @@ def test_two_that_attest_at_once_are_both_listed(pushed: Pushed) -> None:
 
 
 def until_listed(at: Pushed, signer: dsse.Signer) -> None:
-    """Attest as a person would: again when told that another run came between."""
+    """Attest as a person would: again after the error that another run interfered."""
     for _ in range(20):
         try:
             at.attest(signer)
@@ -339,7 +339,7 @@ def until_listed(at: Pushed, signer: dsse.Signer) -> None:
 
 
 class Between(Registry):
-    """A client that is overtaken: right after its first write of the index another writer puts back what was there before."""
+    """A client with a competitor: right after its first write of the index, another writer restores the earlier index."""
 
     overtaken = 0
 
@@ -365,15 +365,15 @@ def test_an_entry_that_another_writer_dropped_is_written_again(pushed: Pushed) -
 
 
 class WithApi(http.server.BaseHTTPRequestHandler):
-    """Stands in for a registry with the referrers API (zot, ECR): docker-registry behind it, and a list of what was put."""
+    """Stands in for a registry with the referrers API (zot, ECR): docker-registry behind it, and a list of the stored manifests."""
 
     protocol_version = "HTTP/1.1"
 
     def _handle(self) -> None:
         state: Any = self.server
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if found := re.fullmatch(r"/v2/(.+)/referrers/(sha256:[0-9a-f]{64})(?:\?from=(\d+))?", self.path):
-            return self._list(found[1], found[2], int(found[3] or 0))
+        if match := re.fullmatch(r"/v2/(.+)/referrers/(sha256:[0-9a-f]{64})(?:\?from=(\d+))?", self.path):
+            return self._list(match[1], match[2], int(match[3] or 0))
         if self.command == "PUT" and "/manifests/" in self.path and not state.deaf:
             state.manifests[self.path] = body
         upstream = http.client.HTTPConnection(state.upstream)
@@ -393,16 +393,16 @@ class WithApi(http.server.BaseHTTPRequestHandler):
 
     def _list(self, repository: str, digest: str, begin: int) -> None:
         state: Any = self.server
-        found = list(state.extra)
+        entries = list(state.extra)
         for path, body in state.manifests.items():
             described = json.loads(body)
             if f"/v2/{repository}/" in path and described.get("subject", {}).get("digest") == digest:
-                kept = {key: described[key] for key in ("artifactType", "annotations")}
-                found.append({"mediaType": MANIFEST_TYPE, "digest": sha256_digest(body), "size": len(body), **kept})
+                fields = {key: described[key] for key in ("artifactType", "annotations")}
+                entries.append({"mediaType": MANIFEST_TYPE, "digest": sha256_digest(body), "size": len(body), **fields})
         page = state.page
-        content = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": found[begin : begin + page]}).encode()
+        content = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries[begin : begin + page]}).encode()
         self.send_response(200)
-        if begin + page < len(found) or state.endless:
+        if begin + page < len(entries) or state.endless:
             number = begin if state.endless == "same" else begin + page
             self.send_header("Link", f'<{state.elsewhere}/v2/{repository}/referrers/{digest}?from={number}>; rel="next"')
         self.send_header("Content-Type", INDEX_TYPE)
@@ -452,14 +452,14 @@ def test_a_list_without_end_is_given_up(at_api: Pushed, with_api: Any, endless: 
         at_api.demand()
 
 
-def test_a_list_that_goes_on_at_another_host_is_not_followed(at_api: Pushed, with_api: Any) -> None:
+def test_a_next_page_at_another_host_is_not_read(at_api: Pushed, with_api: Any) -> None:
     at_api.attest()
     with_api.elsewhere = "http://127.0.0.1:9"
     with pytest.raises(RegistryError, match=r"continues on another host, 127\.0\.0\.1:9"):
         at_api.demand()
 
 
-def test_a_registry_that_lists_nothing_of_what_it_took_is_told_of(at_api: Pushed, with_api: Any) -> None:
+def test_a_registry_that_does_not_list_its_statements_is_reported(at_api: Pushed, with_api: Any) -> None:
     with_api.deaf = True
     with pytest.raises(RegistryError, match="does not list it"):
         at_api.attest()
@@ -472,8 +472,8 @@ def test_entries_that_are_malformed_are_passed_over(at_api: Pushed, with_api: An
     assert len(at_api.demand().statements) == 3
 
 
-def test_what_a_registry_gives_is_held_against_its_digest(at_api: Pushed, with_api: Any) -> None:
-    """The registry, or who stands before it, answers with other bytes: another image's, another statement's."""
+def test_a_registrys_reply_is_compared_with_its_digest(at_api: Pushed, with_api: Any) -> None:
+    """The registry, or a proxy, answers with the bytes of another image or statement."""
     at_api.attest()
     repository, other = at_api.target.repository, other_image()
     image_path = f"/v2/{repository}/manifests/{at_api.image.digest}"
@@ -489,7 +489,7 @@ def test_what_a_registry_gives_is_held_against_its_digest(at_api: Pushed, with_a
         at_api.demand()
 
 
-def test_a_statement_that_another_run_took_off_the_list_is_told_of(pushed: Pushed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_statement_that_another_run_dropped_is_reported(pushed: Pushed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attesting, "referrers", lambda *_: [])
     with pytest.raises(RegistryError, match="another run overwrote"):
         pushed.attest()
@@ -514,7 +514,7 @@ def test_keys_as_openssl_makes_them(pushed: Pushed, tmp_path: Path, way: str) ->
     assert pushed.demand(f"@{tmp_path / 'verify.pem'}")
 
 
-def test_the_limit_counts_what_arrives_not_what_was_announced(pushed: Pushed) -> None:
+def test_the_limit_counts_received_bytes_not_announced_ones(pushed: Pushed) -> None:
     content = b" " * 300_000
     with Quiet().task("", None) as task:
         pushed.registry.put_blob(pushed.target.repository, from_bytes(content), task)

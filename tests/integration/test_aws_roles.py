@@ -39,7 +39,7 @@ CLAIMS = {
     "job_workflow_ref": "acme/serving/.github/workflows/x.yml@refs/heads/main",
 }
 REGISTRY_ACTIONS = {
-    # What ECR asks of who speaks the registry's own protocol (registry.py), which is no call of boto3:
+    # ECR requires these for the registry protocol (registry.py), which does not go through boto3:
     # https://docs.aws.amazon.com/AmazonECR/latest/userguide/image-push-iam.html, and for referrers BatchGetImage again
     "ecr:BatchCheckLayerAvailability",
     "ecr:BatchGetImage",
@@ -65,8 +65,8 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 def deployed(**parameters: str) -> dict[str, str]:
     """Deploy the template and return its outputs."""
     client = boto3.Session(region_name=REGION).client("cloudformation")
-    given = [{"ParameterKey": key, "ParameterValue": value} for key, value in (GIVEN | parameters).items()]
-    client.create_stack(StackName="roles", TemplateBody=FILE.read_text(), Parameters=given, Capabilities=["CAPABILITY_IAM"])
+    values = [{"ParameterKey": key, "ParameterValue": value} for key, value in (GIVEN | parameters).items()]
+    client.create_stack(StackName="roles", TemplateBody=FILE.read_text(), Parameters=values, Capabilities=["CAPABILITY_IAM"])
     (stack,) = client.describe_stacks(StackName="roles")["Stacks"]
     assert stack["StackStatus"] == "CREATE_COMPLETE"
     return {one["OutputKey"]: one["OutputValue"] for one in stack.get("Outputs", [])}
@@ -75,12 +75,12 @@ def deployed(**parameters: str) -> dict[str, str]:
 def role(arn: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the trust policy and the inline policies of a role."""
     client, name = boto3.Session().client("iam"), arn.rpartition("/")[2]
-    found: dict[str, Any] = dict(client.get_role(RoleName=name)["Role"])
+    reply: dict[str, Any] = dict(client.get_role(RoleName=name)["Role"])
     documents: list[Any] = [
         client.get_role_policy(RoleName=name, PolicyName=one)["PolicyDocument"]
         for one in client.list_role_policies(RoleName=name)["PolicyNames"]
     ]
-    return found["AssumeRolePolicyDocument"], documents
+    return reply["AssumeRolePolicyDocument"], documents
 
 
 def test_every_template_is_clean() -> None:
@@ -107,7 +107,7 @@ def test_the_minimum_is_one_role() -> None:
 
 
 def test_the_resources_that_moto_does_not_create() -> None:
-    """moto's CloudFormation knows neither of these two: read from the template."""
+    """moto's CloudFormation does not support these two; they are read from the template."""
     resources = cfn_yaml.load(str(FILE))["Resources"]
     assert resources["Provider"]["Condition"] == "MakeProvider"
     assert resources["Provider"]["Properties"] == {
@@ -119,7 +119,7 @@ def test_the_resources_that_moto_does_not_create() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_who_may_deploy() -> None:
+def test_the_subjects_that_can_assume_the_deploy_role() -> None:
     trust, _ = role(deployed()["DeployRoleArn"])
     for sub in ("repo:acme/serving:environment:production", "repo:acme@7/serving@8:environment:production"):
         assert policies.trusted(trust, PROVIDER, CLAIMS | {"sub": sub})
@@ -160,7 +160,7 @@ def test_only_the_named_workflow_may_deploy() -> None:
 
 @pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize("pull_requests", ["true", "false"])
-def test_who_may_read_the_weights(pull_requests: str) -> None:
+def test_the_subjects_that_can_assume_the_weights_role(pull_requests: str) -> None:
     trust, _ = role(deployed(WeightsBucket="acme-weights", PullRequestsReadWeights=pull_requests)["WeightsRoleArn"])
     for repository in ("acme/serving", "acme@7/serving@8"):
         for context, expected in (
@@ -233,7 +233,7 @@ def test_the_rights_of_the_weights_role() -> None:
 
 def called() -> set[str]:
     """Return `service:Action` of every call of boto3 in scripts/: methods of the clients that a module makes."""
-    found = set()
+    actions = set()
     for file in sorted((ROOT / "scripts").rglob("*.py")):
         tree = ast.parse(file.read_text())
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
@@ -248,12 +248,12 @@ def called() -> set[str]:
         for service in services:
             operations = boto3.Session(region_name=REGION).client(service).meta.method_to_api_mapping  # type: ignore[call-overload] # any service
             names = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)} & set(operations)
-            found |= {f"{service}:{operations[name]}" for name in names}
-    return found
+            actions |= {f"{service}:{operations[name]}" for name in names}
+    return actions
 
 
 @pytest.mark.usefixtures("aws")
-def test_every_call_is_allowed_and_nothing_else_is() -> None:
+def test_the_policies_allow_exactly_the_calls() -> None:
     outputs = deployed(**ALL)
     granted, stars = set(), set()
     for arn in (outputs["DeployRoleArn"], outputs["WeightsRoleArn"]):

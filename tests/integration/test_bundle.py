@@ -1,4 +1,4 @@
-"""The bundle: what goes in comes out, whatever is changed on the way is refused, and it is pushed without the model."""
+"""A bundle returns its input, every change to it is refused, and it is pushed without the model."""
 
 import hashlib
 import json
@@ -34,21 +34,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    bundles.proved(tmp_path / "model")
+    bundles.verified_model(tmp_path / "model")
     return tmp_path / "model"
 
 
 @pytest.fixture
-def made(model: Path, tmp_path: Path) -> Path:
+def bundle_dir(model: Path, tmp_path: Path) -> Path:
     bundle.run(model, tmp_path / "bundle", Quiet())
     return tmp_path / "bundle"
 
 
 def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GITHUB_", "TORCHRELAY_"))}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("GITHUB_", "TORCHRELAY_"))}
     return subprocess.run(
         [sys.executable, "-m", "torchrelay", *map(str, arguments)],
-        env={**kept, "PYTHONPATH": str(ROOT / "scripts"), "DOCKER_HOST": "unix:///nonexistent.sock", **env},
+        env={**inherited, "PYTHONPATH": str(ROOT / "scripts"), "DOCKER_HOST": "unix:///nonexistent.sock", **env},
         capture_output=True,
         text=True,
         timeout=120,
@@ -56,26 +56,26 @@ def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_goes_in_comes_out(model: Path, made: Path) -> None:
-    checked, read = check.run(model), bundle.read(made)
+def test_a_bundle_returns_its_input(model: Path, bundle_dir: Path) -> None:
+    checked, read = check.run(model), bundle.read(bundle_dir)
     assert read.model == checked.model
     assert read.model.targets.declared == ("kubernetes", "docker")
     assert read.model.first_target == "kubernetes"
     assert repr(read.samples) == repr(tuple(checked.samples))  # repr: NaN is not equal to itself
     assert (read.version, read.verdict.result, read.digest[:7]) == ("7", "passed", "sha256:")
-    image = bundles.proved(model)
+    image = bundles.verified_model(model)
     assert (read.image.digest, read.image.config_digest) == (image.digest, image.config_digest)
     assert [layer.created_by for layer in read.image.layers] == ["torchrelay", "torchrelay weights", "torchrelay handler"]
     assert [b"".join(blob.chunks()) for blob in read.image.blobs()] == [b"".join(blob.chunks()) for blob in image.blobs()]
 
 
-def test_it_is_an_oci_layout(made: Path) -> None:
+def test_it_is_an_oci_layout(bundle_dir: Path) -> None:
     """Every descriptor, followed from index.json on, leads to a file of that size and digest."""
-    assert json.loads((made / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
-    (described,) = json.loads((made / "index.json").read_bytes())["manifests"]
+    assert json.loads((bundle_dir / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
+    (described,) = json.loads((bundle_dir / "index.json").read_bytes())["manifests"]
 
     def follow(one: dict[str, Any]) -> bytes:
-        data: bytes = (made / "blobs" / str(one["digest"]).replace(":", "/")).read_bytes()
+        data: bytes = (bundle_dir / "blobs" / str(one["digest"]).replace(":", "/")).read_bytes()
         assert (len(data), "sha256:" + hashlib.sha256(data).hexdigest()) == (one["size"], one["digest"])
         return data
 
@@ -85,28 +85,28 @@ def test_it_is_an_oci_layout(made: Path) -> None:
         follow(one)
 
 
-def test_the_same_again_is_the_same_and_writes_little(model: Path, made: Path) -> None:
-    first = bundle.read(made)
-    times = {path: path.stat().st_mtime_ns for path in (made / "blobs").rglob("*")}
-    (made / ".torchrelay").mkdir()
-    (made / ".torchrelay/push.json").write_text("{}")
-    (made / "blobs/sha256/left").write_text("over")
-    assert bundle.run(model, made, Quiet()).digest == first.digest
-    assert {path: path.stat().st_mtime_ns for path in (made / "blobs").rglob("*") if path.is_file()}.items() <= times.items()
-    assert not (made / ".torchrelay").exists()
-    assert not (made / "blobs/sha256/left").exists()
+def test_a_second_bundle_is_equal_and_writes_little(model: Path, bundle_dir: Path) -> None:
+    first = bundle.read(bundle_dir)
+    times = {path: path.stat().st_mtime_ns for path in (bundle_dir / "blobs").rglob("*")}
+    (bundle_dir / ".torchrelay").mkdir()
+    (bundle_dir / ".torchrelay/push.json").write_text("{}")
+    (bundle_dir / "blobs/sha256/left").write_text("over")
+    assert bundle.run(model, bundle_dir, Quiet()).digest == first.digest
+    assert {path: path.stat().st_mtime_ns for path in (bundle_dir / "blobs").rglob("*") if path.is_file()}.items() <= times.items()
+    assert not (bundle_dir / ".torchrelay").exists()
+    assert not (bundle_dir / "blobs/sha256/left").exists()
 
 
-def test_a_half_written_blob_is_written_again(model: Path, made: Path) -> None:
-    blob = max((made / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+def test_a_half_written_blob_is_written_again(model: Path, bundle_dir: Path) -> None:
+    blob = max((bundle_dir / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     blob.write_bytes(bytes(blob.stat().st_size))
-    bundle.run(model, made, Quiet())
+    bundle.run(model, bundle_dir, Quiet())
     assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
 
 
 def test_weights_are_streamed(tmp_path: Path) -> None:
     size = 200 << 20
-    bundles.proved(tmp_path / "model", weights=os.urandom(1 << 20) * (size >> 20))
+    bundles.verified_model(tmp_path / "model", weights=os.urandom(1 << 20) * (size >> 20))
     tracemalloc.start()
     bundle.run(tmp_path / "model", tmp_path / "bundle", Quiet())
     bundle.read(tmp_path / "bundle")
@@ -116,41 +116,41 @@ def test_weights_are_streamed(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in (tmp_path / "bundle").rglob("*") if path.is_file()) < size + (1 << 20)
 
 
-def test_only_what_is_proved_is_bundled(model: Path, tmp_path: Path) -> None:
+def test_only_a_verified_image_is_bundled(model: Path, tmp_path: Path) -> None:
     workspace = Workspace(model)
-    told = json.loads(workspace.verdict.read_text())
+    verdict = json.loads(workspace.verdict.read_text())
 
     def refused(match: str) -> None:
         with pytest.raises(NotVerified, match=match):
             bundle.run(model, tmp_path / "out", Quiet())
         assert not (tmp_path / "out").exists()
 
-    workspace.verdict.write_text(json.dumps({**told, "result": "gate_failed"}))
+    workspace.verdict.write_text(json.dumps({**verdict, "result": "gate_failed"}))
     refused("gate_failed")
-    workspace.verdict.write_text(json.dumps({**told, "config": "sha256:" + "0" * 64}))
+    workspace.verdict.write_text(json.dumps({**verdict, "config": "sha256:" + "0" * 64}))
     refused("the verdict is on sha256:0")
-    workspace.verdict.write_text(json.dumps(told))
+    workspace.verdict.write_text(json.dumps(verdict))
     (model / "samples/json.json").write_text(bundles.SAMPLES["json.json"].replace("0.5", "0.25"))
     refused("samples")
-    bundles.proved(model)
+    bundles.verified_model(model)
     (model / "model.yaml").write_text(bundles.YAML.replace("1Gi", "8Gi"))
     refused("conditions")
-    bundles.proved(model)
+    bundles.verified_model(model)
     workspace.image_record.unlink()
     refused("no built image")
 
 
-def test_weights_that_changed_since_the_build_end_in_no_bundle(model: Path, made: Path) -> None:
-    """Neither a new one, nor the one that was there before with half of its blobs."""
-    bundles.proved(model, weights=b"others" * 1000)
+def test_weights_that_changed_after_the_build_are_not_bundled(model: Path, bundle_dir: Path) -> None:
+    """There is no new bundle, and the earlier one cannot be read."""
+    bundles.verified_model(model, weights=b"others" * 1000)
     (model / "model.pt").write_bytes(b"x" * 6000)
     with pytest.raises(BundleInvalid, match="has other bytes"):
-        bundle.run(model, made, Quiet())
+        bundle.run(model, bundle_dir, Quiet())
     with pytest.raises(BundleInvalid, match=r"release\.json is missing"):
-        bundle.read(made)
+        bundle.read(bundle_dir)
 
 
-def test_a_folder_of_something_else_is_left_alone(model: Path, tmp_path: Path) -> None:
+def test_another_folder_is_left_unchanged(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
     with pytest.raises(BundleInvalid, match="is not empty and is not a bundle"):
@@ -164,12 +164,12 @@ def release(folder: Path) -> dict[str, Any]:
 
 def change(folder: Path, *path: str | int, to: Any) -> None:
     """Put a value at a path of release.json."""
-    told = release(folder)
-    inner: Any = told
+    document = release(folder)
+    inner: Any = document
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = to
-    (folder / "release.json").write_text(json.dumps(told))
+    (folder / "release.json").write_text(json.dumps(document))
 
 
 def blob(folder: Path, digest: str) -> Path:
@@ -177,7 +177,7 @@ def blob(folder: Path, digest: str) -> Path:
 
 
 def put(folder: Path, value: Any) -> dict[str, Any]:
-    """Store a document as a blob of its own, and return its digest and size."""
+    """Store a document as a separate blob, and return its digest and size."""
     data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     blob(folder, digest).write_bytes(data)
@@ -229,18 +229,18 @@ def flip(path: Path) -> None:
 
 
 def first(folder: Path, what: str) -> Path:
-    told = release(folder)
+    document = release(folder)
     if what == "layer":
         return blob(folder, manifest_of(folder)["layers"][0]["digest"])
     if what == "body":
-        return blob(folder, told["samples"][0]["body"]["digest"])
+        return blob(folder, document["samples"][0]["body"]["digest"])
     if what == "answer":
-        return blob(folder, next(row["expect"]["value"]["digest"] for row in told["samples"] if row["expect"]["value"]))
-    return blob(folder, told["image"][what])
+        return blob(folder, next(row["expect"]["value"]["digest"] for row in document["samples"] if row["expect"]["value"]))
+    return blob(folder, document["image"][what])
 
 
 def linked(path: Path) -> None:
-    """A link to the very bytes, outside of the bundle."""
+    """A link to the same bytes outside the bundle."""
     outside = path.parents[len(path.parts) - path.parts.index("bundle") - 1] / "outside"
     path.replace(outside)
     path.symlink_to(outside)
@@ -334,12 +334,12 @@ TAMPERED: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("how", TAMPERED)
-def test_tampering(made: Path, how: str) -> None:
-    spoil, told = TAMPERED[how]
-    spoil(made)
+def test_tampering(bundle_dir: Path, how: str) -> None:
+    spoil, message = TAMPERED[how]
+    spoil(bundle_dir)
     with pytest.raises(BundleInvalid) as caught:
-        bundle.read(made)
-    assert told in caught.value.message
+        bundle.read(bundle_dir)
+    assert message in caught.value.message
     assert caught.value.message.isprintable()
     assert caught.value.fix
 
@@ -349,19 +349,19 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
         bundle.read(tmp_path / "nowhere")
 
 
-def test_a_bundle_that_was_replaced_whole(model: Path, made: Path, tmp_path: Path) -> None:
-    """Right in itself, but another than was announced: only the digest that travels apart from it tells."""
-    announced = bundle.read(made).digest
-    bundles.proved(model, handler=b"another handler")
+def test_a_replaced_bundle_is_refused(model: Path, bundle_dir: Path, tmp_path: Path) -> None:
+    """The other bundle is valid; only the separately sent digest shows that it was replaced."""
+    announced = bundle.read(bundle_dir).digest
+    bundles.verified_model(model, handler=b"another handler")
     other = bundle.run(model, tmp_path / "other", Quiet())
-    assert bundle.read(made, announced).digest == announced
+    assert bundle.read(bundle_dir, announced).digest == announced
     with pytest.raises(BundleInvalid, match=f"expected .{announced}"):
         bundle.read(other.folder, announced)
     with pytest.raises(BundleInvalid, match=r"release\.json is sha256:.* expected"):
-        bundle.read(made, "sha256:x")
+        bundle.read(bundle_dir, "sha256:x")
 
 
-def test_where_it_comes_from(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_of_a_bundle(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"GITHUB_REPOSITORY": "acme/models", "GITHUB_ACTOR": "a\nb\u202e" + "x" * 2000}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -373,24 +373,24 @@ def test_where_it_comes_from(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert source.actor == "ab" + "x" * 1022
 
 
-def test_push_without_the_model(registry_host: str, model: Path, made: Path) -> None:
+def test_push_without_the_model(registry_host: str, model: Path, bundle_dir: Path) -> None:
     shutil.rmtree(model)
-    read = bundle.read(made)
+    read = bundle.read(bundle_dir)
     pushed = run_bundle(read, f"{registry_host}/bundled/digits", Quiet())
     assert pushed.reference == f"{registry_host}/bundled/digits@{read.image.digest}"
     assert pushed.tag == "7"
     served = requests.get(f"http://{registry_host}/v2/bundled/digits/manifests/7", headers={"Accept": MANIFEST_TYPE}, timeout=5)
     assert served.content == read.image.manifest_bytes
     assert run_bundle(read, f"{registry_host}/bundled/digits", Quiet()).bytes == 0
-    assert last_push(Workspace(made), read.image.config_digest) is not None
-    assert last_push(Workspace(made), "sha256:" + "0" * 64) is None
+    assert last_push(Workspace(bundle_dir), read.image.config_digest) is not None
+    assert last_push(Workspace(bundle_dir), "sha256:" + "0" * 64) is None
 
 
 HERE = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "a" * 40, "GITHUB_REPOSITORY": "Acme/Models"}
 
 
 @pytest.mark.parametrize(
-    ("name", "environment", "told"),
+    ("name", "environment", "message"),
     [
         ("digits", {}, ""),
         (None, {}, ""),
@@ -401,33 +401,35 @@ HERE = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "a" * 40, "GITHUB_REPOSITORY": "
         (None, HERE | {"GITHUB_SHA": "b" * 40, "GITHUB_ACTIONS": ""}, ""),
     ],
 )
-def test_a_bundle_of_something_else(made: Path, name: str | None, environment: dict[str, str], told: str) -> None:
-    read = replace(bundle.read(made), source=Origin(repository="acme/models", commit="a" * 40))
-    if not told:
+def test_a_bundle_of_another_model_or_run_is_refused(
+    bundle_dir: Path, name: str | None, environment: dict[str, str], message: str
+) -> None:
+    read = replace(bundle.read(bundle_dir), source=Origin(repository="acme/models", commit="a" * 40))
+    if not message:
         assert bundle.expect(read, name, environment) is read
         return
     with pytest.raises(BundleInvalid) as caught:
         bundle.expect(read, name, environment)
-    assert told in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize("verb", [["push", "--repository", "127.0.0.1:9/x"], ["attest"], ["deploy", "--target", "docker"]])
-def test_every_privileged_verb_takes_the_model_that_it_expects(verb: list[str], made: Path) -> None:
+def test_every_privileged_verb_accepts_only_the_expected_model(verb: list[str], bundle_dir: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     plain = serialization.NoEncryption()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain).decode()
-    right = run(*verb, "--bundle", made, "--expect-model", "digits", TORCHRELAY_SIGNING_KEY=pem)
+    right = run(*verb, "--bundle", bundle_dir, "--expect-model", "digits", TORCHRELAY_SIGNING_KEY=pem)
     assert right.returncode not in (0, 2, BundleInvalid.exit_code), right.stderr  # there is no registry, and no daemon
-    wrong = run(*verb, "--bundle", made, TORCHRELAY_SIGNING_KEY=pem, TORCHRELAY_EXPECT_MODEL="other")
+    wrong = run(*verb, "--bundle", bundle_dir, TORCHRELAY_SIGNING_KEY=pem, TORCHRELAY_EXPECT_MODEL="other")
     assert wrong.returncode == BundleInvalid.exit_code, wrong.stderr
     elsewhere = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "b" * 40, "GITHUB_REPOSITORY": "acme/other"}
-    change(made, "source", "commit", to="a" * 40)
-    assert run(*verb, "--bundle", made, TORCHRELAY_SIGNING_KEY=pem, **elsewhere).returncode == BundleInvalid.exit_code
+    change(bundle_dir, "source", "commit", to="a" * 40)
+    assert run(*verb, "--bundle", bundle_dir, TORCHRELAY_SIGNING_KEY=pem, **elsewhere).returncode == BundleInvalid.exit_code
 
 
 @pytest.mark.parametrize("fact", ["digest", "reference"])
-def test_only_the_very_image_that_was_proved_is_deployed(fact: str, made: Path) -> None:
-    read, other = bundle.read(made), "sha256:" + "0" * 64
+def test_only_the_verified_image_is_deployed(fact: str, bundle_dir: Path) -> None:
+    read, other = bundle.read(bundle_dir), "sha256:" + "0" * 64
     good = Pushed(f"r.example/x@{read.image.digest}", "7", read.image.digest, read.image.config_digest, 0, 0)
     assert release_of_bundle(read, good).reference == good.reference
     with pytest.raises(NotVerified, match="the verified image is sha256:"):
@@ -436,57 +438,57 @@ def test_only_the_very_image_that_was_proved_is_deployed(fact: str, made: Path) 
         )
 
 
-def test_push_forgets_what_the_build_job_left(registry_host: str, made: Path) -> None:
-    state = Workspace(made)
+def test_push_removes_the_build_jobs_state(registry_host: str, bundle_dir: Path) -> None:
+    state = Workspace(bundle_dir)
     state.ensure()
     state.deployments.mkdir()
     (state.deployments / "docker.json").write_text("{}")
-    (state.root / "outside").symlink_to(made.parent / "model")
+    (state.root / "outside").symlink_to(bundle_dir.parent / "model")
     journal.record(state, {"stage": "deploy", "seconds": 1.0, "url": "http://evil.example", "skipped": False})
     state.push_record.write_text(json.dumps({"reference": "evil.example/x"}))
-    done = run("push", "--bundle", made, "--repository", f"{registry_host}/bundled/forgets", "--dry-run")
+    done = run("push", "--bundle", bundle_dir, "--repository", f"{registry_host}/bundled/forgets", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert [row["stage"] for row in bundle.read(made).stages] == ["deploy"]  # the control: until then it is there
-    done = run("push", "--bundle", made, "--repository", f"{registry_host}/bundled/forgets")
+    assert [row["stage"] for row in bundle.read(bundle_dir).stages] == ["deploy"]  # the control: until then it is there
+    done = run("push", "--bundle", bundle_dir, "--repository", f"{registry_host}/bundled/forgets")
     assert done.returncode == 0, done.stderr
-    assert [row["stage"] for row in bundle.read(made).stages] == ["push"]
+    assert [row["stage"] for row in bundle.read(bundle_dir).stages] == ["push"]
     assert {path.name for path in state.root.iterdir()} == {".gitignore", "lock", "push.json", "stages.json"}
     assert json.loads(state.push_record.read_text())["reference"].startswith(f"{registry_host}/bundled/forgets@")
-    assert (made.parent / "model" / "model.yaml").exists()
+    assert (bundle_dir.parent / "model" / "model.yaml").exists()
 
 
-def test_only_the_build_jobs_stages_are_read(made: Path, tmp_path: Path) -> None:
-    told = [{"stage": "build", "seconds": 1.0}, {"stage": "deploy", "seconds": 1.0, "url": "http://evil.example"}]
-    file = made / "stages.json"
-    file.write_text(json.dumps(told))
-    assert bundle.read(made).stages == told[:1]
-    assert gather(made, bundle=True).endpoint == ""
-    file.write_text(json.dumps(told) + " " * journal.LIMIT)
-    assert bundle.read(made).stages == []
-    (tmp_path / "stages.json").write_text(json.dumps(told))
+def test_only_the_build_jobs_stages_are_read(bundle_dir: Path, tmp_path: Path) -> None:
+    rows = [{"stage": "build", "seconds": 1.0}, {"stage": "deploy", "seconds": 1.0, "url": "http://evil.example"}]
+    file = bundle_dir / "stages.json"
+    file.write_text(json.dumps(rows))
+    assert bundle.read(bundle_dir).stages == rows[:1]
+    assert gather(bundle_dir, bundle=True).endpoint == ""
+    file.write_text(json.dumps(rows) + " " * journal.LIMIT)
+    assert bundle.read(bundle_dir).stages == []
+    (tmp_path / "stages.json").write_text(json.dumps(rows))
     file.unlink()
     file.symlink_to(tmp_path / "stages.json")
-    assert bundle.read(made).stages == []
+    assert bundle.read(bundle_dir).stages == []
 
 
-def test_a_layer_that_changed_after_the_look_never_arrives(registry_host: str, made: Path) -> None:
-    read = bundle.read(made)
-    flip(first(made, "layer"))
+def test_a_layer_that_changed_after_the_check_is_not_pushed(registry_host: str, bundle_dir: Path) -> None:
+    read = bundle.read(bundle_dir)
+    flip(first(bundle_dir, "layer"))
     with pytest.raises(BundleInvalid, match="has other bytes"):
         run_bundle(read, f"{registry_host}/bundled/changed", Quiet())
     tags = requests.get(f"http://{registry_host}/v2/bundled/changed/tags/list", timeout=5)
     assert tags.status_code == 404
 
 
-def test_the_local_target_takes_no_bundle(made: Path) -> None:
+def test_the_local_target_takes_no_bundle(bundle_dir: Path) -> None:
     with pytest.raises(DeployFailed, match="serves archives"):
-        deploy_bundle(bundle.read(made), Quiet(), target="local")
+        deploy_bundle(bundle.read(bundle_dir), Quiet(), target="local")
 
 
-def test_a_key_demands_statements_before_anything_is_touched(made: Path) -> None:
-    """The daemon is not even asked: there is none."""
+def test_a_key_requires_statements_before_any_change(bundle_dir: Path) -> None:
+    """There is no daemon, so a request to it would fail."""
     with pytest.raises(NotAttested, match="was not pushed"):
-        deploy_bundle(bundle.read(made), Quiet(), target="docker", verify_key="-----BEGIN PUBLIC KEY-----")
+        deploy_bundle(bundle.read(bundle_dir), Quiet(), target="docker", verify_key="-----BEGIN PUBLIC KEY-----")
 
 
 def test_the_commands(registry_host: str, model: Path, tmp_path: Path) -> None:
@@ -495,15 +497,15 @@ def test_the_commands(registry_host: str, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     done = run("bundle", model, "--output", folder, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told == {**bundle.read(folder).summary(), "bundle": str(folder)}
+    reply = json.loads(done.stdout)
+    assert reply == {**bundle.read(folder).summary(), "bundle": str(folder)}
     assert [row["stage"] for row in json.loads((folder / "stages.json").read_text())] == ["build", "bundle"]
     shutil.rmtree(model)
-    where = ["--bundle", str(folder), "--expect-digest", told["digest"]]
+    where = ["--bundle", str(folder), "--expect-digest", reply["digest"]]
     pushed = run("push", "--repository", f"{registry_host}/bundled/", *where, "--json")
     assert pushed.returncode == 0, pushed.stderr
     result = json.loads(pushed.stdout)
-    assert (result["repository"], result["digest"]) == (f"{registry_host}/bundled/digits", told["image"])
+    assert (result["repository"], result["digest"]) == (f"{registry_host}/bundled/digits", reply["image"])
     assert [row["stage"] for row in bundle.read(folder).stages] == ["build", "bundle", "push"]
     planned = run("deploy", "--target", "docker", *where, "--dry-run", "--json")
     assert json.loads(planned.stdout)["dry_run"] is True, planned.stderr
@@ -512,4 +514,4 @@ def test_the_commands(registry_host: str, model: Path, tmp_path: Path) -> None:
         wrong = run(*verb, "--json", TORCHRELAY_BUNDLE=str(folder), TORCHRELAY_EXPECT_DIGEST="sha256:" + "0" * 64)
         assert (wrong.returncode, json.loads(wrong.stdout)["error"]["kind"]) == (24, "bundle_invalid")
         assert "Traceback" not in wrong.stderr
-        assert run(*verb, tmp_path, "--expect-digest", told["digest"]).returncode == 2
+        assert run(*verb, tmp_path, "--expect-digest", reply["digest"]).returncode == 2

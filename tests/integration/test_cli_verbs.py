@@ -1,4 +1,4 @@
-"""The command as a process, for the verbs that need no Docker: JSON on stdout, all else on stderr, nothing in a dry run."""
+"""The command as a process, for the verbs that need no Docker: JSON on stdout, the rest on stderr, no change in a dry run."""
 
 import json
 import os
@@ -42,18 +42,18 @@ def listing(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_dry_run_says_what_and_does_nothing(model: Path, verb: str) -> None:
+def test_a_dry_run_reports_its_steps_and_changes_nothing(model: Path, verb: str) -> None:
     before = listing(model)
     more = ["--repository", "127.0.0.1:9/models/"] if verb == "push" else []
     done = run(verb, *more, model, "--dry-run", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["dry_run"] is True
-    assert told["would"]
+    reply = json.loads(done.stdout)
+    assert reply["dry_run"] is True
+    assert reply["would"]
     assert listing(model) == before
 
 
-def test_results_are_one_json_object_and_progress_goes_elsewhere(model: Path) -> None:
+def test_results_are_one_json_object_without_progress(model: Path) -> None:
     checked = run("check", model, "--json")
     assert json.loads(checked.stdout)["model"] == "tabular"
     fetched = run("fetch", model, TORCHRELAY_JSON="1")
@@ -91,7 +91,7 @@ def test_without_docker_there_is_one_error(model: Path, verb: str, tmp_path: Pat
     assert done.stdout == ""
 
 
-def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
+def test_a_closed_output_pipe_is_not_an_error(model: Path) -> None:
     command = f"{sys.executable} -m torchrelay check {model} --json | :; exit ${{PIPESTATUS[0]}}"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=60, check=False)
@@ -99,7 +99,7 @@ def test_a_reader_that_goes_away_is_no_error(model: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_second_ctrl_c_ends_what_the_first_one_does_not() -> None:
+def test_a_second_ctrl_c_ends_a_process_that_ignores_the_first() -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     program = Path(__file__).parent / "programs/ignores_interrupts.py"
     process = subprocess.Popen([sys.executable, program], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -149,7 +149,7 @@ def test_a_ctrl_c_ends_a_download_whenever_it_comes(model: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("variable", "folder"), [("TORCHRELAY_WEIGHTS_CACHE", "handed-over"), ("UNSET", "cache")])
-def test_weights_lie_in_the_cache_or_in_a_folder_that_another_job_filled(
+def test_weights_are_in_the_cache_or_in_a_folder_that_another_job_filled(
     model: Path, tmp_path: Path, variable: str, folder: str
 ) -> None:
     text = (model / "model.yaml").read_text()

@@ -16,8 +16,8 @@ from torchrelay.workflow.comment import CommentForbidden, Comments, PullRequest,
 
 @pytest.fixture
 def hub() -> Iterator[GitHub]:
-    with serving() as made:
-        yield made
+    with serving() as server:
+        yield server
 
 
 def pull_request(hub: GitHub, **more: Any) -> PullRequest:
@@ -33,7 +33,7 @@ def pull_request(hub: GitHub, **more: Any) -> PullRequest:
 
 
 class Clock:
-    """Time that passes only where it is waited for."""
+    """A fake clock: time passes only in waits."""
 
     def __init__(self) -> None:
         self.now, self.waits = 0.0, list[float]()
@@ -94,7 +94,7 @@ def test_control_without_the_author_check_it_is_changed(hub: GitHub, monkeypatch
 
 def test_the_marker_counts_only_at_the_start(hub: GitHub) -> None:
     hub.add(f"another workflow quotes a title: {pull_request(hub).head}", BOT)
-    put(hub, "ours")
+    put(hub, "our report")
     assert len(hub.comments) == 2
 
 
@@ -221,8 +221,8 @@ PULL = {"pull_request": {"number": 7}}
 
 def test_the_pull_request_comes_from_the_event(tmp_path: Path) -> None:
     ref = "org/models/.github/workflows/deploy.yml@refs/pull/7/merge"
-    found = pull_request_of(environment(tmp_path, PULL, GITHUB_WORKFLOW_REF=ref, GITHUB_API_URL="https://ghe.example/api/v3/"))
-    assert found == PullRequest("https://ghe.example/api/v3", "org/models", 7, "t", "org/models/.github/workflows/deploy.yml", 12)
+    pull = pull_request_of(environment(tmp_path, PULL, GITHUB_WORKFLOW_REF=ref, GITHUB_API_URL="https://ghe.example/api/v3/"))
+    assert pull == PullRequest("https://ghe.example/api/v3", "org/models", 7, "t", "org/models/.github/workflows/deploy.yml", 12)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Diff against a real HTTP server: what it is asked, and nobody else; what cannot be reached is no failure."""
+"""Diff against a real HTTP server: only this server gets requests, and an unreachable server is not a failure."""
 
 import http.server
 import json
@@ -59,9 +59,9 @@ def live() -> Iterator[Any]:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    made = bundles.proved(tmp_path / "model")
+    result = bundles.verified_model(tmp_path / "model")
     came = {name: ProbeAnswer(name, status, "", body, 1.0, None) for name, (status, body) in ANSWERS.items()}
-    kept_answers.save(Workspace(tmp_path / "model"), made.config_digest, came)
+    kept_answers.save(Workspace(tmp_path / "model"), result.config_digest, came)
     return tmp_path / "model"
 
 
@@ -69,25 +69,25 @@ def url(server: Any) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
-def test_what_is_live_answers_alike(live: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy of this machine has no part in it
-    made = diff.run(model, url(live))
-    assert (made.reachable, [row.same for row in made.samples]) == (True, [True] * 4)
+def test_the_live_model_gives_the_same_answers(live: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # diff ignores the machine's proxy
+    result = diff.run(model, url(live))
+    assert (result.reachable, [row.same for row in result.samples]) == (True, [True] * 4)
     assert sorted(live.seen) == sorted((name, "/predictions/digits") for name in ANSWERS)
-    assert json.loads(Workspace(model).diff.read_text()) == made.summary()
+    assert json.loads(Workspace(model).diff.read_text()) == result.summary()
 
 
-def test_the_command_says_what_changed(live: Any, model: Path) -> None:
+def test_the_command_reports_the_differences(live: Any, model: Path) -> None:
     live.live["json"] = (200, b'{"a": [0.75, NaN], "\\u00fc": null}')
     live.live["text"] = (500, b"oops")
     done = run("diff", model, "--live-url", url(live), "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert {row["name"]: row["differences"] for row in told["samples"] if not row["same"]} == {
+    reply = json.loads(done.stdout)
+    assert {row["name"]: row["differences"] for row in reply["samples"] if not row["same"]} == {
         "json": ["$.a[0]: 0.75, now 0.5"],
         "text": ["status: 500, now 200"],
     }
-    assert told["changed"] == 2
+    assert reply["changed"] == 2
     assert json.loads(Workspace(model).stages.read_text())[-1]["said"] == "2 of 4 answers differ"
     shown = run("diff", model, TORCHRELAY_LIVE_URL=url(live)).stdout
     assert "2 of 4 answers differ" in shown
@@ -97,20 +97,20 @@ def test_the_command_says_what_changed(live: Any, model: Path) -> None:
 def test_a_redirect_is_followed_nowhere(live: Any, model: Path) -> None:
     live.live = dict.fromkeys(ANSWERS, (302, b""))
     live.elsewhere = url(live) + "/stolen"
-    made = diff.run(model, url(live))
-    assert {row.status_live for row in made.samples} == {302}
+    result = diff.run(model, url(live))
+    assert {row.status_live for row in result.samples} == {302}
     assert {path for _, path in live.seen} == {"/predictions/digits"}
 
 
-def test_what_cannot_be_reached_is_no_failure(model: Path) -> None:
+def test_an_unreachable_server_is_not_a_failure(model: Path) -> None:
     done = run("diff", model, "--live-url", f"http://127.0.0.1:{free_port()}", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["reachable"], told["samples"]) == (False, [])
-    assert "ConnectionError" in told["reason"]
+    reply = json.loads(done.stdout)
+    assert (reply["reachable"], reply["samples"]) == (False, [])
+    assert "ConnectionError" in reply["reason"]
 
 
-def test_what_cannot_be_compared(model: Path) -> None:
+def test_errors_without_a_comparison(model: Path) -> None:
     with pytest.raises(InputsInvalid, match="input live-url"):
         diff.run(model, "file:///etc/passwd")
     (model / "samples/more.json").write_text('{"request": {"json": 1}, "expect": {"json": 1}}')

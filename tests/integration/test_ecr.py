@@ -35,17 +35,17 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("api")
 def test_credentials_are_a_user_and_a_password_that_does_not_print() -> None:
-    found = ecr.credentials(HOST)
-    assert found.username == "AWS"
-    assert found.password.get_secret_value()
-    assert found.password.get_secret_value() not in repr(found)
+    credentials = ecr.credentials(HOST)
+    assert credentials.username == "AWS"
+    assert credentials.password.get_secret_value()
+    assert credentials.password.get_secret_value() not in repr(credentials)
 
 
 @pytest.mark.usefixtures("api")
 def test_a_repository_is_made_once_with_immutable_tags_and_scanning() -> None:
     assert not ecr.repository_exists(HOST, "team/digits")
-    made = ecr.ensure_repository(HOST, "team/digits")
-    assert made == ecr.EcrRepository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=True)
+    repository = ecr.ensure_repository(HOST, "team/digits")
+    assert repository == ecr.EcrRepository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=True)
     again = ecr.ensure_repository(HOST, "team/digits", immutable_tags=False, scan_on_push=False)
     assert again == ecr.EcrRepository(f"{HOST}/team/digits", immutable_tags=True, scan_on_push=True, created=False)
     assert ecr.repository_exists(HOST, "team/digits")
@@ -54,13 +54,13 @@ def test_a_repository_is_made_once_with_immutable_tags_and_scanning() -> None:
 
 
 @pytest.mark.usefixtures("api")
-def test_mutable_tags_are_to_be_had() -> None:
-    made = ecr.ensure_repository(HOST, "plain", immutable_tags=False, scan_on_push=False)
-    assert (made.immutable_tags, made.scan_on_push) == (False, False)
+def test_mutable_tags_are_possible() -> None:
+    repository = ecr.ensure_repository(HOST, "plain", immutable_tags=False, scan_on_push=False)
+    assert (repository.immutable_tags, repository.scan_on_push) == (False, False)
 
 
 @pytest.mark.usefixtures("api")
-def test_without_credentials_the_fix_says_how_to_get_some(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_the_fix_explains_how_to_get_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(RegistryError, match="no AWS credentials") as caught:
@@ -100,7 +100,7 @@ def refusing(code: str) -> Behaviour:
         ("InvalidParameterException", "ECR refused ecr:CreateRepository: InvalidParameterException", "check the role"),
     ],
 )
-def test_what_ecr_refuses_is_put_into_words(monkeypatch: pytest.MonkeyPatch, code: str, message: str, fix: str) -> None:
+def test_ecrs_refusals_are_explained(monkeypatch: pytest.MonkeyPatch, code: str, message: str, fix: str) -> None:
     with serving(b"") as stand_in:
         stand_in.next = [refusing(code)] * 9
         monkeypatch.setenv("AWS_ENDPOINT_URL", stand_in.url)

@@ -32,10 +32,10 @@ def cluster(aws: str) -> dict[str, Any]:
     """Create a cluster and return EKS's description of it."""
     assert aws
     client = boto3.Session(region_name=REGION).client("eks")
-    made = client.create_cluster(
+    reply = client.create_cluster(
         name="serving", roleArn="arn:aws:iam::123456789012:role/eks", resourcesVpcConfig={"subnetIds": ["subnet-1"]}
     )
-    return dict(made["cluster"])
+    return dict(reply["cluster"])
 
 
 def presigned(token: str) -> str:
@@ -46,14 +46,14 @@ def presigned(token: str) -> str:
 
 
 def test_the_kubernetes_client_accepts_the_kubeconfig(cluster: dict[str, Any]) -> None:
-    made = eks.kubeconfig(cluster["arn"])
-    (named,) = made["clusters"]
+    config = eks.kubeconfig(cluster["arn"])
+    (named,) = config["clusters"]
     assert named["cluster"] == {
         "server": cluster["endpoint"],
         "certificate-authority-data": cluster["certificateAuthority"]["data"],
     }
-    assert made["current-context"] == made["contexts"][0]["name"] == cluster["arn"]
-    (user,) = made["users"]
+    assert config["current-context"] == config["contexts"][0]["name"] == cluster["arn"]
+    (user,) = config["users"]
     assert list(user["user"]) == ["token"]
 
 

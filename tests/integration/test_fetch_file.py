@@ -1,4 +1,4 @@
-"""fetch of weights that lie in the model directory."""
+"""fetch of weights that are in the model directory."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ def test_an_unchanged_file_is_hashed_once_and_a_changed_one_again(model_dir: Pat
     assert len(read) == 2
 
 
-def test_a_file_that_changed_is_refused_unless_told(model_dir: Path) -> None:
+def test_a_changed_file_is_refused_without_update_lock(model_dir: Path) -> None:
     get(model_dir)
     (model_dir / "model.pt").write_bytes(b"retrained")
     with pytest.raises(WeightsChanged, match=r"weights\.lock says") as caught:
@@ -74,7 +74,7 @@ def test_a_file_that_changed_is_refused_unless_told(model_dir: Path) -> None:
     assert get(model_dir).size == len(b"retrained")
 
 
-def test_a_newly_declared_digest_tells_it_too(model_dir: Path) -> None:
+def test_a_newly_declared_digest_allows_the_change_too(model_dir: Path) -> None:
     get(model_dir)
     (model_dir / "model.pt").write_bytes(b"retrained")
     assert get(model_dir, sha256=hashlib.sha256(b"retrained").hexdigest().upper()).size == len(b"retrained")
@@ -131,7 +131,7 @@ def test_a_dangling_link_is_a_missing_file(model_dir: Path) -> None:
         b'{"source": "model.pt", "size": 7000, "sha256": "%s", "version": "", "extra": 1}' % SHA256.encode(),
     ],
 )
-def test_a_spoilt_lock_is_no_licence_to_take_anything(model_dir: Path, lock: bytes) -> None:
+def test_a_damaged_lock_is_refused(model_dir: Path, lock: bytes) -> None:
     (model_dir / "weights.lock").write_bytes(lock)
     with pytest.raises(ModelInvalid, match=r"weights\.lock"):
         get(model_dir)
@@ -140,7 +140,7 @@ def test_a_spoilt_lock_is_no_licence_to_take_anything(model_dir: Path, lock: byt
     assert get(model_dir).sha256 == SHA256
 
 
-def test_a_dry_run_says_what_it_would_do(model_dir: Path) -> None:
+def test_a_dry_run_reports_its_plan(model_dir: Path) -> None:
     model = Model.model_validate({"name": "m", "handler": "tensor", "weights": "model.pt"})
     assert planned(model_dir, model, cache=model_dir / "c") == f"read {model_dir / 'model.pt'} in place"
     far = Model.model_validate({"name": "m", "handler": "tensor", "weights": "https://example.org/m.pt"})

@@ -69,7 +69,7 @@ def test_a_file_is_resolved_followed_and_locked_with_its_commit(tmp_path: Path, 
     assert json.loads((tmp_path / "model/weights.lock").read_text())["version"] == COMMIT
 
 
-def test_the_token_goes_to_the_hub_only_and_into_no_log(
+def test_the_token_is_sent_to_the_hub_only_and_not_logged(
     tmp_path: Path, hub: WeightsServer, storage: WeightsServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -79,12 +79,12 @@ def test_the_token_goes_to_the_hub_only_and_into_no_log(
     assert all("authorization" not in asked for asked in storage.asked)
     assert len(storage.asked) == 3
     assert TOKEN not in caplog.text
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("torchrelay")]
-    assert said
-    assert not any("Signature" in line for line in said)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("torchrelay")]
+    assert messages
+    assert not any("Signature" in line for line in messages)
 
 
-def test_no_token_is_no_header(tmp_path: Path, hub: WeightsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_token_there_is_no_header(tmp_path: Path, hub: WeightsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     get(tmp_path)
     assert "authorization" not in hub.asked[0]
@@ -124,7 +124,7 @@ def test_a_small_file_outside_large_file_storage_comes_from_the_hub_itself(tmp_p
         (404, "", "not found", "correct `weights`"),
     ],
 )
-def test_what_the_hub_refuses_is_put_into_words(
+def test_the_hubs_refusals_are_explained(
     tmp_path: Path, hub: WeightsServer, code: int, error_code: str, message: str, fix: str
 ) -> None:
     hub.next = [status(code, X_Error_Code=error_code)]

@@ -1,4 +1,4 @@
-"""fetch against a real HTTP server on loopback: what goes wrong between a server and a disk, and how it ends."""
+"""fetch against a real HTTP server on loopback: failures of the server, the network and the disk, and their results."""
 
 import hashlib
 import json
@@ -72,7 +72,7 @@ def parts(cache: Path) -> list[Path]:
     return sorted((cache / "weights").rglob("*.part"))
 
 
-def test_weights_come_whole_are_cached_by_digest_and_locked(server: WeightsServer, model_dir: Path, cache: Path) -> None:
+def test_weights_are_complete_cached_by_digest_and_locked(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     fetched = get(server, model_dir, cache)
     assert fetched == Fetched(cache / "weights" / SHA256 / "model.pt", len(CONTENT), SHA256, server.url + "/model.pt", cached=False)
     assert fetched.path.read_bytes() == CONTENT
@@ -85,7 +85,7 @@ def test_weights_come_whole_are_cached_by_digest_and_locked(server: WeightsServe
     }
 
 
-def test_a_cached_file_needs_no_network_and_leaves_the_lock_alone(server: WeightsServer, model_dir: Path, cache: Path) -> None:
+def test_a_cached_file_needs_no_network_and_keeps_the_lock(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     get(server, model_dir, cache)
     before = (model_dir / "weights.lock").read_bytes()
     asked = len(server.asked)
@@ -112,7 +112,7 @@ def test_the_same_digest_under_another_name_is_not_fetched_twice(server: Weights
 
 
 @pytest.mark.parametrize("breakage", [truncated, reset])
-def test_a_broken_transfer_goes_on_where_it_broke(server: WeightsServer, model_dir: Path, cache: Path, breakage: type) -> None:
+def test_a_broken_transfer_continues(server: WeightsServer, model_dir: Path, cache: Path, breakage: type) -> None:
     server.next = [breakage(1_000_000), breakage(1_000_000)]
     assert get(server, model_dir, cache).sha256 == SHA256
     starts = [int(asked["range"].removeprefix("bytes=").rstrip("-")) for asked in server.asked[1:]]
@@ -122,7 +122,7 @@ def test_a_broken_transfer_goes_on_where_it_broke(server: WeightsServer, model_d
 
 
 class Miscounting:
-    """A source whose client does not notice that bytes are missing, or too many, the first time."""
+    """A source whose client does not notice missing or extra bytes the first time."""
 
     def __init__(self, first: bytes) -> None:
         self.answers = [first, CONTENT]
@@ -137,13 +137,13 @@ class Miscounting:
 
 
 @pytest.mark.parametrize("first", [CONTENT[:-1], CONTENT + b"x"])
-def test_another_length_than_announced_is_noticed_whatever_the_client_says(tmp_path: Path, first: bytes) -> None:
+def test_another_length_than_announced_is_an_error(tmp_path: Path, first: bytes) -> None:
     done = Download(Miscounting(first), "x.pt", tmp_path, Quiet(), QUICK).run(lambda _stream: None)
     assert done.sha256 == SHA256
     assert done.path.read_bytes() == CONTENT
 
 
-def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: WeightsServer, model_dir: Path, cache: Path) -> None:
+def test_a_later_run_continues_an_earlier_transfer(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     server.next = [truncated(2_000_000), *[status(503)] * 200]
     with pytest.raises(WeightsMissing, match=r"503.*2\.0 MB received are kept"):
         get(server, model_dir, cache, patience=IMPATIENT)
@@ -171,7 +171,7 @@ def test_a_part_of_a_file_that_changed_meanwhile_is_dropped(server: WeightsServe
     assert get(server, model_dir, cache).sha256 == hashlib.sha256(CONTENT[::-1]).hexdigest()
 
 
-def test_a_file_that_became_shorter_than_the_part_is_fetched_anew(server: WeightsServer, model_dir: Path, cache: Path) -> None:
+def test_a_file_that_became_shorter_than_the_part_is_fetched_again(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     server.next = [truncated(2_000_000), status(416)]
     assert get(server, model_dir, cache).sha256 == SHA256
     assert "range" not in server.asked[-1]
@@ -184,7 +184,7 @@ def test_without_an_etag_or_date_a_part_is_not_trusted(server: WeightsServer, mo
     assert "range" not in server.asked[1]
 
 
-def test_a_spoilt_part_of_an_earlier_run_does_not_spoil_the_weights(server: WeightsServer, model_dir: Path, cache: Path) -> None:
+def test_a_damaged_part_of_an_earlier_run_does_not_damage_the_weights(server: WeightsServer, model_dir: Path, cache: Path) -> None:
     server.next = [truncated(2_000_000), *[status(503)] * 200]
     with pytest.raises(WeightsMissing):
         get(server, model_dir, cache, sha256=SHA256, patience=IMPATIENT)
@@ -201,7 +201,7 @@ def test_a_passing_refusal_is_tried_again(server: WeightsServer, model_dir: Path
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_a_server_may_say_how_long_to_wait(server: WeightsServer, model_dir: Path, cache: Path, form: str) -> None:
+def test_retry_after_sets_the_wait(server: WeightsServer, model_dir: Path, cache: Path, form: str) -> None:
     value = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
     server.next = [status(429, Retry_After=value)]
     started = time.monotonic()
@@ -298,7 +298,7 @@ def test_a_declared_digest_must_fit(server: WeightsServer, model_dir: Path, cach
     assert not (model_dir / "weights.lock").exists()
 
 
-def test_a_changed_digest_under_one_address_is_refused_unless_told(
+def test_a_changed_digest_under_one_address_is_refused_without_update_lock(
     server: WeightsServer, model_dir: Path, cache: Path, tmp_path: Path
 ) -> None:
     get(server, model_dir, cache)
@@ -360,7 +360,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(server: WeightsServer, model
 
 
 @pytest.mark.parametrize("path", ["/..%2fevil.pt", "/a%0ab.pt", "/.hidden", "/..%5c..%5cevil.pt"])
-def test_a_name_that_is_no_plain_file_name_is_refused_before_the_transfer(
+def test_an_invalid_file_name_is_refused_before_the_transfer(
     server: WeightsServer, model_dir: Path, cache: Path, path: str
 ) -> None:
     try:
@@ -388,7 +388,7 @@ fetch.run(Path(sys.argv[2]), model, cache=Path(sys.argv[3]), progress=Quiet())
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_leaves_a_part_that_the_next_one_goes_on_with(
+def test_an_interrupted_run_leaves_a_part_that_the_next_one_continues(
     server: WeightsServer, model_dir: Path, cache: Path, signum: int
 ) -> None:
     hold = threading.Event()

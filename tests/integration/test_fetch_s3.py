@@ -69,13 +69,13 @@ def get(tmp_path: Path, uri: str = "s3://models/digits/model.pt", *, update_lock
 
 
 def lock(tmp_path: Path) -> dict[str, object]:
-    found = json.loads((tmp_path / "model/weights.lock").read_text())
-    assert isinstance(found, dict)
-    return found
+    content = json.loads((tmp_path / "model/weights.lock").read_text())
+    assert isinstance(content, dict)
+    return content
 
 
 @pytest.mark.usefixtures("bucket")
-def test_an_object_comes_whole_and_is_locked_with_its_etag(tmp_path: Path) -> None:
+def test_an_object_is_complete_and_locked_with_its_etag(tmp_path: Path) -> None:
     fetched = get(tmp_path)
     assert fetched.sha256 == SHA256
     assert fetched.path == tmp_path / "cache/weights" / SHA256 / "model.pt"
@@ -187,7 +187,7 @@ def test_a_parallel_download_that_stalls_ends_when_it_is_left(monkeypatch: pytes
         time.sleep(0.05)
 
 
-def test_a_changed_object_is_refused_unless_told(tmp_path: Path, bucket: "S3Client") -> None:
+def test_a_changed_object_is_refused_without_update_lock(tmp_path: Path, bucket: "S3Client") -> None:
     get(tmp_path).path.unlink()
     bucket.put_object(Bucket="models", Key="digits/model.pt", Body=CONTENT[::-1])
     with pytest.raises(WeightsChanged, match=f"weights.lock says {SHA256}"):
@@ -203,14 +203,14 @@ def test_a_changed_object_is_refused_unless_told(tmp_path: Path, bucket: "S3Clie
         ("s3://nobucket/model.pt", "no bucket named nobucket", "AWS_ENDPOINT_URL"),
     ],
 )
-def test_what_is_not_there_is_said(tmp_path: Path, uri: str, message: str, fix: str) -> None:
+def test_a_missing_object_is_reported(tmp_path: Path, uri: str, message: str, fix: str) -> None:
     with pytest.raises(WeightsMissing, match=message) as caught:
         get(tmp_path, uri)
     assert fix in caught.value.fix
 
 
 @pytest.mark.usefixtures("bucket")
-def test_without_credentials_the_fix_says_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_the_fix_explains_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(WeightsMissing, match="no AWS credentials") as caught:

@@ -19,7 +19,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with the model in a folder of its own, committed."""
+    """A repository with the model committed in a subfolder."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     folder = tmp_path / "repository"
@@ -66,7 +66,7 @@ def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolved_version(MODEL, tmp_path) == "1.0"
 
 
-def test_a_repository_that_git_refuses_is_no_silent_1_0(repository: Path) -> None:
+def test_a_repository_that_git_refuses_is_an_error(repository: Path) -> None:
     def refused(arguments: list[str], _: Path) -> "subprocess.CompletedProcess[str]":
         return subprocess.CompletedProcess(arguments, 128, "", "fatal: detected dubious ownership in repository at '/x'")
 

@@ -1,4 +1,4 @@
-"""Login, whole: a token of the stand-in for GitHub, a role of moto's STS, a real registry with a password, a kubeconfig."""
+"""The whole login: a token from the stand-in for GitHub, a role from moto's STS, a real registry with a password, a kubeconfig."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ users: [{name: u, user: {token: a-token-of-a-cluster}}]
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Make this process a step of a job; gives the folder of its files."""
+    """Make this process a step of a job; return the folder of its files."""
     for name in [name for name in os.environ if name.startswith(("TORCHRELAY_", "ACTIONS_", "AWS_", "DOCKER_CONFIG"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -68,7 +68,7 @@ def locked_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from serve_registry(folder, f"auth: {{htpasswd: {{realm: tests, path: {folder}/htpasswd}}}}\n")
 
 
-def test_a_role_is_taken_and_handed_on_masked(
+def test_a_role_is_assumed_and_its_credentials_are_masked(
     aws: str, job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with token_service(monkeypatch) as service:
@@ -91,14 +91,14 @@ def test_a_role_is_taken_and_handed_on_masked(
     assert session.client("sts").get_caller_identity()["Arn"] == json.loads(out)["aws"]
 
 
-def test_nothing_to_log_in_to_is_said(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_login_without_any_account_is_reported(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["login"]) == 0
     assert "nothing to log in to" in capsys.readouterr().out
     assert exported(job / "env") == {}
 
 
 def dropped(handler: Handler) -> None:
-    """Say nothing and hang up."""
+    """Close the connection without a reply."""
     handler.connection.shutdown(socket.SHUT_RDWR)
     handler.close_connection = True
 
@@ -227,9 +227,7 @@ def test_a_registrys_password_is_tried_and_kept_for_docker(
     assert "credsStore" not in json.loads((folder / "config.json").read_text())
 
 
-def test_a_wrong_password_is_refused_before_anything_is_written(
-    locked_registry: str, job: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_password_is_refused_before_any_write(locked_registry: str, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["login", "--registry", locked_registry, "--registry-username", USER, "--registry-password", "wrong horse"]
     assert main.run(arguments) == 35
     err = capsys.readouterr().err
@@ -240,7 +238,7 @@ def test_a_wrong_password_is_refused_before_anything_is_written(
     assert [path.name for path in (job / "temp").iterdir()] == ["torchrelay-error.json"]
 
 
-def test_a_kubeconfig_is_written_anew_for_this_user_alone(
+def test_a_kubeconfig_is_replaced_and_readable_only_by_this_user(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCHRELAY_KUBECONFIG_DATA", KUBECONFIG)
@@ -277,9 +275,9 @@ def test_outside_of_a_job_nothing_is_written(
     ],
 )
 def test_the_session_is_named_for_the_run(repository: str, expected: str) -> None:
-    found = login.session_name({"GITHUB_REPOSITORY": repository, "GITHUB_RUN_ID": "42", "GITHUB_RUN_ATTEMPT": "1"})
-    assert found == expected
-    assert re.fullmatch(r"[\w+=,.@-]{2,64}", found)
+    name = login.session_name({"GITHUB_REPOSITORY": repository, "GITHUB_RUN_ID": "42", "GITHUB_RUN_ATTEMPT": "1"})
+    assert name == expected
+    assert re.fullmatch(r"[\w+=,.@-]{2,64}", name)
 
 
 @pytest.mark.usefixtures("aws")

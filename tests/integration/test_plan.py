@@ -44,7 +44,7 @@ class Repository:
         self.git("commit", "-q", "--allow-empty", "-m", message)
         return self.git("rev-parse", "HEAD")
 
-    def plan(self, event: str = "push", payload: Any = None, base_ref: str = "", root: str = ".", **given: str) -> RunPlan:
+    def plan(self, event: str = "push", payload: Any = None, base_ref: str = "", root: str = ".", **values: str) -> RunPlan:
         file = self.dir / ".git" / "event.json"
         file.write_text(json.dumps(payload or {}))
         environment = {"GITHUB_EVENT_NAME": event, "GITHUB_EVENT_PATH": str(file), "GITHUB_REF": "refs/heads/main"}
@@ -53,11 +53,11 @@ class Repository:
                 "GITHUB_EVENT_NAME": "push",
                 "GITHUB_WORKFLOW_REF": "acme/m/.github/workflows/deploy.yml@refs/heads/main",
             }
-        inputs = check_inputs({key.replace("_", "-"): value for key, value in given.items()})
+        inputs = check_inputs({key.replace("_", "-"): value for key, value in values.items()})
         return plan_run(self.dir / root, inputs, environment, base_ref)
 
     def pushed(self, before: str, **more: Any) -> list[str]:
-        """Names of the models that a push of HEAD over `before` builds."""
+        """Return the names of the models that a push of HEAD over `before` builds."""
         return [model.name for model in self.plan("push", {"before": before}, **more).models]
 
 
@@ -65,12 +65,12 @@ class Repository:
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    made = Repository(tmp_path / "repository")
+    repository = Repository(tmp_path / "repository")
     for name in ("a", "b", "c"):
-        made.model(f"models/{name}")
-    made.write("README.md")
-    made.commit("first")
-    return made
+        repository.model(f"models/{name}")
+    repository.write("README.md")
+    repository.commit("first")
+    return repository
 
 
 def head(repository: Repository) -> str:
@@ -153,7 +153,7 @@ def test_a_rewritten_branch_without_the_forced_flag(repository: Repository) -> N
     assert repository.pushed(before) == ["a", "b"]
 
 
-def test_a_shallow_clone_builds_all_and_says_why(repository: Repository, tmp_path: Path) -> None:
+def test_a_shallow_clone_builds_all_and_gives_the_reason(repository: Repository, tmp_path: Path) -> None:
     before = head(repository)
     repository.write("models/a/handler.py", "two")
     repository.commit()

@@ -1,4 +1,4 @@
-"""Push against a real registry: only what is missing travels, exactly the verified image, through failures and back."""
+"""Push to a real registry: only missing blobs are sent, only the verified image is pushed, and failures are retried."""
 
 import hashlib
 import http.client
@@ -62,7 +62,7 @@ def test_a_second_push_moves_nothing_and_an_edit_moves_its_own_layer(registry_ho
     assert edited.bytes < 20_000
 
 
-def test_what_the_registry_serves_is_what_was_built(registry_host: str) -> None:
+def test_the_registry_serves_the_built_image(registry_host: str) -> None:
     built = image()
     target = parse_reference(f"{registry_host}/same", "1.0")
     pushed = push_image(built, client(registry_host), target, Quiet())
@@ -88,20 +88,20 @@ def record(model_dir: Path, built: Image, *, config: str, result: Literal["passe
     )  # fmt: skip
 
 
-def test_only_a_proved_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
+def test_only_a_verified_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
     built = image()
     with pytest.raises(NotVerified, match="no built image"):
-        push.run(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/verified", Quiet())
     record(tmp_path, built, config=built.config_digest, result="gate_failed")
     with pytest.raises(NotVerified, match="gate_failed"):
-        push.run(tmp_path, f"{registry_host}/proved", Quiet())
+        push.run(tmp_path, f"{registry_host}/verified", Quiet())
     record(tmp_path, built, config=image(b"another").config_digest)
     with pytest.raises(NotVerified, match="the verdict is on"):
-        push.run(tmp_path, f"{registry_host}/proved", Quiet())
-    assert client(registry_host).manifest_digest("proved", "1.0") is None
+        push.run(tmp_path, f"{registry_host}/verified", Quiet())
+    assert client(registry_host).manifest_digest("verified", "1.0") is None
     record(tmp_path, built, config=built.config_digest)
-    assert push.run(tmp_path, f"{registry_host}/proved", Quiet()).digest == built.digest
-    assert client(registry_host).manifest_digest("proved", "1.0") == built.digest
+    assert push.run(tmp_path, f"{registry_host}/verified", Quiet()).digest == built.digest
+    assert client(registry_host).manifest_digest("verified", "1.0") == built.digest
 
 
 class Flaky(http.server.BaseHTTPRequestHandler):
@@ -163,7 +163,7 @@ def flaky(registry_host: str) -> Iterator[Any]:
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PATCH", "PUT"])
 @pytest.mark.parametrize("fault", [429, 503, "reset"])
-def test_a_push_goes_through_failures(flaky: Any, registry_host: str, method: str, fault: int | str) -> None:
+def test_a_push_survives_failures(flaky: Any, registry_host: str, method: str, fault: int | str) -> None:
     flaky.method, flaky.faults = method, [fault, fault]
     waits: list[float] = []
     host = f"127.0.0.1:{flaky.server_address[1]}"

@@ -53,7 +53,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkout(origin: Path, tmp_path: Path) -> Path:
-    """A clone of a copy of it, at no branch, as a workflow's."""
+    """A clone of a copy of it with a detached HEAD, as in a workflow."""
     shutil.copytree(origin, tmp_path / "origin.git")
     git(tmp_path, "clone", "--quiet", str(tmp_path / "origin.git"), "clone")
     git(tmp_path / "clone", "checkout", "--quiet", "--detach")

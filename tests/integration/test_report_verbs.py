@@ -58,7 +58,7 @@ class Step:
             timeout=60,
             check=False,
         )
-        # The runner reads the two pipes in no order of its own: neither may matter.
+        # The runner reads the two pipes in any order, so the test covers both.
         orders = [Runner().read(text) for text in (done.stdout + done.stderr, done.stderr + done.stdout)]
         assert orders[0].taken == orders[1].taken
         assert not any(order.stopped for order in orders)
@@ -76,13 +76,13 @@ def step(tmp_path: Path) -> Step:
 
 @pytest.fixture
 def hub() -> Iterator[GitHub]:
-    with serving() as made:
-        yield made
+    with serving() as server:
+        yield server
 
 
 def put(folder: Path, name: str, **facts: Any) -> None:
-    made = JobResult(**({"model": name, "version": "v1", "result": "passed"} | facts))
-    job_result.save(folder / f"torchrelay-result-{name}-{made.job}" / f"{name}-{made.job}.json", made)
+    result = JobResult(**({"model": name, "version": "v1", "result": "passed"} | facts))
+    job_result.save(folder / f"torchrelay-result-{name}-{result.job}" / f"{name}-{result.job}.json", result)
 
 
 def failed(kind: str, message: str = "no") -> Failure:
@@ -103,8 +103,8 @@ def test_a_mistake_is_an_annotation_a_summary_and_a_result(step: Step) -> None:
     text = step.files["GITHUB_STEP_SUMMARY"].read_text()
     assert "**`check` failed: `model_invalid`**" in text
     assert "| `model.yaml:1` |" in text
-    found = json.loads((step.folder / "out" / "result.json").read_text())
-    assert (found["result"], found["error"]["kind"], found["model"]) == ("failed", "model_invalid", "digits")
+    result = json.loads((step.folder / "out" / "result.json").read_text())
+    assert (result["result"], result["error"]["kind"], result["model"]) == ("failed", "model_invalid", "digits")
     assert step.outputs()["result"] == "failed"
     (model / "model.yaml").write_text(GOOD_YAML)
     assert step.run("check", "models/digits").returncode == 0

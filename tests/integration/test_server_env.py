@@ -51,14 +51,14 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     return Shared(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture
-def shared(made: Shared, monkeypatch: pytest.MonkeyPatch) -> Shared:
+def shared(built_once: Shared, monkeypatch: pytest.MonkeyPatch) -> Shared:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    return made
+    return built_once
 
 
 def test_another_version_is_installed_beside_the_shared_one(shared: Shared) -> None:
@@ -75,7 +75,7 @@ def test_only_missing_or_outdated_dependencies_are_installed(shared: Shared) -> 
     assert shared.pip("list", "--format", "freeze") == shared.before
 
 
-def test_what_the_environment_has_is_not_installed_again(shared: Shared) -> None:
+def test_installed_packages_are_not_installed_again(shared: Shared) -> None:
     assert shared.install("shape", "torch>=1") is None
 
 

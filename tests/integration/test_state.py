@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.bundles import proved
+from tests.integration.bundles import verified_model
 from tests.integration.test_bundle import run
 from torchrelay.core.errors import ModelInvalid
 from torchrelay.core.workspace import Workspace
@@ -20,9 +20,9 @@ def git(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A proved model directory within a repository; its state is not committed."""
+    """A verified model directory in a repository; its state is not committed."""
     folder = tmp_path / "repository" / "models" / "digits"
-    proved(folder)
+    verified_model(folder)
     git(tmp_path / "repository", "init", "-q")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "all")
@@ -43,14 +43,14 @@ def test_state_that_was_committed_is_refused(verb: list[str], model: Path, tmp_p
     assert json.loads(done.stdout)["error"]["problems"][0]["fix"].startswith("run `git rm -r --cached .torchrelay`")
 
 
-def test_control_it_is_believed_when_it_is_not_committed(model: Path) -> None:
+def test_control_uncommitted_state_is_trusted(model: Path) -> None:
     Workspace(model).reject_foreign()
     assert gather(model, bundle=False).result == "passed"
     git(model, "add", "--force", ".torchrelay/verdict.json")
-    found = gather(model, bundle=False)
-    assert (found.result, found.model, found.version, found.samples) == ("failed", "digits", "", [])
-    assert found.error is not None
-    assert found.error.kind == "model_invalid"
+    result = gather(model, bundle=False)
+    assert (result.result, result.model, result.version, result.samples) == ("failed", "digits", "", [])
+    assert result.error is not None
+    assert result.error.kind == "model_invalid"
 
 
 def test_a_link_is_neither_followed_nor_written_through(model: Path, tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ class Digits:
 
     def version(self, version: str) -> None:
         text = (self.dir / "model.yaml").read_text()
-        kept = [line for line in text.splitlines() if not line.startswith("version:")]
-        (self.dir / "model.yaml").write_text("\n".join([*kept, f"version: {version}", ""]))
+        lines = [line for line in text.splitlines() if not line.startswith("version:")]
+        (self.dir / "model.yaml").write_text("\n".join([*lines, f"version: {version}", ""]))
 
     @property
     def target(self) -> LocalTarget:
@@ -89,9 +89,9 @@ class Digits:
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Iterator[Digits]:
-    made = Digits(tmp_path)
-    target = made.target
-    yield made
+    digits = Digits(tmp_path)
+    target = digits.target
+    yield digits
     target.delete()
     assert processes.with_state_below(target.versions.state_root()) == set()
 
@@ -182,7 +182,7 @@ def test_processes_of_a_killed_supervisor_are_ended_and_the_next_run_serves(digi
     assert (again.state, again.skipped, digits.answer()) == ("ready", False, "9")
 
 
-def test_an_interrupt_leaves_what_ran_before_and_nothing_else(digits: Digits) -> None:
+def test_an_interrupt_leaves_only_the_earlier_server(digits: Digits) -> None:
     first = digits.apply()
     digits.version("two")
     release, target = digits.release(), digits.target
@@ -206,7 +206,7 @@ def interrupt_when(versions: Path, processes_running: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_taken_port_is_reported_before_anything_starts(digits: Digits) -> None:
+def test_a_port_in_use_is_reported_before_any_start(digits: Digits) -> None:
     with (
         socket.create_server(("127.0.0.1", digits.port)),
         pytest.raises(PortTaken, match=f"cannot listen on 127.0.0.1:{digits.port}"),
@@ -215,7 +215,7 @@ def test_a_taken_port_is_reported_before_anything_starts(digits: Digits) -> None
     assert list(digits.dir.glob(".torchrelay/local/*/run.json")) == []
 
 
-def test_a_port_that_another_relay_has_locked_is_not_touched(digits: Digits) -> None:
+def test_a_port_that_another_relay_has_locked_is_left_unchanged(digits: Digits) -> None:
     with turn(CACHE, f"local-{digits.port}"):
         with pytest.raises(Busy, match=str(os.getpid())):
             digits.apply()

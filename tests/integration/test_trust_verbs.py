@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.gotools import ensure
-from tests.integration.bundles import proved
+from tests.integration.bundles import verified_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ class Pushed:
 
 @pytest.fixture
 def pushed(tmp_path: Path, registry_host: str) -> Pushed:
-    image = proved(tmp_path / "model", handler=tmp_path.name.encode())
+    image = verified_model(tmp_path / "model", handler=tmp_path.name.encode())
     bundle = tmp_path / "bundle"
     assert run("bundle", tmp_path / "model", "--output", bundle).returncode == 0
     sent = run("push", "--bundle", bundle, "--repository", f"{registry_host}/trust/{tmp_path.name.lower()}", "--json")
@@ -67,10 +67,10 @@ def test_from_bundle_to_a_checked_image(pushed: Pushed, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     done = run("attest", "--bundle", pushed.folder, "--json", TORCHRELAY_SIGNING_KEY=key, GITHUB_OUTPUT=str(outputs))
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["reference"] == pushed.reference
-    assert told["public_key"] == public.stdout
-    assert [one["skipped"] for one in told["statements"]] == [False] * 3
+    reply = json.loads(done.stdout)
+    assert reply["reference"] == pushed.reference
+    assert reply["public_key"] == public.stdout
+    assert [one["skipped"] for one in reply["statements"]] == [False] * 3
     assert {"public-key", "statements"} <= {line.partition("<<")[0] for line in outputs.read_text().splitlines()}
     checked = run("attest", "--check", pushed.reference, "--json", TORCHRELAY_VERIFY_KEY=public.stdout)
     assert checked.returncode == 0, checked.stderr
@@ -84,10 +84,10 @@ def test_from_bundle_to_a_checked_image(pushed: Pushed, tmp_path: Path) -> None:
     assert json.loads(written.read_text())["image"] == pushed.reference.rpartition("@")[2]
     rows = json.loads((pushed.folder / ".torchrelay/stages.json").read_text())
     assert [row["stage"] for row in rows][-1] == "attest"
-    assert rows[-1]["skipped"] is False  # the run that did the work is the one that is told of
+    assert rows[-1]["skipped"] is False  # the journal reports the run that did the work
 
 
-def test_deploy_of_what_nobody_signed_is_refused_before_the_target_is_touched(pushed: Pushed) -> None:
+def test_deploy_of_an_unsigned_image_is_refused_before_any_change(pushed: Pushed) -> None:
     key = pem()
     public = run("attest", "--print-public-key", TORCHRELAY_SIGNING_KEY=key).stdout
     deploy: list[str | Path] = ["deploy", "--bundle", pushed.folder, "--target", "docker"]
@@ -100,7 +100,7 @@ def test_deploy_of_what_nobody_signed_is_refused_before_the_target_is_touched(pu
     assert run(*deploy, TORCHRELAY_VERIFY_KEY=other).returncode == 25
 
 
-def test_a_key_on_the_command_line_is_refused_and_a_file_is_taken(tmp_path: Path) -> None:
+def test_a_key_on_the_command_line_is_refused_and_a_file_is_accepted(tmp_path: Path) -> None:
     key = pem()
     typed = run("attest", "--print-public-key", "--signing-key", key)
     assert typed.returncode == 2
@@ -116,13 +116,13 @@ def test_a_key_on_the_command_line_is_refused_and_a_file_is_taken(tmp_path: Path
 @pytest.mark.parametrize("argument", ["--help", "--print-public-key"])
 def test_a_key_is_not_part_of_help_or_of_an_error(argument: str) -> None:
     key = pem().replace("-----END", "-----FIN")
-    told = run("attest", argument, TORCHRELAY_SIGNING_KEY=key)
-    assert told.returncode == (0 if argument == "--help" else 44)
-    assert not any(line in told.stdout + told.stderr for line in key.splitlines()[1:-1])
+    done = run("attest", argument, TORCHRELAY_SIGNING_KEY=key)
+    assert done.returncode == (0 if argument == "--help" else 44)
+    assert not any(line in done.stdout + done.stderr for line in key.splitlines()[1:-1])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["attest"], 2, "TORCHRELAY_SIGNING_KEY"),
         (["attest", "--check", "127.0.0.1:9/x@sha256:0"], 2, "--verify-key"),
@@ -131,12 +131,12 @@ def test_a_key_is_not_part_of_help_or_of_an_error(argument: str) -> None:
         (["sbom", "--bundle", "missing"], 24, "release.json is missing"),
     ],
 )
-def test_bad_usage_is_one_clear_error(tmp_path: Path, arguments: list[str], code: int, told: str) -> None:
+def test_bad_usage_is_one_clear_error(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
     more = {"TORCHRELAY_SIGNING_KEY": pem()} if "--bundle" in arguments else {}
     arguments = [str(tmp_path / one) if one == "missing" else one for one in arguments]
     done = run(*arguments, **more)
     assert done.returncode == code, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "missing").exists()
 

@@ -14,7 +14,7 @@ import pytest
 import references
 from torchrelay.core import paths
 
-CACHE = paths.cache_dir()  # read before the tests get a cache of their own: the server environment is 1 GB
+CACHE = paths.cache_dir()  # read before the tests get a separate cache: the server environment is 1 GB
 BUILD_SDIST = "import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))"
 MISSING = """
 from pathlib import Path

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.bundles import proved, verdict_on
+from tests.integration.bundles import verdict_on, verified_model
 from tests.integration.conftest import free_port
 from tests.integration.test_diff import ANSWERS
 from tests.unit.verb_outputs import OUTPUTS
@@ -135,7 +135,7 @@ def test_outputs_without_docker(job: Job) -> None:
 
 def test_outputs_of_a_verified_model(tmp_path: Path, registry_host: str) -> None:
     job = Job(tmp_path)
-    image = proved(job.workspace)
+    image = verified_model(job.workspace)
     key = tmp_path / "key.pem"
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key)], check=True, capture_output=True)
     bundle, results = str(tmp_path / "bundle"), str(tmp_path / "results")
@@ -158,7 +158,7 @@ def test_outputs_of_a_verified_model(tmp_path: Path, registry_host: str) -> None
 
 @pytest.mark.parametrize("verb", ["build", "verify"])
 def test_outputs_of_a_result(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = proved(tmp_path / "model")
+    image = verified_model(tmp_path / "model")
     result = Built(image, False).summary() if verb == "build" else verify.summary(verdict_on(tmp_path / "model", image))
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     runner.outputs(result)

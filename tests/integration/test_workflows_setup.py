@@ -1,7 +1,7 @@
 """actions/setup for real: its script makes virtual environments with pip, as a runner would have it do.
 
-Most cases run it in a tree of the same shape with one locked package and a command that prints a version: an environment of ours
-takes half a minute, one of these a few seconds. One case makes ours.
+Most cases run it in a tree of the same shape with one locked package and a command that prints a version: Torchrelay's
+environment takes half a minute, this one a few seconds. One case makes Torchrelay's.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ DEADLINE_S = 120
 def locked(name: str) -> str:
     """One package of the real lock, with its hashes."""
     lock = (ROOT / "requirements/package.txt").read_text()
-    found = re.search(rf"^{name}==.*?(?=^\S|\Z)", lock, re.MULTILINE | re.DOTALL)
-    assert found, name
-    return found[0]
+    match = re.search(rf"^{name}==.*?(?=^\S|\Z)", lock, re.MULTILINE | re.DOTALL)
+    assert match, name
+    return match[0]
 
 
 def small_tree(folder: Path) -> Path:
@@ -148,10 +148,10 @@ def test_the_path_gets_only_one_command(small: Runner) -> None:
 
 
 def test_locate_names_the_environment_that_install_uses(small: Runner) -> None:
-    found = dict(line.split("=", 1) for line in small("locate").wrote("GITHUB_OUTPUT"))
-    assert found["environment"] == str(small.tools / "torchrelay/environments" / found["key"])
-    assert Path(found["environment"], "complete").is_file()
-    assert f"-py{found['python-version']}-" in found["key"]
+    outputs = dict(line.split("=", 1) for line in small("locate").wrote("GITHUB_OUTPUT"))
+    assert outputs["environment"] == str(small.tools / "torchrelay/environments" / outputs["key"])
+    assert Path(outputs["environment"], "complete").is_file()
+    assert f"-py{outputs['python-version']}-" in outputs["key"]
 
 
 def test_the_weights_cache_is_exported_to_later_steps(small: Runner) -> None:
@@ -168,7 +168,7 @@ def test_torch_index_and_base_image_are_exported_to_later_steps(small: Runner) -
 
 
 def test_the_callers_python_settings_are_neither_used_nor_changed(small: Runner, tmp_path: Path) -> None:
-    """Its packages on PYTHONPATH, in the folder that it works in and in a scripts/ of its own, and its settings of pip."""
+    """The user has packages on PYTHONPATH, in the working folder and in another scripts/, and settings for pip."""
     own = tmp_path / "own"
     for name in ("packaging", "torchrelay", "scripts/torchrelay"):
         (own / name).mkdir(parents=True)
@@ -215,7 +215,7 @@ def test_a_broken_environment_is_reinstalled(small: Runner, damage: str) -> None
     assert not small().installed
 
 
-def test_a_job_killed_while_installing_blocks_nobody(small: Runner) -> None:
+def test_a_job_killed_while_installing_does_not_block_others(small: Runner) -> None:
     environments = small.tools / "torchrelay/environments"
     shutil.rmtree(environments)
     job = small.start()

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that serves one file, and misbehaves as it is told to, once per request."""
+"""A real HTTP server on loopback that serves one file, and misbehaves on request, once per request."""
 
 import hashlib
 import re

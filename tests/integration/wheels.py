@@ -19,6 +19,6 @@ def wheel(folder: Path, name: str, version: str, needs: str = "") -> Path:
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in files.items():
             archive.writestr(path, text)
-    made = folder / f"{name}-{version}-py3-none-any.whl"
-    made.write_bytes(buffer.getvalue())
-    return made
+    file = folder / f"{name}-{version}-py3-none-any.whl"
+    file.write_bytes(buffer.getvalue())
+    return file

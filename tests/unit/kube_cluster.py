@@ -50,8 +50,8 @@ class FakeCluster:
         del fields
         self._alive()
         wanted = dict(part.split("=") for part in selector.split(",")) if selector else {}
-        found = [one for (of_kind, _), one in self.objects.items() if of_kind == kind]
-        return copy.deepcopy([one for one in found if wanted.items() <= one["metadata"].get("labels", {}).items()])
+        candidates = [one for (of_kind, _), one in self.objects.items() if of_kind == kind]
+        return copy.deepcopy([one for one in candidates if wanted.items() <= one["metadata"].get("labels", {}).items()])
 
     def apply(self, document: Document, *, dry_run: bool = False, force: bool = False) -> Document:
         del force

@@ -132,7 +132,7 @@ YAML_CASES: list[tuple[str, str | bytes, str, str]] = [
     ),
     ("port", plus("targets: {docker: {port: 65536}}\n"), "model.yaml:6:", "targets.docker.port: must be at most 65535, not 65536"),
     ("environment_name", plus("environment: {2X: a}\n"), "model.yaml:6:", 'environment.2X: "2X" is not a legal name of a variable'),
-    ("environment_ours", plus("environment: {TORCHRELAY_PORT: 1}\n"), "model.yaml:6:", "TORCHRELAY_PORT is set by Torchrelay"),
+    ("environment_reserved", plus("environment: {TORCHRELAY_PORT: 1}\n"), "model.yaml:6:", "TORCHRELAY_PORT is set by Torchrelay"),
     ("environment_value", plus("environment: {A: [1]}\n"), "model.yaml:6:", "environment.A: expected text, got a list"),
     ("environment_null_byte", plus('environment: {A: "a\\0b"}\n'), "model.yaml:6:", "environment.A: holds a control character"),
     (
@@ -414,7 +414,7 @@ def test_files(tmp_path: Path, changes: dict[str, str | bytes | None], place: st
     assert_problem(write(tmp_path, changes), place, fragment)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     text = "name: A b\nweights: none.pt\nhandler: handler.py\nbatch: {sise: 1}\nworkers: 0\nextra_files: [../x, gone]\n"
     text += "nmae: x\nname: b\n"
     write(
@@ -482,7 +482,7 @@ NATIVE = "class Handler:\n    def initialize(self, context): ...\n    def handle
         (plus("targets: {local: {}}\nresources: {memory: 1Gi}\n"), "", "resources.memory", "is ignored by the target local"),
     ],
 )
-def test_what_nothing_uses_is_a_warning(tmp_path: Path, text: str, handler: str, field: str, message: str) -> None:
+def test_an_unused_field_or_file_is_a_warning(tmp_path: Path, text: str, handler: str, field: str, message: str) -> None:
     files: dict[str, str | bytes | None] = {"handler.py": handler, "model.py": "def init_function(a): ...\n"} if handler else {}
     write(tmp_path, {**files, "model.yaml": text})
     warnings = {warning.field: warning.message for warning in check.run(tmp_path).warnings}
@@ -490,6 +490,6 @@ def test_what_nothing_uses_is_a_warning(tmp_path: Path, text: str, handler: str,
 
 
 @pytest.mark.parametrize("targets", ["{sagemaker: {}}", "{lambda: }", "{local: {}, docker: {}}"])
-def test_what_is_used_or_empty_is_no_warning(tmp_path: Path, targets: str) -> None:
+def test_a_used_or_empty_field_gives_no_warning(tmp_path: Path, targets: str) -> None:
     write(tmp_path, {"model.yaml": plus(f"targets: {targets}\nresources: {{cpu: 2}}\n")})
     assert check.run(tmp_path).warnings == []

@@ -190,11 +190,11 @@ RIGHT = HEAD % (b"200", 5) + b"[0.5]"
 
 def loaded(answer: Callable[[int], bytes], clients: int = 2) -> Load:
     """Run a load for 0.05 + 0.15 s on servers that send `answer(number of the request)` in two pieces, and close on b""."""
-    ours: list[socket.socket] = []
+    listeners: list[socket.socket] = []
 
     def connect() -> socket.socket:
         theirs, mine = socket.socketpair()
-        ours.append(mine)
+        listeners.append(mine)
         threading.Thread(target=serve, args=(mine,), daemon=True).start()
         return theirs
 

@@ -100,9 +100,9 @@ def test_latency() -> None:
 
 
 def test_the_first_differences_are_listed_and_the_others_counted() -> None:
-    found = differences(Expect(value=list(range(20))), [x + 1 for x in range(20)])
-    assert len(found) == MOST + 1
-    assert found[-1] == "and 15 more"
+    lines = differences(Expect(value=list(range(20))), [x + 1 for x in range(20)])
+    assert len(lines) == MOST + 1
+    assert lines[-1] == "and 15 more"
 
 
 def test_a_deeply_nested_answer_does_not_crash() -> None:

@@ -50,7 +50,7 @@ def test_files_are_locked_in_one_place() -> None:
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 100_000, b"9" * 5000])
-def test_whatever_is_wrong_with_json_is_a_value_error(data: bytes) -> None:
+def test_all_invalid_json_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 -- the message is Python's own
         parse_untrusted(data)
 

@@ -42,6 +42,6 @@ def test_one_that_never_ends_is_killed() -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_control_one_that_ends_is_left_alone(code: int) -> None:
+def test_control_a_process_that_ends_is_not_killed(code: int) -> None:
     container: Any = Installing(ends=True, code=code)
     assert run_to_end(container, MOST_S, "setup") == (code, "Collecting torch\ndone")

@@ -1,4 +1,4 @@
-"""How two answers differ: equal as the gate sees it, told in one line each; and what is kept of answers."""
+"""Compare two answers by the rules of verify, one line for each difference, and store answers within limits."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def answer(value: Any, status: int = 200) -> KeptAnswer:
 
 
 @pytest.mark.parametrize(
-    ("expect", "live", "new", "told"),
+    ("expect", "live", "new", "expected"),
     [
         ({}, {"a": 1}, {"a": 1}, []),
         ({}, b'{"a":1, "b":2}', b'{"b": 2,"a": 1}', []),
@@ -59,10 +59,10 @@ def answer(value: Any, status: int = 200) -> KeptAnswer:
         ({}, {"a\n::error::x\u202e": 1}, {}, ["$.a\\n::error::x\\u202e: 1, now nothing"]),
     ],
 )  # fmt: skip
-def test_differences(expect: dict[str, Any], live: Any, new: Any, told: list[str]) -> None:
-    found = differences(sample(**expect), answer(live), answer(new))
-    assert found == told
-    assert all(line.isprintable() for line in found)
+def test_differences(expect: dict[str, Any], live: Any, new: Any, expected: list[str]) -> None:
+    lines = differences(sample(**expect), answer(live), answer(new))
+    assert lines == expected
+    assert all(line.isprintable() for line in lines)
 
 
 def test_another_status_is_the_one_difference() -> None:
@@ -93,10 +93,10 @@ def test_the_route(url: str, asked: str) -> None:
 
 
 class Live:
-    """Answers as told, in order, and remembers what it was sent."""
+    """Returns the given replies in order and records the requests."""
 
-    def __init__(self, *told: Any) -> None:
-        self.told = list(told)
+    def __init__(self, *replies: Any) -> None:
+        self.replies = list(replies)
         self.sent: list[ProbeRequest] = []
 
     def send(self, requests: Sequence[ProbeRequest], _concurrency: int, _timeout_s: float) -> list[ProbeAnswer]:
@@ -104,7 +104,7 @@ class Live:
         return [self._one(request) for request in requests]
 
     def _one(self, request: ProbeRequest) -> ProbeAnswer:
-        value = self.told.pop(0)
+        value = self.replies.pop(0)
         if isinstance(value, str):
             return ProbeAnswer(request.id, 0, "", b"", 0.0, value)
         status = value if isinstance(value, int) else 200
@@ -117,8 +117,8 @@ NEW = {"one": answer({"a": 1}), "two": answer({"a": 2})}
 
 def test_every_sample_is_sent_once_and_compared() -> None:
     live = Live({"a": 1}, {"a": 3})
-    made = compare_with(live, "http://x", MODEL, TWO, NEW)
-    assert made.summary() == {
+    result = compare_with(live, "http://x", MODEL, TWO, NEW)
+    assert result.summary() == {
         "url": "http://x",
         "reachable": True,
         "reason": "",
@@ -133,16 +133,16 @@ def test_every_sample_is_sent_once_and_compared() -> None:
 
 @pytest.mark.parametrize(("first", "reason"), [("ConnectionError: refused\n\x1b", "ConnectionError: refused\\n\\x1b"),
                                               (503, "it answers with 503"), (404, "with 404"), (401, "401")])  # fmt: skip
-def test_what_cannot_be_reached_is_asked_once(first: Any, reason: str) -> None:
+def test_an_unreachable_server_gets_one_request(first: Any, reason: str) -> None:
     live = Live(first)
-    made = compare_with(live, "http://x", MODEL, TWO, NEW)
-    assert (made.reachable, made.samples, len(live.sent)) == (False, [], 1)
-    assert reason in made.reason
+    result = compare_with(live, "http://x", MODEL, TWO, NEW)
+    assert (result.reachable, result.samples, len(live.sent)) == (False, [], 1)
+    assert reason in result.reason
 
 
 def test_an_answer_that_is_lost_on_the_way() -> None:
-    made = compare_with(Live({"a": 1}, "Timeout"), "http://x", MODEL, TWO, NEW)
-    assert (made.samples[1].differences, made.samples[1].status_live) == (["no answer: Timeout"], 0)
+    result = compare_with(Live({"a": 1}, "Timeout"), "http://x", MODEL, TWO, NEW)
+    assert (result.samples[1].differences, result.samples[1].status_live) == (["no answer: Timeout"], 0)
 
 
 def test_answers_are_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,10 +154,10 @@ def test_answers_are_kept_within_bounds(tmp_path: Path, monkeypatch: pytest.Monk
         name: ProbeAnswer(name, 200, "", b"x" * size, 1.0, None) for name, size in {"a": 101, "b": 100, "c": 60, "d": 50}.items()
     }
     kept_answers.save(workspace, "sha256:1", came)
-    kept = kept_answers.load(workspace, "sha256:1")
-    assert kept is not None
-    assert {name: one.body and len(one.body) for name, one in kept.items()} == {"a": None, "b": 100, "c": None, "d": 50}
-    assert kept["a"].digest == KeptAnswer.of(came["a"]).digest
+    answers = kept_answers.load(workspace, "sha256:1")
+    assert answers is not None
+    assert {name: one.body and len(one.body) for name, one in answers.items()} == {"a": None, "b": 100, "c": None, "d": 50}
+    assert answers["a"].digest == KeptAnswer.of(came["a"]).digest
     assert kept_answers.load(workspace, "sha256:2") is None
 
 

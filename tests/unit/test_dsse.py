@@ -39,15 +39,15 @@ def signer(key: Any) -> dsse.Signer:
     return dsse.signer(SecretStr(pem(key)))
 
 
-def test_the_specifications_vector_is_what_we_sign_and_what_we_accept() -> None:
+def test_the_specifications_vector_is_signed_and_accepted() -> None:
     assert Envelope(b"hello world", "http://example.com/HelloWorld", {}).pae() == VECTOR_PAE
     key = signer(ec.derive_private_key(VECTOR_KEY, ec.SECP256R1()))
     numbers = key.verifier.key.public_numbers()  # type: ignore[union-attr]
     assert (numbers.x, numbers.y) == (VECTOR_X, VECTOR_Y)
     raw = base64.b64decode(VECTOR_SIGNATURE)
     theirs = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
-    ours = bytes.fromhex(key.sign(VECTOR_PAE).signature)
-    assert decode_dss_signature(ours) == decode_dss_signature(theirs)  # the same nonce: RFC 6979
+    signature = bytes.fromhex(key.sign(VECTOR_PAE).signature)
+    assert decode_dss_signature(signature) == decode_dss_signature(theirs)  # the same nonce: RFC 6979
 
 
 # Written by the code before securesystemslib, with the key of the vector: a statement signed again must not become another one.
@@ -59,7 +59,7 @@ STORED = (
 )
 
 
-def test_a_bundle_has_the_bytes_it_always_had() -> None:
+def test_the_bytes_of_a_bundle_are_unchanged() -> None:
     sealed = dsse.seal(b'{"a":1}', signer(ec.derive_private_key(VECTOR_KEY, ec.SECP256R1())))
     assert sealed.decode() == STORED
 
@@ -116,18 +116,18 @@ REFUSED_SIGNING_KEYS: dict[str, tuple[Callable[[], str], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED_SIGNING_KEYS)
-def test_a_signing_key_is_refused_with_the_mend_and_never_shown(case: str) -> None:
-    make, told, fix = REFUSED_SIGNING_KEYS[case]
+def test_a_refused_signing_key_has_a_fix_and_is_not_shown(case: str) -> None:
+    make, message, fix = REFUSED_SIGNING_KEYS[case]
     text = make()
     with pytest.raises(InputsInvalid) as caught:
         dsse.signer(SecretStr(text))
-    assert told in caught.value.message
+    assert message in caught.value.message
     assert fix in caught.value.fix
     assert not any(line in str(caught.value) for line in text.splitlines() if len(line) > 40)
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: pem(p256()), "is a private key, not a public key"),
         (lambda: public()[:-30], "is cut short"),
@@ -136,8 +136,8 @@ def test_a_signing_key_is_refused_with_the_mend_and_never_shown(case: str) -> No
         (lambda: "", "is not PEM"),
     ],
 )
-def test_a_verify_key_is_refused_with_the_reason(make: Callable[[], str], told: str) -> None:
-    with pytest.raises(InputsInvalid, match=told):
+def test_a_verify_key_is_refused_with_the_reason(make: Callable[[], str], message: str) -> None:
+    with pytest.raises(InputsInvalid, match=message):
         dsse.verifier(make())
 
 
@@ -166,21 +166,21 @@ ATTACKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda d: d["dsseEnvelope"]["signatures"][0].update(sig=b64(encode_dss_signature(0, 0))),
         "did not sign it",
     ),
-    "a signature that is no text": (lambda d: d["dsseEnvelope"]["signatures"][0].update(sig=7), "not base64"),
-    "a payload that is no text": (lambda d: d["dsseEnvelope"].update(payload=7), "not base64"),
-    "a payload that is no base64": (lambda d: d["dsseEnvelope"].update(payload="{}"), "not base64"),
+    "a signature that is not text": (lambda d: d["dsseEnvelope"]["signatures"][0].update(sig=7), "not base64"),
+    "a payload that is not text": (lambda d: d["dsseEnvelope"].update(payload=7), "not base64"),
+    "a payload that is not base64": (lambda d: d["dsseEnvelope"].update(payload="{}"), "not base64"),
     "no envelope": (lambda d: d.pop("dsseEnvelope"), "not a Sigstore bundle"),
     "another bundle": (lambda d: d.update(mediaType="application/vnd.dev.sigstore.bundle.v0.4+json"), "not a Sigstore bundle"),
 }
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_envelope_that_was_touched_does_not_count(attack: str) -> None:
+def test_a_changed_envelope_is_refused(attack: str) -> None:
     key = signer(p256())
     sealed = dsse.seal(b'{"a":1}', key)
     assert dsse.unseal(changed(sealed, lambda _: None), key.verifier) == {"a": 1}
-    change, told = ATTACKS[attack]
-    with pytest.raises(NotAttested, match=told):
+    change, message = ATTACKS[attack]
+    with pytest.raises(NotAttested, match=message):
         dsse.unseal(changed(sealed, change), key.verifier)
 
 
@@ -191,17 +191,17 @@ def test_another_key_of_either_kind_does_not_open_it(make: Callable[[], Any]) ->
         dsse.unseal(sealed, signer(make()).verifier)
 
 
-def test_the_key_that_a_bundle_names_is_not_believed() -> None:
-    ours, theirs = signer(p256()), signer(p256())
+def test_the_key_that_a_bundle_names_is_not_trusted() -> None:
+    our_key, theirs = signer(p256()), signer(p256())
     sealed = dsse.seal(b"{}", theirs)
-    forged = changed(sealed, lambda d: d["verificationMaterial"]["publicKey"].update(hint=ours.verifier.hint))
+    forged = changed(sealed, lambda d: d["verificationMaterial"]["publicKey"].update(hint=our_key.verifier.hint))
     with pytest.raises(NotAttested):
-        dsse.unseal(forged, ours.verifier)
+        dsse.unseal(forged, our_key.verifier)
     assert dsse.unseal(forged, theirs.verifier) == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"mediaType": 7}'])
-def test_what_is_no_bundle_is_refused(data: bytes) -> None:
+def test_other_data_than_a_bundle_is_refused(data: bytes) -> None:
     with pytest.raises(NotAttested):
         dsse.unseal(data, signer(p256()).verifier)
 

@@ -17,7 +17,7 @@ ACCOUNT = "123456789012"
         (f"{ACCOUNT}.dkr-ecr.us-east-1.on.aws", "us-east-1"),
     ],
 )
-def test_a_host_tells_account_and_region(host: str, region: str) -> None:
+def test_a_host_contains_account_and_region(host: str, region: str) -> None:
     assert ecr.parse_host(host) == ecr.EcrRegistry(host, ACCOUNT, region)
 
 

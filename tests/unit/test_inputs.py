@@ -11,8 +11,8 @@ from torchrelay.workflow.inputs import INPUTS, parse_inputs
 ROLE = "arn:aws:iam::123456789012:role/deploy"
 
 
-def read(**given: Any) -> Any:
-    return parse_inputs(json.dumps({key.replace("_", "-"): value for key, value in given.items()}))
+def read(**inputs: Any) -> Any:
+    return parse_inputs(json.dumps({key.replace("_", "-"): value for key, value in inputs.items()}))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "null", json.dumps(dict.fromkeys(INPUTS, "")), json.dumps(dict.fromkeys(INPUTS))])
@@ -23,7 +23,7 @@ def test_absent_inputs_have_their_defaults(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "made"),
+    ("inputs", "value"),
     [
         ({"models": "models/*\n\n  digits \r\nmodels/*"}, ["models/*", "digits"]),
         ({"skip": "diff, comment\nattest"}, ["diff", "comment", "attest"]),
@@ -42,13 +42,13 @@ def test_absent_inputs_have_their_defaults(text: str) -> None:
         ({"runner": "gpu-large"}, "gpu-large"),
     ],
 )
-def test_valid_inputs(given: dict[str, Any], made: Any) -> None:
-    (name,) = given
-    assert getattr(read(**given), name) == made
+def test_valid_inputs(inputs: dict[str, Any], value: Any) -> None:
+    (name,) = inputs
+    assert getattr(read(**inputs), name) == value
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("inputs", "message"),
     [
         ({"model": "x"}, 'input "model" is unknown; did you mean models?'),
         ({"dry_runn": "true"}, 'input "dry-runn" is unknown; did you mean dry-run?'),
@@ -99,9 +99,9 @@ def test_valid_inputs(given: dict[str, Any], made: Any) -> None:
         ({"live_url": "https://" + "x" * 2048}, "input live-url: is longer than 2048 characters"),
     ],
 )
-def test_invalid_inputs(given: dict[str, Any], message: str) -> None:
+def test_invalid_inputs(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(InputsInvalid) as caught:
-        read(**given)
+        read(**inputs)
     assert message in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.message.isprintable()
@@ -126,7 +126,7 @@ def test_anything_but_an_object_of_inputs_is_refused(text: str) -> None:
 
 
 def test_a_trailing_line_break_is_refused() -> None:
-    """`$` of a regular expression would take it: `fullmatch` and the look at every character do not."""
+    """`$` of a regular expression accepts it; `fullmatch` and the check of every character do not."""
     for name in ("environment", "runner", "aws_region", "aws_role"):
         with pytest.raises(InputsInvalid):
             read(**{name: {"aws_region": "eu-central-1", "aws_role": ROLE}.get(name, "x") + "\n"})

@@ -89,10 +89,10 @@ class Replies:
 def test_transient_failures_are_repeated_and_credentials_renewed_once(
     monkeypatch: pytest.MonkeyPatch, statuses: tuple[int, ...], left: int, clients: int
 ) -> None:
-    replies, made = Replies(*statuses, headers={"Retry-After": "0"}), Clients()
+    replies, factory = Replies(*statuses, headers={"Retry-After": "0"}), Clients()
     monkeypatch.setattr(CoreV1Api, "read_namespaced_pod", replies)
-    assert Api(made, "ns").get("Pod", "p") == {"kind": "Pod"}
-    assert (len(replies.statuses), len(made.clients)) == (left, clients)
+    assert Api(factory, "ns").get("Pod", "p") == {"kind": "Pod"}
+    assert (len(replies.statuses), len(factory.clients)) == (left, clients)
 
 
 @pytest.mark.parametrize(
@@ -116,20 +116,20 @@ def test_other_failures_are_raised_at_once(
 def test_expired_credentials_are_renewed_once_for_a_command(
     statuses: list[int], clients: int, error: type[Exception] | None
 ) -> None:
-    left, made = list(statuses), Clients()
+    left, factory = list(statuses), Clients()
 
     def stream(*_: Any, **__: Any) -> str:
         if (status := left.pop(0)) != 200:
             raise ApiException(status=0, reason=f"Handshake status {status} -+-+- {{}}")
         return "session"
 
-    api = Api(made, "ns")
+    api = Api(factory, "ns")
     if error is None:
         assert open_session(api, "p", ["python", "probe.py"], stdin=False, open_stream=stream) == "session"
     else:
         with pytest.raises(error):
             open_session(api, "p", ["python", "probe.py"], stdin=False, open_stream=stream)
-    assert (left, len(made.clients)) == ([], clients)
+    assert (left, len(factory.clients)) == ([], clients)
 
 
 def test_a_handshake_without_a_reply_ends() -> None:

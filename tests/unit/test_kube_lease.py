@@ -72,16 +72,16 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(lock, "time", made)
-    return made
+    fake_time = Clock()
+    monkeypatch.setattr(lock, "time", fake_time)
+    return fake_time
 
 
 def taken(leases: Leases, holder: str = "me", patience_s: float = 60.0) -> HeldLease:
     return take_lease(leases, "digits", holder, patience_s)  # type: ignore[arg-type]
 
 
-def test_a_free_lease_is_taken_and_a_held_one_is_waited_for(clock: Clock) -> None:
+def test_a_free_lease_is_acquired_and_a_held_one_is_waited_for(clock: Clock) -> None:
     leases = Leases()
     assert (taken(leases).renewed, leases.lease and leases.lease["spec"]["holderIdentity"]) == (1000.0, "me")
     with pytest.raises(Busy, match="me has been working on it"):

@@ -30,15 +30,15 @@ def release(**changes: Any) -> Release:
 
 def base() -> dict[str, Any]:
     """The Deployment of k8s/base, as kustomize would label and name it."""
-    found: dict[str, Any] = yaml.safe_load((BASE / "deployment.yaml").read_text())
+    deployment: dict[str, Any] = yaml.safe_load((BASE / "deployment.yaml").read_text())
     labels = {"app.kubernetes.io/name": "digits", "app.kubernetes.io/component": "server"}
-    found["metadata"] |= {
+    deployment["metadata"] |= {
         "name": "digits",
         "namespace": "default",
         "labels": {**labels, "app.kubernetes.io/managed-by": "torchrelay"},
     }
-    found["spec"]["template"]["metadata"]["labels"] = labels
-    return found
+    deployment["spec"]["template"]["metadata"]["labels"] = labels
+    return deployment
 
 
 @pytest.mark.parametrize(

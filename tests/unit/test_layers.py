@@ -46,7 +46,7 @@ def test_weights_are_described_not_copied(tmp_path: Path) -> None:
     assert Blob.from_json(layer.blob.to_json()) == layer.blob
 
 
-def test_a_record_whose_weights_are_gone_is_no_image(tmp_path: Path) -> None:
+def test_a_record_without_its_weights_is_not_an_image(tmp_path: Path) -> None:
     weights = tmp_path / "m.mar"
     weights.write_bytes(bytes(1000))
     layer = make([layers.LayerFile("m", Slice(weights, 0, 1000), 1000)])
@@ -61,7 +61,7 @@ def test_a_record_whose_weights_are_gone_is_no_image(tmp_path: Path) -> None:
     assert load_record(tmp_path / "image.json") is None
 
 
-def test_a_file_over_8_gib_has_a_header_that_says_so() -> None:
+def test_a_file_over_8_gib_has_a_header_with_its_size() -> None:
     parts = layers.tar_parts([layers.LayerFile("big", Slice(Path("x"), 0, 9 << 30), 9 << 30)])
     headers = b"".join(part for part in parts if isinstance(part, bytes))
     with tarfile.open(fileobj=io.BytesIO(headers)) as archive:
@@ -86,7 +86,7 @@ def test_an_archive_written_again_is_no_longer_the_image_s(tmp_path: Path) -> No
     assert load_record(tmp_path / "image.json") is None
 
 
-def test_a_folder_becomes_the_same_tar_wherever_it_lies(tmp_path: Path) -> None:
+def test_a_folder_becomes_the_same_tar_at_any_path(tmp_path: Path) -> None:
     digests = set()
     for place in ("one", "two"):
         folder = tmp_path / place

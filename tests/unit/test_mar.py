@@ -32,7 +32,7 @@ def test_same_inputs_give_the_same_bytes_in_any_order_place_and_time(tmp_path: P
     assert (tmp_path / "one" / "m.mar").read_bytes() == (tmp_path / "two" / "m.mar").read_bytes()
 
 
-def test_entries_are_stored_and_lie_where_the_record_says(tmp_path: Path) -> None:
+def test_entries_are_stored_at_the_recorded_offsets(tmp_path: Path) -> None:
     path = tmp_path / "m.mar"
     stored = write(path, ENTRIES)
     with zipfile.ZipFile(path) as archive:
@@ -65,7 +65,7 @@ def test_tgz_and_folder_hold_the_same_files(tmp_path: Path) -> None:
     }
 
 
-def test_unpack_gives_back_what_was_archived(tmp_path: Path) -> None:
+def test_unpack_returns_the_archived_files(tmp_path: Path) -> None:
     write(tmp_path / "m.mar", ENTRIES)
     mar.unpack(tmp_path / "m.mar", tmp_path / "out")
     assert (tmp_path / "out" / "a" / "b.py").read_bytes() == b"x = 1\n"
@@ -84,7 +84,7 @@ def hostile(name: str, *, mode: int = 0o644, data: bytes = b"x", twice: bool = F
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (hostile("../out2/evil.py"), "outside"),
         (hostile("/etc/evil"), "outside"),
@@ -97,10 +97,10 @@ def hostile(name: str, *, mode: int = 0o644, data: bytes = b"x", twice: bool = F
         (hostile("m.py")[:-30], "not a readable"),
     ],
 )
-def test_a_hostile_archive_is_refused_and_nothing_is_written(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_hostile_archive_is_refused_and_nothing_is_written(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "evil.mar"
     path.write_bytes(content)
-    with pytest.raises(ArchiveInvalid, match=told):
+    with pytest.raises(ArchiveInvalid, match=message):
         mar.unpack(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert [one.name for one in tmp_path.iterdir()] == ["evil.mar"]

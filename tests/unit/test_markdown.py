@@ -40,10 +40,10 @@ def test_untrusted_text_stays_in_its_code_span(text: str) -> None:
 @hostile
 def test_untrusted_text_stays_in_its_cell(text: str) -> None:
     rendered = markdown.table(["one", "two"], [[markdown.cell(text), "x"], ["x", markdown.cell(text)]])
-    found = tokens(rendered)
-    assert sum(one.type == "tr_open" for one in found) == 3
-    assert sum(one.type == "td_open" for one in found) == 4
-    assert not {one.type for one in found} & {"html_inline", "html_block", "link_open", "image", "em_open", "strong_open", "s_open"}
+    parts = tokens(rendered)
+    assert sum(one.type == "tr_open" for one in parts) == 3
+    assert sum(one.type == "td_open" for one in parts) == 4
+    assert not {one.type for one in parts} & {"html_inline", "html_block", "link_open", "image", "em_open", "strong_open", "s_open"}
     if text.strip():
         wanted = printable(text)
         assert {one.replace("\\x7c", "|") for one in spans(rendered)} == {wanted.replace("\\x7c", "|")}
@@ -57,8 +57,8 @@ def test_control_an_unescaped_value_becomes_markup() -> None:
 @hostile
 def test_untrusted_text_stays_in_its_block(text: str) -> None:
     rendered = markdown.block(text)
-    found = PARSER.parse(f"{rendered}\n\nafter")
-    assert [one.type for one in found] == ["fence", "paragraph_open", "inline", "paragraph_close"]
+    parts = PARSER.parse(f"{rendered}\n\nafter")
+    assert [one.type for one in parts] == ["fence", "paragraph_open", "inline", "paragraph_close"]
     assert "\u202e" not in rendered
     assert "\x1b" not in rendered
     assert len(rendered) < 5000 or "more characters" in rendered

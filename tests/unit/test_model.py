@@ -1,4 +1,4 @@
-"""model.yaml that is right: what each way of writing means."""
+"""A valid model.yaml: the meaning of each form."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whatever text stands in model.yaml or a sample: a model comes out of it, or ModelInvalid with printable problems."""
+"""Any text in model.yaml or a sample gives a model, or ModelInvalid with printable problems."""
 
 import json
 import tempfile

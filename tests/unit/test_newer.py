@@ -1,4 +1,4 @@
-"""An older commit is never put over a newer one, where the two can be compared."""
+"""An older commit never replaces a newer one if the two can be compared."""
 
 import pytest
 
@@ -15,9 +15,9 @@ def of(sequence: int, repository: str = "acme/models", ref: str = "refs/heads/ma
 
 @pytest.mark.parametrize("sequence", [1, 6])
 def test_an_older_commit_is_refused(sequence: int) -> None:
-    with pytest.raises(Outdated, match=rf"newer commit \(b{{12}}, #7\); refusing to deploy a{{12}} \(#{sequence}\)") as told:
+    with pytest.raises(Outdated, match=rf"newer commit \(b{{12}}, #7\); refusing to deploy a{{12}} \(#{sequence}\)") as caught:
         require_newer(of(sequence), LIVE, "digits")
-    assert "torchrelay rollback" in told.value.fix
+    assert "torchrelay rollback" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -25,11 +25,11 @@ def test_an_older_commit_is_refused(sequence: int) -> None:
     [of(7), of(8), of(0), of(3, repository="acme/other"), of(3, ref="refs/heads/fix"), Origin()],
     ids=["same", "newer", "unknown", "another repository", "another branch", "nothing known"],
 )
-def test_all_else_may_go_live(release: Origin) -> None:
+def test_every_other_commit_can_be_deployed(release: Origin) -> None:
     require_newer(release, LIVE, "digits")
 
 
-def test_nothing_known_of_what_is_live_stops_nothing() -> None:
+def test_an_unknown_live_commit_does_not_stop_a_deployment() -> None:
     require_newer(of(1), Origin(), "digits")
 
 

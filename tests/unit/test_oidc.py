@@ -1,4 +1,4 @@
-"""The identity token: asked for only where it can be had, read without being trusted, and its subject in both of GitHub's forms."""
+"""The identity token: requested only where GitHub offers it, read without trusting it; its subject has both of GitHub's forms."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ def jwt(claims: object) -> str:
         ("", None),
     ],
 )
-def test_a_subject_is_taken_apart_in_both_forms(text: str, expected: oidc.Subject | None) -> None:
+def test_a_subject_is_parsed_in_both_forms(text: str, expected: oidc.Subject | None) -> None:
     assert oidc.parse_subject(text) == expected
 
 
@@ -43,7 +43,7 @@ def test_both_forms_are_made_of_either(text: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "a.b", "a.b.c", "a.!!!.c", jwt(["list"]), jwt("text"), "a.eyJ4Ijo.c", "ä.ö.ü"])
-def test_what_is_no_token_has_no_claims(token: str) -> None:
+def test_an_invalid_token_has_no_claims(token: str) -> None:
     assert oidc.read_claims(token) == {}
 
 
@@ -70,7 +70,7 @@ def test_a_claim_in_a_message_is_one_line_of_text() -> None:
         ({oidc.URL: "ftp://127.0.0.1/t", oidc.TOKEN: "b"}, "not an https:// address", "as the runner sets it"),
     ],
 )
-def test_where_none_can_be_had_the_fix_is_shown(environment: dict[str, str], message: str, fix: str) -> None:
+def test_a_missing_token_is_an_error_with_a_fix(environment: dict[str, str], message: str, fix: str) -> None:
     with pytest.raises(LoginFailed, match=message) as caught:
         oidc.identity("sts.amazonaws.com", environment)
     assert fix in caught.value.fix

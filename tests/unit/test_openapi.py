@@ -1,4 +1,4 @@
-"""The image's description of itself: valid OpenAPI, the same bytes every time, and true of samples and handlers."""
+"""The image's OpenAPI document is valid, has the same bytes every time, and fits the samples and handlers."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tensor, one number": ("tensor", {"shape": [], "dtype": "bfloat16", "output": "argmax"}),
     "tensor, softmax": ("tensor", {"shape": [4], "output": "softmax", "max_instances": 3}),
     "classifier": ("image-classifier", {}),
-    "classifier, all told": (
+    "classifier, all options": (
         "image-classifier",
         {"classes": NAMES, "top_k": 2, "activation": "none", "url_hosts": ["*.example.com"]},
     ),
@@ -66,7 +66,7 @@ def of_example(name: str) -> tuple[dict[str, Any], list[Sample]]:
 
 
 def fits(document: dict[str, Any], part: str, kind: str, value: Any) -> bool:
-    """Whether the value fits the schema of `Asked` or of `Answered`."""
+    """Return whether the value fits the schema of `Asked` or of `Answered`."""
     place = document["components"]["requestBodies" if part == "Asked" else "responses"][part]
     return Draft202012Validator({**place["content"][kind]["schema"], "components": document["components"]}).is_valid(value)
 
@@ -88,14 +88,14 @@ def test_an_examples_document_is_valid_and_has_its_samples(name: str) -> None:
     document, samples = of_example(name)
     validate(document)
     shown = document["components"]["requestBodies"]["Asked"]["content"].get(JSON, {}).get("examples", {})
-    told = [s for s in samples if s.content_type == JSON and s.expect.status == 200 and len(s.body) <= openapi.LONGEST_EXAMPLE]
-    assert shown.keys() == ({s.name for s in told[: openapi.MOST_EXAMPLES]} if JSON in shown else shown.keys())
+    short = [s for s in samples if s.content_type == JSON and s.expect.status == 200 and len(s.body) <= openapi.LONGEST_EXAMPLE]
+    assert shown.keys() == ({s.name for s in short[: openapi.MOST_EXAMPLES]} if JSON in shown else shown.keys())
     if name == "tabular":
         assert shown["setosa"]["value"] == json.loads(next(s.body for s in samples if s.name == "setosa"))
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "resnet-factory"])
-def test_samples_are_what_the_document_says(name: str) -> None:
+def test_samples_fit_the_document(name: str) -> None:
     document, samples = of_example(name)
     for sample in samples:
         if sample.expect.status == 200 and sample.expect.mode != "subset":
@@ -145,7 +145,9 @@ def test_a_long_list_of_classes_is_left_out() -> None:
         ({"shape": [1], "max_instances": 2}, [[[1], [1]]], [[[1], [1], [1]], {"instances": []}]),
     ],
 )
-def test_the_handler_takes_and_refuses_what_the_document_says(arguments: dict[str, Any], good: list[Any], bad: list[Any]) -> None:
+def test_the_handler_accepts_and_refuses_the_same_requests_as_the_document(
+    arguments: dict[str, Any], good: list[Any], bad: list[Any]
+) -> None:
     document = described("tensor", arguments)
     handler = shipped.make("tensor", nn.Identity, arguments).load(None)
     for value in [*good, *bad]:
@@ -175,10 +177,10 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("variant", ["classifier", "classifier, all told", "segmenter", "segmenter, all parts"])
-def test_an_image_handlers_answers_are_what_the_document_says(variant: str) -> None:
-    name, given = VARIANTS[variant]
-    arguments = {**given, "size": 8, "formats": ["PNG"]}
+@pytest.mark.parametrize("variant", ["classifier", "classifier, all options", "segmenter", "segmenter, all parts"])
+def test_an_image_handlers_answers_fit_the_document(variant: str) -> None:
+    name, options = VARIANTS[variant]
+    arguments = {**options, "size": 8, "formats": ["PNG"]}
     handler = shipped.make(name, lambda: Scores(each_pixel=name == "image-segmenter"), arguments).load(None)
     document = described(name, arguments)
     text = base64.b64encode(png()).decode()
@@ -229,9 +231,9 @@ def test_another_version_is_not_described_as_this_one(default: str | None, route
     samples = tuple(
         Sample(name or "plain", name.encode() or b"[0]", JSON, expect, None, "s.json", 1, name) for name in ("old", "1.0", "")
     )
-    made = openapi.document(two, "1.0", samples)
-    validate(made)
-    assert {path for path in made["paths"] if path.startswith("/predictions")} == {f"/predictions/m{route}" for route in routes}
-    text = json.dumps(made["components"]["requestBodies"])
+    spec = openapi.document(two, "1.0", samples)
+    validate(spec)
+    assert {path for path in spec["paths"] if path.startswith("/predictions")} == {f"/predictions/m{route}" for route in routes}
+    text = json.dumps(spec["components"]["requestBodies"])
     assert ('"1.0"' in text, '"old"' in text, '"plain"' in text) == (True, False, default != "old")
-    assert "Other versions answer at /predictions/m/<version>" in made["info"]["description"]
+    assert "Other versions answer at /predictions/m/<version>" in spec["info"]["description"]

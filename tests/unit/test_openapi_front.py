@@ -1,4 +1,4 @@
-"""The front's one static file: where it lies, and that a front of another container's leaves the path to it."""
+"""The front's one static file: its path, and a front of another container leaves this path to it."""
 
 import io
 import tarfile

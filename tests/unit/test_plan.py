@@ -29,8 +29,8 @@ MODELS = [ModelFolder(f"m{number}", f"models/m{number}", f"models/m{number}") fo
 FAR = [ModelFolder("far", "far", "far", remote=True)]
 
 
-def inputs(**given: Any) -> Inputs:
-    return check_inputs({key.replace("_", "-"): value for key, value in given.items()})
+def inputs(**values: Any) -> Inputs:
+    return check_inputs({key.replace("_", "-"): value for key, value in values.items()})
 
 
 def folder(name: str, path: str, *elsewhere: str) -> ModelFolder:
@@ -152,8 +152,8 @@ def test_an_unsafe_folder_name_is_refused_and_escaped(name: str) -> None:
     assert caught.value.message.isprintable()
 
 
-def made(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **given: Any) -> RunPlan:
-    return decide(event, inputs(**given), models, models, "why")
+def plan_of(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **values: Any) -> RunPlan:
+    return decide(event, inputs(**values), models, models, "why")
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def made(event: Event = MAIN, models: list[ModelFolder] = MODELS[:1], **given: A
         (Event("made_up", "refs/heads/main"), False),
     ],
 )
-def test_which_events_deploy(event: Event, deploy: bool) -> None:
-    planned = made(event)
+def test_the_events_that_deploy(event: Event, deploy: bool) -> None:
+    planned = plan_of(event)
     assert planned.deploy is deploy
     assert planned.summary()["build"] is True
 
@@ -191,13 +191,13 @@ def test_which_events_deploy(event: Event, deploy: bool) -> None:
 def test_manual_runs_of_other_branches_deploy_anywhere_but_production() -> None:
     by_hand = Event("workflow_dispatch", "refs/heads/fix")
     for environment, deploy in (("staging", True), ("production", False), ("", False)):
-        assert made(by_hand, environment=environment).deploy is deploy, environment
-    assert made(Event("push", "refs/heads/fix"), environment="staging").deploy is False
+        assert plan_of(by_hand, environment=environment).deploy is deploy, environment
+    assert plan_of(Event("push", "refs/heads/fix"), environment="staging").deploy is False
 
 
-@pytest.mark.parametrize("given", [{"dry_run": True}, {"dry_run": "true"}, {"skip": "deploy"}])
-def test_inputs_that_prevent_a_deployment(given: dict[str, Any]) -> None:
-    assert made(**given).deploy is False
+@pytest.mark.parametrize("values", [{"dry_run": True}, {"dry_run": "true"}, {"skip": "deploy"}])
+def test_inputs_that_prevent_a_deployment(values: dict[str, Any]) -> None:
+    assert plan_of(**values).deploy is False
 
 
 def test_flags_of_the_jobs() -> None:
@@ -207,14 +207,14 @@ def test_flags_of_the_jobs() -> None:
         "weights_role": "arn:aws:iam::123456789012:role/x",
         "repository": "127.0.0.1:5000/x/",
     }
-    planned = made(pull, FAR, **all_in)
+    planned = plan_of(pull, FAR, **all_in)
     assert (planned.diff, planned.comment, bool(planned.fetched), planned.attest) == (True, True, True, False)
-    planned = made(MAIN, FAR, **all_in)
+    planned = plan_of(MAIN, FAR, **all_in)
     assert (planned.diff, planned.comment, bool(planned.fetched), planned.attest) == (True, False, True, True)
-    planned = made(MAIN, skip="diff attest comment", **all_in)
+    planned = plan_of(MAIN, skip="diff attest comment", **all_in)
     assert (planned.diff, planned.attest, planned.deploy) == (False, False, True)
-    assert made(pull, skip="comment").comment is False
-    assert made(MAIN).attest is False  # nothing is pushed, so there is nothing to attach statements to
+    assert plan_of(pull, skip="comment").comment is False
+    assert plan_of(MAIN).attest is False  # nothing is pushed, so there is nothing to attach statements to
 
 
 def pull_of(head: Any, name: str = "pull_request") -> Event:
@@ -224,23 +224,23 @@ def pull_of(head: Any, name: str = "pull_request") -> Event:
 
 def test_a_run_for_a_fork_asks_for_no_credentials() -> None:
     role = "arn:aws:iam::123456789012:role/x"
-    assert made(pull_of({"full_name": "acme/models"}), FAR, weights_role=role).fetched == FAR
-    assert made(pull_of({"full_name": "mallory/models"}), FAR, weights_role=role).fetched == []
-    assert made(pull_of(None), FAR, weights_role=role).fetched == []  # the fork is gone
+    assert plan_of(pull_of({"full_name": "acme/models"}), FAR, weights_role=role).fetched == FAR
+    assert plan_of(pull_of({"full_name": "mallory/models"}), FAR, weights_role=role).fetched == []
+    assert plan_of(pull_of(None), FAR, weights_role=role).fetched == []  # the fork is gone
     for name in ("pull_request_review", "pull_request_review_comment", "made_up"):
-        assert made(pull_of({"full_name": "acme/models"}, name), FAR, weights_role=role).fetched == FAR
-        assert made(pull_of({"full_name": "mallory/models"}, name), FAR, weights_role=role).fetched == []
-    assert made(Event("pull_request_review", payload={"pull_request": "?"}), FAR, weights_role=role).fetched == []
+        assert plan_of(pull_of({"full_name": "acme/models"}, name), FAR, weights_role=role).fetched == FAR
+        assert plan_of(pull_of({"full_name": "mallory/models"}, name), FAR, weights_role=role).fetched == []
+    assert plan_of(Event("pull_request_review", payload={"pull_request": "?"}), FAR, weights_role=role).fetched == []
 
 
 def test_a_public_repository_cannot_use_a_weights_role() -> None:
     role = "arn:aws:iam::123456789012:role/x"
     for private, refused in ((False, True), (True, False), (None, False)):
         event = replace(MAIN, payload={"repository": {"default_branch": "main", "private": private}})
-        assert made(event, weights_role=role).fetched == []  # files of the repository
-        assert made(event, FAR).fetched == []
+        assert plan_of(event, weights_role=role).fetched == []  # files of the repository
+        assert plan_of(event, FAR).fetched == []
         with pytest.raises(InputsInvalid, match="weights-role: ") if refused else nullcontext():
-            assert made(event, FAR, weights_role=role).fetched == FAR
+            assert plan_of(event, FAR, weights_role=role).fetched == FAR
 
 
 def test_without_changes_there_is_nothing_to_do() -> None:
@@ -290,21 +290,21 @@ def test_more_models_than_a_matrix_can_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "target", "message"),
+    ("values", "target", "message"),
     [
         ({"repository": "127.0.0.1:5000/x"}, "docker", "repository: one image repository cannot hold 2 models"),
         ({}, "local", "target: "),
         ({}, "kubernetes", "repository: the kubernetes target"),
     ],
 )
-def test_contradicting_inputs_are_refused(given: dict[str, Any], target: str, message: str) -> None:
+def test_contradicting_inputs_are_refused(values: dict[str, Any], target: str, message: str) -> None:
     two = [replace(model, target=target) for model in MODELS[:2]]
     with pytest.raises(InputsInvalid, match=message):
-        decide(MAIN, inputs(**given), two, two, "")
+        decide(MAIN, inputs(**values), two, two, "")
 
 
 def test_an_input_overrides_the_model() -> None:
-    assert made(models=[replace(MODELS[0], target="local")], target="docker").deploy is True
+    assert plan_of(models=[replace(MODELS[0], target="local")], target="docker").deploy is True
 
 
 def test_pull_request_target_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Statements: in-toto's form, SLSA's fields, and nothing in them that the build job could have made up about the run."""
+"""Statements: in-toto's form, SLSA's fields, and no facts about the run that come from the build job."""
 
 import hashlib
 import json
@@ -29,13 +29,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def predicate(source: Origin, environment: dict[str, str], **changed: Any) -> dict[str, Any]:
     below = replace(runtime(), created_by="/bin/sh -c #(nop) COPY dir:0123 in /opt")  # as the bundle reads it of the config
-    made = image(below, layer("torchrelay dependencies", {"opt/torchrelay/deps/x": b""}), *model_layers())
-    return provenance(made, model(**changed), "1.0", source, contents(made, Quiet()), builder_of(environment, source))
+    model_image = image(below, layer("torchrelay dependencies", {"opt/torchrelay/deps/x": b""}), *model_layers())
+    return provenance(model_image, model(**changed), "1.0", source, contents(model_image, Quiet()), builder_of(environment, source))
 
 
 def test_a_statement_is_in_totos() -> None:
-    made = json.loads(statement(PROVENANCE, {"a": 1}, "ghcr.io/acme/digits", f"sha256:{'a' * 64}"))
-    assert made == {
+    document = json.loads(statement(PROVENANCE, {"a": 1}, "ghcr.io/acme/digits", f"sha256:{'a' * 64}"))
+    assert document == {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"name": "ghcr.io/acme/digits", "digest": {"sha256": "a" * 64}}],
         "predicateType": "https://slsa.dev/provenance/v1",
@@ -43,10 +43,10 @@ def test_a_statement_is_in_totos() -> None:
     }
 
 
-def test_provenance_names_what_went_in_and_who_ran_it() -> None:
+def test_provenance_names_the_inputs_and_the_builder() -> None:
     source = Origin("acme/digits", "c" * 40, "refs/heads/main", 7, "https://elsewhere/run", "ada")
-    made = predicate(source, GITHUB, requirements="deps/requirements.txt")
-    definition = made["buildDefinition"]
+    document = predicate(source, GITHUB, requirements="deps/requirements.txt")
+    definition = document["buildDefinition"]
     assert definition["buildType"] == "https://torchrelay.org/relay/v1"
     assert definition["externalParameters"]["ref"] == "refs/heads/main"
     assert definition["externalParameters"]["model"] == {
@@ -63,24 +63,24 @@ def test_provenance_names_what_went_in_and_who_ran_it() -> None:
     assert len(of["requirements"]["annotations"]["layers"]) == 1
     assert of["runtime"]["digest"] == {"sha256": "a" * 64}
     assert of["runtime"]["annotations"]["layers"] == [runtime().blob.digest]
-    run = made["runDetails"]
+    run = document["runDetails"]
     assert run["builder"]["id"] == "https://github.com/acme/digits/.github/workflows/deploy.yml@refs/heads/main"
     assert run["metadata"] == {"invocationId": "https://github.com/acme/digits/actions/runs/77"}
 
 
-def test_the_run_is_the_signers_own_not_what_the_build_wrote() -> None:
+def test_the_run_comes_from_the_signer_not_from_the_build() -> None:
     forged = Origin("acme/digits", "c" * 40, run="https://github.com/acme/digits/actions/runs/1")
     assert builder_of(GITHUB, forged).run.endswith("/runs/77")
 
 
-def test_by_hand_it_says_so_and_invents_nothing() -> None:
-    made = predicate(Origin(), {})
-    assert made["runDetails"]["builder"]["id"] == BY_HAND
-    assert "metadata" not in made["runDetails"]
-    assert [one["name"] for one in made["buildDefinition"]["resolvedDependencies"]] == ["weights", "runtime"]
+def test_a_statement_made_by_hand_has_no_invented_fields() -> None:
+    document = predicate(Origin(), {})
+    assert document["runDetails"]["builder"]["id"] == BY_HAND
+    assert "metadata" not in document["runDetails"]
+    assert [one["name"] for one in document["buildDefinition"]["resolvedDependencies"]] == ["weights", "runtime"]
     assert builder_of({}, Origin(run="https://x/1")) == Builder(BY_HAND, "https://x/1")
 
 
-def test_what_signs_an_address_is_not_published() -> None:
-    made = predicate(Origin(), {}, weights="https://host/model.pt?X-Amz-Signature=secret")
-    assert "secret" not in json.dumps(made)
+def test_an_addresss_signature_is_not_published() -> None:
+    document = predicate(Origin(), {}, weights="https://host/model.pt?X-Amz-Signature=secret")
+    assert "secret" not in json.dumps(document)

@@ -1,4 +1,4 @@
-"""References are read strictly: what is refused here would otherwise be refused by a registry after the upload."""
+"""References are parsed strictly: a registry would refuse these only after the upload."""
 
 import pytest
 
@@ -7,16 +7,16 @@ from torchrelay.oci.reference import parse_reference
 from torchrelay.oci.registry import Registry
 
 
-def test_a_reference_is_taken_apart() -> None:
-    found = parse_reference("127.0.0.1:5000/models/digits:v2", "1.0")
-    assert (found.host, found.repository, found.tag) == ("127.0.0.1:5000", "models/digits", "v2")
-    assert found.base == "http://127.0.0.1:5000"
+def test_a_reference_is_parsed() -> None:
+    reference = parse_reference("127.0.0.1:5000/models/digits:v2", "1.0")
+    assert (reference.host, reference.repository, reference.tag) == ("127.0.0.1:5000", "models/digits", "v2")
+    assert reference.base == "http://127.0.0.1:5000"
 
 
 def test_the_tag_defaults_to_the_version_and_other_hosts_are_https() -> None:
-    found = parse_reference("1234.dkr.ecr.eu-west-1.amazonaws.com/digits", "abc123")
-    assert found.tag == "abc123"
-    assert found.base == "https://1234.dkr.ecr.eu-west-1.amazonaws.com"
+    reference = parse_reference("1234.dkr.ecr.eu-west-1.amazonaws.com/digits", "abc123")
+    assert reference.tag == "abc123"
+    assert reference.base == "https://1234.dkr.ecr.eu-west-1.amazonaws.com"
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_the_tag_defaults_to_the_version_and_other_hosts_are_https() -> None:
      "host.example/a@sha256:00", "host.example/", "host.example/../a", "host.example/a:-x", "", "\n/a",
      "a..b/x", "a.b:99999/x", "exa mple.com/x", "a.b:0/x", "-a.b/x"],
 )  # fmt: skip
-def test_what_is_no_reference_is_refused_in_one_line(text: str) -> None:
+def test_an_invalid_reference_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(RegistryError) as caught:
         parse_reference(text, "1.0")
     assert "\n" not in caught.value.message

@@ -1,4 +1,4 @@
-"""Samples: every form that is right, and every mistake with its file and line."""
+"""Samples: every valid form, and every mistake with its file and line."""
 
 import base64
 import json
@@ -138,10 +138,10 @@ def problems(folder: Path, files: dict[str, str | bytes | None]) -> list[str]:
 
 @pytest.mark.parametrize(("text", "place", "fragment"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_refused(tmp_path: Path, text: str | bytes, place: str, fragment: str) -> None:
-    found = problems(tmp_path, {"samples/one.json": text})
+    messages = problems(tmp_path, {"samples/one.json": text})
     place = f"samples{place}" if place == ":" else f"samples/{place}"
-    assert any(line.startswith(place) and fragment in line for line in found), "\n".join(found)
-    assert all(line.isprintable() for line in found)
+    assert any(line.startswith(place) and fragment in line for line in messages), "\n".join(messages)
+    assert all(line.isprintable() for line in messages)
 
 
 @pytest.mark.parametrize(
@@ -241,11 +241,11 @@ def test_pairs(tmp_path: Path) -> None:
     ],
 )
 def test_folders_refused(tmp_path: Path, files: dict[str, str | bytes | None], fragment: str) -> None:
-    found = problems(tmp_path, files)
-    assert any(fragment in line for line in found), "\n".join(found)
+    messages = problems(tmp_path, files)
+    assert any(fragment in line for line in messages), "\n".join(messages)
 
 
-def test_a_json_body_is_no_sample(tmp_path: Path) -> None:
+def test_a_json_body_is_not_a_sample(tmp_path: Path) -> None:
     text = '{"request": {"body_file": "body.json"}, "expect": {"json": 1}}'
     (sample,) = load(tmp_path, {"samples/one.json": text, "samples/body.json": "[1, 2]"})
     assert (sample.body, sample.content_type) == (b"[1, 2]", "application/json")

@@ -1,4 +1,4 @@
-"""The bill of materials: what each record says, what upper layers take away, the same bytes again, and CycloneDX's rules."""
+"""The bill of materials has every record except files that upper layers delete, the same bytes each time, and CycloneDX's form."""
 
 import gzip
 import json
@@ -115,19 +115,19 @@ def by_name(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_an_image_is_listed_from_its_layers() -> None:
-    found = by_name(bill(image()))
-    assert sorted(found) == ["Typing_Extensions", "bash", "debian", "digits", "openjdk", "torch", "torchserve", "zlib1g"]
-    assert found["zlib1g"]["purl"] == "pkg:deb/debian/zlib1g@1:1.2.13.dfsg-1?arch=amd64&distro=debian-12&upstream=zlib"
-    assert found["zlib1g"]["licenses"] == [{"license": {"name": "Zlib", "acknowledgement": "declared"}}]
-    assert found["bash"]["purl"].endswith("&upstream=bash%405.2.15-2")
-    assert "licenses" not in found["bash"]  # its copyright file is not machine-readable: nothing is guessed
-    assert found["torch"]["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
-    assert found["torch"]["licenses"] == [{"expression": "BSD-3-Clause", "acknowledgement": "declared"}]
-    assert found["torchserve"]["licenses"][0]["license"]["name"] == "Apache License Version 2.0"
-    assert found["Typing_Extensions"]["purl"] == "pkg:pypi/typing-extensions@4.0"
-    assert found["Typing_Extensions"]["licenses"][0]["license"]["name"] == "MIT License"
-    assert found["openjdk"]["version"] == "17.0.21"
-    assert found["debian"]["type"] == "operating-system"  # and not Debian's own Python package, which dpkg lists
+    components = by_name(bill(image()))
+    assert sorted(components) == ["Typing_Extensions", "bash", "debian", "digits", "openjdk", "torch", "torchserve", "zlib1g"]
+    assert components["zlib1g"]["purl"] == "pkg:deb/debian/zlib1g@1:1.2.13.dfsg-1?arch=amd64&distro=debian-12&upstream=zlib"
+    assert components["zlib1g"]["licenses"] == [{"license": {"name": "Zlib", "acknowledgement": "declared"}}]
+    assert components["bash"]["purl"].endswith("&upstream=bash%405.2.15-2")
+    assert "licenses" not in components["bash"]  # its copyright file is not machine-readable: nothing is guessed
+    assert components["torch"]["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
+    assert components["torch"]["licenses"] == [{"expression": "BSD-3-Clause", "acknowledgement": "declared"}]
+    assert components["torchserve"]["licenses"][0]["license"]["name"] == "Apache License Version 2.0"
+    assert components["Typing_Extensions"]["purl"] == "pkg:pypi/typing-extensions@4.0"
+    assert components["Typing_Extensions"]["licenses"][0]["license"]["name"] == "MIT License"
+    assert components["openjdk"]["version"] == "17.0.21"
+    assert components["debian"]["type"] == "operating-system"  # and not Debian's own Python package, which dpkg lists
 
 
 def test_an_image_without_records_has_no_components() -> None:
@@ -156,11 +156,11 @@ def test_another_version_in_the_image_is_listed_with_all_its_files() -> None:
     listed: list[Any] = [{"version": "0.9", "model_dir": f"/{home}"}, {"version": 1}, "odd"]
     own = {"name": "digits", "version": "1.0", "model_dir": "/opt/torchrelay/models/digits"}
     serving = {**own, "versions": listed}
-    told = layer("torchrelay handler", {"opt/torchrelay/serving.json": json.dumps(serving).encode()})
-    document = bill(image(runtime(), old, *model_layers(), told))
-    (found,) = [one for one in document["components"] if one["bom-ref"] == "model@0.9"]
-    assert (found["type"], found["name"], found["version"]) == ("machine-learning-model", "digits", "0.9")
-    assert {one["name"]: one["hashes"][0]["content"] for one in found["components"]} == {
+    handler = layer("torchrelay handler", {"opt/torchrelay/serving.json": json.dumps(serving).encode()})
+    document = bill(image(runtime(), old, *model_layers(), handler))
+    (component,) = [one for one in document["components"] if one["bom-ref"] == "model@0.9"]
+    assert (component["type"], component["name"], component["version"]) == ("machine-learning-model", "digits", "0.9")
+    assert {one["name"]: one["hashes"][0]["content"] for one in component["components"]} == {
         "old.pt": sha256(b"old weights").hexdigest(),
         "MAR-INF/MANIFEST.json": sha256(b"{}").hexdigest(),
     }
@@ -219,12 +219,12 @@ def test_an_upper_layer_replaces_and_takes_away() -> None:
             **python("numpy", "2.4.6", site="opt/torchrelay/deps/lib/python3.11/site-packages"),
         },
     )
-    found = by_name(bill(image(runtime(), upper, *model_layers())))
-    assert found["torch"]["version"] == "2.14.0"
-    assert found["numpy"]["evidence"]["occurrences"][0]["location"].startswith("/opt/torchrelay/deps/")
-    assert "licenses" not in found["zlib1g"]
-    assert "openjdk" not in found
-    assert {"torchserve", "bash"} <= found.keys()
+    components = by_name(bill(image(runtime(), upper, *model_layers())))
+    assert components["torch"]["version"] == "2.14.0"
+    assert components["numpy"]["evidence"]["occurrences"][0]["location"].startswith("/opt/torchrelay/deps/")
+    assert "licenses" not in components["zlib1g"]
+    assert "openjdk" not in components
+    assert {"torchserve", "bash"} <= components.keys()
 
 
 def test_one_package_in_two_places_is_one_component_with_both() -> None:
@@ -264,7 +264,7 @@ def squeezed(one: Layer, cut: int = 0) -> Layer:
     return Layer(from_bytes(data[: len(data) - cut]), one.diff_id, TAR_GZIP, one.created_by)
 
 
-def test_a_gzipd_layer_says_the_same() -> None:
+def test_a_gzipped_layer_gives_the_same_document() -> None:
     plain, packed = image(), image(squeezed(runtime()), *model_layers())
     assert [one["bom-ref"] for one in bill(packed)["components"]] == [one["bom-ref"] for one in bill(plain)["components"]]
 
@@ -275,7 +275,7 @@ def test_a_layer_that_ends_early_is_refused(damaged: Layer) -> None:
         bill(image(damaged, *model_layers()))
 
 
-def test_a_layer_that_is_not_what_the_config_names_is_refused(own_cache: Path) -> None:
+def test_a_layer_with_another_digest_than_in_the_config_is_refused(own_cache: Path) -> None:
     honest = image()
     other = replace(runtime(), diff_id=honest.layers[1].diff_id)
     with pytest.raises(BundleInvalid, match="which the image's config names"):
@@ -307,9 +307,9 @@ def test_dpkg_status() -> None:
     ],
 )
 def test_python_licences_as_declared(lines: list[str], licences: tuple[str, ...]) -> None:
-    found = python_metadata(metadata("a", "1", *lines).decode())
-    assert found is not None
-    assert found.licences == licences
+    package = python_metadata(metadata("a", "1", *lines).decode())
+    assert package is not None
+    assert package.licences == licences
 
 
 @pytest.mark.parametrize("text", ["Name: a\n\nVersion: 1", "Name: a\nVersion:", "Name: /\nVersion: 1"])
@@ -339,5 +339,5 @@ def test_package_urls() -> None:
         ("models/100%.pt", "models/100%25.pt"),
     ],
 )
-def test_an_address_is_published_without_what_signs_it(uri: str, public: str) -> None:
+def test_an_address_is_published_without_its_signature(uri: str, public: str) -> None:
     assert public_uri(uri) == public

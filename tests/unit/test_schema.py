@@ -1,4 +1,4 @@
-"""The published schemas: what lies in schema/ is what the code says, and editors agree with check."""
+"""The published schemas in schema/ equal those that the code generates, and editors agree with check."""
 
 import json
 from typing import Any

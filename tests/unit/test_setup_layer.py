@@ -1,4 +1,4 @@
-"""The setup layer without Docker: when there is one, what it depends on, what it may hold."""
+"""The setup layer without Docker: when it exists, its dependencies, and its allowed content."""
 
 import io
 import os
@@ -42,11 +42,11 @@ def tar(path: Path, *members: tarfile.TarInfo) -> Path:
         ({"notes.txt": b"install_packages"}, False),
     ],
 )
-def test_only_code_that_speaks_of_a_setup_is_run_for_one(tmp_path: Path, files: dict[str, bytes], wanted: bool) -> None:
+def test_only_code_with_a_setup_is_run_for_one(tmp_path: Path, files: dict[str, bytes], wanted: bool) -> None:
     assert setup.has_setup(archived(tmp_path, files)) is wanted
 
 
-def test_it_is_made_again_for_other_code_alone(tmp_path: Path) -> None:
+def test_only_changed_code_makes_the_layer_again(tmp_path: Path) -> None:
     def key(files: dict[str, bytes], runtime: Image = RUNTIME) -> str:
         return setup._key(runtime, archived(tmp_path, files), None, FOLDER)
 
@@ -65,8 +65,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
 
 def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
     names = [f"{FOLDER}/a.txt", "opt/torchrelay/deps/lib/python3.11/site-packages/x.py"]
-    made = tar(tmp_path / "x.tar", member("opt", tarfile.DIRTYPE), *map(member, names))
-    assert setup._names(made, FOLDER) == names
+    archive = tar(tmp_path / "x.tar", member("opt", tarfile.DIRTYPE), *map(member, names))
+    assert setup._names(archive, FOLDER) == names
     assert [match[1] for name in names if (match := setup.SITE.match(name))] == ["lib/python3.11/site-packages"]
 
 
@@ -87,12 +87,12 @@ def test_anything_else_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
         setup._names(tar(tmp_path / "x.tar", bad), FOLDER)
 
 
-def test_the_reason_is_the_programs_own_or_what_was_said_last() -> None:
+def test_the_reason_is_the_programs_message_or_its_last_line() -> None:
     assert setup.reason("x\nERROR: install_packages failed: no\n") == "install_packages failed: no"
     assert setup.reason("a\nb\nc\nKilled\n") == "b c Killed"
 
 
-def test_what_is_new_or_changed_is_packed_with_fixed_owners_and_times(tmp_path: Path) -> None:
+def test_new_and_changed_files_are_packed_with_fixed_owners_and_times(tmp_path: Path) -> None:
     root = tmp_path / "model"
     (root / "sub").mkdir(parents=True)
     (root / "old.txt").write_text("old")
@@ -111,14 +111,14 @@ def test_what_is_new_or_changed_is_packed_with_fixed_owners_and_times(tmp_path: 
     setup_program.pack(tmp_path / "x.tar", changed)
     assert (tmp_path / "x.tar").read_bytes() == first
     with tarfile.open(tmp_path / "x.tar") as archive:
-        found = {info.name.removeprefix(f"{root}/".lstrip("/")): info for info in archive if not info.isdir()}
+        entries = {info.name.removeprefix(f"{root}/".lstrip("/")): info for info in archive if not info.isdir()}
         assert all(info.mode == 0o755 for info in archive.getmembers() if info.isdir())
-    assert {name: info.mode for name, info in found.items() if info.isreg()} == {"changed.txt": 0o644, "sub/run.sh": 0o755}
-    assert found["sub/link"].linkname == "run.sh"
+    assert {name: info.mode for name, info in entries.items() if info.isreg()} == {"changed.txt": 0o644, "sub/run.sh": 0o755}
+    assert entries["sub/link"].linkname == "run.sh"
 
 
 def test_a_file_of_two_names_is_packed_twice(tmp_path: Path) -> None:
-    """Package installers link files out of their caches; a link within the tar is refused as none of the model's files."""
+    """Package installers link files out of their caches; a link within the tar is refused because it is not a file of the model."""
     root = tmp_path / FOLDER
     root.mkdir(parents=True)
     (root / "a.bin").write_bytes(b"bytes")

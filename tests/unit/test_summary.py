@@ -12,10 +12,10 @@ from torchrelay.workflow.job_result import DiffRow, Failure, JobResult, LayerRow
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 DIGEST = f"sha256:{'a' * 64}"
-OURS = {"<br>"}
+OUR_HTML = {"<br>"}
 
 
-def made(**more: Any) -> JobResult:
+def result_of(**more: Any) -> JobResult:
     stages = [
         StageRow(stage="check", seconds=0.1),
         StageRow(stage="build", seconds=12.34, skipped=True),
@@ -37,7 +37,7 @@ def made(**more: Any) -> JobResult:
 
 
 def hostile(text: str) -> JobResult:
-    return made(
+    return result_of(
         model=text[:4096],
         version=text[:4096],
         result="failed",
@@ -65,22 +65,22 @@ def hostile(text: str) -> JobResult:
 
 
 def markup(text: str) -> set[str]:
-    """Return what there is of HTML, links and images outside of code."""
-    found = set()
+    """Return the HTML, links and images outside code."""
+    kinds = set()
     for token in PARSER.parse(text):
         for one in [token, *(token.children or [])]:
             if one.type in ("html_inline", "html_block"):
-                found.add(re.sub(r"<code>.*?</code>", "", one.content).strip())
+                kinds.add(re.sub(r"<code>.*?</code>", "", one.content).strip())
             elif one.type in ("link_open", "image", "em_open", "s_open"):
-                found.add(one.type)
-    return found
+                kinds.add(one.type)
+    return kinds
 
 
 def test_the_summary_of_a_model_is_complete() -> None:
     push = StageRow(stage="push", seconds=1.0, blobs=1, bytes=2_500_000)
     text = summary.model_summary(
-        made(
-            stages=[*made().stages, push, StageRow(stage="deploy", seconds=4.0)],
+        result_of(
+            stages=[*result_of().stages, push, StageRow(stage="deploy", seconds=4.0)],
             endpoint="http://127.0.0.1:8080/predictions/digits",
             target="docker",
             reference=f"r.example/digits@{DIGEST}",
@@ -114,7 +114,7 @@ def test_the_summary_of_a_model_is_complete() -> None:
 
 def test_uploaded_layers_are_marked_if_push_lists_them() -> None:
     push = StageRow(stage="push", seconds=1.0, bytes=900, sent=["sha256:b"])
-    text = summary.model_summary(made(stages=[push]))
+    text = summary.model_summary(result_of(stages=[push]))
     assert f"| `weights` | 2.5 MB | already there | `{DIGEST}` |" in text
     assert "| `handler` | 0.9 kB | uploaded | `sha256:b` |" in text
 
@@ -122,7 +122,7 @@ def test_uploaded_layers_are_marked_if_push_lists_them() -> None:
 def test_a_failed_stage_is_red_with_its_place_and_fix() -> None:
     problem = Mistake(file="model.yaml", line=3, field="name", message="is wrong", fix="write digits")
     error = Failure(stage="check", kind="model_invalid", message="m", problems=[problem])
-    text = summary.model_summary(made(result="failed", stages=[], samples=[], layers=[], error=error))
+    text = summary.model_summary(result_of(result="failed", stages=[], samples=[], layers=[], error=error))
     assert "**`check` failed: `model_invalid`**" in text
     assert "| `model.yaml:3` | `name` | `is wrong` | `write digits` |" in text
     assert '  check["check<br/>model_invalid"]:::failed' in text
@@ -130,24 +130,24 @@ def test_a_failed_stage_is_red_with_its_place_and_fix() -> None:
 
 
 def test_a_failed_verification_is_red_with_its_time() -> None:
-    stages = [*made().stages[:2], StageRow(stage="verify", seconds=3.0, result="gate_failed")]
-    text = summary.model_summary(made(result="gate_failed", stages=stages))
+    stages = [*result_of().stages[:2], StageRow(stage="verify", seconds=3.0, result="gate_failed")]
+    text = summary.model_summary(result_of(result="gate_failed", stages=stages))
     assert '  verify["verify<br/>3.0 s"]:::failed' in text
     assert "### ❌ `digits` `v1`: gate_failed" in text
 
 
 def test_the_chart_of_the_local_target_has_no_image_stages() -> None:
-    text = summary.flow_chart(made(target="local", stages=[StageRow(stage="check"), StageRow(stage="deploy", seconds=1.0)]))
+    text = summary.flow_chart(result_of(target="local", stages=[StageRow(stage="check"), StageRow(stage="deploy", seconds=1.0)]))
     assert "build" not in text
     assert "check --> deploy" in text
 
 
 def test_without_a_started_stage_there_is_no_chart() -> None:
-    assert summary.flow_chart(made(stages=[], error=Failure(stage="doctor", kind="doctor_failed"))) == ""
+    assert summary.flow_chart(result_of(stages=[], error=Failure(stage="doctor", kind="doctor_failed"))) == ""
 
 
 def test_an_unreachable_live_endpoint_is_reported_with_the_reason() -> None:
-    text = summary.model_summary(made(diff=LiveDiff(url="http://live", reachable=False, reason="refused")))
+    text = summary.model_summary(result_of(diff=LiveDiff(url="http://live", reachable=False, reason="refused")))
     assert "**Not compared with `http://live`:** `refused`" in text
 
 
@@ -155,18 +155,18 @@ def test_an_unreachable_live_endpoint_is_reported_with_the_reason() -> None:
 def test_untrusted_text_never_becomes_markup(text: str) -> None:
     one = hostile(text.encode(errors="backslashreplace").decode())
     text = summary.model_summary(one)
-    assert markup(text) <= OURS
+    assert markup(text) <= OUR_HTML
     assert "\x1b" not in text
     assert "\u202e" not in text
     fences = [token for token in PARSER.parse(text) if token.type == "fence"]
     assert [token.info for token in fences].count("mermaid") == 1
-    many = summary.run_summary({"a": one, "b": made()})
+    many = summary.run_summary({"a": one, "b": result_of()})
     pieces = {"<details><summary></summary>", "<details open><summary></summary>", "</details>"}
-    assert markup(many) <= {*OURS, *pieces}
+    assert markup(many) <= {*OUR_HTML, *pieces}
 
 
 def test_control_an_unescaped_name_becomes_markup() -> None:
-    assert markup(f"### {HOSTILE['html']}") - OURS
+    assert markup(f"### {HOSTILE['html']}") - OUR_HTML
 
 
 def rows(count: int) -> dict[str, Any]:
@@ -182,26 +182,28 @@ def rows(count: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("limit", [summary.STEP_LIMIT, summary.COMMENT_LIMIT, 5000])
 def test_a_long_summary_is_cut_with_a_note(limit: int) -> None:
-    one = made(**rows(200))
+    one = result_of(**rows(200))
     text = summary.model_summary(one, limit)
     assert len(text.encode()) <= limit
     assert "more samples are not shown" in text or "more sections do not fit" in text
     more = rows(20)
-    many = summary.run_summary({f"m{n:04}": made(model=f"m{n:04}", **more) for n in range(300)}, limit)
+    many = summary.run_summary({f"m{n:04}": result_of(model=f"m{n:04}", **more) for n in range(300)}, limit)
     assert len(many.encode()) <= limit
     assert "do not fit here" in many
     assert "| `m0000` |" in many
-    assert markup(many) <= {*OURS, "<details><summary></summary>", "</details>", "em_open"}
+    assert markup(many) <= {*OUR_HTML, "<details><summary></summary>", "</details>", "em_open"}
 
 
 def test_control_without_a_limit_it_does_not_fit() -> None:
     more = rows(50)
-    assert len(summary.run_summary({f"m{n}": made(model=f"m{n}", **more) for n in range(100)}, 10**9)) > summary.STEP_LIMIT
+    assert len(summary.run_summary({f"m{n}": result_of(model=f"m{n}", **more) for n in range(100)}, 10**9)) > summary.STEP_LIMIT
 
 
 def test_many_models_are_a_table_with_failed_ones_first() -> None:
-    failed = made(model="b", result="gate_failed", error=Failure(stage="verify", kind="gate_failed", message="no"))
-    text = summary.run_summary({"a": made(model="a", endpoint="http://a"), "b": failed, "c": made(model="c")}, note="of `abc`")
+    failed = result_of(model="b", result="gate_failed", error=Failure(stage="verify", kind="gate_failed", message="no"))
+    text = summary.run_summary(
+        {"a": result_of(model="a", endpoint="http://a"), "b": failed, "c": result_of(model="c")}, note="of `abc`"
+    )
     lines = text.splitlines()
     assert lines[0] == "### ❌ Torchrelay: 3 models, 1 failed"
     assert "of `abc`" in lines
@@ -213,7 +215,7 @@ def test_many_models_are_a_table_with_failed_ones_first() -> None:
 
 
 def test_a_single_model_is_not_folded() -> None:
-    assert "<details" not in summary.run_summary({"a": made()})
+    assert "<details" not in summary.run_summary({"a": result_of()})
 
 
 def test_a_run_without_models_has_a_summary() -> None:

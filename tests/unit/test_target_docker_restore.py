@@ -36,9 +36,7 @@ OLD, UNVERIFIED = named("old"), named("unverified")
         (None, "old", [OLD], None),
     ],
 )
-def test_which_version_is_restored(
-    target: DockerTarget, live: Any, recorded: str | None, versions: list[Any], restored: Any
-) -> None:
+def test_the_restored_version(target: DockerTarget, live: Any, recorded: str | None, versions: list[Any], restored: Any) -> None:
     containers: Any = SimpleNamespace(versions=lambda: versions)
     record = DeploymentRecord(Deployed.now("sha256:1", "1", recorded) if recorded else None, None)
     assert target._last_verified(containers, live, record) is restored

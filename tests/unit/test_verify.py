@@ -62,7 +62,7 @@ def test_one_sample_still_fills_a_batch() -> None:
     assert prober.calls[1][1] == 32
 
 
-def test_an_unsupported_target_is_refused_before_anything_is_built() -> None:
+def test_an_unsupported_target_is_refused_before_the_build() -> None:
     with pytest.raises(DeployFailed, match="the target 'nonsense' is not supported"):
         chosen_target(model(), "nonsense")
     with pytest.raises(DeployFailed, match="vertex"):

@@ -1,4 +1,4 @@
-"""The pure parts of fetching: addresses, headers, and what the bytes must be."""
+"""The pure parts of fetching: addresses, headers, and the checks of the bytes."""
 
 import time
 from email.utils import formatdate
@@ -37,26 +37,26 @@ def test_an_unknown_scheme_names_those_there_are() -> None:
     assert "s3://bucket/key" in caught.value.fix
 
 
-def test_an_s3_address_is_taken_apart() -> None:
+def test_an_s3_address_is_parsed() -> None:
     assert s3.parse("s3://my-bucket/a/b.pt") == s3.S3Object("my-bucket", "a/b.pt", "")
     assert s3.parse("s3://my-bucket/b.pt?versionId=x.1") == s3.S3Object("my-bucket", "b.pt", "x.1")
     assert s3.basename("s3://my-bucket/a/b.pt?versionId=x") == "b.pt"
 
 
 @pytest.mark.parametrize("uri", ["s3://B/k", "s3://bucket", "s3://bucket/", "s3://bucket/folder/", "s3:///key"])
-def test_what_is_no_object_is_refused(uri: str) -> None:
+def test_another_uri_than_an_objects_is_refused(uri: str) -> None:
     with pytest.raises(WeightsMissing, match="not s3://bucket/key"):
         s3.parse(uri)
 
 
-def test_a_hub_address_is_taken_apart_and_quoted() -> None:
+def test_a_hub_address_is_parsed_and_quoted() -> None:
     assert hf.parse("hf://org/repo/a/b.pt") == hf.HubFile("org/repo", "a/b.pt", "main")
     file = hf.parse("hf://org/repo/a b.pt@refs/pr/1")
     assert hf.url_of(file, "https://hub/") == "https://hub/org/repo/resolve/refs%2Fpr%2F1/a%20b.pt"
 
 
 @pytest.mark.parametrize("uri", ["hf://org/repo", "hf://org/f.pt", "hf://org/repo/../x", "hf://org/repo//x", "hf://org/repo/x@a b"])
-def test_what_is_no_hub_file_is_refused(uri: str) -> None:
+def test_another_uri_than_a_hub_files_is_refused(uri: str) -> None:
     with pytest.raises(WeightsMissing, match="not hf://org/repo"):
         hf.parse(uri)
 
@@ -85,7 +85,7 @@ def test_plain_http_is_not(url: str, first: str) -> None:
         https.require_safe(url, first)
 
 
-def test_an_address_is_shown_without_what_it_may_hide() -> None:
+def test_an_address_is_shown_without_its_secrets() -> None:
     assert https.without_secrets("https://user:pass@host/f?X-Amz-Signature=s#x") == "https://host/f?..."
 
 

@@ -31,7 +31,7 @@ def no_expression_in_a_run_line(tree: Tree) -> Iterator[str]:
 
 
 def no_program_in_yaml(tree: Tree) -> Iterator[str]:
-    """A run step is one line; of an action, one over its own verb."""
+    """A run step is one line; in an action, it runs the action's verb."""
     for file in tree.files.values():
         for _, step in file.steps():
             run = step.get("run")
@@ -46,18 +46,18 @@ def no_program_in_yaml(tree: Tree) -> Iterator[str]:
 def third_party_is_pinned(tree: Tree) -> Iterator[str]:
     for file in tree.files.values():
         for number, line in enumerate(file.text.splitlines(), 1):
-            found = re.match(r"\s*(?:- )?uses:\s*(.*)$", line)
-            if found and not found[1].startswith(f"{tree.home}/") and not PINNED.fullmatch(found[1]):
-                yield f"{file.name}:{number}: {found[1]}"
+            match = re.match(r"\s*(?:- )?uses:\s*(.*)$", line)
+            if match and not match[1].startswith(f"{tree.home}/") and not PINNED.fullmatch(match[1]):
+                yield f"{file.name}:{number}: {match[1]}"
 
 
 def one_sha_for_one_action(tree: Tree) -> Iterator[str]:
     seen: dict[str, str] = {}
     for file in tree.files.values():
         for line in file.text.splitlines():
-            found = re.match(r"\s*(?:- )?uses:\s*([\w./-]+)@(.*)$", line)
-            if found and not found[1].startswith(tree.home) and seen.setdefault(found[1], found[2]) != found[2]:
-                yield f"{file.name}: {found[1]} is {seen[found[1]]} elsewhere"
+            match = re.match(r"\s*(?:- )?uses:\s*([\w./-]+)@(.*)$", line)
+            if match and not match[1].startswith(tree.home) and seen.setdefault(match[1], match[2]) != match[2]:
+                yield f"{file.name}: {match[1]} is {seen[match[1]]} elsewhere"
 
 
 def own_references_agree(tree: Tree) -> Iterator[str]:
@@ -108,7 +108,7 @@ def inputs_are_used_and_declared(tree: Tree) -> Iterator[str]:
 
 
 def called_as_they_declare(tree: Tree) -> Iterator[str]:
-    """`with:` names inputs that our action has, and all that it requires."""
+    """`with:` names only inputs that our action has, and all required ones."""
     for file in tree.files.values():
         for _, step in file.steps():
             own = tree.own(step.get("uses", ""))
@@ -118,14 +118,14 @@ def called_as_they_declare(tree: Tree) -> Iterator[str]:
                 yield f"{file.name}: there is no action {own}"
                 continue
             declared = tree.actions[own].data.get("inputs", {})
-            given = set(step.get("with", {}))
-            yield from (f"{file.name}: {own} has no input {name}" for name in given - set(declared))
+            values = set(step.get("with", {}))
+            yield from (f"{file.name}: {own} has no input {name}" for name in values - set(declared))
             required = {name for name, declaration in declared.items() if declaration.get("required") == "true"}
-            yield from (f"{file.name}: {own} requires {name}" for name in required - given)
+            yield from (f"{file.name}: {own} requires {name}" for name in required - values)
 
 
 def variables_are_flags(tree: Tree) -> Iterator[str]:
-    """An action's variables are what its verb reads."""
+    """An action sets the variables that its verb reads."""
     group: Any = typer.main.get_command(main.app)
     for file in tree.actions.values():
         for _, step in file.steps():
@@ -142,7 +142,7 @@ def variables_are_flags(tree: Tree) -> Iterator[str]:
 
 
 def outputs_come_from_steps(tree: Tree) -> Iterator[str]:
-    """`steps.X.outputs.Y` is of a step of the same job, and of an action of ours one that it declares."""
+    """`steps.X.outputs.Y` names a step of the same job; if the step uses one of our actions, the action declares the output."""
     for file in tree.files.values():
         scopes = file.jobs or {"": file.data}
         for job, body in scopes.items():
@@ -157,7 +157,7 @@ def outputs_come_from_steps(tree: Tree) -> Iterator[str]:
 
 
 def outputs_come_from_jobs(tree: Tree) -> Iterator[str]:
-    """`needs.X.outputs.Y` is of a job that is waited for and has it; so are the outputs of a called workflow."""
+    """`needs.X.outputs.Y` names a job in `needs` that has the output; the outputs of a called workflow name its jobs."""
     for file in tree.workflows:
         for job, body in file.jobs.items():
             waited = body.get("needs", [])
@@ -193,7 +193,7 @@ def serve_takes_what_plan_checks(tree: Tree) -> Iterator[str]:
 
 
 def jobs_are_bounded(tree: Tree) -> Iterator[str]:
-    """Nothing by default: permissions, a time limit, a readable name."""
+    """Every job sets its permissions, a time limit and a readable name."""
     for file in tree.workflows:
         if file.data.get("permissions") != {}:
             yield f"{file.name}: `permissions: {{}}` is missing at the top"
@@ -216,14 +216,14 @@ def jobs_are_bounded(tree: Tree) -> Iterator[str]:
 def steps_are_careful(tree: Tree) -> Iterator[str]:
     for file in tree.files.values():
         for job, step in file.steps():
-            given, where = step.get("with", {}), f"{file.name}: {job}"
+            values, where = step.get("with", {}), f"{file.name}: {job}"
             uses = step.get("uses", "")
-            if uses.startswith("actions/checkout@") and given.get("persist-credentials") != "false":
+            if uses.startswith("actions/checkout@") and values.get("persist-credentials") != "false":
                 yield f"{where}: the checkout leaves its token behind"
             if uses.startswith("actions/upload-artifact@"):
                 wanted = {"if-no-files-found": "error", "compression-level": "0"}
-                if wanted.items() - given.items() or not 0 < int(given.get("retention-days", 0)) <= 7:
-                    yield f"{where}: artifact {given.get('name')}"
+                if wanted.items() - values.items() or not 0 < int(values.get("retention-days", 0)) <= 7:
+                    yield f"{where}: artifact {values.get('name')}"
             if "run" in step and file.is_action and step.get("shell") != "bash":
                 yield f"{where}: no shell"
 

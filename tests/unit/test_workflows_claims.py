@@ -25,7 +25,7 @@ UPLOAD, DOWNLOAD, PROVENANCE = "actions/upload-artifact", "actions/download-arti
 
 @dataclass(frozen=True)
 class Claim:
-    """What one job has and runs; `actions` are third-party actions, including those inside our own actions."""
+    """The rights and actions of one job; `actions` are third-party actions, including those inside our actions."""
 
     permissions: dict[str, str]
     verbs: set[str]
@@ -79,7 +79,7 @@ CLAIMS = {
 
 
 def claim(tree: Tree, job: str) -> Claim:
-    """Read a job's claim out of the YAML, through every action that it comes to."""
+    """Read a job's row from the YAML, through every action that it uses."""
     body = tree.serve.jobs[job]
     reached = [uses.partition("@")[0] for uses, _ in tree.reached(body["steps"])]
     texts = " ".join(expressions(body)).lower()
@@ -94,25 +94,25 @@ def claim(tree: Tree, job: str) -> Claim:
 
 
 def broken_promises(tree: Tree) -> list[str]:
-    """Say where the two columns meet."""
+    """Report each job whose rights and actions must not be combined."""
     wrong = []
     for job, body in tree.serve.jobs.items():
-        found = claim(tree, job)
-        if found.model_code and found.credentials:
+        facts = claim(tree, job)
+        if facts.model_code and facts.credentials:
             wrong.append(f"{job} runs the model's code and holds credentials")
-        if found.model_code and set(found.permissions.values()) - {"read"}:
-            wrong.append(f"{job} runs the model's code and may write")
-        if found.credentials and CACHE in found.actions:
+        if facts.model_code and set(facts.permissions.values()) - {"read"}:
+            wrong.append(f"{job} runs the model's code and has write permissions")
+        if facts.credentials and CACHE in facts.actions:
             wrong.append(f"{job} holds credentials and takes from a cache")
-        if found.credentials and CHECKOUT in found.actions and found.secrets:
+        if facts.credentials and CHECKOUT in facts.actions and facts.secrets:
             wrong.append(f"{job} holds secrets and has a checkout")
-        if found.credentials and (loose := [uses for uses in found.actions if not uses.startswith("actions/")]):
+        if facts.credentials and (loose := [uses for uses in facts.actions if not uses.startswith("actions/")]):
             wrong.append(f"{job} holds credentials and runs {loose}")
-        if found.credentials and (loose := [step["run"] for step in body["steps"] if "run" in step]):
+        if facts.credentials and (loose := [step["run"] for step in body["steps"] if "run" in step]):
             wrong.append(f"{job} holds credentials and runs {loose}")
-        if found.credentials and "toJSON(secrets)" in str(body):
+        if facts.credentials and "toJSON(secrets)" in str(body):
             wrong.append(f"{job} takes all secrets")
-        if found.secrets and not found.environment:
+        if facts.secrets and not facts.environment:
             wrong.append(f"{job} has secrets and no environment to guard them")
         texts = [text for step in body["steps"] for text in expressions({key: step[key] for key in step if key != "with"})]
         if any("secrets." in text for text in texts) or "secrets." in str(body.get("env", "")):
@@ -125,7 +125,7 @@ def test_every_job_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("job", CLAIMS)
-def test_a_job_does_what_the_table_says(job: str) -> None:
+def test_a_job_equals_its_row_in_the_table(job: str) -> None:
     assert claim(TREE, job) == CLAIMS[job]
 
 
@@ -134,12 +134,12 @@ def test_no_job_has_both_model_code_and_credentials() -> None:
 
 
 STEP = "      - id: push\n"
-OURS, AT = f"{TREE.home}/actions", f"@{TREE.ref}"
+ACTIONS, AT = f"{TREE.home}/actions", f"@{TREE.ref}"
 ENVIRONMENT = "    environment: ${{ inputs.environment }}\n"
 READS = "      contents: read # reads the model; "
-SETUP = f"        uses: {OURS}/setup{AT}\n      - uses: {OURS}/login{AT}\n"
+SETUP = f"        uses: {ACTIONS}/setup{AT}\n      - uses: {ACTIONS}/login{AT}\n"
 CONTROLS = {
-    "a model is built where credentials are": TREE.but(SERVE, STEP, f"      - uses: {OURS}/build{AT}\n{STEP}"),
+    "a model is built where credentials are": TREE.but(SERVE, STEP, f"      - uses: {ACTIONS}/build{AT}\n{STEP}"),
     "the build job may become somebody": TREE.but(SERVE, READS, f"      id-token: write # x\n{READS}"),
     "the build job may write": TREE.but(SERVE, READS, READS.replace("read", "write", 1)),
     "the deploy job takes from a cache": TREE.but(
@@ -167,7 +167,7 @@ def test_a_job_with_model_code_and_credentials_is_reported(case: str) -> None:
     )
 
 
-def test_callers_grant_what_the_jobs_ask_for_and_no_more() -> None:
+def test_callers_grant_exactly_the_requested_permissions() -> None:
     """GitHub refuses to start a called workflow whose jobs ask for more than the caller has."""
     asked = {name: access for one in CLAIMS.values() for name, access in one.permissions.items()}
     callers = {str(path): path.read_text() for path in references.ROOT.glob("examples/*/deploy.yml")}
@@ -182,7 +182,7 @@ def test_callers_grant_what_the_jobs_ask_for_and_no_more() -> None:
 
 
 def test_a_fork_gets_nothing() -> None:
-    """What runs for a pull request of a fork: GitHub gives it no secret and no id-token; plan refuses the one event that would."""
+    """A fork's pull request gets no secret and no id-token from GitHub; plan refuses the one event that would give them."""
     fork = {job for job, one in CLAIMS.items() if one.runs_when in ("", "needs.plan.outputs.build == 'true'")}
     assert fork == {"plan", "build", "report"}
     assert not any(CLAIMS[job].credentials for job in fork)
@@ -190,10 +190,10 @@ def test_a_fork_gets_nothing() -> None:
 
 
 def cancelled_for_another(tree: Tree) -> list[str]:
-    """Say which jobs GitHub may cancel for a run that came later, which is not always one of a newer commit."""
+    """Report the jobs that GitHub can cancel for a later run, which does not always have a newer commit."""
     bodies = {"the workflow": tree.serve.data, **tree.serve.jobs}
-    kept = {"queue": "max", "cancel-in-progress": "false"}
-    return [name for name, body in bodies.items() if "concurrency" in body and kept.items() - dict(body["concurrency"]).items()]
+    required = {"queue": "max", "cancel-in-progress": "false"}
+    return [name for name, body in bodies.items() if "concurrency" in body and required.items() - dict(body["concurrency"]).items()]
 
 
 def test_no_deployment_cancels_another() -> None:
@@ -203,7 +203,7 @@ def test_no_deployment_cancels_another() -> None:
 
 
 def test_a_timed_out_build_does_not_stop_other_models() -> None:
-    """GitHub calls such a job cancelled, though nobody cancelled the run; skipped it is only when plan failed."""
+    """GitHub reports such a job as cancelled although nobody cancelled the run; it is skipped only if plan failed."""
     condition = TREE.serve.jobs["deploy"]["if"]
     assert re.findall(r"needs\.build\.result ([!=]=) '(\w+)'", condition) == [("!=", "skipped")]
     assert "!cancelled()" in condition
@@ -215,14 +215,16 @@ def test_all_examples_have_the_same_caller_workflow() -> None:
 
 
 def weights_amiss(tree: Tree) -> list[str]:
-    """Say where weights are handed on that nobody fetched, or fetched and not handed on."""
+    """Report weights that are downloaded but never uploaded, or the reverse."""
     fetch, build = tree.serve.jobs["fetch"], tree.serve.jobs["build"]
     wrong = [] if "fetch-matrix" in fetch["strategy"]["matrix"] else ["fetch runs for weights that are files"]
     taken = [step for step in build["steps"] if "torchrelay-weights-" in step.get("with", {}).get("name", "")]
-    given = [step for step in fetch["steps"] if "torchrelay-weights-" in step.get("with", {}).get("name", "")]
-    if [step["with"]["name"] for step in taken] != [step["with"]["name"] for step in given]:
-        wrong.append("build takes what fetch does not give")
-    return wrong + ["build waits for what no fetch gives" for step in taken if step.get("if") != "${{ matrix.fetch }}"]
+    uploads = [step for step in fetch["steps"] if "torchrelay-weights-" in step.get("with", {}).get("name", "")]
+    if [step["with"]["name"] for step in taken] != [step["with"]["name"] for step in uploads]:
+        wrong.append("build downloads other weights than fetch uploads")
+    return wrong + [
+        "build downloads weights that no fetch job uploads" for step in taken if step.get("if") != "${{ matrix.fetch }}"
+    ]
 
 
 def test_fetched_weights_are_passed_to_build() -> None:
@@ -242,16 +244,16 @@ def test_weights_that_are_not_passed_on_are_reported(old: str, new: str) -> None
 
 
 def clashes(tree: Tree) -> list[str]:
-    """Say which artifacts two calls of serve.yml in one workflow, or a second attempt of a job, would trip over."""
+    """Report the artifacts that fail with two calls of serve.yml in one workflow or with a job's second attempt."""
     wrong = []
     for job, step in tree.serve.steps():
-        given = step.get("with", {})
-        name = given.get("name", given.get("pattern", ""))
+        values = step.get("with", {})
+        name = values.get("name", values.get("pattern", ""))
         if "-artifact@" in step.get("uses", "") and not re.match(r"torchrelay-[a-z]+-\$\{\{ inputs\.environment \}\}--", name):
             wrong.append(f"{job}: {name} is not this call's own")
-        if UPLOAD in step.get("uses", "") and given.get("overwrite") != "true":
+        if UPLOAD in step.get("uses", "") and values.get("overwrite") != "true":
             wrong.append(f"{job}: {name} is there already when the job is run again")
-        if "merge-multiple" in given:
+        if "merge-multiple" in values:
             wrong.append(f"{job}: files of several artifacts would be one")
     return wrong
 
@@ -283,9 +285,9 @@ def test_a_release_candidate_is_a_prerelease() -> None:
 
 
 def bundles_of_anybody(tree: Tree) -> list[str]:
-    """Say which actions of the deploy job would take a bundle of another model than the one whose job it is."""
+    """Report the actions of the deploy job that would accept a bundle of another model."""
     steps = [(tree.own(step.get("uses", "")), step.get("with", {})) for step in tree.serve.jobs["deploy"]["steps"]]
-    return [str(own) for own, given in steps if own in BUNDLED and given.get("expect-model") != "${{ matrix.model }}"]
+    return [str(own) for own, values in steps if own in BUNDLED and values.get("expect-model") != "${{ matrix.model }}"]
 
 
 BUNDLED = ("push", "attest", "deploy")
@@ -300,7 +302,7 @@ KEYLESS = "actions/__keyless/action.yml"
 
 
 def signers_amiss(tree: Tree) -> list[str]:
-    """Say where a keyless signature would be held against another workflow's identity than the one it was made with."""
+    """Report where a keyless signature would be compared with another workflow's identity than its signer's."""
     wrong = []
     for _, verify in tree.files[KEYLESS].steps():
         if "gh attestation verify" not in verify.get("run", ""):

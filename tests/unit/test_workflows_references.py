@@ -28,7 +28,7 @@ def at(ref: str, home: str = "first/home") -> dict[str, str]:
     return {name: text if name == "other.md" else text.replace("first/home", home) for name, text in tree.items()}
 
 
-def test_a_release_sets_every_ref_and_nothing_else() -> None:
+def test_a_release_changes_only_the_refs() -> None:
     assert references.released(TREE, "v1.2.3") == at("v1.2.3")
     assert references.released(at("v1.2.3"), "v1.2.3") == at("v1.2.3")
 

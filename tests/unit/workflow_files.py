@@ -64,8 +64,8 @@ class Tree:
 
     @classmethod
     def of(cls, root: Path = ROOT) -> Tree:
-        found = [*root.glob(".github/workflows/*.yml"), *root.glob("actions/*/action.yml")]
-        return cls({str(path.relative_to(root)): path.read_text() for path in sorted(found)})
+        files = [*root.glob(".github/workflows/*.yml"), *root.glob("actions/*/action.yml")]
+        return cls({str(path.relative_to(root)): path.read_text() for path in sorted(files)})
 
     def but(self, name: str, old: str, new: str) -> Tree:
         """Return the tree with one text replaced, for a control test."""
@@ -89,12 +89,12 @@ class Tree:
         return [file for file in self.files.values() if not file.is_action]
 
     def own(self, uses: str) -> str:
-        """Return the name of our own action in a `uses:`; "" for a third-party action."""
+        """Return the name of our action in a `uses:`; "" for a third-party action."""
         path, _, _ = uses.partition("@")
         return path.removeprefix(f"{self.home}/actions/") if path.startswith(f"{self.home}/actions/") else ""
 
     def reached(self, steps: list[Node]) -> Iterator[tuple[str, Node]]:
-        """Yield every `uses:` of some steps and of our own actions inside them, with its inputs."""
+        """Yield every `uses:` of some steps and of our actions inside them, with its inputs."""
         for step in steps:
             if not (uses := step.get("uses")):
                 continue
@@ -111,7 +111,7 @@ class Tree:
 def expressions(node: Any) -> Iterator[str]:
     """Yield every `${{ }}` below a node, and every `if:` without one."""
     if isinstance(node, str):
-        yield from (found.strip() for found in EXPRESSION.findall(node))
+        yield from (match.strip() for match in EXPRESSION.findall(node))
     elif isinstance(node, dict):
         for key, value in node.items():
             if key == "if" and isinstance(value, str) and "${{" not in value:

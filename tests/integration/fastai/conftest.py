@@ -21,7 +21,7 @@ RUN_S = 240
 
 @dataclass(frozen=True)
 class Exported:
-    """What `torchrelay export-fastai --json` wrote and printed for a learner of train.py."""
+    """The output of `torchrelay export-fastai --json` for a learner of train.py."""
 
     folder: Path
     result: dict[str, Any]
@@ -56,19 +56,19 @@ def fastai_python() -> Path:
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(3) as made:
-        yield made
+    with ThreadPoolExecutor(3) as executor:
+        yield executor
 
 
 @pytest.fixture(scope="session")
 def variants_run(fastai_python: Path, tmp_path_factory: pytest.TempPathFactory, pool: ThreadPoolExecutor) -> Future[Path]:
     folder = tmp_path_factory.mktemp("variants")
 
-    def made() -> Path:
+    def run_variants() -> Path:
         run(fastai_python, "variants.py", folder)
         return folder
 
-    return pool.submit(made)
+    return pool.submit(run_variants)
 
 
 @pytest.fixture(scope="session")

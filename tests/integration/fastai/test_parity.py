@@ -50,19 +50,19 @@ def test_this_environment_has_no_fastai() -> None:
 
 @pytest.mark.parametrize("name", ["unet", "classifier"])
 def test_a_whole_model_directory_is_written(exported: dict[str, Exported], name: str) -> None:
-    made = exported[name]
-    checked = check.run(made.folder)
+    export = exported[name]
+    checked = check.run(export.folder)
     assert checked.warnings == []
     assert checked.model.name == name
     assert [sample.name for sample in checked.samples] == ["learner"]
     assert (
-        sorted(path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file())
-        == made.result["files"]
+        sorted(path.relative_to(export.folder).as_posix() for path in export.folder.rglob("*") if path.is_file())
+        == export.result["files"]
     )
     for file in ("model.py", "model.yaml"):
-        imports = [line for line in (made.folder / file).read_text().splitlines() if line.startswith(("import ", "from "))]
+        imports = [line for line in (export.folder / file).read_text().splitlines() if line.startswith(("import ", "from "))]
         assert all("fastai" not in line and "torchvision" not in line for line in imports)
-    assert made.result["difference"] < OUTPUTS_ATOL
+    assert export.result["difference"] < OUTPUTS_ATOL
 
 
 def test_model_yaml_has_the_learners_transforms(exported: dict[str, Exported]) -> None:
@@ -94,8 +94,8 @@ def test_the_weights_load_strictly_and_the_network_returns_the_same_numbers(
     handler = start_handler(folder)
     for seed in SEEDS:
         picture = learners.folder / f"{'ask' if name == 'unet' else 'square'}-{seed}.png"
-        made: Any = handler.steps.preprocess(picture.read_bytes())
-        sample: Any = made.sample if isinstance(made, Noted) else made
+        output: Any = handler.steps.preprocess(picture.read_bytes())
+        sample: Any = output.sample if isinstance(output, Noted) else output
         assert handler.steps.prepare is not None
         batch = handler.steps.prepare(sample[None])
         with torch.inference_mode():

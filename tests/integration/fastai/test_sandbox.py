@@ -1,4 +1,4 @@
-"""What a file can do while it is loaded: the same attempts, confined and unconfined."""
+"""A file's attempts to do harm while it is loaded, confined and unconfined."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ raise RuntimeError(json.dumps(results))
 
 
 def hostile(path: Path, secret: Path, port: int) -> None:
-    """Write a file that tries all this when it is loaded, in a function saved as byte code: none of its names looks dangerous."""
+    """Write a file that makes all attempts when loaded, in a function saved as byte code: none of its names looks dangerous."""
     code = ATTEMPTS.replace("SECRET)", f"{str(secret)!r})").replace("SECRET +", f"{str(secret)!r} +").replace("PORT", str(port))
     namespace: dict[str, object] = {"__name__": "__main__", "code": code}
     exec("def attack():\n    exec(code, {})\n", namespace)  # noqa: S102 -- a function defined like this is pickled by value

@@ -173,9 +173,9 @@ def main(folder: Path) -> None:
             (scratch / "model.py").write_text(text)
             comparison = verify.step({**description, "mode": "RGB" if description["channels"] == 3 else "L"}, scratch)
             reference = load_file(scratch / read.WEIGHTS)  # the format's reference reader
-            ours = verify.tensors(scratch / read.WEIGHTS)
+            actual = verify.tensors(scratch / read.WEIGHTS)
             comparison["same_as_reference"] = (
-                all(torch.equal(reference.pop(key), value) for key, value in ours.items()) and not reference
+                all(torch.equal(reference.pop(key), value) for key, value in actual.items()) and not reference
             )
             (scratch / "verify.json").write_text(json.dumps(comparison))
             print(name, comparison, f"{time.monotonic() - began:.1f} s", flush=True)

@@ -1,4 +1,4 @@
-"""model-config.yaml beside model.yaml: taken as seed 004 writes it; what the two say differently is one error with both lines."""
+"""model-config.yaml beside model.yaml: the file of seed 004 is read; a contradiction of the two is one error with both lines."""
 
 import io
 import re
@@ -43,37 +43,37 @@ def packed(files: dict[str, bytes], kind: str = "w:gz") -> bytes:
 SOURCE = packed({"./nets/block.py": b"x = 1\n", "./nets/__pycache__/block.pyc": b"\0"})
 
 
-def made(folder: Path, config: str, more: str = "", files: dict[str, str | bytes | None] | None = None) -> Model:
+def load_model(folder: Path, config: str, more: str = "", files: dict[str, str | bytes | None] | None = None) -> Model:
     named: dict[str, str | bytes | None] = {"model.yaml": GOOD_YAML + more, "model-config.yaml": config, **(files or {})}
     return check.run(write(folder, named)).model
 
 
-def test_it_is_taken_as_seed_004_writes_it(tmp_path: Path) -> None:
-    model = made(tmp_path, SEED_004, "", {"test.tar.gz": SOURCE})
+def test_the_file_of_seed_004_is_read(tmp_path: Path) -> None:
+    model = load_model(tmp_path, SEED_004, "", {"test.tar.gz": SOURCE})
     assert (model.workers, model.batch.size, model.batch.delay_ms, model.timeouts.response_s) == (1, 4, 4000, 5200)
     assert (model.device, model.gpus) == ("gpu", 4)
-    told = server_config.read(tmp_path)
-    assert told.files == {"nets/block.py": b"x = 1\n"}
-    assert told.rest == {"maxWorkers": 1, "deviceIds": [0, 1, 2, 3], "system": {"maxGPUMemory": 500}}
+    settings = server_config.read(tmp_path)
+    assert settings.files == {"nets/block.py": b"x = 1\n"}
+    assert settings.rest == {"maxWorkers": 1, "deviceIds": [0, 1, 2, 3], "system": {"maxGPUMemory": 500}}
 
 
-def test_what_neither_says_keeps_its_default(tmp_path: Path) -> None:
-    model = made(tmp_path, "jobQueueSize: 9\nhandler: {mine: [1]}\n", "batch: {delay_ms: 5}\n")
+def test_a_field_in_neither_file_has_its_default(tmp_path: Path) -> None:
+    model = load_model(tmp_path, "jobQueueSize: 9\nhandler: {mine: [1]}\n", "batch: {delay_ms: 5}\n")
     assert (model.workers, model.batch.size, model.batch.delay_ms, model.device) == (1, 8, 5, "cpu")
 
 
-def test_each_field_is_taken_alone(tmp_path: Path) -> None:
-    model = made(tmp_path, "batchSize: 3\nmaxWorkers: 2\n", "batch: {delay_ms: 5}\n")
+def test_each_field_is_read_separately(tmp_path: Path) -> None:
+    model = load_model(tmp_path, "batchSize: 3\nmaxWorkers: 2\n", "batch: {delay_ms: 5}\n")
     assert (model.batch.size, model.batch.delay_ms, model.workers) == (3, 5, 2)
 
 
-def test_both_may_say_the_same(tmp_path: Path) -> None:
-    model = made(tmp_path, "batchSize: 3\ndeviceIds: [0]\n", "batch: {size: 3}\ndevice: gpu\nresources: {gpu: 2}\n")
+def test_equal_values_in_both_files_are_allowed(tmp_path: Path) -> None:
+    model = load_model(tmp_path, "batchSize: 3\ndeviceIds: [0]\n", "batch: {size: 3}\ndevice: gpu\nresources: {gpu: 2}\n")
     assert (model.batch.size, model.gpus) == (3, 2)
 
 
 @pytest.mark.parametrize(
-    ("config", "more", "told"),
+    ("config", "more", "message"),
     [
         (
             "jobQueueSize: 2\nbatchSize: 3\n",
@@ -94,15 +94,15 @@ def test_both_may_say_the_same(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_they_say_differently_is_one_error_with_both_lines(tmp_path: Path, config: str, more: str, told: str) -> None:
+def test_a_contradiction_is_one_error_with_both_lines(tmp_path: Path, config: str, more: str, message: str) -> None:
     with pytest.raises(ModelInvalid) as refused:
-        made(tmp_path, config, more)
+        load_model(tmp_path, config, more)
     (problem,) = refused.value.problems
-    assert told in str(problem)
+    assert message in str(problem)
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ("batchsize: 4\n", "model-config.yaml:1: batchsize: unknown key; did you mean batchSize?"),
         ("a: 1\nsystem: {extra_files: a.tar}\n", "model-config.yaml:2: system.extra_files: unknown key; did you mean extraFiles?"),
@@ -132,19 +132,19 @@ def test_what_they_say_differently_is_one_error_with_both_lines(tmp_path: Path, 
         ("batchSize: 4\nbatchSize: 5\n", "model-config.yaml:2: batchSize: is written twice"),
     ],
 )
-def test_mistakes_are_told_with_file_line_and_mend(tmp_path: Path, config: str, told: str) -> None:
-    with pytest.raises(ModelInvalid, match=re.escape(told)):
-        made(tmp_path, config)
+def test_mistakes_are_reported_with_file_line_and_fix(tmp_path: Path, config: str, message: str) -> None:
+    with pytest.raises(ModelInvalid, match=re.escape(message)):
+        load_model(tmp_path, config)
 
 
-def test_all_mistakes_of_both_files_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_both_files_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelInvalid) as refused:
-        made(tmp_path, "batchsize: 4\nminWorkers: 0\n", "devise: gpu\n")
+        load_model(tmp_path, "batchsize: 4\nminWorkers: 0\n", "devise: gpu\n")
     assert [problem.file for problem in refused.value.problems] == ["model.yaml", "model-config.yaml", "model-config.yaml"]
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (packed({"../x.py": b""}), "which is not a path below a folder"),
         (packed({"/x.py": b""}), "which is not a path below a folder"),
@@ -157,9 +157,9 @@ def test_all_mistakes_of_both_files_are_told_at_once(tmp_path: Path) -> None:
     ],
     ids=range(8),  # archives hold the time at which they were made
 )
-def test_extra_files_that_harm_are_refused(tmp_path: Path, content: bytes, told: str) -> None:
-    with pytest.raises(ModelInvalid, match=re.escape(told)):
-        made(tmp_path, "system: {extraFiles: x.tar.gz}\n", "", {"x.tar.gz": content})
+def test_harmful_extra_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(ModelInvalid, match=re.escape(message)):
+        load_model(tmp_path, "system: {extraFiles: x.tar.gz}\n", "", {"x.tar.gz": content})
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
@@ -168,10 +168,10 @@ def test_links_are_refused(tmp_path: Path) -> None:
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(info)
     with pytest.raises(ModelInvalid, match="a link or a device"):
-        made(tmp_path, "system: {extraFiles: x.tar}\n")
+        load_model(tmp_path, "system: {extraFiles: x.tar}\n")
 
 
-def test_several_archives_and_zip_files_are_taken(tmp_path: Path) -> None:
+def test_several_archives_and_zip_files_are_accepted(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("lib/b.py", "")
     text = "from lib import b\nimport a\nhandler = 1\n"
@@ -191,18 +191,18 @@ def test_a_tar_that_ends_in_a_zip_file_is_a_tar(tmp_path: Path) -> None:
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w") as archive:
         archive.writestr("inner.py", "")
-    made(tmp_path, "system: {extraFiles: a.tar}\n", "", {"a.tar": packed({"data.zip": inner.getvalue()}, "w")})
+    load_model(tmp_path, "system: {extraFiles: a.tar}\n", "", {"a.tar": packed({"data.zip": inner.getvalue()}, "w")})
     assert set(server_config.read(tmp_path).files) == {"data.zip"}
 
 
 def test_a_gpu_by_the_file_counts_where_the_model_is_judged(tmp_path: Path) -> None:
-    assert made(tmp_path, "deviceType: gpu\n", "resources: {gpu: 2}\n").gpus == 2
+    assert load_model(tmp_path, "deviceType: gpu\n", "resources: {gpu: 2}\n").gpus == 2
     with pytest.raises(ModelInvalid, match="asks for 2, but device is cpu"):
-        made(tmp_path, "batchSize: 3\n", "resources: {gpu: 2}\n")
+        load_model(tmp_path, "batchSize: 3\n", "resources: {gpu: 2}\n")
 
 
 def test_every_verb_can_have_both_files_together(tmp_path: Path) -> None:
-    made(tmp_path, "batchSize: 3\n")
+    load_model(tmp_path, "batchSize: 3\n")
     assert server_config.load_model(tmp_path).batch.size == 3
     (tmp_path / "model-config.yaml").write_text("minWorkers: 2\n")
     (tmp_path / "model.yaml").write_text(GOOD_YAML + "workers: 1\n")

@@ -94,7 +94,7 @@ def test_json_keeps_the_value_and_carries_no_command(text: str) -> None:
 
 
 @hostile
-def test_a_command_arrives_whole(text: str) -> None:
+def test_a_command_arrives_unchanged(text: str) -> None:
     line = runner.command("error", text, file=text, title="a,b:c%")
     assert "\n" not in line
     assert taken(line) == [Taken("error", {"title": "a,b:c%"} | ({"file": text} if text else {}), text)]
@@ -105,11 +105,11 @@ def test_a_command_arrives_whole(text: str) -> None:
 def test_only_trusted_commands_pass_while_commands_are_stopped(capfd: pytest.CaptureFixture[str], act: bool) -> None:
     runner.stop()
     sys.stderr.write("::error::a child's, past our streams\n")
-    runner.send(runner.command("notice", "ours"))
+    runner.send(runner.command("notice", "text"))
     sys.stderr.write("##[error]again\n")
     runner.resume()
     runner.send(runner.command("notice", "after"))
-    assert taken(capfd.readouterr().err, act=act) == [Taken("notice", {}, "ours"), Taken("notice", {}, "after")]
+    assert taken(capfd.readouterr().err, act=act) == [Taken("notice", {}, "text"), Taken("notice", {}, "after")]
 
 
 @pytest.mark.usefixtures("workspace")
@@ -125,8 +125,8 @@ def test_a_command_starts_on_a_new_line(capfd: pytest.CaptureFixture[str], monke
     sys.stderr.write("half a line")
     runner.resume()
     sys.stderr.write("half a line")
-    runner.send(runner.command("notice", "ours"))
-    assert taken(capfd.readouterr().err) == [Taken("notice", {}, "ours")]
+    runner.send(runner.command("notice", "text"))
+    assert taken(capfd.readouterr().err) == [Taken("notice", {}, "text")]
 
 
 @pytest.mark.usefixtures("workspace")
@@ -224,10 +224,10 @@ def test_every_line_of_a_secret_is_masked(capfd: pytest.CaptureFixture[str], act
 def test_an_output_cannot_set_another(text: str, workspace: Path) -> None:
     runner.outputs({"some_name": text, "rows": [text], "next": "z"})
     file = workspace / "GITHUB_OUTPUT"
-    found = values(file.read_bytes().decode())
-    assert set(found) == {"some-name", "rows", "next"}
-    assert found["some-name"] == text.replace("\ud800", "\\ud800")
-    assert json.loads(found["rows"]) == [text]
+    outputs = values(file.read_bytes().decode())
+    assert set(outputs) == {"some-name", "rows", "next"}
+    assert outputs["some-name"] == text.replace("\ud800", "\\ud800")
+    assert json.loads(outputs["rows"]) == [text]
 
 
 def test_control_a_known_delimiter_could_be_closed_early() -> None:
@@ -251,8 +251,8 @@ def test_an_invalid_or_large_output_is_left_out(workspace: Path, caplog: pytest.
 @hostile
 def test_a_variable_cannot_set_another(text: str, workspace: Path) -> None:
     runner.export_env("TORCHRELAY_X", text)
-    found = values((workspace / "GITHUB_ENV").read_bytes().decode())
-    assert found == {"TORCHRELAY_X": text.replace("\ud800", "\\ud800")}
+    outputs = values((workspace / "GITHUB_ENV").read_bytes().decode())
+    assert outputs == {"TORCHRELAY_X": text.replace("\ud800", "\\ud800")}
 
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\nB", "1A", "A B", "A<<B", "A-B"])
@@ -308,12 +308,12 @@ def test_an_annotation_is_one_command(text: str, workspace: Path, capfd: pytest.
     runner.failed(TorchrelayError(text, text), workspace)
     output = capfd.readouterr().err
     for act in (False, True):
-        found = taken(output, act=act)
-        assert [one.name for one in found] == ["error", "error"]
-        assert found[0].properties["line"] == "1"
-        assert all(len(one.data) < 4100 for one in found)
-        assert "\x1b" not in found[0].data
-        assert "\u202e" not in found[0].data
+        commands = taken(output, act=act)
+        assert [one.name for one in commands] == ["error", "error"]
+        assert commands[0].properties["line"] == "1"
+        assert all(len(one.data) < 4100 for one in commands)
+        assert "\x1b" not in commands[0].data
+        assert "\u202e" not in commands[0].data
 
 
 def test_warnings_become_annotations_and_information_does_not(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -322,14 +322,14 @@ def test_warnings_become_annotations_and_information_does_not(workspace: Path, c
     log.info("%s", "::error::printed by a model")
     log.warning("%s", Problem("model.yaml", 7, "name", "is odd"))
     log.error("worse")
-    runner.notice("told")
+    runner.notice("text")
     logging.getLogger("torchrelay.x").warning("below")
     output = capfd.readouterr().err
     expected = [
         Taken("error", {}, "printed by a model"),  # what `shield` is for: the handler alone does not make lines harmless
         Taken("warning", {"file": "m/model.yaml", "line": "7"}, "name: is odd"),
         Taken("error", {}, "worse"),
-        Taken("notice", {}, "told"),
+        Taken("notice", {}, "text"),
         Taken("warning", {}, "below"),
     ]
     assert taken(output) == expected
@@ -352,5 +352,5 @@ def test_without_a_runner_warnings_are_log_lines(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     configure_logging(verbose=False)
     log.warning("odd")
-    runner.notice("told")
-    assert capfd.readouterr().err == "odd\ntold\n"
+    runner.notice("text")
+    assert capfd.readouterr().err == "odd\ntext\n"

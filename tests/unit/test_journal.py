@@ -1,4 +1,4 @@
-"""The rows of what was done: in the relay's order, real work kept, what no longer holds forgotten."""
+"""The journal's rows are in the relay's order; rows of real work stay, and outdated rows are removed."""
 
 from pathlib import Path
 
@@ -21,17 +21,17 @@ def test_a_skipped_run_keeps_the_row_of_the_work() -> None:
     assert merged([FETCH, BUILD], {**FETCH, "seconds": 0.1, "skipped": True}) == [FETCH, BUILD]
 
 
-def test_a_skipped_run_with_another_result_is_told() -> None:
+def test_a_skipped_run_with_another_result_is_reported() -> None:
     cached = {**FETCH, "sha256": "bb", "seconds": 0.1, "skipped": True}
     assert merged([FETCH, BUILD], cached) == [cached]
 
 
-def test_another_result_forgets_what_was_made_of_the_one_before() -> None:
+def test_another_result_removes_the_later_rows() -> None:
     other = {**BUILD, "digest": "sha256:2"}
     assert merged([FETCH, BUILD, DEPLOY], other) == [FETCH, other]
 
 
-def test_the_same_result_made_again_forgets_nothing() -> None:
+def test_the_same_result_keeps_the_later_rows() -> None:
     assert merged([FETCH, BUILD, DEPLOY], {**BUILD, "seconds": 6.0}) == [FETCH, {**BUILD, "seconds": 6.0}, DEPLOY]
 
 

@@ -1,4 +1,4 @@
-"""YAML as people write it: what each scalar means, on which line each field is, and the traps of YAML 1.1."""
+"""YAML as people write it: the value of each scalar, the line of each field, and the traps of YAML 1.1."""
 
 import math
 from typing import Any
@@ -45,9 +45,9 @@ def test_scalars(text: str, value: Any) -> None:
         with pytest.raises(ModelInvalid, match="is not YAML"):
             parse(f"x: {text}\n".encode(), "f")
         return
-    found = parse(f"x: {text}\n".encode(), "f").value["x"]
-    assert found == value
-    assert type(found) is type(value)
+    result = parse(f"x: {text}\n".encode(), "f").value["x"]
+    assert result == value
+    assert type(result) is type(value)
 
 
 def test_nan_and_numbers_beyond_reason() -> None:
@@ -91,7 +91,7 @@ def test_many_values_are_fine_until_they_are_not() -> None:
         parse(("x: [" + "1, " * (MAX_NODES + 1) + "]").encode(), "f")
 
 
-def test_duplicates_are_all_told_and_the_rest_is_read() -> None:
+def test_all_duplicates_are_reported_and_the_rest_is_read() -> None:
     document = parse(b"a: 1\na: 2\nb: 3\nb: 4\n", "f")
     assert document.value == {"a": 1, "b": 3}
     assert [(problem.line, problem.field) for problem in document.problems] == [(2, "a"), (4, "b")]

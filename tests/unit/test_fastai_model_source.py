@@ -109,7 +109,7 @@ def change(path: list[Any], value: Any) -> dict[str, Any]:
         change(["parts", 1, 1, "args"], {"inplace": True, "more": 1}),
     ],
 )
-def test_a_description_that_says_more_is_refused(network: Any) -> None:
+def test_a_description_with_more_content_is_refused(network: Any) -> None:
     with pytest.raises(DescriptionInvalid):
         model_file(network, "A title.", (3, 8, 10), "numbers")
 
