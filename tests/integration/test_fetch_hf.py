@@ -103,7 +103,7 @@ def test_a_changed_digest_is_noticed_before_the_transfer(tmp_path: Path, hub: We
     cached.unlink()
     asked = len(storage.asked)
     hub.next = [redirecting(storage, "1" * 64)]
-    with pytest.raises(WeightsChanged, match=f"sha256 is {'1' * 64}, weights.lock says {SHA256}"):
+    with pytest.raises(WeightsChanged, match=f"sha256 is {'1' * 64}, but weights.lock says {SHA256}"):
         get(tmp_path)
     assert len(storage.asked) == asked + 1  # opened, not read
 

@@ -291,7 +291,7 @@ def test_plain_http_is_for_loopback_only(model_dir: Path, cache: Path) -> None:
 
 
 def test_a_declared_digest_must_fit(server: WeightsServer, model_dir: Path, cache: Path) -> None:
-    with pytest.raises(WeightsChanged, match=f"sha256 is {SHA256}, model.yaml says {'0' * 64}"):
+    with pytest.raises(WeightsChanged, match=f"sha256 is {SHA256}, but model.yaml says {'0' * 64}"):
         get(server, model_dir, cache, sha256="0" * 64)
     assert parts(cache) == []
     assert not (cache / "weights" / SHA256).exists()
@@ -327,7 +327,7 @@ def test_another_size_than_the_locked_one_is_refused_before_the_transfer(
 ) -> None:
     get(server, model_dir, cache)
     server.content = CONTENT + b"more"
-    with pytest.raises(WeightsChanged, match=f"{len(CONTENT) + 4} bytes now, weights.lock says {len(CONTENT)}"):
+    with pytest.raises(WeightsChanged, match=f"{len(CONTENT) + 4} bytes now, but weights.lock says {len(CONTENT)}"):
         get(server, model_dir, tmp_path / "another-machine")
     assert parts(tmp_path / "another-machine") == []
 
@@ -378,12 +378,12 @@ def test_an_invalid_file_name_is_refused_before_the_transfer(
 FETCHING = """
 import sys
 from pathlib import Path
-from torchrelay.stages.fetch import fetch
+from torchrelay.stages import fetch
 from torchrelay.model.model import Model
 from torchrelay.core.progress import Quiet
 
 model = Model.model_validate({"name": "m", "handler": "tensor", "weights": sys.argv[1]})
-fetch(Path(sys.argv[2]), model, cache=Path(sys.argv[3]), progress=Quiet())
+fetch.run(Path(sys.argv[2]), model, cache=Path(sys.argv[3]), progress=Quiet())
 """
 
 
