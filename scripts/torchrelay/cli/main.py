@@ -114,7 +114,8 @@ def _as_json(error: TorchrelayError) -> str:
 
 def described(error: TorchrelayError) -> str:
     """Return an error as it is printed: the message, then the fix with the address of its section of the documentation."""
-    fix = " ".join(part for part in (error.fix, f"({troubleshooting.address(error.kind)})") if part)
+    address = troubleshooting.address(error.kind)
+    fix = f"{error.fix} ({address})" if error.fix else f"see {address}"
     return f"torchrelay: {error.message}\n  fix: {fix}\n"
 
 
