@@ -1,4 +1,4 @@
-"""What handlers can be told in model.yaml's `handler_args`: the options of the shipped handlers and of the author's own.
+"""The options in model.yaml's `handler_args`: those of the shipped handlers and those of the author's own.
 
 Read by `torchrelay check` before anything is built, and by the handlers themselves when they start. Imports nothing heavy.
 """
@@ -28,7 +28,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class OptionProblem:
-    """What is wrong with one option, and the mend."""
+    """What is wrong with one option, and the fix."""
 
     option: str
     message: str
@@ -257,42 +257,42 @@ def options_of(handler: str) -> dict[str, Option]:
 
 
 def is_shipped(handler: str) -> bool:
-    """Whether `handler` names one of ours; anything else names a Python file of the model."""
+    """Whether `handler` names a shipped handler; anything else names a Python file of the model."""
     return handler in SHIPPED
 
 
-def check_options(handler: str, given: Mapping[str, object]) -> list[OptionProblem]:
-    """Every mistake in `given`, in its own order; [] when all is well."""
+def check_options(handler: str, options: Mapping[str, object]) -> list[OptionProblem]:
+    """Every mistake in `options`, in their order; [] if there is none."""
     known = options_of(handler)
-    found: list[OptionProblem] = []
-    for name, value in given.items():
+    problems: list[OptionProblem] = []
+    for name, value in options.items():
         option = known.get(name)
         if option is None:
             close = difflib.get_close_matches(str(name), known, n=1)
             fix = f"did you mean {close[0]}?" if close else "known options: " + ", ".join(known)
-            found.append(OptionProblem(str(name), f"{handler} has no such option", fix))
+            problems.append(OptionProblem(str(name), f"{handler} has no such option", fix))
         elif not option.accepts(value):
-            found.append(OptionProblem(name, f"must be {option.allows}, not {value!r}"))
-    return found
+            problems.append(OptionProblem(name, f"must be {option.allows}, not {value!r}"))
+    return problems
 
 
-def require_valid(handler: str, given: Mapping[str, object]) -> None:
-    """Check the options in `given`.
+def require_valid(handler: str, options: Mapping[str, object]) -> None:
+    """Check the options in `options`.
 
     Raises:
         ValueError: an option is unknown or has a wrong value; the message names every such mistake.
     """
-    mistakes = check_options(handler, given)
+    mistakes = check_options(handler, options)
     if mistakes:
         lines = (f"handler_args.{m.option}: {m.message}" + (f"; {m.fix}" if m.fix else "") for m in mistakes)
         raise ValueError("\n".join(lines))
 
 
-def with_defaults(handler: str, given: Mapping[str, object]) -> dict[str, object]:
-    """The defaults, replaced by what `given` sets.
+def with_defaults(handler: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The defaults, replaced by what `options` sets.
 
     Raises:
         ValueError: see `require_valid`.
     """
-    require_valid(handler, given)
-    return {name: option.default for name, option in options_of(handler).items()} | dict(given)
+    require_valid(handler, options)
+    return {name: option.default for name, option in options_of(handler).items()} | dict(options)

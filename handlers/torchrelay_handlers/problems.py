@@ -19,7 +19,7 @@ def nearest(word: str, known: Collection[str]) -> str:
 
 
 class Refusal(Exception):
-    """A sample is not answered: `status` and what the sender is told. Our own; authors raise `BadSample`."""
+    """A sample is not answered: `status` and the sender's problem document. For the library itself; authors raise `BadSample`."""
 
     def __init__(self, status: int, kind: str, detail: str, **members: object) -> None:
         super().__init__(detail)

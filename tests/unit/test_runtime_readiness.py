@@ -1,4 +1,4 @@
-"""The readiness state machine, step by step, with a clock of our own."""
+"""The readiness state machine, step by step, with a simulated clock."""
 
 from torchrelay_runtime.readiness import POLL_READY_S, POLL_STARTING_S, RECHECK_S, START_ATTEMPTS, Answer, Readiness, Workers
 
@@ -47,7 +47,7 @@ def test_without_a_warm_up_request_a_ready_worker_is_enough() -> None:
     assert not machine.wants_answer(1.0)
 
 
-def test_an_error_is_no_answer_and_is_told() -> None:
+def test_an_error_does_not_count_as_an_answer_and_is_reported() -> None:
     machine = Readiness(needs_answer=True, started=0.0)
     machine.saw_workers(1.0, UP)
     machine.saw_answer(1.1, Answer(503, "prediction failed"))

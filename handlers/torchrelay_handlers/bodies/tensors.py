@@ -1,4 +1,4 @@
-"""Python values as tensors of the type and shape that a network takes, or a refusal that names both."""
+"""Turns Python values into tensors of the type and shape that a network takes, or refuses with a message that names both."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ _KINDS = "biuf"  # numpy's kinds of numbers: bool, int, unsigned, float
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`float32` of torch.float32."""
+    """`float32` for torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -48,17 +48,17 @@ class NetworkInput:
 
     def expected(self) -> dict[str, object]:
         """The `expected` member of a problem document."""
-        said: dict[str, object] = {}
+        members: dict[str, object] = {}
         if self.shape is not None:
-            said["shape"] = self.shape
-        said["dtype"] = name_of(self.dtype) if self.dtype is not None else "any number"
-        return said
+            members["shape"] = self.shape
+        members["dtype"] = name_of(self.dtype) if self.dtype is not None else "any number"
+        return members
 
     def of(self, value: object) -> Any:
         """What preprocess returned, as a tensor, or a tuple or dict of tensors when the network takes several inputs.
 
         Raises:
-            BadSample: it is no number, or of another shape, or not exact in the dtype.
+            BadSample: it is not numbers, has another shape, or is not exact in the dtype.
         """
         if isinstance(value, Tensor):
             return self._shaped(self._cast(value))  # NaN, too: an author's preprocess may mean it
@@ -78,7 +78,7 @@ class NetworkInput:
         if self.dtype != torch.bool and (tensor.dtype == torch.bool or _holds_booleans(value)):
             raise self.refuse("numbers are expected, not true or false", "booleans")
         cast = self._cast(tensor)
-        narrowed = cast.dtype in (torch.float16, torch.bfloat16) or np is None  # else _by_numpy has looked, three times faster
+        narrowed = cast.dtype in (torch.float16, torch.bfloat16) or np is None  # _by_numpy checks the rest, three times faster
         if narrowed and cast.is_floating_point() and not bool(cast.isfinite().all()):
             raise self.not_finite()
         return cast

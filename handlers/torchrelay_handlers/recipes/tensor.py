@@ -44,7 +44,7 @@ class _Expand:
         while isinstance(inner, list) and inner and depth <= self.depth:
             inner = inner[0]
             depth += 1
-        if getattr(rows, "ndim", None) == self.depth + 1 and len(rows):  # type: ignore[arg-type] # an .npy body; no row is no sample
+        if getattr(rows, "ndim", None) == self.depth + 1 and len(rows):  # type: ignore[arg-type] # an .npy body; without rows there is no sample
             return list(rows)  # type: ignore[call-overload, no-any-return] # an array, whose package is optional
         return rows if isinstance(rows, list) and depth == self.depth + 1 and not isinstance(inner, list) else None
 

@@ -163,8 +163,8 @@ def test_a_whole_model_is_refused(net: nn.Module, path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE html>", "web page"),
         (b"PK\x03\x04broken", "damaged"),
-        (pickle.dumps({"a": 1}), "no format"),
-        (b"hello", "no format"),
+        (pickle.dumps({"a": 1}), "not a weights file"),
+        (b"hello", "not a weights file"),
     ],
 )
 def test_what_is_no_weights_is_said_in_words(path: Path, content: bytes, words: str) -> None:

@@ -163,9 +163,9 @@ def test_it_refuses_to_start_when_names_and_network_disagree() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x[:, :1].expand(-1, 300, -1, -1)
 
-    with pytest.raises(RuntimeError, match="tells 3 classes apart, and `classes` names 2"):
+    with pytest.raises(RuntimeError, match="has 3 classes, and `classes` names 2"):
         segmenter(classes=["a", "b"])
-    with pytest.raises(RuntimeError, match="tells 300 classes apart"):
+    with pytest.raises(RuntimeError, match="has 300 classes"):
         segmenter(Many)
     with pytest.raises(RuntimeError, match=r"N, classes, H, W"):
         segmenter(nn.Flatten)

@@ -239,7 +239,7 @@ def test_a_wrong_file_of_classes_is_said(tmp_path: Path, file: str, text: str | 
 
 
 def test_it_refuses_to_start_when_names_and_network_disagree() -> None:
-    with pytest.raises(RuntimeError, match="tells 2 classes apart, and `classes` names 3"):
+    with pytest.raises(RuntimeError, match="has 2 classes, and `classes` names 3"):
         classifier(classes=["a", "b", "c"])
     with pytest.raises(RuntimeError, match="one number per class"):
         classifier(network=nn.Identity, classes=None)

@@ -94,7 +94,7 @@ def test_the_tokeniser_is_the_authors_choice(folder: Path) -> None:
         ({"vocab": None, "tokenizer": "absent.py"}, "absent.py is not in the model's folder"),
         ({"vocab": None, "tokenizer": "their_tokenizer.py", "tokenizer_function": "batched"}, "list of ids"),
         ({"first": "[BOS]"}, r"lists no '\[BOS\]'"),
-        ({"classes": ["only one"]}, "tells 2 classes apart"),
+        ({"classes": ["only one"]}, "has 2 classes"),
         ({"tokenizer": "bert"}, "must be a Python file"),
     ],
 )
