@@ -1,4 +1,4 @@
-"""What goes wrong with one sample, and the RFC 9457 problem document that its sender gets.
+"""The errors of one sample, and the RFC 9457 problem document that its sender gets.
 
 Source: https://www.rfc-editor.org/rfc/rfc9457 (application/problem+json; type, title, status, detail and extensions).
 """

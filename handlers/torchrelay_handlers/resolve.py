@@ -29,7 +29,7 @@ ACCEPTED = """a handler file must hold one of
 
 @dataclass(frozen=True, slots=True)
 class TorchServeEntry:
-    """A handler written for TorchServe itself: `handle(data, context)` and what loads its model."""
+    """A handler written for TorchServe itself: `handle(data, context)`, and `initialize`, which loads its model."""
 
     handle: Callable[[Any, Any], Any]
     initialize: Callable[[Any], object]
@@ -67,7 +67,7 @@ def find(settings: Settings, model_dir: Path) -> Found:
 
 
 def _model_init_function(settings: Settings, model_dir: Path) -> Callable[..., nn.Module] | None:
-    """What makes the network in the model file, None when there is no model file."""
+    """The function in the model file that makes the network, None without a model file."""
     return init_function_of(import_file(model_dir, settings.model_file)) if settings.model_file else None
 
 
@@ -91,7 +91,7 @@ def init_function_of(module: ModuleType) -> Callable[..., nn.Module]:
 
 
 def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911 - one return per style
-    """What serves in the author's module: `attribute`, or the first of the styles in `ACCEPTED` that is there.
+    """The handler in the author's module: `attribute`, or the first of the styles in `ACCEPTED` that is there.
 
     Raises:
         RuntimeError: there is none.

@@ -112,7 +112,7 @@ class SageMakerHandler:
 
 
 def _body(request: Request) -> Any:
-    """What input_fn gets: the body's text for text and JSON, bytes otherwise, as the toolkit has it."""
+    """The argument of input_fn: the body's text for text and JSON, bytes otherwise, as in the toolkit."""
     body = request.body
     if request.parsed:
         return body if isinstance(body, str) and media_type(request.content_type) != JSON else json.dumps(body)

@@ -1,4 +1,4 @@
-"""torchrelay.json: what the archive says about its model, read beside the handler when a worker starts."""
+"""torchrelay.json: the archive's settings of its model, read when a worker starts."""
 
 import json
 from dataclasses import dataclass, field

@@ -46,7 +46,7 @@ class Steps:
 
 
 class Recipe(Protocol):
-    """A kind of handler: `name` is its entry in the catalogue, `steps` what it does with these options."""
+    """A kind of handler: `name` is its entry in the catalogue, `steps` makes its steps from these options."""
 
     @property
     def name(self) -> str:

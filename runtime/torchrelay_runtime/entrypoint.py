@@ -198,7 +198,7 @@ def serve_front(children: Children, upstream: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Run what `argv` says."""
+    """Run the verb in `argv`."""
     parser = argparse.ArgumentParser(
         prog="entrypoint.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

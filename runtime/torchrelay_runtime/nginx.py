@@ -39,7 +39,7 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Front:
-    """What the configuration depends on.
+    """The values in the configuration.
 
     `routes`: (path, upstream path); `health`: paths of /ping. Both empty: everything goes to the upstream as it is.
     """

@@ -81,7 +81,7 @@ def front_is_up(port: int) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Run what `argv` says."""
+    """Run the action in `argv`."""
     parser = argparse.ArgumentParser(prog="probe.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--ready", action="store_true")

@@ -93,7 +93,7 @@ def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | 
 
 
 def narrowed(context: Any, index: int) -> Any:
-    """The context as if request `index` were the only one of its batch; what is set on it reaches the real one."""
+    """A view of the context with only request `index` of the batch; statuses and headers set on it reach the real context."""
     view = copy.copy(context)
     processors = getattr(context, "request_processor", None)
     if isinstance(processors, list):

@@ -17,6 +17,11 @@ try:
     import orjson
 except ImportError:  # a stock TorchServe image may lack it
     orjson = None  # type: ignore[assignment]
+try:
+    import numpy as np
+    from numpy.lib import format as npy
+except ImportError:  # torch works without numpy
+    np = None  # type: ignore[assignment]
 
 _BOM = codecs.BOM_UTF8
 # Those that browsers and spreadsheets write. Python has codecs that are not charsets, and some that take quadratic time (idna).
@@ -171,11 +176,8 @@ def parse_npy(body: bytes) -> Any:
 
     The header is checked against the length first: numpy allocates what a header claims before it reads.
     """
-    try:
-        import numpy as np  # noqa: PLC0415 - numpy is optional
-        from numpy.lib import format as npy  # noqa: PLC0415 - numpy is optional
-    except ImportError:
-        raise BadSample("numpy is not there to read this", status=415, kind="unsupported-media-type") from None
+    if np is None:
+        raise BadSample("numpy is not there to read this", status=415, kind="unsupported-media-type")
     if not body.startswith(_NPY_MAGIC):
         raise BadSample("the body is not an .npy file", kind="bad-npy")
     file = io.BytesIO(body)

@@ -40,7 +40,7 @@ def own_dtype(model: object) -> torch.dtype | None:
 
 
 class NetworkInput:
-    """What one sample must be for the network: `shape` (None: any; a None in it: a free size) and `dtype` (None: any)."""
+    """The network's requirements on one sample: `shape` (None: any; a None in it: a free size) and `dtype` (None: any)."""
 
     def __init__(self, shape: list[int | None] | None, dtype: torch.dtype | None) -> None:
         self.shape = shape
@@ -55,7 +55,7 @@ class NetworkInput:
         return members
 
     def of(self, value: object) -> Any:
-        """What preprocess returned, as a tensor, or a tuple or dict of tensors when the network takes several inputs.
+        """The value that preprocess returned, as a tensor, or a tuple or dict of tensors when the network takes several inputs.
 
         Raises:
             BadSample: it is not numbers, has another shape, or is not exact in the dtype.
@@ -106,11 +106,11 @@ class NetworkInput:
         return cast
 
     def not_finite(self) -> BadSample:
-        """The refusal of NaN and Infinity, and of what becomes Infinity in the network's dtype."""
+        """The refusal of NaN and Infinity, and of numbers that become Infinity in the network's dtype."""
         return self.refuse(f"a number is NaN, infinite or too large for {name_of(self.dtype or torch.float32)}", "not finite")
 
     def refuse(self, detail: str, got: object) -> BadSample:
-        """A refusal that says what is expected; `got` is a word for a type, or {"shape": ...}."""
+        """A refusal that names the expected input; `got` is a word for a type, or {"shape": ...}."""
         return BadSample(detail, expected=self.expected(), got=got if isinstance(got, dict) else {"type": got}, kind="bad-tensor")
 
 

@@ -184,7 +184,7 @@ class _Deadlined:
         self.plain.sendall(data)
 
     def makefile(self, _: str) -> io.BufferedReader:
-        """What http.client reads from."""
+        """The stream that http.client reads."""
         return io.BufferedReader(_Reader(self.plain, self.deadline))
 
     def close(self) -> None:

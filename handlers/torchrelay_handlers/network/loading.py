@@ -76,7 +76,7 @@ def _kind_of_zip(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What is called with a batch, and the dtype that its input is wanted in (None: integers stay integers)."""
+    """The function to call with a batch, and the dtype of its input (None: integers stay integers)."""
 
     call: Callable[..., Any]
     dtype: torch.dtype | None

@@ -76,7 +76,7 @@ class Masks:
         return output.contiguous()
 
     def render(self, mask: Tensor, asked: Asked) -> object:
-        """What model.yaml's `answer` lists; the PNG alone for a client that accepts image/png alone.
+        """The members that model.yaml's `answer` lists; the PNG alone for a client that accepts image/png alone.
 
         A parameter of the `Accept` header sets the mask's size, `size=input` or `size=network`, for JSON as well:
         `Accept: image/png; size=input`.

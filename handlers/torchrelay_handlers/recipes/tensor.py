@@ -33,7 +33,7 @@ class TensorRecipe:
 
 
 class _Expand:
-    """Finds [N, *shape] in a body where `shape` is one sample: what SageMaker's and numpy's clients send."""
+    """Finds [N, *shape] in a body where `shape` is one sample: the form that SageMaker's and numpy's clients send."""
 
     def __init__(self, network_input: NetworkInput) -> None:
         self.depth = len(network_input.shape or ())

@@ -48,13 +48,13 @@ def test_the_older_cgroups_quota_counts_too(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("told", "workers", "threads"), [("", 1, 4), ("", 3, 1), ("", 8, 1), ("2", 8, 2), ("x", 2, 2), ("0", 2, 2)]
+    ("variable", "workers", "threads"), [("", 1, 4), ("", 3, 1), ("", 8, 1), ("2", 8, 2), ("x", 2, 2), ("0", 2, 2)]
 )
-def test_workers_share_the_cpus(monkeypatch: pytest.MonkeyPatch, told: str, workers: int, threads: int) -> None:
+def test_workers_share_the_cpus(monkeypatch: pytest.MonkeyPatch, variable: str, workers: int, threads: int) -> None:
     set_to: list[int] = []
     monkeypatch.setattr(device, "available_cpus", lambda: 4.0)
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
     assert device.set_threads(workers) == threads
     assert set_to == [threads]
 

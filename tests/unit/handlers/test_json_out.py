@@ -41,7 +41,7 @@ def test_what_handlers_return_has_a_json_form(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, [1, math.inf], {"x": torch.tensor([math.nan])}])
-def test_nan_is_refused_when_told_so(value: object) -> None:
+def test_nan_is_refused_if_that_is_set(value: object) -> None:
     with pytest.raises(json_out.NotFinite):
         json_out.encode(value, refuse_nan=True)
     assert json_out.encode([1.5], refuse_nan=True) == b"[1.5]"

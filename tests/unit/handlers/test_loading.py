@@ -81,7 +81,7 @@ def test_a_legacy_state_dict(net: nn.Module, path: Path) -> None:
         (["serialized_exported_program.json"], loading.EXPORTED),
     ],
 )
-def test_zip_files_are_told_apart_by_their_entries(path: Path, names: list[str], kind: str) -> None:
+def test_the_kind_of_a_zip_file_is_in_its_entries(path: Path, names: list[str], kind: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
             archive.writestr(name, b"")
@@ -167,7 +167,7 @@ def test_a_whole_model_is_refused(net: nn.Module, path: Path) -> None:
         (b"hello", "not a weights file"),
     ],
 )
-def test_what_is_no_weights_is_said_in_words(path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_weights_is_refused_with_a_message(path: Path, content: bytes, words: str) -> None:
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=words):
         loading.load(path, Net, CPU)

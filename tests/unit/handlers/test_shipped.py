@@ -44,14 +44,14 @@ def picture(size: tuple[int, int] = (4, 4), colour: Any = 255, mode: str = "L", 
 
 
 def classifier(network: type[nn.Module] = Brightness, **options: Any) -> Handler:
-    told = {"size": 4, "mode": "L", "classes": ["light", "dark"]} | options
-    return shipped.make("image-classifier", network, told).load(None)
+    all_options = {"size": 4, "mode": "L", "classes": ["light", "dark"]} | options
+    return shipped.make("image-classifier", network, all_options).load(None)
 
 
 def seen_by_network(body: bytes, **options: Any) -> Tensor:
     """The network's input, flattened, for one picture."""
-    told = {"size": 4, "mode": "L", "classes": None, "activation": "none"} | options
-    handler = shipped.make("image-classifier", Patch, told).load(None)
+    all_options = {"size": 4, "mode": "L", "classes": None, "activation": "none"} | options
+    handler = shipped.make("image-classifier", Patch, all_options).load(None)
     recipe_input = handler.steps.network_input.of(handler.steps.preprocess(body))
     assert handler.steps.prepare is not None
     got: Tensor = handler.steps.prepare(recipe_input.unsqueeze(0))[0]

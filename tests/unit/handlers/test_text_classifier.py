@@ -47,8 +47,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def classifier(folder: Path, network: type[nn.Module] = Mood, **options: Any) -> Handler:
-    told = {"classes": ["happy", "sad"], "vocab": "vocab.txt"} | options
-    return shipped.make("text-classifier", network, {k: v for k, v in told.items() if v is not None}).load(None, model_dir=folder)
+    all_options = {"classes": ["happy", "sad"], "vocab": "vocab.txt"} | options
+    return shipped.make("text-classifier", network, {k: v for k, v in all_options.items() if v is not None}).load(
+        None, model_dir=folder
+    )
 
 
 def test_a_text_comes_in_any_form_that_holds_one(folder: Path) -> None:
@@ -112,7 +114,7 @@ def test_long_texts_are_cut_or_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "text", "ids"),
+    ("options", "text", "ids"),
     [
         ({}, "Good, play", [4, 9, 6]),
         ({}, "unheard of good", [1, 1, 4]),
@@ -125,8 +127,8 @@ def test_long_texts_are_cut_or_refused(folder: Path) -> None:
         ({}, "", []),
     ],
 )
-def test_a_vocabulary_splits_and_looks_up(told: dict[str, Any], text: str, ids: list[int]) -> None:
-    assert Vocabulary({token: place for place, token in enumerate(TOKENS)}, **told)(text) == ids
+def test_a_vocabulary_splits_and_looks_up(options: dict[str, Any], text: str, ids: list[int]) -> None:
+    assert Vocabulary({token: place for place, token in enumerate(TOKENS)}, **options)(text) == ids
 
 
 def test_a_word_of_many_pieces_is_unknown() -> None:

@@ -161,7 +161,7 @@ def test_https_stays_https_and_verifies() -> None:
         "http://a.example.b.example/", "http://xa.example/",
     ],
 )  # fmt: skip
-def test_what_is_no_url_of_an_allowed_host_is_refused_before_it_is_looked_up(url: object) -> None:
+def test_text_that_is_not_a_url_of_an_allowed_host_is_refused_before_any_lookup(url: object) -> None:
     assert refusal(Faked(Rules(("a.example",)), {}, []), url).kind == "bad-url"
 
 

@@ -78,7 +78,7 @@ def test_the_process_ends_when_the_frontend_is_gone(length: int) -> None:
     assert ended.value.code == 0
 
 
-def test_another_connection_starts_anew() -> None:
+def test_another_connection_starts_empty() -> None:
     reader = worker.Reader()
     for content in (b"one, and more", b"two"):
         there, here = socket.socketpair()
@@ -147,7 +147,7 @@ def test_the_line_of_every_batch_is_left_out_and_nothing_else(root: logging.Logg
     assert caplog.messages == ["an author's line"]
 
 
-def test_the_gauge_is_told_once_a_second_and_other_metrics_each_time() -> None:
+def test_the_gauge_is_sent_once_a_second_and_other_metrics_each_time() -> None:
     metrics, now = Metrics(), [100.0]
     add_time = worker.now_and_then(metrics.add_time, lambda: now[0])
     for second, value in ((100.0, 1.0), (100.5, 2.0), (101.0, 3.0), (101.9, 4.0)):
