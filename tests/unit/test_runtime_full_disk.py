@@ -113,7 +113,7 @@ def test_readiness_comes_back_with_the_space_and_the_log_says_so_once(
     assert {path.name for path in state.iterdir() if ".status" in path.name} == set()
 
 
-def test_a_server_that_is_ready_before_the_disk_has_space_becomes_ready_after_all(
+def test_a_server_that_is_ready_before_the_disk_has_space_becomes_ready_later(
     state: Path, disk: Disk, run: Callable[[Iterator[Workers | None]], None]
 ) -> None:
     def looks() -> Iterator[Workers | None]:

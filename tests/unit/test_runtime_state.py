@@ -31,7 +31,7 @@ def test_nothing_is_left_half_written(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"ready", "status.json"}
 
 
-def test_what_an_earlier_start_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_an_earlier_start_are_removed(tmp_path: Path) -> None:
     state = tmp_path / "state"
     make_state(state)
     (state / "torchserve" / "tmp").mkdir(parents=True)

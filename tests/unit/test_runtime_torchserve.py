@@ -39,7 +39,7 @@ def test_nothing_listens_beyond_loopback() -> None:
     }
 
 
-def test_what_could_load_or_change_models_is_off() -> None:
+def test_settings_that_could_load_or_change_models_are_off() -> None:
     properties = values()
     off = ("enable_model_api", "install_py_dep_per_model", "enable_envvars_config", "use_env_allowed_urls")
     assert {properties[key] for key in off} == {"false"}

@@ -58,7 +58,7 @@ def read_vocabulary(file: str, model_dir: Path) -> dict[str, int]:
 class Vocabulary:
     """Splits a text into words and punctuation (`words`), those into pieces (`wordpiece`), or into `characters`; looks each up.
 
-    What is not listed is `unknown`, or left out when that is not listed either. `first` and `last` frame the text.
+    A token that is not listed is `unknown`, or left out when that is not listed either. `first` and `last` frame the text.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Vocabulary:
     ) -> None:
         missing = [token for token in (first, last) if token is not None and token not in ids]
         if missing:
-            raise ValueError(f"handler_args.vocab: the file lists no {missing[0]!r}")
+            raise ValueError(f"handler_args.vocab: the file does not list {missing[0]!r}")
         self.ids = ids
         self.split = split
         self.lowercase = lowercase

@@ -14,7 +14,7 @@ def test_cpu_is_cpu_and_auto_is_cpu_without_an_assigned_gpu() -> None:
     assert device.choose("auto", None) == torch.device("cpu")
 
 
-def test_a_declared_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_declared_gpu_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="sees no GPU"):
         device.choose("gpu", 0)

@@ -157,7 +157,7 @@ def test_any_event_is_answered(tensor: Function, event: Any) -> None:
     json.dumps(answer)
 
 
-def test_neither_this_nor_what_it_loads_imports_torchserve(own: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_this_module_nor_its_imports_import_torchserve(own: Function, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name == "ts" or name.startswith("ts.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ts", None)  # importing it raises ImportError

@@ -180,7 +180,7 @@ def test_a_truncated_file_is_refused(net: nn.Module, path: Path) -> None:
         loading.load(path, Net, CPU)
 
 
-def test_a_missing_file_or_function_is_said(net: nn.Module, path: Path) -> None:
+def test_a_missing_file_or_function_is_reported(net: nn.Module, path: Path) -> None:
     with pytest.raises(WeightsError, match="are not in"):
         loading.load(path, Net, CPU)
     torch.save(net.state_dict(), path)
@@ -191,7 +191,7 @@ def test_a_missing_file_or_function_is_said(net: nn.Module, path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.5.1", "2.9.1+cu128", "1.13", "nonsense"])
-def test_an_old_torch_reads_no_pickle(version: str) -> None:
+def test_an_old_torch_is_not_allowed_to_read_pickles(version: str) -> None:
     with pytest.raises(WeightsError, match=r"2\.10"):
         loading.check_torch(version)
 

@@ -77,18 +77,18 @@ def test_an_attribute_may_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x = 3", "class A: ...", "import json"])
-def test_a_file_without_a_handler_lists_what_is_accepted(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_handler_lists_the_accepted_styles(tmp_path: Path, text: str) -> None:
     with pytest.raises(RuntimeError, match="handler_factory"):
         entry_in(tmp_path, text)
 
 
-def test_what_the_file_raises_comes_through_and_leaves_no_half_module(tmp_path: Path) -> None:
+def test_an_error_in_the_file_is_raised_and_leaves_no_half_module(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         entry_in(tmp_path, "1 / 0")
     assert "their_handler" not in sys.modules
 
 
-def test_missing_files_and_unknown_names_are_said(tmp_path: Path) -> None:
+def test_missing_files_and_unknown_names_are_reported(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="not in the model's folder"):
         resolve.find(Settings("nowhere.py"), tmp_path)
     with pytest.raises(RuntimeError, match="neither shipped"):

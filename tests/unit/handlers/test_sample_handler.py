@@ -78,7 +78,7 @@ def test_a_class_is_a_handler() -> None:
     assert Summing.as_handler().load(None).predict([b"[1.0]"], JSON)[0].status == 400
 
 
-def test_what_a_class_leaves_out_is_the_librarys() -> None:
+def test_the_library_supplies_methods_that_a_class_leaves_out() -> None:
     class Collating(SampleHandler):
         def init_function(self) -> nn.Module:
             return Double()

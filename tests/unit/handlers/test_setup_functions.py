@@ -145,7 +145,7 @@ def test_with_the_switch_they_run_at_start(tmp_path: Path, monkeypatch: pytest.M
     assert service(as_torchserve([b"[1, 2]"], JSON), context) == [b"[1,2]"]
 
 
-def test_what_an_image_brings_is_not_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_setup_done_in_an_image_is_not_repeated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     context = model_folder(tmp_path)
     (tmp_path / MARKER).write_text("")
     (tmp_path / "order.txt").write_text("by the build")

@@ -147,7 +147,7 @@ def test_a_crop_keeps_proportions_and_a_stretch_keeps_everything() -> None:
     assert seen_by_network(picture((40, 30)), size=[4, 4], resize=8).shape == (1, 4, 4)
 
 
-def test_what_is_cropped_away_does_not_shine_into_the_rest() -> None:
+def test_cropped_pixels_do_not_affect_the_rest() -> None:
     wide = Image.new("L", (12, 4), 0)
     wide.paste(255, (4, 0, 8, 4))
     buffer = io.BytesIO()
@@ -231,7 +231,7 @@ def test_classes_are_read_from_a_file(tmp_path: Path, file: str, text: str, name
 
 
 @pytest.mark.parametrize(("file", "text"), [("missing.txt", None), ("c.json", "{"), ("c.json", '{"1": "dog"}'), ("c.json", "3")])
-def test_a_wrong_file_of_classes_is_said(tmp_path: Path, file: str, text: str | None) -> None:
+def test_a_wrong_file_of_classes_is_reported(tmp_path: Path, file: str, text: str | None) -> None:
     if text is not None:
         (tmp_path / file).write_text(text)
     with pytest.raises(ValueError, match=r"handler_args\.classes"):
@@ -253,7 +253,7 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
         classifier(**options)
 
 
-def test_an_unknown_handler_is_said() -> None:
+def test_an_unknown_handler_is_reported() -> None:
     with pytest.raises(ValueError, match="tensor, image-classifier"):
         shipped.make("image-clasifier")
 

@@ -39,7 +39,7 @@ def test_integers_become_the_networks_dtype(value: object) -> None:
         [float("nan"), 1, 1, 1], [{}, {}, {}, {}], b"abcd", [b"a", b"b", b"c", b"d"],
     ],
 )  # fmt: skip
-def test_what_is_not_four_numbers_is_refused_with_what_was_expected(value: object) -> None:
+def test_a_sample_other_than_four_numbers_is_refused_with_the_expected_shape(value: object) -> None:
     with pytest.raises(BadSample) as refused:
         FOUR.of(value)
     document = refused.value.document()

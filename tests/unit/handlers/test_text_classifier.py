@@ -53,7 +53,7 @@ def classifier(folder: Path, network: type[nn.Module] = Mood, **options: Any) ->
     )
 
 
-def test_a_text_comes_in_any_form_that_holds_one(folder: Path) -> None:
+def test_a_text_is_read_from_any_form_that_holds_one(folder: Path) -> None:
     handler = classifier(folder)
     plain = handler.predict([b"Good, good"], "text/plain") + handler.predict([b"good good"], "application/octet-stream")
     bodies: list[Any] = ["good good", {"text": "good good"}, {"data": "good good"}]
@@ -69,7 +69,7 @@ def test_a_text_comes_in_any_form_that_holds_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     "body", [b"{}", b"3", b"null", b'{"text": 3}', b'{"text": "a", "more": 1}', b'""', b'" "', b"[]", b"[3]", b'[""]']
 )
-def test_what_holds_no_text_is_refused(folder: Path, body: bytes) -> None:
+def test_a_body_without_text_is_refused(folder: Path, body: bytes) -> None:
     bad, good = classifier(folder).predict([body, b'"good"'], JSON)
     assert (bad.status, good.status) == (400, 200)
 
@@ -95,12 +95,12 @@ def test_the_tokeniser_is_the_authors_choice(folder: Path) -> None:
         ({"vocab": None, "tokenizer": "their_tokenizer.py", "tokenizer_function": "tokenise"}, "no function 'tokenise'"),
         ({"vocab": None, "tokenizer": "absent.py"}, "absent.py is not in the model's folder"),
         ({"vocab": None, "tokenizer": "their_tokenizer.py", "tokenizer_function": "batched"}, "list of ids"),
-        ({"first": "[BOS]"}, r"lists no '\[BOS\]'"),
+        ({"first": "[BOS]"}, r"does not list '\[BOS\]'"),
         ({"classes": ["only one"]}, "has 2 classes"),
         ({"tokenizer": "bert"}, "must be a Python file"),
     ],
 )
-def test_what_cannot_serve_does_not_start(folder: Path, options: dict[str, Any], message: str) -> None:
+def test_a_model_that_cannot_serve_does_not_start(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, RuntimeError, TypeError), match=message):
         classifier(folder, **options)
 
@@ -150,7 +150,7 @@ def test_a_vocabulary_may_be_json(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": "0"}', '{"a": -1}', "[]", "3", '{"a": true}'])
-def test_a_wrong_vocabulary_is_said(tmp_path: Path, text: str) -> None:
+def test_a_wrong_vocabulary_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "v.json").write_text(text)
     with pytest.raises(ValueError, match=r"handler_args\.vocab"):
         read_vocabulary("v.json", tmp_path)

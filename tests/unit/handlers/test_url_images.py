@@ -268,7 +268,7 @@ def test_a_request_of_many_urls_is_refused_those_beyond_a_few(monkeypatch: pytes
     assert (other, neither) == ([b"x"], [b"bytes", {"image": "YQ=="}])
 
 
-def test_what_goes_wrong_in_gathering_is_each_requests_own_500() -> None:
+def test_an_error_in_gathering_is_a_500_for_each_request() -> None:
     handler = shipped.make("image-classifier", nn.Flatten, {"size": 1, "mode": "L"}).load(None)
 
     def fail(_: object) -> list[list[object]]:

@@ -53,12 +53,12 @@ sizes = st.one_of(st.integers(0, 40), st.integers(worker.PIECE - 3, worker.PIECE
 
 
 @given(lengths=st.lists(sizes, max_size=12), most=st.sampled_from([1 << 20, 5000, 1 << 16]))
-def test_every_byte_comes_once_and_in_order(lengths: list[int], most: int) -> None:
+def test_every_byte_is_read_once_and_in_order(lengths: list[int], most: int) -> None:
     sent, got, _ = read(lengths, most)
     assert got == sent
 
 
-def test_what_is_there_is_fetched_at_once() -> None:
+def test_available_bytes_are_read_in_one_call() -> None:
     there, here = socket.socketpair()
     with there, here:
         there.sendall(struct.pack("!i", 7) * 1000)
@@ -139,7 +139,7 @@ def test_loading_a_model_eases_the_worker(root: logging.Logger, monkeypatch: pyt
     assert root.filters
 
 
-def test_the_line_of_every_batch_is_left_out_and_nothing_else(root: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_line_of_every_batch_is_left_out(root: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     worker.ease(Metrics(), known())
     with caplog.at_level(logging.INFO):
         root.info("Backend received inference at: %d", 1)
