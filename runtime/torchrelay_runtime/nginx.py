@@ -17,8 +17,8 @@ CLOSING = "closing"  # exists while a switch is under way
 SOCKET = "front.sock"  # counters and the configuration's generation; never on a port
 OPENAPI = "/opt/torchrelay/openapi.json"  # made when the image was built; 404 without it
 HEADER_TIMEOUT_S = 10  # for all headers together: a client that drips them is cut off (slow loris)
-# Between two reads of a body. A client that drips its body holds one of the front's connections and nothing of the server, because
-# bodies are forwarded whole.
+# Between two reads of a body. A client that drips its body holds one of the front's connections but none of the server's,
+# because bodies are forwarded whole.
 BODY_TIMEOUT_S = 10
 CONNECTIONS = 2048
 REQUESTS = 512  # at one time; further ones are answered 503 at once

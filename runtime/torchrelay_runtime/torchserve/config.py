@@ -1,6 +1,4 @@
-"""TorchServe's configuration, environment and command: pure functions of the settings.
-
-T-numbers are the rows of docs/torchserve.md."""
+"""TorchServe's configuration, environment and command: pure functions of the settings."""
 
 from __future__ import annotations
 

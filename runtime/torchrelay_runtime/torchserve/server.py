@@ -1,4 +1,4 @@
-"""TorchServe 0.12 as the server: the only module of the runtime that knows it. T-numbers are the rows of docs/torchserve.md.
+"""TorchServe 0.12 as the server: the only module of the runtime that knows it.
 
 TorchServe's Python launcher is left out: it daemonises, keeps a pid file and hides exit codes. The JVM is started as its launcher
 would, in the foreground, so that it gets our signals and its exit code is seen (docs/torchserve.md, T2).
