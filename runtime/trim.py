@@ -1,7 +1,8 @@
-"""Remove from the serving environment what no server reads, and compile the rest: at build time, as the image's root is read-only.
+"""Remove from the serving environment what no server reads, and compile the rest.
 
-What goes: torch's C++ tests, headers, static libraries and tools, and the packages' own test suites. torch_shm_manager stays, as
-`import torch` refuses to start without it. The headers are for compiling extensions, and the image has no compiler.
+It runs at build time, because the image's root is read-only.
+What goes: torch's C++ tests, headers, static libraries and tools, and the packages' own test suites. torch_shm_manager stays:
+`import torch` fails without it. The headers are for compiling extensions, and the image has no compiler.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
         remove(site / "torch", pattern)
     for pattern in PACKAGES:
         remove(site, pattern)
-    # Hashes that nobody checks: the files stay valid whatever times the image's layers give them. The result is not looked at, as
+    # Hashes that nobody checks: the files stay valid whatever times the image's layers give them. The result is ignored, because
     # packages carry files in the syntax of a newer Python (torch/testing/_internal/py312_intrinsics.py).
     compileall.compile_dir(site, quiet=2, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 

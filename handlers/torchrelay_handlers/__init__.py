@@ -8,6 +8,7 @@ Importing this package imports neither torch nor Pillow: names are loaded when t
 command line can read `catalogue` on a machine without them.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,4 @@ def __getattr__(name: str) -> object:
     """Load a public name from its module on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - the point of this function is to import late
-
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

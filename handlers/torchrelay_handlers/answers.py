@@ -1,4 +1,4 @@
-"""What the network made of samples into answers: JSON or the author's own bytes, or a problem document for the one at fault."""
+"""Turns the network's outputs into answers: JSON or the author's own bytes, or a problem document for the sample at fault."""
 
 import logging
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ def problem(refusal: Refusal, headers: dict[str, str] | None = None) -> Answer:
 
 
 def unforeseen(request: Request, error: Exception) -> Refusal:
-    """What was not foreseen stays with the request that it happened to."""
+    """Log an unforeseen error and return the refusal of the request that raised it."""
     logger.error("request %s failed", request.id, exc_info=error)
     return Refusal(500, "internal", "the server failed on this request; its log says why")
 
 
 class Answers:
-    """What a handler's `steps` make of the network's outputs."""
+    """Makes answers from the network's outputs, with a handler's `steps`."""
 
     def __init__(self, steps: Steps, batcher: Batcher, *, refuse_nan: bool) -> None:
         self.steps = steps
@@ -34,7 +34,7 @@ class Answers:
         self.refuse_nan = refuse_nan
 
     def of(self, results: Sequence[Any], notes: Sequence[object], wrap: Any, accept: str) -> Answer:
-        """One request's answer of its samples' results; `wrap` as in `intake.Wrap`.
+        """One request's answer, made from its samples' results; `wrap` as in `intake.Wrap`.
 
         Raises:
             Refusal: one of its samples failed, or its answer has no JSON form.
@@ -56,7 +56,7 @@ class Answers:
         try:
             return Answer(200, json_out.encode(value, refuse_nan=self.refuse_nan))
         except json_out.NotFinite as error:
-            raise Refusal(422, "not-finite", f"{error}, which this model is told to refuse") from None
+            raise Refusal(422, "not-finite", f"{error}, which this model is set to refuse") from None
         except TypeError as error:
             raise Refusal(500, "bad-answer", "the handler returned something that has no JSON form") from error
 
@@ -71,7 +71,7 @@ class Answers:
             raise Refusal(422, "postprocess-failed", f"postprocess failed: {type(error).__name__}: {error}") from error
 
     def _failed(self, failure: Failure) -> Refusal:
-        """The sender's fault if samples of other shapes went through and this one's never did; else ours."""
+        """The sender's fault if samples of other shapes succeeded and this shape never did; otherwise the server's."""
         seen = self.batcher.succeeded
         if failure.signature is not None and seen and failure.signature not in seen and not device.is_out_of_memory(failure.error):
             return BadSample(

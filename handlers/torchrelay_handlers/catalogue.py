@@ -1,4 +1,4 @@
-"""What handlers can be told in model.yaml's `handler_args`: the options of the shipped handlers and of the author's own.
+"""The options in model.yaml's `handler_args`: those of the shipped handlers and those of the author's own.
 
 Read by `torchrelay check` before anything is built, and by the handlers themselves when they start. Imports nothing heavy.
 """
@@ -28,7 +28,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class OptionProblem:
-    """What is wrong with one option, and the mend."""
+    """What is wrong with one option, and the fix."""
 
     option: str
     message: str
@@ -132,7 +132,7 @@ OWN: dict[str, Option] = (
         "input": _choice(
             "auto",
             ("auto", "json", "bytes", "text", "image"),
-            "What preprocess is given: auto follows the content type, and decodes images to RGB Pillow images.",
+            "The argument of preprocess: auto follows the content type, and decodes images to RGB Pillow images.",
         ),
     }
 )
@@ -147,8 +147,8 @@ _NAMES = Option(
 )
 _CLASSES: dict[str, Option] = {
     "classes": _NAMES,
-    "top_k": Option(1, "a positive integer", _positive, "How many classes are answered, the likeliest first."),
-    "activation": _choice("softmax", ("softmax", "sigmoid", "none"), "Makes confidences of the network's outputs."),
+    "top_k": Option(1, "a positive integer", _positive, "How many classes an answer lists, the likeliest first."),
+    "activation": _choice("softmax", ("softmax", "sigmoid", "none"), "Turns the network's outputs into confidences."),
 }
 _SIZE = "Height and width of the network's input, in pixels."
 _FIT = "Keep the picture's proportions and crop the centre, or stretch it to `size`."
@@ -167,7 +167,7 @@ _IMAGES: dict[str, Option] = {
     "formats": Option(
         ["PNG", "JPEG", "WEBP"], "a list of " + ", ".join(IMAGE_FORMATS), _formats, "Image formats that are decoded at all."
     ),
-    "max_pixels": Option(MAX_PIXELS, "a positive integer", _positive, "Largest width x height, looked up before decoding."),
+    "max_pixels": Option(MAX_PIXELS, "a positive integer", _positive, "Largest width x height, checked before decoding."),
     "url_hosts": Option(
         None,
         "a list of hosts such as images.example.com, *.example.com or *, with :port for other ports than 80 and 443, or null",
@@ -183,7 +183,7 @@ SHIPPED: dict[str, dict[str, Option]] = {
     "tensor": _COMMON
     | _NETWORK_INPUT
     | {
-        "output": _choice("values", ("values", "softmax", "argmax"), "What is answered of the network's output."),
+        "output": _choice("values", ("values", "softmax", "argmax"), "The answer: the network's output, or one computed from it."),
     },
     "image-classifier": _COMMON
     | _IMAGES
@@ -206,7 +206,7 @@ SHIPPED: dict[str, dict[str, Option]] = {
             ["mask"],
             "a list of " + ", ".join(_ANSWERS),
             lambda value: isinstance(value, list) and bool(value) and all(item in _ANSWERS for item in value),
-            "mask: base64_prediction, a byte a pixel; size; png: base64; classes: how much of each. "
+            "mask: base64_prediction, a byte a pixel; size; png: base64; classes: pixels and share of each. "
             "Accept: image/png gets the PNG alone.",
         ),
         "mask_size": _choice(
@@ -239,12 +239,17 @@ SHIPPED: dict[str, dict[str, Option]] = {
         ),
         "split": _choice("words", ("words", "wordpiece", "characters"), "How a text becomes tokens of the vocab."),
         "lowercase": _flag(True, "Texts are lowercased before they are looked up in the vocab."),
-        "unknown": Option("[UNK]", "a token", _named, "Stands for what is not in the vocab; left out if it is not there either."),
+        "unknown": Option(
+            "[UNK]",
+            "a token",
+            _named,
+            "Replaces tokens that the vocab lacks; they are left out if it lacks this one too.",
+        ),
         "first": Option(None, "a token or null", _optional(_named), "Put before every text, [CLS] say."),
         "last": Option(None, "a token or null", _optional(_named), "Put after every text, [SEP] say."),
         "max_tokens": Option(512, "a positive integer", _positive, "Most tokens of a text, counted without `pad`."),
-        "too_long": _choice("cut", ("cut", "refuse"), "What becomes of a text of more tokens."),
-        "max_characters": Option(100_000, "a positive integer", _positive, "Longer texts are refused before they are looked at."),
+        "too_long": _choice("cut", ("cut", "refuse"), "What happens to a text with more tokens."),
+        "max_characters": Option(100_000, "a positive integer", _positive, "Longer texts are refused before they are split."),
         "example": Option("an example", "a text", _named, "A text that the network must be able to take, tried when it is loaded."),
     },
 }
@@ -257,42 +262,42 @@ def options_of(handler: str) -> dict[str, Option]:
 
 
 def is_shipped(handler: str) -> bool:
-    """Whether `handler` names one of ours; anything else names a Python file of the model."""
+    """Whether `handler` names a shipped handler; anything else names a Python file of the model."""
     return handler in SHIPPED
 
 
-def check_options(handler: str, given: Mapping[str, object]) -> list[OptionProblem]:
-    """Every mistake in `given`, in its own order; [] when all is well."""
+def check_options(handler: str, options: Mapping[str, object]) -> list[OptionProblem]:
+    """Every mistake in `options`, in their order; [] if there is none."""
     known = options_of(handler)
-    found: list[OptionProblem] = []
-    for name, value in given.items():
+    problems: list[OptionProblem] = []
+    for name, value in options.items():
         option = known.get(name)
         if option is None:
             close = difflib.get_close_matches(str(name), known, n=1)
             fix = f"did you mean {close[0]}?" if close else "known options: " + ", ".join(known)
-            found.append(OptionProblem(str(name), f"{handler} has no such option", fix))
+            problems.append(OptionProblem(str(name), f"{handler} has no such option", fix))
         elif not option.accepts(value):
-            found.append(OptionProblem(name, f"must be {option.allows}, not {value!r}"))
-    return found
+            problems.append(OptionProblem(name, f"must be {option.allows}, not {value!r}"))
+    return problems
 
 
-def require_valid(handler: str, given: Mapping[str, object]) -> None:
-    """Check the options in `given`.
+def require_valid(handler: str, options: Mapping[str, object]) -> None:
+    """Check the options in `options`.
 
     Raises:
         ValueError: an option is unknown or has a wrong value; the message names every such mistake.
     """
-    mistakes = check_options(handler, given)
+    mistakes = check_options(handler, options)
     if mistakes:
         lines = (f"handler_args.{m.option}: {m.message}" + (f"; {m.fix}" if m.fix else "") for m in mistakes)
         raise ValueError("\n".join(lines))
 
 
-def with_defaults(handler: str, given: Mapping[str, object]) -> dict[str, object]:
-    """The defaults, replaced by what `given` sets.
+def with_defaults(handler: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The defaults, replaced by what `options` sets.
 
     Raises:
         ValueError: see `require_valid`.
     """
-    require_valid(handler, given)
-    return {name: option.default for name, option in options_of(handler).items()} | dict(given)
+    require_valid(handler, options)
+    return {name: option.default for name, option in options_of(handler).items()} | dict(options)

@@ -1,9 +1,9 @@
-"""`handler_factory`: an author's per-sample functions as a handler.
+"""`handler_factory` makes a handler from an author's per-sample functions.
 
 handler = handler_factory(
     init_function=init_function,          # (**init_kwargs) -> torch.nn.Module, without weights
     preprocess_function=preprocess,       # one decoded body -> tensor(s) without a batch dimension
-    postprocess_function=postprocess,     # one output without a batch dimension -> anything that JSON can say
+    postprocess_function=postprocess,     # one output without a batch dimension -> anything that JSON can express
     resnet_layers=18,                     # further keyword arguments go to init_function
 )
 """
@@ -42,7 +42,7 @@ def handler_factory(
     options: Mapping[str, Any] | None = None,
     **init_kwargs: Any,
 ) -> "OwnHandler":
-    """Make a handler of functions that see one sample each; batches, device, weights and errors are the library's.
+    """Make a handler from functions that see one sample each; the library does batches, device, weights and errors.
 
     - `init_function(**init_kwargs)` returns the network; its weights are loaded afterwards, strictly. It may be left
       out when the weights are TorchScript or torch.export.
@@ -50,7 +50,7 @@ def handler_factory(
       (`options={"input": ...}` fixes which). It returns a tensor without batch dimension, a tuple of tensors for networks
       of several inputs, or a dict of tensors for keyword arguments. Left out, the body's numbers are the sample.
     - `postprocess_function(output, **postprocess_kwargs)` gets one output, on the CPU, without batch dimension, and
-      returns what JSON can say (tensors and numpy values included) or `Raw`. Left out, the output's numbers are the answer.
+      returns what JSON can express (tensors and numpy values included) or `Raw`. Left out, the output's numbers are the answer.
     - `collate_function(samples, **collate_kwargs)` makes a batch of the list of preprocessed samples, instead of stacking.
     - `install_packages(**install_kwargs)` and `unpack_dependencies(**unpack_kwargs)` run once, in that order and in the model's
       folder, after the requirements and before init_function: when the image is built, not when it starts (`setup_functions`).
@@ -94,10 +94,10 @@ class _OwnFunctions:
         )
         prepare: Callable[[object], object] = unwrapped
         if before is not None:
-            told = partial(before, **self.preprocess_kwargs) if self.preprocess_kwargs else before
+            bound = partial(before, **self.preprocess_kwargs) if self.preprocess_kwargs else before
 
             def prepare(value: object) -> object:
-                return told(as_input(value, wanted))
+                return bound(as_input(value, wanted))
 
         conclude = partial(after, **self.postprocess_kwargs) if after is not None and self.postprocess_kwargs else after
         if collate is not None and self.collate_kwargs:
@@ -141,7 +141,7 @@ class OwnHandler(Handler):
 
 
 class Decorator:
-    """Sets the attribute `name` of `owner` to the function that it decorates; keyword arguments are kept for the function."""
+    """Sets the attribute `name` of `owner` to the function that it decorates; keyword arguments are stored for the function."""
 
     def __init__(self, owner: object, name: str, known: dict[str, Any]) -> None:
         self.owner = owner
@@ -153,7 +153,7 @@ class Decorator:
     @overload
     def __call__(self, function: None = None, /, **kwargs: Any) -> Callable[[_Function], _Function]: ...
     def __call__(self, function: Any = None, /, **kwargs: Any) -> Any:
-        """The function itself; without one, what takes it.
+        """Set the function and return it; without a function, return the decorator.
 
         Raises:
             ValueError: the handler has such a function already.
@@ -174,7 +174,7 @@ def as_input(value: object, wanted: str) -> object:
     Raises:
         BadSample: the body is something else (415).
     """
-    if isinstance(value, dict) and value.keys() == {"b64"}:  # bytes within JSON, as TensorFlow Serving and Vertex AI say it
+    if isinstance(value, dict) and value.keys() == {"b64"}:  # bytes within JSON, in the form of TensorFlow Serving and Vertex AI
         value = value["b64"] if not isinstance(value["b64"], str) else parsers.parse_base64(value["b64"])
     elif isinstance(value, str) and wanted in ("bytes", "image"):
         value = parsers.parse_base64(value)
@@ -194,6 +194,6 @@ def as_input(value: object, wanted: str) -> object:
 
 
 def _image(body: bytes) -> object:
-    from torchrelay_handlers.bodies import images  # noqa: PLC0415 - Pillow only for those who send images
+    from torchrelay_handlers.bodies import images  # noqa: PLC0415 - only handlers of images need Pillow
 
     return images.decode(body).convert("RGB")

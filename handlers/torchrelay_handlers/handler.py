@@ -31,12 +31,12 @@ from torchrelay_handlers.steps import Recipe, Steps
 logger = logging.getLogger("torchrelay")
 
 TORCHSERVE = "torchrelay_handlers.adapters.torchserve"
-"""Named and not imported: the core depends on no server, and only a TorchServe worker loads this adapter."""
+"""A name, not an import: the core does not depend on any server, and only a TorchServe worker loads this adapter."""
 
 
 @dataclass(slots=True)
 class _Work:
-    """A request on its way: its samples are `rows` of the batch, `wrap` makes one answer of their results."""
+    """A request in progress: its samples are `rows` of the batch, `wrap` makes one answer from their results."""
 
     index: int
     rows: range

@@ -1,4 +1,4 @@
-"""Requests into samples: decode a body, find the samples in it, preprocess each; what is wrong with one stays with its request."""
+"""Turns requests into samples: decodes a body, finds the samples in it, preprocesses each; an error affects only its request."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ from torchrelay_handlers.steps import Steps
 logger = logging.getLogger("torchrelay")
 
 Wrap = Callable[[list[object]], object] | None
-"""Makes one answer of the answers to several samples of one request; None when the request is one sample."""
+"""Makes one answer from the answers to several samples of one request; None when the request is one sample."""
 
 
 class Intake:
-    """What a handler's `steps` and `options` make of requests."""
+    """Makes samples from requests, by a handler's `steps` and `options`."""
 
     def __init__(self, steps: Steps, options: Mapping[str, Any]) -> None:
         self.steps = steps
@@ -45,7 +45,7 @@ class Intake:
         """The samples of a request, still as they were sent.
 
         Raises:
-            Refusal: the body is nothing that is understood, or holds too many.
+            Refusal: the body cannot be understood, or holds too many samples.
         """
         value = decode(request)
         if isinstance(value, parsers.Rows):
@@ -65,15 +65,15 @@ class Intake:
         """One sample as the network takes it, and preprocess's note on it; `row` is its place among several of one request.
 
         Raises:
-            Refusal: preprocess refuses it or fails on it, or it is no input of the network.
+            Refusal: preprocess refuses it or fails on it, or the network cannot take it.
         """
         try:
             if isinstance(value, Refusal):
                 raise value
-            made = self.steps.preprocess(value)
-            if isinstance(made, Noted):
-                return self.steps.network_input.of(made.sample), made.note
-            return self.steps.network_input.of(made), None
+            prepared = self.steps.preprocess(value)
+            if isinstance(prepared, Noted):
+                return self.steps.network_input.of(prepared.sample), prepared.note
+            return self.steps.network_input.of(prepared), None
         except Refusal as refusal:
             if row is not None:
                 refusal.members["instance"] = row

@@ -1,4 +1,4 @@
-"""What AWS's runtime interface client loads: `torchrelay_handlers.lambda_entry.handler`. The model is loaded when this is imported.
+"""The entry point for AWS's runtime interface client: `torchrelay_handlers.lambda_entry.handler`. Importing it loads the model.
 
 Lambda imports it in its init phase, where the CPU is not rationed; TORCHRELAY_MODEL_DIR is the unpacked model's folder.
 """

@@ -1,4 +1,4 @@
-"""What goes through a handler: a request as the server received it, an answer as the server sends it."""
+"""The messages of a handler: a request as the server received it, an answer as the server sends it."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ JSON = "application/json"
 
 @dataclass(slots=True)
 class Request:
-    """One request. `body` is bytes, or what a server made of them (`parsed`): a str, a JSON value, a dict of form fields."""
+    """One request. `body` is bytes, or parsed by a server (`parsed`): a str, a JSON value, a dict of form fields."""
 
     body: object
     content_type: str = ""
@@ -19,7 +19,7 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """One answer, complete: `body` is what travels."""
+    """One answer, complete: `body` is sent as it is."""
 
     status: int
     body: bytes
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A preprocessed sample, and what has to be known of it once the network has answered."""
+    """A preprocessed sample, and a note for the time after the network has answered."""
 
     sample: object
     note: object

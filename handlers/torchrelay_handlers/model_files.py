@@ -10,7 +10,7 @@ def import_file(model_dir: Path, file: str) -> ModuleType:
     """Import `file` of the model under its own name, its folder on the path, as TorchServe would.
 
     Raises:
-        RuntimeError: it is not there. What the file itself raises goes through, traceback and all.
+        RuntimeError: it is not there. The file's own exceptions pass through with their traceback.
     """
     path = (model_dir / file).resolve()
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What goes wrong with one sample, and the RFC 9457 problem document that its sender gets.
+"""The errors of one sample, and the RFC 9457 problem document that its sender gets.
 
 Source: https://www.rfc-editor.org/rfc/rfc9457 (application/problem+json; type, title, status, detail and extensions).
 """
@@ -19,7 +19,7 @@ def nearest(word: str, known: Collection[str]) -> str:
 
 
 class Refusal(Exception):
-    """A sample is not answered: `status` and what the sender is told. Our own; authors raise `BadSample`."""
+    """A sample is not answered: `status` and the sender's problem document. For the library itself; authors raise `BadSample`."""
 
     def __init__(self, status: int, kind: str, detail: str, **members: object) -> None:
         super().__init__(detail)

@@ -1,4 +1,4 @@
-"""Finds what serves: a shipped handler, or what the author's Python file holds, whichever style it is written in."""
+"""Finds the handler: a shipped one, or the one in the author's Python file, in any of the accepted styles."""
 
 import inspect
 import sys
@@ -29,7 +29,7 @@ ACCEPTED = """a handler file must hold one of
 
 @dataclass(frozen=True, slots=True)
 class TorchServeEntry:
-    """A handler written for TorchServe itself: `handle(data, context)` and what loads its model."""
+    """A handler written for TorchServe itself: `handle(data, context)`, and `initialize`, which loads its model."""
 
     handle: Callable[[Any, Any], Any]
     initialize: Callable[[Any], object]
@@ -53,21 +53,21 @@ def find(settings: Settings, model_dir: Path) -> Found:
     if not file.endswith(".py"):
         known = ", ".join(catalogue.SHIPPED)
         raise RuntimeError(f"handler {settings.handler!r} is neither shipped ({known}) nor a Python file")
-    found = entry_of(import_file(model_dir, file), attribute)
-    if isinstance(found, Handler):
-        found.init_function = found.init_function or _model_init_function(settings, model_dir)
-        return found.configure(settings.handler_args, settings.init_args)
+    entry = entry_of(import_file(model_dir, file), attribute)
+    if isinstance(entry, Handler):
+        entry.init_function = entry.init_function or _model_init_function(settings, model_dir)
+        return entry.configure(settings.handler_args, settings.init_args)
     for field, value in (("handler_args", settings.handler_args), ("init_args", settings.init_args)):
         if value:
-            style = "SageMaker's functions" if isinstance(found, SageMakerHandler) else "a handler written for TorchServe"
+            style = "SageMaker's functions" if isinstance(entry, SageMakerHandler) else "a handler written for TorchServe"
             raise ValueError(f"{field}: {file} holds {style}, which cannot receive them; remove {field} from model.yaml")
-    if isinstance(found, SageMakerHandler) and not hasattr(found.module, "model_fn"):
-        found.init_function = found.init_function or _model_init_function(settings, model_dir)
-    return found
+    if isinstance(entry, SageMakerHandler) and not hasattr(entry.module, "model_fn"):
+        entry.init_function = entry.init_function or _model_init_function(settings, model_dir)
+    return entry
 
 
 def _model_init_function(settings: Settings, model_dir: Path) -> Callable[..., nn.Module] | None:
-    """What makes the network in the model file, None when there is no model file."""
+    """The function in the model file that makes the network, None without a model file."""
     return init_function_of(import_file(model_dir, settings.model_file)) if settings.model_file else None
 
 
@@ -91,7 +91,7 @@ def init_function_of(module: ModuleType) -> Callable[..., nn.Module]:
 
 
 def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911 - one return per style
-    """What serves in the author's module: `attribute`, or the first of the styles in `ACCEPTED` that is there.
+    """The handler in the author's module: `attribute`, or the first of the styles in `ACCEPTED` that is there.
 
     Raises:
         RuntimeError: there is none.
@@ -109,9 +109,9 @@ def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911
         return _as_entry(module.handle, "handle")
     if any(callable(getattr(module, name, None)) for name in SAGEMAKER):
         return SageMakerHandler(module)
-    ours = [c for c in _own_classes(module) if issubclass(c, SampleHandler)]
-    if len(ours) == 1:
-        return ours[0].as_handler()
+    sample_handlers = [c for c in _own_classes(module) if issubclass(c, SampleHandler)]
+    if len(sample_handlers) == 1:
+        return sample_handlers[0].as_handler()
     functions = _functions(module)
     if functions is not None:
         return functions

@@ -1,7 +1,7 @@
 """SageMaker's model_fn, input_fn, predict_fn and output_fn, as they are, with the toolkit's defaults for those left out.
 
 Defaults by aws/sagemaker-pytorch-inference-toolkit 2.0.x, default_pytorch_inference_handler.py. The functions see one whole request
-and may do anything, so requests are answered one by one; a body may well hold a batch of its own.
+and may do anything, so requests are answered one by one; a body may itself hold a batch.
 """
 
 import io
@@ -101,7 +101,7 @@ class SageMakerHandler:
             rows = values.reshape(values.shape[0], -1).tolist() if values.dim() else [[values.item()]]
             return "\n".join(",".join(map(str, row)) for row in rows)
         if accept == NPY:
-            import numpy as np  # noqa: PLC0415 - optional
+            import numpy as np  # noqa: PLC0415 - numpy is optional
 
             buffer = io.BytesIO()
             np.save(buffer, values.numpy(), allow_pickle=False)
@@ -112,7 +112,7 @@ class SageMakerHandler:
 
 
 def _body(request: Request) -> Any:
-    """What input_fn gets: the body's text for text and JSON, bytes otherwise, as the toolkit has it."""
+    """The argument of input_fn: the body's text for text and JSON, bytes otherwise, as in the toolkit."""
     body = request.body
     if request.parsed:
         return body if isinstance(body, str) and media_type(request.content_type) != JSON else json.dumps(body)
@@ -124,7 +124,7 @@ def _body(request: Request) -> Any:
 
 
 def _as_answer(output: Any, accept: str) -> Answer:
-    """output_fn may return text, bytes, (body, content type), or, as seed code does, plain Python values."""
+    """output_fn may return text, bytes, (body, content type), or plain Python values, as many authors write it."""
     content_type = accept
     if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], str) and "/" in output[1]:
         output, content_type = output

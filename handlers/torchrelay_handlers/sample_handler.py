@@ -40,20 +40,20 @@ class SampleHandler:
         return unwrapped(sample)
 
     def postprocess(self, output: Any) -> Any:
-        """One output, on the CPU, without a batch dimension -> anything that JSON can say, or `Raw`."""
+        """One output, on the CPU, without a batch dimension -> anything that JSON can express, or `Raw`."""
         return output
 
     @classmethod
     def as_handler(cls, **init_args: Any) -> OwnHandler:
         """The handler, still without weights; `init_args` go to init_function."""
-        made = cls()
+        instance = cls()
         return handler_factory(
-            made.init_function if cls.init_function is not SampleHandler.init_function else None,
-            made.preprocess,
-            made.postprocess,
-            made.install_packages,
-            made.unpack_dependencies,
-            collate_function=made.collate,
+            instance.init_function if cls.init_function is not SampleHandler.init_function else None,
+            instance.preprocess,
+            instance.postprocess,
+            instance.install_packages,
+            instance.unpack_dependencies,
+            collate_function=instance.collate,
             options=cls.options,
             **init_args,
         )

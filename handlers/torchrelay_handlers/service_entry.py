@@ -1,4 +1,4 @@
-"""What TorchServe loads: archives carry it as torchrelay_service.py, with torchrelay_handlers/ and torchrelay.json beside it.
+"""TorchServe loads this module: archives carry it as torchrelay_service.py, beside torchrelay_handlers/ and torchrelay.json.
 
 TorchServe calls `handle(None, context)` once to load the model, and `handle(batch, context)` from then on
 (pytorch/serve ts/model_loader.py, 0.12.0).

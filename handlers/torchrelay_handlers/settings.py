@@ -1,4 +1,4 @@
-"""torchrelay.json: what the archive says about its model, read beside the handler when a worker starts."""
+"""torchrelay.json: the archive's settings of its model, read when a worker starts."""
 
 import json
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ def read(model_dir: Path) -> Settings:
     """
     path = model_dir / FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Settings(**{name: found[name] for name in Settings.__dataclass_fields__ if found.get(name) is not None})
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return Settings(**{name: fields[name] for name in Settings.__dataclass_fields__ if fields.get(name) is not None})
     except (OSError, ValueError, TypeError) as error:
         raise RuntimeError(f"{FILE} cannot be read: {error}; archive the model again with torchrelay archive") from error

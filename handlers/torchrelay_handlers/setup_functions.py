@@ -1,7 +1,7 @@
-"""`install_packages` and `unpack_dependencies`: run once, in that order, when an image is built, or at start for those who ask.
+"""`install_packages` and `unpack_dependencies`: run once, in that order, when an image is built, or at start if that is asked for.
 
-Seed 004's order: the requirements are there already, then the packed source files, then install_packages, then
-unpack_dependencies, then init_function; the current folder is the model's, as in TorchServe's workers.
+The whole order: requirements, packed source files, install_packages, unpack_dependencies, init_function. The current
+folder is the model's, as in TorchServe's workers.
 """
 
 import contextlib
@@ -18,25 +18,25 @@ logger = logging.getLogger("torchrelay")
 
 SWITCH = "TORCHRELAY_SETUP_AT_START"
 MARKER = ".torchrelay-setup"
-"""Lies in the model's folder once both functions have run: an image's, or one that an earlier worker of this model saw to."""
+"""Is in the model's folder once both functions have run, in an image's build or in an earlier worker of this model."""
 
 Function = Callable[[], object] | None
 
 
-def wanted_at_start(told: bool) -> bool:
-    """Whether the functions are to run when the model is loaded: by the environment's switch, else by torchrelay.json.
+def wanted_at_start(by_archive: bool) -> bool:
+    """Whether the functions are to run when the model is loaded: the environment's switch decides, otherwise torchrelay.json.
 
     Raises:
         ValueError: the switch is neither true nor false.
     """
-    said = os.environ.get(SWITCH, "").strip().lower()
-    if said not in ("", "0", "1", "true", "false"):
-        raise ValueError(f"{SWITCH}={said!r} is neither true nor false")
-    return said in ("1", "true") if said else told
+    switch = os.environ.get(SWITCH, "").strip().lower()
+    if switch not in ("", "0", "1", "true", "false"):
+        raise ValueError(f"{SWITCH}={switch!r} is neither true nor false")
+    return switch in ("1", "true") if switch else by_archive
 
 
 def set_up(install_packages: Function, unpack_dependencies: Function, model_dir: Path) -> None:
-    """Run both in the model's folder, unless that is done; workers that start at the same time wait for the first.
+    """Run both in the model's folder, unless they have run; workers that start at the same time wait for the first.
 
     Raises:
         RuntimeError: one of them raises, or a command that it gives os.system fails; nothing counts as done then.
@@ -56,7 +56,7 @@ def set_up(install_packages: Function, unpack_dependencies: Function, model_dir:
 
 
 def remind(install_packages: Function, unpack_dependencies: Function, model_dir: Path) -> None:
-    """Say in the log that they have not run, if so: what they were to bring is missed much later otherwise."""
+    """Log a warning if they have not run; otherwise what they install is missed much later."""
     if (install_packages or unpack_dependencies) and not (model_dir / MARKER).exists():
         logger.warning("install_packages and unpack_dependencies run when an image is built; set %s=true to run them here", SWITCH)
 
@@ -81,7 +81,7 @@ def _run(name: str, function: Callable[[], object], model_dir: Path) -> None:
 
     try:
         os.chdir(model_dir)
-        os.system = watched  # its status is what nobody looks at
+        os.system = watched  # authors do not check its status
         function()
     except BaseException as error:
         raise RuntimeError(f"{name} failed: {type(error).__name__}: {error}") from error

@@ -1,4 +1,4 @@
-"""What a handler does around the network, as plain functions: the one thing in which handlers differ."""
+"""What a handler does around the network, as plain functions; handlers differ only in these."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class Steps:
     `prepare` works on the stacked batch on the device, before the network; `conclude` on the network's output, there.
     `expand` finds several samples in one body ([N, ...] where [...] is one), and is None for a handler that has no such bodies.
     `gather` sees the decoded samples of all requests at once, before `preprocess`, a list per request; a refusal in what it
-    returns stands for a sample that is not to be had.
-    `preprocess` may return `Noted`: its note comes back in what `render` is told.
-    `render` sees what postprocess returned, and what is `Asked` of it.
+    returns stands for a sample that could not be fetched.
+    `preprocess` may return `Noted`: `render` gets its note back in `Asked`.
+    `render` gets what postprocess returned, and how the answer is wanted (`Asked`).
     `example` is a sample that the network must be able to take, run once when the model is loaded.
     """
 
@@ -46,7 +46,7 @@ class Steps:
 
 
 class Recipe(Protocol):
-    """A kind of handler: `name` is its entry in the catalogue, `steps` what it does with these options."""
+    """A kind of handler: `name` is its entry in the catalogue, `steps` makes its steps from these options."""
 
     @property
     def name(self) -> str:
@@ -64,8 +64,8 @@ class Recipe(Protocol):
 
 def input_of(options: Mapping[str, Any], dtype: torch.dtype | None) -> NetworkInput:
     """The network's input by the options `shape` and `dtype`."""
-    told = options.get("dtype", "auto")
-    return NetworkInput(options.get("shape"), dtype if told == "auto" else getattr(torch, told))
+    name = options.get("dtype", "auto")
+    return NetworkInput(options.get("shape"), dtype if name == "auto" else getattr(torch, name))
 
 
 def same(output: Any) -> object:

@@ -1,4 +1,4 @@
-"""The `system` part of model-config.yaml (seed 004): `maxGPUMemory` in MB, and `extraFiles`, archives with source files."""
+"""The `system` part of model-config.yaml: `maxGPUMemory` in MB, and `extraFiles`, archives with source files."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ _MOST_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What the handler is told by model-config.yaml."""
+    """The settings in the `system` part."""
 
     max_gpu_memory_mb: int | None = None
     extra_files: tuple[str, ...] = ()
@@ -33,15 +33,15 @@ def read(config: object) -> System:
     Raises:
         ValueError: a key is unknown, or has a wrong value.
     """
-    told = config.get("system") if isinstance(config, Mapping) else None
-    if told is None:
+    values = config.get("system") if isinstance(config, Mapping) else None
+    if values is None:
         return System()
-    if not isinstance(told, Mapping):
+    if not isinstance(values, Mapping):
         raise ValueError("model-config.yaml: system must hold keys such as maxGPUMemory")  # noqa: TRY004 - the documented one
-    for key in told:
+    for key in values:
         if key not in KNOWN:
             raise ValueError(f"model-config.yaml: system.{key} is not known; {nearest(str(key), KNOWN)}")
-    memory, files = told.get("maxGPUMemory"), told.get("extraFiles") or ()
+    memory, files = values.get("maxGPUMemory"), values.get("extraFiles") or ()
     if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0):
         raise ValueError(f"model-config.yaml: system.maxGPUMemory must be a positive number of MB, not {memory!r}")
     names = files.split(",") if isinstance(files, str) else files
@@ -94,7 +94,7 @@ def _entries(path: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
         ValueError: an entry is a link or device, reaches out of the folder, or there is too much.
     """
     count = size = 0
-    # A plain tar that ends in a zip file looks like one from behind, so tar is asked first.
+    # A plain tar that ends with a zip file is taken for a zip file, so tar is tried first.
     is_zip = not tarfile.is_tarfile(path) and zipfile.is_zipfile(path)
     for name, length, data in _zip(path) if is_zip else _tar(path):
         inner = PurePosixPath(name)

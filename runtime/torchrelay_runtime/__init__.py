@@ -1,4 +1,4 @@
-"""What runs inside a model's container beside the server: PID 1, the front proxy, readiness and the probe.
+"""The programs that run beside the server in a model's container: PID 1, the front proxy, readiness and the probe.
 
 Standard library only. `torchserve/` is the one folder that knows TorchServe.
 """

@@ -1,4 +1,4 @@
-"""What a server has to offer to run behind this contract: a module `<server>/server.py` with these functions."""
+"""The contract of a server that the runtime can run: a module `<server>/server.py` with these functions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Launch:
 
 @dataclass(frozen=True)
 class Upstream:
-    """Where the server listens (`host:port`) and which of its paths the front maps to: of each version, the default first.
+    """Where the server listens (`host:port`), and the path of each version that the front forwards to, the default first.
 
-    `renamed`: content types whose bodies the server would take apart itself, and the names under which it leaves them whole.
+    `renamed`: content types whose bodies the server would parse itself, and the names under which it leaves them whole.
     """
 
     inference: str

@@ -1,4 +1,4 @@
-"""preStop program: not ready at once, then wait until nobody sends requests here any more and none is in flight.
+"""preStop program: makes the container not ready at once, then waits until no requests come any more and none is in flight.
 
 Kubernetes takes a pod off its Service while preStop runs, yet proxies hear of it seconds later: requests that come in the meantime
 are served. TORCHRELAY_PROPAGATION_S (default 5) is that time; afterwards it waits for requests in flight, at most for the declared

@@ -28,22 +28,22 @@ from torchrelay_runtime.readiness import Readiness
 from torchrelay_runtime.settings import Settings, SettingsError, own_bind, own_port, read_settings, state_dir
 from torchrelay_runtime.state import OWN_TEMPORARY, READY, STATUS, Status, prepare_draining, start_draining, write_status
 
-REFUSED = 2  # the container was told something that makes no sense
-SERVER_STOP_S = 5.0  # kept of the drain time for the server's own end
+REFUSED = 2  # the configuration of the container is invalid
+SERVER_STOP_S = 5.0  # of the drain time, reserved for the server's own end
 
 
 def log(message: str) -> None:
-    """Say something to whoever reads the container's log, which may be a file on a full disk."""
+    """Write a line to the container's log, which may be a file on a full disk."""
     with contextlib.suppress(OSError):
         print(f"torchrelay: {message}", file=sys.stderr, flush=True)
 
 
 def make_state(state: Path) -> None:
-    """Make the state folder, or empty it: what an earlier start left says nothing about this one.
+    """Make the state folder, or empty it: files of an earlier start do not apply to this one.
 
-    status.json marks the folder as ours: it is written first and replaced last, so a start that was cut short locks none out.
+    status.json marks the folder as the runtime's: it is written first and replaced last, so a start cut short blocks no later one.
 
-    Raises: SettingsError when it cannot be written, or holds what is not ours.
+    Raises: SettingsError when it cannot be written, or holds other files.
     """
     try:
         state.mkdir(parents=True, mode=0o700, exist_ok=True)
@@ -51,7 +51,7 @@ def make_state(state: Path) -> None:
         foreign = [path.name for path in left if not OWN_TEMPORARY.fullmatch(path.name)]
         if foreign and STATUS not in foreign:
             raise SettingsError(
-                f"TORCHRELAY_STATE is {state}, which holds other files, such as {foreign[0]}: name a folder of its own"
+                f"TORCHRELAY_STATE is {state}, which holds other files, such as {foreign[0]}: use a separate folder"
             )
         for path in left:
             if path.name == STATUS:
@@ -72,19 +72,19 @@ def as_root() -> bool:
 
 
 def exit_code(code: int) -> int:
-    """Return what to exit with after a child ended unasked: never 0, as nothing serves any more."""
+    """Return the exit code after a child ended unasked: never 0, because nothing serves any more."""
     return code or 1
 
 
 def headline(status: Status, seconds: float) -> str:
-    """Return the line of the log that tells of a change."""
+    """Return the log line for a change of status."""
     if status.ready:
         return f"ready after {seconds:.1f} s"
     return f"{'failed' if status.failed else 'not ready'}: {status.reason}"
 
 
 def watch(server: Server, settings: Settings, stop: threading.Event, note_broken: Callable[[], None]) -> None:
-    """Publish readiness until `stop`; a mistake of ours must not leave "ready" standing, and ends the container."""
+    """Publish readiness until `stop`; a bug here withdraws "ready" and ends the container."""
     try:
         publish(server, settings, stop)
     except Exception as error:
@@ -99,7 +99,7 @@ def watch(server: Server, settings: Settings, stop: threading.Event, note_broken
 
 
 def publish(server: Server, settings: Settings, stop: threading.Event) -> None:
-    """Look at the workers again and again, and write down every change; what cannot be written is tried again at the next look."""
+    """Poll the workers and write down every change; a failed write is tried again at the next poll."""
     started = time.monotonic()
     machine = Readiness(needs_answer=settings.serving.warmup is not None, started=started)
     published: Status | None = None
@@ -118,7 +118,7 @@ def publish(server: Server, settings: Settings, stop: threading.Event) -> None:
                 published = status
             complained = False
         except OSError as error:  # such as a full disk
-            published = None  # whatever was written of it, all of it is to be written again
+            published = None  # a part may be written, so write all of it again
             with contextlib.suppress(OSError):
                 (settings.state / READY).unlink(missing_ok=True)
             if not complained:
@@ -146,7 +146,7 @@ def shut_down(children: Children, server: Child | None, proxy: Child | None, dra
 def supervise(
     children: Children, server: Child | None, proxy: Child | None, state: Path, drain_s: float, stop: threading.Event
 ) -> int:
-    """Wait for TERM, for a child's end or for the watch's, set `stop`; returns the exit code."""
+    """Wait for TERM, for a child's end or for the watch's end, set `stop`, and return the exit code."""
     running = [child for child in (server, proxy) if child is not None]
     children.wait_until(lambda: children.stops > 0 or children.broken or any(child.code is not None for child in running))
     stop.set()
@@ -198,7 +198,7 @@ def serve_front(children: Children, upstream: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Run what `argv` says."""
+    """Run the verb in `argv`."""
     parser = argparse.ArgumentParser(
         prog="entrypoint.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,6 @@
 """The front proxy: nginx's configuration, its start, and `front.py switch HOST:PORT`, which points a running front elsewhere.
 
-It gives what the server behind it lacks: time-outs for headers and bodies, size limits, honest /ping, JSON errors, 503 with
+It adds what the server behind it lacks: time-outs for headers and bodies, size limits, honest /ping, JSON errors, 503 with
 Retry-After, and an end that lets requests in flight finish.
 """
 
@@ -24,7 +24,7 @@ from torchrelay_runtime.settings import SettingsError, state_dir
 from torchrelay_runtime.state import replace
 
 PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
-SETTLE_S = 1.0  # for clients in use to come once more and be told to close their connection
+SETTLE_S = 1.0  # time for active clients to send one more request and get `Connection: close`
 ADDRESS = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][A-Za-z0-9_.-]*):(\d{1,5})")
 
 
@@ -34,7 +34,7 @@ def nginx() -> str:
 
 
 def command(state: Path) -> list[str]:
-    """Return the command of nginx; `-e` as it would open its compiled-in log file first."""
+    """Return the command of nginx; `-e` because it would open its compiled-in log file first."""
     return [nginx(), "-e", "stderr", "-p", str(state), "-c", str(state / CONFIG)]
 
 
@@ -66,7 +66,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def ask(state: Path, path: str) -> str | None:
-    """Return what the running front says at `path` of its own socket, None when it does not answer."""
+    """Return the running front's reply to GET `path` on its socket, None when it does not answer."""
     connection = UnixConnection(state / SOCKET, timeout=5.0)
     try:
         connection.request("GET", path)
@@ -78,19 +78,19 @@ def ask(state: Path, path: str) -> str | None:
 
 
 def parse_connections(counters: str) -> int:
-    """Return the connections that are open, out of stub_status's text; the one that asks is not counted."""
-    found = re.search(r"Active connections:\s*(\d+)", counters)
-    if not found:
+    """Return the connections that are open, from stub_status's text, without the connection that asks."""
+    match = re.search(r"Active connections:\s*(\d+)", counters)
+    if not match:
         raise ValueError(f"not the text of stub_status: {counters!r}")
-    return max(0, int(found.group(1)) - 1)
+    return max(0, int(match.group(1)) - 1)
 
 
 def parse_in_flight(counters: str) -> int:
-    """Return the requests being read, answered or waited for, out of stub_status's text; the one that asks is not counted."""
-    found = re.search(r"Writing:\s*(\d+)", counters)
-    if not found:
+    """Return the requests being read, answered or waited for, from stub_status's text, without the connection that asks."""
+    match = re.search(r"Writing:\s*(\d+)", counters)
+    if not match:
         raise ValueError(f"not the text of stub_status: {counters!r}")
-    return max(0, int(found.group(1)) - 1)
+    return max(0, int(match.group(1)) - 1)
 
 
 def in_flight(state: Path) -> int | None:
@@ -101,15 +101,15 @@ def in_flight(state: Path) -> int | None:
 
 def parse_address(text: str) -> str:
     """Return `text` if it is HOST:PORT, for argparse."""
-    found = ADDRESS.fullmatch(text)
-    if not found or not 0 < int(found.group(2)) < 65536:
+    match = ADDRESS.fullmatch(text)
+    if not match or not 0 < int(match.group(2)) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return text
 
 
 def accepting(master: int) -> set[int]:
-    """Return the pids of nginx's workers that take new connections; one that was told to stop says so in its title."""
-    found = set()
+    """Return the pids of nginx's workers that take new connections; a stopping one has another title."""
+    workers = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((process / "stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[1])
@@ -117,15 +117,15 @@ def accepting(master: int) -> set[int]:
         except OSError:
             continue
         if parent == master and title == b"nginx: worker process":
-            found.add(int(process.name))
-    return found
+            workers.add(int(process.name))
+    return workers
 
 
 def switch(state: Path, front: Front, deadline_s: float = 15.0) -> str | None:
     """Point the running front at `front.inference`; returns what went wrong, or None once every new request goes there.
 
-    Requests in flight finish where they are; kept connections are told to close before nginx cuts them. It starts its new workers
-    before it stops the old ones from accepting, so both are waited for.
+    Requests in flight finish where they are; kept connections get `Connection: close` before nginx cuts them. nginx starts new
+    workers before the old ones stop accepting, so this waits for both.
     """
     config = state / CONFIG
     before = config.read_text(encoding="utf-8")
@@ -144,7 +144,7 @@ def switch(state: Path, front: Front, deadline_s: float = 15.0) -> str | None:
 
 
 def reload(state: Path, front: Front, before: str, deadline_s: float) -> str | None:
-    """Let nginx take up the configuration that was written; `before` is put back when it does not."""
+    """Make nginx load the new configuration; if it does not, restore `before`."""
     config = state / CONFIG
     master = int((state / PID).read_text(encoding="ascii"))
     old = accepting(master)

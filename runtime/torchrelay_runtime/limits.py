@@ -1,4 +1,4 @@
-"""What the container may use: CPU and memory limits from cgroup v1 or v2, so that threads and heaps fit them and not the host."""
+"""Reads the CPU and memory limits of the container from cgroup v1 or v2, so that threads and heaps fit them, not the host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with a number near 2^63
+UNLIMITED = 1 << 60  # cgroup v1 expresses "no limit" with a number near 2^63
 MIB = 1 << 20
 
 

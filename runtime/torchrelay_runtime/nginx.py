@@ -1,4 +1,4 @@
-"""nginx's configuration for the front: a pure function of what the front is to do."""
+"""nginx's configuration for the front: a pure function of `Front`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CONFIG = "nginx.conf"
 PID = "nginx.pid"
 CLOSING = "closing"  # exists while a switch is under way
 SOCKET = "front.sock"  # counters and the configuration's generation; never on a port
-OPENAPI = "/opt/torchrelay/openapi.json"  # made when the image was built; 404 where there is none
+OPENAPI = "/opt/torchrelay/openapi.json"  # made when the image was built; 404 without it
 HEADER_TIMEOUT_S = 10  # for all headers together: a client that drips them is cut off (slow loris)
-# Between two reads of a body. A client that drips its body holds one of our connections and nothing of the server, as bodies are
-# forwarded whole.
+# Between two reads of a body. A client that drips its body holds one of the front's connections but none of the server's,
+# because bodies are forwarded whole.
 BODY_TIMEOUT_S = 10
 CONNECTIONS = 2048
-REQUESTS = 512  # at one time; what waits longer than that is answered 503 at once
+REQUESTS = 512  # at one time; further ones are answered 503 at once
 
 ERRORS = {
     400: ("BadRequest", "The request is not valid HTTP, or its headers are too large"),
@@ -39,7 +39,7 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Front:
-    """What the configuration depends on.
+    """The values in the configuration.
 
     `routes`: (path, upstream path); `health`: paths of /ping. Both empty: everything goes to the upstream as it is.
     """
@@ -77,7 +77,7 @@ def front_of(settings: Settings, upstream: Upstream, threads: int, *, as_root: b
         health=tuple(dict.fromkeys(["/ping", *([settings.health_route] if settings.health_route else [])])),
         metrics=(upstream.metrics, upstream.metrics_path),
         max_body_bytes=serving.max_body_bytes,
-        # A request may wait for one batch before its own; the server's time-out has to come first, as its answer says more.
+        # A request may wait for one batch before its own; the server's time-out has to come first, because its answer says more.
         read_timeout_s=2 * serving.response_timeout_s + 5,
         drain_timeout_s=serving.drain_timeout_s,
         processes=min(4, threads),
@@ -88,7 +88,7 @@ def front_of(settings: Settings, upstream: Upstream, threads: int, *, as_root: b
 
 
 def error_pages(front: Front) -> str:
-    """Return the locations of the errors that nginx itself answers with, in the shape of the server's own."""
+    """Return the locations of the errors that nginx itself answers with, in the form of the server's own."""
     lines = []
     for code, (kind, message) in ERRORS.items():
         sent = 503 if code == 502 else code
@@ -101,10 +101,10 @@ def error_pages(front: Front) -> str:
 
 
 def content_type(front: Front) -> str:
-    """Return what makes the Content-Type that the server gets; its parameters, such as a form's boundary, stay."""
+    """Return the rules for the Content-Type that the server gets; its parameters, such as a form's boundary, stay."""
     if not front.renamed:
         return ""
-    rows = (f'"~*^{re.escape(kind)}(?<told{row}> *(;.*)?)$" "{name}$told{row}";' for row, (kind, name) in enumerate(front.renamed))
+    rows = (f'"~*^{re.escape(kind)}(?<rest{row}> *(;.*)?)$" "{name}$rest{row}";' for row, (kind, name) in enumerate(front.renamed))
     return f"""  map $http_content_type $sent_type {{ default $http_content_type; {" ".join(rows)} }}
   proxy_set_header Content-Type $sent_type;
 """
@@ -114,7 +114,7 @@ def closing(front: Front, path: str) -> str:
     """Return the rule that sends a request to its twin location, which closes the connection after the answer.
 
     nginx closes idle connections at once when it reloads or quits, and a client that has just sent a request on one sees it fail.
-    So before that every answer says `Connection: close`; what is idle for longer than that time was seen by no client in use.
+    So before that every answer says `Connection: close`; a connection that stays idle for all that time has no active client.
     (nginx 1.27.4 has keepalive_min_timeout for it; Debian 12 ships 1.22.)
     """
     flag = DRAINING if front.routes else CLOSING
@@ -161,7 +161,7 @@ def render(front: Front) -> str:
     """Return nginx.conf."""
     temp = front.state / "nginx"
     temp_paths = "\n".join(f"  {kind}_temp_path {temp}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    # As root nginx would give its folders and itself to another user, which a container without capabilities may not.
+    # As root nginx would give its folders and itself to another user, which a container without capabilities is not allowed to do.
     user = "user root root;\n" if front.as_root else ""
     return f"""{user}daemon off;
 worker_processes {front.processes};

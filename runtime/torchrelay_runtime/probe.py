@@ -5,7 +5,7 @@ probe.py           reads {"concurrency", "timeout_s", "requests": [{"id", "metho
                    [{"id", "status", "content_type", "body" (base64), "latency_ms", "error"}] in the same order;
                    "host" and "port" send them elsewhere: to the Service before several pods
 probe.py --ready   prints {"ready", "reason", "failed"}; exit code 0 when ready
-probe.py --live    the same, exit code 1 only when the server gave up for good: liveness is not to be stricter than readiness
+probe.py --live    the same, exit code 1 only when the server gave up for good: liveness must not be stricter than readiness
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def send(connection: http.client.HTTPConnection, request: dict[str, Any]) -> dic
 
 
 def send_all(batch: dict[str, Any], port: int) -> list[dict[str, Any]]:
-    """Send every request, `concurrency` at a time, each lane over a connection of its own."""
+    """Send every request, `concurrency` at a time, each lane over its own connection."""
     requests = batch["requests"]
     answers: list[dict[str, Any]] = [{} for _ in requests]
     queue: Iterator[tuple[int, dict[str, Any]]] = iter(enumerate(requests))
@@ -75,13 +75,13 @@ def send_all(batch: dict[str, Any], port: int) -> list[dict[str, Any]]:
 
 
 def front_is_up(port: int) -> bool:
-    """Say whether /ping is answered with 200."""
+    """Return whether /ping is answered with 200."""
     answer = send(http.client.HTTPConnection("127.0.0.1", port, timeout=4.0), {"id": "", "method": "GET", "path": "/ping"})
     return bool(answer["status"] == 200)
 
 
 def main(argv: list[str]) -> int:
-    """Run what `argv` says."""
+    """Run the action in `argv`."""
     parser = argparse.ArgumentParser(prog="probe.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--ready", action="store_true")
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     port = own_port(os.environ)
     if not arguments.ready and not arguments.live:
-        # A line, as not everything that runs a program in a container can close its stdin: Kubernetes before 1.30 cannot.
+        # A line, because some tools cannot close the stdin of a program in a container: Kubernetes before 1.30 cannot.
         json.dump(send_all(json.loads(sys.stdin.readline()), port), sys.stdout)
         print()
         return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Child:
-    """A child in a session of its own, so that a terminal's Ctrl-C reaches us alone and its whole group can be killed."""
+    """A child in its own session, so that a terminal's Ctrl-C reaches only PID 1 and the child's whole group can be killed."""
 
     def __init__(self, name: str, argv: list[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         self.name = name
@@ -25,7 +25,7 @@ class Child:
         """Note the end, as a shell would number it: 128 + signal for a killed process."""
         code = os.waitstatus_to_exitcode(wait_status)
         self.code = code if code >= 0 else 128 - code
-        self._popen.returncode = code  # we reap, so Popen must not
+        self._popen.returncode = code  # `reap` collects the child, so Popen must not
 
     def signal(self, number: signal.Signals) -> None:
         """Send `number` to the process, unless it ended."""
@@ -56,7 +56,7 @@ class Children:
         self._wake.set()
 
     def note_broken(self) -> None:
-        """Tell the main thread that another one ended unasked."""
+        """Notify the main thread that another thread ended unasked."""
         self.broken = True
         self._wake.set()
 
@@ -67,7 +67,7 @@ class Children:
         return child
 
     def reap(self) -> None:
-        """Take in every child that ended."""
+        """Collect every child that ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -79,7 +79,7 @@ class Children:
                 self._children[pid].ended(status)
 
     def wait_until(self, done: Callable[[], bool], seconds: float | None = None) -> bool:
-        """Reap until `done()` or the time is up; says whether it is done."""
+        """Reap until `done()` or the time is up; return whether it is done."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
             self._wake.clear()

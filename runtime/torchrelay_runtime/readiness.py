@@ -1,7 +1,7 @@
-"""When the container is ready: a state machine fed with what was seen of the workers and with answers to the warm-up request.
+"""When the container is ready: a state machine fed with the workers' states and with answers to the warm-up request.
 
-TorchServe's own /ping is 200 while no worker can answer, so it is not asked. Ready means: a worker is ready, and it answered the
-warm-up request with a 2xx since the last time no worker was. No clock and no IO here.
+TorchServe's own /ping is 200 while no worker can answer, so it is not asked. Ready means: a worker is ready, and it has answered
+the warm-up request with a 2xx since the last time that no worker was ready. No clock and no IO here.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torchrelay_runtime.state import Status
 
 POLL_STARTING_S = 0.1
 POLL_READY_S = 2.0
-RECHECK_S = 30.0  # a request now and then finds what the worker's state does not tell, such as a poisoned CUDA context
+RECHECK_S = 30.0  # a request now and then finds faults that the worker's state hides, such as a poisoned CUDA context
 START_ATTEMPTS = 3  # a model that could not be loaded three times will not be loaded the fourth time
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What the server says of its workers. `retry_s`: how long it goes on restarting a dead worker before it gives up for good."""
+    """The server's report on its workers. `retry_s`: how long it keeps restarting a dead worker before it gives up for good."""
 
     ready: int
     total: int
@@ -56,16 +56,16 @@ class Readiness:
 
     @property
     def status(self) -> Status:
-        """What /ping and the probe are to say."""
+        """The status that /ping and the probe report."""
         return Status(ready=self._ready, reason="ready" if self._ready else self._reason, failed=self._failed)
 
     @property
     def poll_s(self) -> float:
-        """Seconds until the workers are worth another look."""
+        """Seconds until the next poll of the workers."""
         return POLL_READY_S if self._ready else POLL_STARTING_S
 
     def saw_workers(self, now: float, workers: Workers | None) -> None:
-        """Take in the workers' state; None: the server did not say."""
+        """Process the workers' state; None: the server did not answer."""
         if workers is None:
             if self._ready:
                 self._lost(now, "the server does not answer about its workers")
@@ -87,7 +87,7 @@ class Readiness:
         self._judge_failure(now, workers)
 
     def saw_answer(self, now: float, answer: Answer) -> None:
-        """Take in the answer to the warm-up request."""
+        """Process the answer to the warm-up request."""
         if 200 <= answer.status < 300:
             self._bad_answers = 0
             self._next_answer = now + RECHECK_S

@@ -1,4 +1,4 @@
-"""What the runtime is told: serving.json, written when the image was built, and the environment it is started with."""
+"""The runtime's configuration: serving.json, written when the image was built, and the environment it is started with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVER = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class SettingsError(Exception):
-    """What the runtime was told makes no sense; the message says which file or variable and what it may be."""
+    """Invalid runtime configuration; the message names the file or variable and the values it accepts."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,10 @@ class Version:
 
 @dataclass(frozen=True)
 class Serving:
-    """serving.json: times in seconds, sizes in bytes. `default`: the version that the route without one answers, else the own."""
+    """serving.json: times in seconds, sizes in bytes.
+
+    `default`: the version that answers the route without a version; empty: `version`.
+    """
 
     name: str
     version: str
@@ -61,7 +64,7 @@ class Serving:
 
     @property
     def default_version(self) -> str:
-        """The version that is answered where a request names none."""
+        """The version that answers requests that name none."""
         return self.default or self.version
 
     @property
@@ -73,7 +76,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a part of the runtime may ask for."""
+    """All settings of the runtime."""
 
     serving: Serving
     state: Path
@@ -150,7 +153,7 @@ def own_port(env: Mapping[str, str]) -> int:
 
 
 def own_bind(env: Mapping[str, str], front: str) -> str:
-    """Return the address to listen on: every one of a container's, loopback alone without the front."""
+    """Return the address to listen on: all of a container's, only loopback without the front."""
     value = env.get("TORCHRELAY_BIND") or ("0.0.0.0" if front == "nginx" else "127.0.0.1")  # noqa: S104 - a container's port
     try:
         address = ip_address(value)
@@ -176,17 +179,17 @@ def route(env: Mapping[str, str], name: str) -> str | None:
 
 
 def state_dir(env: Mapping[str, str]) -> Path:
-    """Return the folder that holds all the runtime writes."""
+    """Return the folder that holds all files the runtime writes."""
     return Path(env.get("TORCHRELAY_STATE") or STATE)
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
-    """Return the settings that `env` and the serving.json it names amount to."""
+    """Return the settings from `env` and from the serving.json that it names."""
     source = env.get("TORCHRELAY_SERVING") or SERVING
     try:
         text = Path(source).read_text(encoding="utf-8")
     except OSError as error:
-        hint = "a model image adds it to the runtime image (torchrelay build); TORCHRELAY_SERVING says where it lies"
+        hint = "a model image adds it to the runtime image (torchrelay build); TORCHRELAY_SERVING is its path"
         raise SettingsError(f"{source}: {error.strerror}; {hint}") from error
     server = env.get("TORCHRELAY_SERVER") or "torchserve"
     if not SERVER.fullmatch(server) or not (Path(__file__).parent / server / "server.py").is_file():

@@ -1,8 +1,8 @@
-"""What the parts of the runtime tell each other: small files in the state folder, each replaced whole.
+"""The state that the runtime's parts share: small files in the state folder, each replaced whole.
 
 status.json   {"ready", "reason", "failed"}, written by the entrypoint; the front sends it as the body of a 503 on /ping
 ready         exists while the container is ready; the front looks at it for every /ping
-draining.json exists once draining began; it wins over `ready` at once, whoever writes what
+draining.json exists once draining began; it overrides `ready` from then on
 .draining.json is written at the start and renamed to draining.json then, so that draining needs no space on the disk
 """
 
@@ -53,17 +53,17 @@ def write_status(state: Path, status: Status) -> None:
 
 
 def write_draining(path: Path) -> None:
-    """Write what draining.json says."""
+    """Write the status of draining to `path`."""
     replace(path, json.dumps(asdict(Status(ready=False, reason="draining"))) + "\n")
 
 
 def prepare_draining(state: Path) -> None:
-    """Keep what `start_draining` needs."""
+    """Write the file that `start_draining` renames."""
     write_draining(state / RESERVE)
 
 
 def start_draining(state: Path) -> None:
-    """Make the container not ready from now on; never raises, as nothing may keep a container from ending."""
+    """Make the container not ready from now on; never raises, because nothing must keep a container from ending."""
     with contextlib.suppress(OSError):
         try:
             (state / RESERVE).replace(state / DRAINING)
@@ -75,7 +75,7 @@ def start_draining(state: Path) -> None:
 
 
 def read_status(state: Path) -> Status:
-    """Return what was published last; without `ready`, which goes first, a "ready" is one that could not be overwritten."""
+    """Return the status published last. A "ready" without the file `ready`, which is removed first, could not be overwritten."""
     for name in (DRAINING, STATUS):
         try:
             raw = json.loads((state / name).read_text(encoding="utf-8"))

@@ -25,9 +25,9 @@ SENT = "application/vnd.torchrelay.form-data; boundary=b"
 
 def sent(kind: str) -> str:
     """What nginx would make of a content type, by the rows of its map."""
-    for pattern, name in re.findall(r'"~\*(\S.*?)" "(\S+?)\$told\d"', content_type(FRONT)):
-        if found := re.fullmatch(pattern.replace("(?<", "(?P<"), kind, re.I):
-            return str(name) + next(iter(found.groupdict().values()))
+    for pattern, name in re.findall(r'"~\*(\S.*?)" "(\S+?)\$rest\d"', content_type(FRONT)):
+        if match := re.fullmatch(pattern.replace("(?<", "(?P<"), kind, re.I):
+            return str(name) + next(iter(match.groupdict().values()))
     return kind
 
 
@@ -66,8 +66,8 @@ def context_of(kind: str) -> FakeContext:
 
 
 def test_a_request_has_the_clients_content_type_with_its_parameters() -> None:
-    for given, wanted in ((SENT, "multipart/form-data; boundary=b"), ("text/csv; charset=utf-16", "text/csv; charset=utf-16")):
-        assert request_of({"body": bytearray(FORM)}, 0, context_of(given)).content_type == wanted
+    for sent_type, wanted in ((SENT, "multipart/form-data; boundary=b"), ("text/csv; charset=utf-16", "text/csv; charset=utf-16")):
+        assert request_of({"body": bytearray(FORM)}, 0, context_of(sent_type)).content_type == wanted
 
 
 class Fields:
@@ -75,14 +75,14 @@ class Fields:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         headers: Mapping[str, Any] = context.get_all_request_header(0)
-        return [json.dumps({name: str(value) for name, value in row.items()} | {"told": headers["Content-Type"]}) for row in data]
+        return [json.dumps({name: str(value) for name, value in row.items()} | {"type": headers["Content-Type"]}) for row in data]
 
 
 def test_a_plain_torchserve_handler_gets_the_fields_as_torchserve_hands_them_over() -> None:
     native = Native(TorchServeEntry(Fields().handle, print))
     context = context_of(SENT)
     (answer,) = native.answer([{"body": bytearray(FORM)}], context)
-    assert json.loads(answer) == {"a": "1,2", "told": "multipart/form-data; boundary=b"}
+    assert json.loads(answer) == {"a": "1,2", "type": "multipart/form-data; boundary=b"}
     (answer,) = native.answer([{"body": bytearray(b"a=1&b=%20x")}], context_of("application/vnd.torchrelay.form-urlencoded"))
     assert json.loads(answer)["b"] == "bytearray(b' x')"
 

@@ -85,7 +85,7 @@ def run(state: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[Work
     return watched
 
 
-def test_readiness_comes_back_with_the_space_and_the_log_tells_once(
+def test_readiness_comes_back_with_the_space_and_the_log_says_so_once(
     state: Path, disk: Disk, run: Callable[[Iterator[Workers | None]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[bool, bool]] = []
@@ -108,12 +108,12 @@ def test_readiness_comes_back_with_the_space_and_the_log_tells_once(
 
     run(looks())
     assert seen == [(True, True), *[(False, False)] * 6, (True, True)]
-    told = capsys.readouterr().err
-    assert told.count("No space left on device") == 1
+    log = capsys.readouterr().err
+    assert log.count("No space left on device") == 1
     assert {path.name for path in state.iterdir() if ".status" in path.name} == set()
 
 
-def test_a_server_that_is_ready_before_the_disk_has_space_becomes_ready_after_all(
+def test_a_server_that_is_ready_before_the_disk_has_space_becomes_ready_later(
     state: Path, disk: Disk, run: Callable[[Iterator[Workers | None]], None]
 ) -> None:
     def looks() -> Iterator[Workers | None]:
@@ -127,7 +127,7 @@ def test_a_server_that_is_ready_before_the_disk_has_space_becomes_ready_after_al
     assert read_status(state) == Status(ready=True, reason="ready")
 
 
-def test_a_ready_that_could_not_be_overwritten_is_not_believed(state: Path, disk: Disk) -> None:
+def test_a_ready_that_could_not_be_overwritten_counts_as_not_ready(state: Path, disk: Disk) -> None:
     write_status(state, Status(ready=True, reason="ready"))
     disk.full = True
     with pytest.raises(OSError, match="No space"):
@@ -139,11 +139,11 @@ def test_a_ready_that_could_not_be_overwritten_is_not_believed(state: Path, disk
 def test_a_watch_that_breaks_ends_the_container_with_an_error(state: Path, disk: Disk, children: Children, *, full: bool) -> None:
     class Broken:
         def workers(self, _: Settings) -> Workers | None:
-            raise TypeError("a mistake of ours")
+            raise TypeError("a bug")
 
     stop = threading.Event()
     disk.full = full
-    with pytest.raises(TypeError, match="a mistake of ours"):
+    with pytest.raises(TypeError, match="a bug"):
         watch(cast("Server", Broken()), replace(SETTINGS, state=state), stop, children.note_broken)
     assert read_status(state).failed is not full
     codes: list[int] = []
@@ -154,7 +154,7 @@ def test_a_watch_that_breaks_ends_the_container_with_an_error(state: Path, disk:
     assert stop.is_set()
 
 
-def test_a_watch_that_was_told_to_stop_is_not_broken(state: Path, children: Children) -> None:
+def test_a_watch_that_was_asked_to_stop_is_not_broken(state: Path, children: Children) -> None:
     stop = threading.Event()
     watch(cast("Server", Script(iter([UP]), stop)), replace(SETTINGS, state=state), stop, children.note_broken)
     assert not children.broken
@@ -190,7 +190,7 @@ def test_a_term_on_a_full_disk_still_drains(state: Path, disk: Disk, children: C
     assert drained == [25.0]
 
 
-def test_a_start_on_a_full_disk_is_told_and_the_next_one_works(tmp_path: Path, disk: Disk) -> None:
+def test_a_start_on_a_full_disk_fails_with_a_message_and_the_next_one_works(tmp_path: Path, disk: Disk) -> None:
     disk.full = True
     with pytest.raises(SettingsError, match="No space left on device"):
         make_state(tmp_path / "state")

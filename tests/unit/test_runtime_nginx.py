@@ -68,7 +68,7 @@ def test_limits_and_time_outs() -> None:
     assert FRONT.read_timeout_s > SERVING.response_timeout_s, "the server's own answer comes first"
 
 
-def test_everything_that_is_written_lies_in_the_state_folder() -> None:
+def test_everything_that_is_written_is_in_the_state_folder() -> None:
     text = render(FRONT)
     for directive in ("pid", "client_body_temp_path", "proxy_temp_path", "fastcgi_temp_path", "uwsgi_temp_path", "scgi_temp_path"):
         (line,) = [line for line in text.splitlines() if line.strip().startswith(f"{directive} ")]
@@ -125,7 +125,7 @@ def test_addresses(good: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["model-a", ":8080", "a:0", "a:70000", "a:80; }", "-x:1", "a b:1", "unix:/tmp/x"])
-def test_what_is_no_address_is_refused(bad: str) -> None:
+def test_text_that_is_not_an_address_is_refused(bad: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse_address(bad)
 

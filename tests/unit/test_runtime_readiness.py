@@ -1,4 +1,4 @@
-"""The readiness state machine, step by step, with a clock of our own."""
+"""The readiness state machine, step by step, with a simulated clock."""
 
 from torchrelay_runtime.readiness import POLL_READY_S, POLL_STARTING_S, RECHECK_S, START_ATTEMPTS, Answer, Readiness, Workers
 
@@ -47,7 +47,7 @@ def test_without_a_warm_up_request_a_ready_worker_is_enough() -> None:
     assert not machine.wants_answer(1.0)
 
 
-def test_an_error_is_no_answer_and_is_told() -> None:
+def test_an_error_does_not_count_as_an_answer_and_is_reported() -> None:
     machine = Readiness(needs_answer=True, started=0.0)
     machine.saw_workers(1.0, UP)
     machine.saw_answer(1.1, Answer(503, "prediction failed"))
@@ -115,7 +115,7 @@ def test_several_workers_may_each_try_as_often() -> None:
     assert not machine.status.failed
 
 
-def test_the_servers_own_giving_up_is_noticed_once_no_restart_can_be_pending() -> None:
+def test_a_server_counts_as_failed_once_no_restart_can_be_pending() -> None:
     machine = ready_machine()
     machine.saw_workers(10.0, down(retry_s=60.0))
     machine.saw_workers(10.0 + 1.62 * 60, down(retry_s=60.0))
@@ -124,7 +124,7 @@ def test_the_servers_own_giving_up_is_noticed_once_no_restart_can_be_pending() -
     assert (machine.status.failed, machine.status.reason) == (True, "the server gave up restarting its worker")
 
 
-def test_a_worker_that_comes_back_after_all_takes_the_failure_back() -> None:
+def test_a_worker_that_returns_cancels_the_failure() -> None:
     machine = ready_machine()
     machine.saw_workers(10.0, down(retry_s=1.0))
     machine.saw_workers(20.0, down(retry_s=1.0))

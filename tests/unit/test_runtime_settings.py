@@ -1,4 +1,4 @@
-"""serving.json and the environment: what is accepted, and what is said of the rest."""
+"""serving.json and the environment: what is accepted, and the messages about the rest."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ def test_a_whole_declaration_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"wokers": 1}, "unknown key 'wokers'"),
         ({"name": "../digits"}, "name '../digits'"),
@@ -60,14 +60,14 @@ def test_a_whole_declaration_is_read(tmp_path: Path) -> None:
         ({"model_dir": None}, "not a valid serving.json"),
     ],
 )
-def test_a_wrong_declaration_is_refused(changed: dict[str, Any], said: str) -> None:
+def test_a_wrong_declaration_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=r"^serving\.json: ") as refused:
         parse_serving(json.dumps(GOOD | changed), "serving.json")
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "{}"])
-def test_what_is_no_declaration_is_refused(text: str) -> None:
+def test_text_that_is_not_a_declaration_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"not a valid serving\.json"):
         parse_serving(text, "x")
 
@@ -91,7 +91,7 @@ def test_vertex_port_wins(env: dict[str, str], port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "said"),
+    ("env", "message"),
     [
         ({"TORCHRELAY_PORT": "0"}, "TORCHRELAY_PORT is '0'"),
         ({"AIP_HTTP_PORT": "70000"}, "AIP_HTTP_PORT is '70000'"),
@@ -104,10 +104,10 @@ def test_vertex_port_wins(env: dict[str, str], port: int) -> None:
         ({"TORCHRELAY_LOG_LEVEL": "${env:SECRET}"}, "it may be error or warn or info or debug"),
     ],
 )
-def test_a_wrong_environment_is_refused(tmp_path: Path, env: dict[str, str], said: str) -> None:
+def test_a_wrong_environment_is_refused(tmp_path: Path, env: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError) as refused:
         settings(tmp_path, env)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_an_ipv6_address_is_bracketed(tmp_path: Path) -> None:

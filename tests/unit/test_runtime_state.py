@@ -31,7 +31,7 @@ def test_nothing_is_left_half_written(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"ready", "status.json"}
 
 
-def test_what_an_earlier_start_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_an_earlier_start_are_removed(tmp_path: Path) -> None:
     state = tmp_path / "state"
     make_state(state)
     (state / "torchserve" / "tmp").mkdir(parents=True)
@@ -51,7 +51,7 @@ def test_a_folder_of_someone_elses_files_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="give the container a writable /tmp"):
         make_state(tmp_path / "file" / "state")
@@ -102,14 +102,14 @@ def test_a_start_killed_while_emptying_does_not_lock_the_next_one_out(
     assert {path.name for path in tmp_path.iterdir()} == {STATUS, RESERVE}
 
 
-def test_our_own_half_written_status_is_ours(tmp_path: Path) -> None:
+def test_a_half_written_status_of_the_runtime_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".status.json.1").touch()
     make_state(tmp_path)
     assert not (tmp_path / ".status.json.1").exists()
 
 
 @pytest.mark.parametrize("name", [".status.json.swp", ".libthesis.so.1"])
-def test_what_only_looks_like_ours_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_files_that_only_look_like_the_runtimes_are_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(SettingsError, match="other files"):
         make_state(tmp_path)

@@ -29,8 +29,8 @@ def values(settings: Settings = SETTINGS, limits: Limits = LIMITS) -> dict[str, 
 
 
 def test_nothing_listens_beyond_loopback() -> None:
-    found = {key: value for key, value in values().items() if key.endswith("_address")}
-    assert found == {
+    properties = {key: value for key, value in values().items() if key.endswith("_address")}
+    assert properties == {
         "inference_address": "http://127.0.0.1:8085",
         "management_address": "http://127.0.0.1:8081",
         "metrics_address": "http://127.0.0.1:8082",
@@ -39,17 +39,17 @@ def test_nothing_listens_beyond_loopback() -> None:
     }
 
 
-def test_what_could_load_or_change_models_is_off() -> None:
-    found = values()
+def test_settings_that_could_load_or_change_models_are_off() -> None:
+    properties = values()
     off = ("enable_model_api", "install_py_dep_per_model", "enable_envvars_config", "use_env_allowed_urls")
-    assert {found[key] for key in off} == {"false"}
-    assert found["allowed_urls"] == "^$"
-    assert found["disable_token_authorization"] == "true"
+    assert {properties[key] for key in off} == {"false"}
+    assert properties["allowed_urls"] == "^$"
+    assert properties["disable_token_authorization"] == "true"
 
 
 def test_the_model_is_registered_under_its_manifests_version() -> None:
-    found = json.loads(values()["models"])["digits"]["2.0"]
-    assert found == {
+    properties = json.loads(values()["models"])["digits"]["2.0"]
+    assert properties == {
         "minWorkers": 2,
         "maxWorkers": 2,
         "batchSize": 8,
@@ -65,32 +65,32 @@ TWO = replace(SETTINGS, serving=replace(SERVING, versions=(Version("1.0", Path("
 
 def test_every_version_is_loaded_and_the_default_first() -> None:
     manifests = {version: {"modelVersion": version} for version in TWO.serving.folders}
-    found = config.properties(TWO, LIMITS, config.FIXED_PORTS, manifests)
-    assert found["load_models"] == "digits=digits--1.0,digits=digits"
-    assert json.loads(found["models"])["digits"].keys() == {"1.0", "abc123"}
+    properties = config.properties(TWO, LIMITS, config.FIXED_PORTS, manifests)
+    assert properties["load_models"] == "digits=digits--1.0,digits=digits"
+    assert json.loads(properties["models"])["digits"].keys() == {"1.0", "abc123"}
     assert config.worker_threads(TWO, LIMITS) == 1  # two workers of each on four cores
     path = config.server_env(TWO, LIMITS, {})["PYTHONPATH"].split(os.pathsep)
     assert "/m/digits" not in path, "a module of one version would be taken for another's of the same name"
 
 
-def test_stock_handlers_beside_ours_get_decoded_bodies() -> None:
+def test_stock_handlers_beside_torchrelays_get_decoded_bodies() -> None:
     manifests = {"1.0": {"modelVersion": "1.0", "handler": "old.py"}, "abc123": {"handler": "torchrelay_service.py"}}
     assert "decode_input_request" not in config.properties(TWO, LIMITS, config.FIXED_PORTS, manifests)
 
 
 def test_bodies_are_left_to_our_handlers_and_decoded_for_others() -> None:
-    ours = config.properties(
+    torchrelay_only = config.properties(
         SETTINGS, LIMITS, config.FIXED_PORTS, {"abc123": {"modelVersion": "2.0", "handler": "torchrelay_service.py"}}
     )
-    assert ours["decode_input_request"] == "false"
+    assert torchrelay_only["decode_input_request"] == "false"
     assert "decode_input_request" not in values()
 
 
 def test_sizes_follow_the_declaration() -> None:
-    found = values()
-    assert found["job_queue_size"] == "64", "four batches of eight for each of two workers"
-    assert int(found["max_request_size"]) > SERVING.max_body_bytes, "the front refuses first"
-    assert (found["number_of_netty_threads"], found["number_of_gpu"]) == ("4", "0")
+    properties = values()
+    assert properties["job_queue_size"] == "64", "four batches of eight for each of two workers"
+    assert int(properties["max_request_size"]) > SERVING.max_body_bytes, "the front refuses first"
+    assert (properties["number_of_netty_threads"], properties["number_of_gpu"]) == ("4", "0")
     assert "number_of_gpu" not in values(replace(SETTINGS, serving=replace(SERVING, device="gpu")))
 
 
@@ -144,7 +144,7 @@ def test_one_version_without_a_worker_is_not_ready_and_one_that_is_not_there_nev
     both = server.parse_workers(200, json.dumps([up, up]).encode(), frozenset({7, 8}), 60.0, 2)
     one = server.parse_workers(200, json.dumps([up, down]).encode(), frozenset({7}), 60.0, 2)
     gone = server.parse_workers(200, json.dumps([up]).encode(), frozenset({7}), 60.0, 2)
-    assert [(found.ready, found.missing) for found in (both, one, gone) if found] == [(2, False), (0, False), (0, True)]
+    assert [(state.ready, state.missing) for state in (both, one, gone) if state] == [(2, False), (0, False), (0, True)]
 
 
 def process(proc: Path, pid: int, parent: int, state: str, *argv: str) -> None:
@@ -165,7 +165,7 @@ def test_worker_processes_are_the_live_children_of_this_server(tmp_path: Path) -
     assert server.worker_pids(Path("/state/torchserve/config.properties"), tmp_path) == frozenset({11})
 
 
-def test_a_model_that_is_not_there_is_missing_and_an_error_is_no_answer() -> None:
+def test_a_model_that_is_not_there_is_missing_and_an_error_is_not_an_answer() -> None:
     missing = server.parse_workers(404, b"{}", frozenset(), 60.0)
     assert missing is not None
     assert missing.missing
@@ -191,7 +191,7 @@ def test_the_retry_window_of_a_file_that_is_not_named_is_not_read(tmp_path: Path
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"model": 1}'])
-def test_a_folder_that_is_no_archive_is_refused(tmp_path: Path, manifest: str) -> None:
+def test_a_folder_that_is_not_an_archive_is_refused(tmp_path: Path, manifest: str) -> None:
     with pytest.raises(SettingsError, match="not an unpacked model archive"):
         server.read_manifest(unpacked(tmp_path, manifest))
 
@@ -211,9 +211,9 @@ def test_a_gpu_and_a_torch_that_can_use_it_are_required(tmp_path: Path) -> None:
     server.require_gpu(*gpu_machine(tmp_path, device=True, cuda="'13.0'"))
 
 
-@pytest.mark.parametrize(("device", "cuda", "said"), [(False, "'13.0'", "no GPU is visible"), (True, "None", "without CUDA")])
-def test_a_missing_gpu_is_told(tmp_path: Path, device: bool, cuda: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+@pytest.mark.parametrize(("device", "cuda", "message"), [(False, "'13.0'", "no GPU is visible"), (True, "None", "without CUDA")])
+def test_a_missing_gpu_is_reported(tmp_path: Path, device: bool, cuda: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         server.require_gpu(*gpu_machine(tmp_path, device=device, cuda=cuda))
 
 

@@ -17,7 +17,7 @@ from torchrelay_handlers.bodies import json_out
 from torchrelay_handlers.messages import JSON
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
 
-# Of a synchronous answer, less some room for its frame: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+# Lambda's limit on a synchronous answer, minus some room for the answer's frame: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 MOST_BYTES = 6 * 2**20 - 4096
 
 
@@ -35,7 +35,7 @@ class Function:
         return self
 
     def __call__(self, event: Any, context: Any = None) -> dict[str, Any]:
-        """The answer to one event."""
+        """Return the answer to one event."""
         self.load()
         request_id = str(getattr(context, "aws_request_id", ""))
         try:
@@ -56,7 +56,7 @@ class Function:
         content_type = local.answered.pop("content-type", "")
         if isinstance(answer, str):
             answer, content_type = answer.encode(), content_type or "text/plain; charset=utf-8"
-        elif not isinstance(answer, bytes | bytearray):  # a TorchServe handler's own; TorchServe writes JSON of it
+        elif not isinstance(answer, bytes | bytearray):  # returned by a TorchServe handler; TorchServe encodes it as JSON
             try:
                 answer, content_type = json_out.encode(answer), content_type or JSON
             except TypeError as error:
@@ -65,7 +65,7 @@ class Function:
 
 
 def is_proxy(event: Any) -> bool:
-    """Whether a gateway, function URL or load balancer made the event of an HTTP request."""
+    """Whether a gateway, function URL or load balancer made the event from an HTTP request."""
     return (
         isinstance(event, Mapping)
         and isinstance(event.get("requestContext"), Mapping)
@@ -74,7 +74,7 @@ def is_proxy(event: Any) -> bool:
 
 
 def proxied(status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """An answer in proxy form; bytes that are no text travel as base64."""
+    """An answer in proxy form; bytes that are not text are sent as base64."""
     kind = content_type.partition(";")[0].strip().lower()
     text: str | None = None
     if kind.startswith("text/") or kind in (JSON, CONTENT_TYPE) or kind.endswith("+json"):
@@ -82,13 +82,13 @@ def proxied(status: int, body: bytes, content_type: str, headers: Mapping[str, s
             text = body.decode()
         except UnicodeDecodeError:
             text = None
-    said = text if text is not None else base64.b64encode(body).decode()
-    if len(said.encode()) > MOST_BYTES:
+    content = text if text is not None else base64.b64encode(body).decode()
+    if len(content.encode()) > MOST_BYTES:
         return _problem(Refusal(500, "answer-too-large", f"the answer has {len(body)} bytes, more than Lambda returns"))
     return {
         "statusCode": status,
         "headers": {"content-type": content_type, **(headers or {})},
-        "body": said,
+        "body": content,
         "isBase64Encoded": text is None,
     }
 
@@ -106,10 +106,10 @@ def _path(event: Mapping[str, Any]) -> str:
 
 
 def _headers(event: Mapping[str, Any]) -> dict[str, str]:
-    """Names in lower case; of one that is given several times, the last."""
+    """The headers by lower-case name; of a repeated header, the last value."""
     several, single = _mapping(event.get("multiValueHeaders")), _mapping(event.get("headers"))
-    found = {str(name).lower(): str(values[-1]) for name, values in several.items() if isinstance(values, list) and values}
-    return found | {str(name).lower(): str(value) for name, value in single.items() if value is not None}
+    headers = {str(name).lower(): str(values[-1]) for name, values in several.items() if isinstance(values, list) and values}
+    return headers | {str(name).lower(): str(value) for name, value in single.items() if value is not None}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -131,4 +131,4 @@ def _body(event: Mapping[str, Any]) -> bytes:
 
 
 def _stay() -> None:
-    """A worker that lost its GPU ends; Lambda has none."""
+    """Do nothing: only a worker that lost its GPU has to end, and Lambda has no GPU."""

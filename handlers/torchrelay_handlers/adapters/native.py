@@ -1,7 +1,7 @@
-"""Handlers written for TorchServe itself, unchanged, with the isolation that TorchServe does not give them.
+"""Runs handlers written for TorchServe itself, unchanged, with the isolation that TorchServe does not give them.
 
 A handler that looks at `data[0]` only, or that raises for one bad request, fails its whole batch on TorchServe. Here
-the batch is tried whole, and when it fails, or has another number of answers, one request at a time.
+the whole batch is tried first; if it fails or returns another number of answers, its requests run one at a time.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class Native:
         self.lost = False
 
     def answer(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
-        """What `handle` returned for each element of `data`, or an `Answer` with a problem document.
+        """Return what `handle` returned for each element of `data`, or an `Answer` with a problem document.
 
         Sets `lost` when a CUDA error sticks and this process must end.
         """
@@ -75,15 +75,15 @@ class Native:
 
 
 def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | Refusal:
-    """JSON parsed, text as str and a form's fields apart, as TorchServe hands them over when it is not told to leave them."""
+    """Parse JSON, decode text and split a form into fields, as TorchServe does unless decode_input_request is false."""
     try:
         row = taken_apart(row, context.get_all_request_header(index))
     except Refusal as refusal:
         return refusal
     for name, value in row.items():
         if isinstance(value, bytearray | bytes):
-            said = context.get_all_request_header(index).get(name)
-            content_type = (said.get("content-type") if isinstance(said, dict) else None) or ""
+            part_headers = context.get_all_request_header(index).get(name)
+            content_type = (part_headers.get("content-type") if isinstance(part_headers, dict) else None) or ""
             with contextlib.suppress(ValueError, RecursionError):
                 if content_type == "application/json":
                     return {**row, name: json.loads(value)}
@@ -93,7 +93,7 @@ def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | 
 
 
 def narrowed(context: Any, index: int) -> Any:
-    """The context as if request `index` were the only one of its batch; what is set on it reaches the real one."""
+    """A view of the context with only request `index` of the batch; statuses and headers set on it reach the real context."""
     view = copy.copy(context)
     processors = getattr(context, "request_processor", None)
     if isinstance(processors, list):

@@ -25,14 +25,14 @@ def taken_apart(row: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
     `headers` get the client's content type back, and the content type of each part under its name.
 
     Raises:
-        BadSample: it is no form.
+        BadSample: the body is not a form.
     """
     name = next((name for name in headers if name.lower() == "content-type"), "")
-    told = headers.get(name)
+    content_type = headers.get(name)
     body = row.get("body")
-    if not isinstance(told, str) or not told.startswith(_PREFIX) or not isinstance(body, bytes | bytearray):
+    if not isinstance(content_type, str) or not content_type.startswith(_PREFIX) or not isinstance(body, bytes | bytearray):
         return row
-    headers[name] = own_type(told)
+    headers[name] = own_type(content_type)
     headers.pop("body", None)
     rest = {key: value for key, value in row.items() if key != "body"}
     if headers[name].startswith(_URLENCODED):

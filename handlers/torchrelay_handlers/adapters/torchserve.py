@@ -1,7 +1,7 @@
-"""TorchServe 0.12: its list of dicts as Requests, one answer per element with its own status and content type.
+"""TorchServe 0.12: turns its list of dicts into Requests, and returns one answer per element, with its own status and content type.
 
 Stock TorchServe answers 503 to a whole batch for any exception and for a list of another length (ts/service.py), so
-nothing leaves `Service.__call__` but what goes wrong while the model is loaded.
+`Service.__call__` raises only what goes wrong while the model is loaded.
 """
 
 import logging
@@ -71,32 +71,32 @@ class Service:
         return [give(answer, index, context) for index, answer in enumerate(answers)]
 
     def initialize(self, context: Context) -> Handler | SageMakerHandler | Native:
-        """Load the model that torchrelay.json beside the handler describes; without that file, the manifest's."""
+        """Load the model that torchrelay.json beside the handler describes; without that file, the one in the manifest."""
         if not worker.ease(getattr(context, "metrics", None)):
-            logger.debug("not the worker of TorchServe 0.12, which is left as it is")
+            logger.debug("this is not the worker of TorchServe 0.12; it is left as it is")
         model_dir = Path(context.system_properties["model_dir"])
         gpu_id = context.system_properties.get("gpu_id")
         if self.handler is not None and not (model_dir / settings.FILE).is_file():
             weights = ((context.manifest or {}).get("model") or {}).get("serializedFile")
             batch_size = context.system_properties.get("batch_size") or 1
-            found = settings.Settings("own", weights=weights, device="auto", batch_size=batch_size)
+            model = settings.Settings("own", weights=weights, device="auto", batch_size=batch_size)
         else:
-            found = settings.read(model_dir)
-        told = system.read(getattr(context, "model_yaml_config", None))
-        system.unpack(told.extra_files, model_dir)
-        if told.max_gpu_memory_mb is not None:
-            device.cap_memory(device.choose(found.device, gpu_id), told.max_gpu_memory_mb)
-        handler = self.handler or resolve.find(found, model_dir)
+            model = settings.read(model_dir)
+        config = system.read(getattr(context, "model_yaml_config", None))
+        system.unpack(config.extra_files, model_dir)
+        if config.max_gpu_memory_mb is not None:
+            device.cap_memory(device.choose(model.device, gpu_id), config.max_gpu_memory_mb)
+        handler = self.handler or resolve.find(model, model_dir)
         if isinstance(handler, Handler):
             functions = handler.install_packages, handler.unpack_dependencies
-            if setup_functions.wanted_at_start(found.setup_at_start):
+            if setup_functions.wanted_at_start(model.setup_at_start):
                 setup_functions.set_up(*functions, model_dir)
             setup_functions.remind(*functions, model_dir)
         if isinstance(handler, resolve.TorchServeEntry):
             handler.initialize(context)
             self.served = Native(handler)
         else:
-            handler.start(found, model_dir, gpu_id)
+            handler.start(model, model_dir, gpu_id)
             self.served = handler
         return self.served
 
@@ -104,7 +104,7 @@ class Service:
 def request_of(row: dict[str, Any], index: int, context: Context) -> Request:
     """TorchServe's dict as a Request.
 
-    A body lies under `body`, a form's fields under their names. JSON bodies arrive parsed, text as str, all else as a
+    A body is under `body`, a form's fields are under their names. JSON bodies arrive parsed, text as str, all else as a
     bytearray; a JSON body that arrives as bytes is one that TorchServe could not parse (ts/protocol/otf_message_handler.py).
     """
     headers = {name.lower(): value for name, value in context.get_all_request_header(index).items()}
@@ -114,9 +114,9 @@ def request_of(row: dict[str, Any], index: int, context: Context) -> Request:
         body: object = {key: bytes(value) if isinstance(value, bytearray) else value for key, value in row.items()} or b""
     else:
         body = row[name]
-        said = headers.get(name.lower())
-        of_part = (said.get("content-type") if isinstance(said, dict) else None) or ""
-        content_type = (content_type or of_part) if name == "body" else of_part  # the body's own lacks the charset
+        part_headers = headers.get(name.lower())
+        of_part = (part_headers.get("content-type") if isinstance(part_headers, dict) else None) or ""
+        content_type = (content_type or of_part) if name == "body" else of_part  # the part's content type lacks the charset
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
     content_type = own_type(content_type)
@@ -129,7 +129,7 @@ def _text(value: object) -> str:
 
 
 def give(answer: Any, index: int, context: Context) -> Any:
-    """Tell TorchServe the answer's status and headers; return its body. What a TorchServe handler made goes as it is."""
+    """Set the answer's status and headers in TorchServe; return its body. Other handlers' answers pass unchanged."""
     if not isinstance(answer, Answer):
         return answer
     if answer.content_type:

@@ -1,8 +1,8 @@
-"""What TorchServe's worker does for every request and batch beside the model, made cheap.
+"""Makes cheap what TorchServe's worker does for every request and batch beside the model.
 
 It reads its socket four bytes at a time: a request is 10 to 20 strings behind their lengths, each fetched by two calls of
 `_retrieve_buffer` and so by two system calls. And it prints two lines for every batch, which the frontend reads and parses: one
-that nobody is shown, and one for the gauge PredictionTime (ts/protocol/otf_message_handler.py and ts/service.py, 0.12.0).
+that nobody sees, and one for the gauge PredictionTime (ts/protocol/otf_message_handler.py and ts/service.py, 0.12.0).
 """
 
 import inspect
@@ -39,26 +39,26 @@ class Reader:
             self.conn, self.start, self.end = conn, 0, 0
         stop = self.start + length
         if stop <= self.end:
-            found = self.piece[self.start : stop]
+            buffer = self.piece[self.start : stop]
             self.start = stop
-            return found
-        found = self.piece[self.start : self.end]
+            return buffer
+        buffer = self.piece[self.start : self.end]
         self.start = self.end = 0
-        if (missing := length - len(found)) >= PIECE:
-            return self._large(conn, found, length)
+        if (missing := length - len(buffer)) >= PIECE:
+            return self._large(conn, buffer, length)
         while self.end < missing:
             self.end += self._received(conn.recv_into(memoryview(self.piece)[self.end :]))
         self.start = missing
-        found += self.piece[:missing]
-        return found
+        buffer += self.piece[:missing]
+        return buffer
 
-    def _large(self, conn: socket, found: bytearray, length: int) -> bytearray:
-        at = len(found)
-        found += bytes(length - at)
-        with memoryview(found) as view:
+    def _large(self, conn: socket, buffer: bytearray, length: int) -> bytearray:
+        at = len(buffer)
+        buffer += bytes(length - at)
+        with memoryview(buffer) as view:
             while at < length:
                 at += self._received(conn.recv_into(view[at:]))
-        return found
+        return buffer
 
     def _received(self, count: int) -> int:
         if not count:
@@ -68,7 +68,7 @@ class Reader:
 
 
 def now_and_then(add_time: Callable[..., None], clock: Callable[[], float] = time.monotonic) -> Callable[..., None]:
-    """`add_time(name, value, ...)` of TorchServe's metrics, that of its own gauge once in `EVERY_S` seconds."""
+    """`add_time(name, value, ...)` of TorchServe's metrics; values of TorchServe's own gauge pass once in `EVERY_S` seconds."""
     due = 0.0
 
     def added(name: str, *values: Any, **named: Any) -> None:
@@ -83,9 +83,9 @@ def now_and_then(add_time: Callable[..., None], clock: Callable[[], float] = tim
 
 
 def ease(metrics: Any, module: ModuleType | None = None) -> bool:
-    """Make this process, a worker between two messages, cheap; False where it is another TorchServe than the known one.
+    """Make this process cheap, a worker between two messages; return False if it is not the known version of TorchServe.
 
-    `metrics`: TorchServe's, of the context; `module`: its reader's.
+    `metrics`: TorchServe's metrics from the context; `module`: the module of its reader.
     """
     module = module or sys.modules.get(_MODULE)
     stock = getattr(module, _FUNCTION, None)

@@ -2,12 +2,12 @@
 
 import ipaddress
 
-# Reachable from within a cloud alone, although their numbers are public: Azure's agent (https://learn.microsoft.com/azure/virtual-network/
+# Reachable only from within a cloud, although their numbers are public: Azure's agent (https://learn.microsoft.com/azure/virtual-network/
 # what-is-ip-address-168-63-129-16). Other metadata services have link-local or private numbers.
 _CLOUD = {ipaddress.ip_address("168.63.129.16")}
-# Not global, and not known as such by every Python 3.11: Oracle's metadata service lies in the first.
+# Not global, but some Python 3.11 releases call them global; Oracle's metadata service is in the first.
 _MORE = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")]
-_UNICAST6 = ipaddress.ip_network("2000::/3")  # all that is given out; fec0::/10 is "global" to Python
+_UNICAST6 = ipaddress.ip_network("2000::/3")  # all addresses that are assigned; fec0::/10 is "global" to Python
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 

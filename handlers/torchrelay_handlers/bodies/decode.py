@@ -1,4 +1,4 @@
-"""Makes samples of request bodies, by content type: JSON, CSV, text, .npy, forms, images and other bytes.
+"""Turns request bodies into samples, by content type: JSON, CSV, text, .npy, forms, images and other bytes.
 
 Every way in which a body can be wrong ends in a `BadSample`; nothing else leaves these functions.
 """
@@ -15,7 +15,7 @@ _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 
 
 def media_type(content_type: str) -> str:
-    """`application/json` of `application/JSON; charset=utf-8`."""
+    """`application/json` for `application/JSON; charset=utf-8`."""
     return content_type.partition(";")[0].strip().lower()
 
 
@@ -27,7 +27,7 @@ def is_image(body: bytes) -> bool:
 def decode(request: Request) -> object:
     """The request's body as a Python value: JSON, str, bytes, rows of numbers, an array or a dict of form fields.
 
-    Without a content type (or with one that says nothing) the bytes are looked at: an image stays bytes, what reads
+    Without a content type (or with a generic one) the bytes decide: an image stays bytes, what parses
     as JSON is JSON, the rest stays bytes.
     """
     body = request.body
@@ -88,7 +88,7 @@ def _look(body: bytes, kind: str) -> object:
     except BadSample as error:
         if error.kind == "repeated-key":
             raise
-        if kind == _FORM:  # what curl -d says when it is told nothing
+        if kind == _FORM:  # what curl -d sends by default
             raise BadSample(
                 "a form is not understood; say what the body is, for example content-type: application/json",
                 status=415,

@@ -23,7 +23,7 @@ class Part:
 
 
 def parse_multipart(body: bytes, content_type: str) -> list[Part]:
-    """The parts in their order; a name given twice is refused, as is what goes on after the end."""
+    """The parts in their order; a repeated name and content after the end are refused."""
     header = Message()
     header["content-type"] = content_type.replace("\r", " ").replace("\n", " ")
     boundary = header.get_boundary("")

@@ -1,4 +1,4 @@
-"""Pictures as handlers are sent them, ready for the network: what image-classifier and image-segmenter share."""
+"""Prepares received pictures for the network; image-classifier and image-segmenter share it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,6 +1,6 @@
-"""Pictures of request bodies, guarded, as network input: decode, resize, crop; no torchvision needed.
+"""Turns pictures in request bodies into network input, guarded: decode, resize, crop; no torchvision needed.
 
-An image bomb is a few KB that unpack to gigabytes, so size and format are looked at before a pixel is decoded.
+An image bomb is a few KB that unpack to gigabytes, so size and format are checked before a pixel is decoded.
 """
 
 import io
@@ -71,7 +71,7 @@ def decode(body: bytes, formats: Collection[str] = FORMATS, max_pixels: int = MA
         )
     try:
         image.load()
-    except Exception as error:  # as above; a truncated file is found here
+    except Exception as error:  # Pillow's readers raise what they like; a truncated file fails here
         raise BadSample(f"the image is damaged: {error}", kind="bad-image") from None
     return image
 
@@ -115,7 +115,7 @@ def as_tensor(image: Image.Image) -> Tensor:
 
 
 def normalizer(mean: Any, std: Any, channels: int, dtype: torch.dtype) -> "Normalize":
-    """Makes `dtype` [N, C, H, W], (x / 255 - mean) / std, of a uint8 batch."""
+    """Makes `dtype` [N, C, H, W], (x / 255 - mean) / std, from a uint8 batch."""
     return Normalize(_per_channel(mean, channels, "mean"), _per_channel(std, channels, "std"), dtype)
 
 

@@ -1,4 +1,4 @@
-"""Writes what postprocess returns as JSON that any parser reads: tensors and numpy values included, NaN never."""
+"""Writes what postprocess returns as JSON that any parser reads: tensors and numpy values work, NaN is never written."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 try:
     import orjson
-except ImportError:  # a stock TorchServe image may not have it: the standard library does the same, slower
+except ImportError:  # a stock TorchServe image may lack it: the standard library does the same, slower
     orjson = None  # type: ignore[assignment]
 
 
@@ -20,7 +20,7 @@ class Raw:
 
 
 class NotFinite(ValueError):
-    """The answer holds NaN or Infinity, which JSON cannot say, and the handler is told to refuse them."""
+    """The answer holds NaN or Infinity, which JSON cannot express, and the handler is set to refuse them."""
 
 
 def encode(value: object, *, refuse_nan: bool = False) -> bytes:

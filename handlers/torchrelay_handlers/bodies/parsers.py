@@ -15,11 +15,16 @@ from torchrelay_handlers.problems import BadSample
 
 try:
     import orjson
-except ImportError:  # as in json_out
+except ImportError:  # a stock TorchServe image may lack it
     orjson = None  # type: ignore[assignment]
+try:
+    import numpy as np
+    from numpy.lib import format as npy
+except ImportError:  # torch works without numpy
+    np = None  # type: ignore[assignment]
 
 _BOM = codecs.BOM_UTF8
-# Those that browsers and spreadsheets write. Python knows codecs that are no charsets, and some that take quadratic time (idna).
+# Those that browsers and spreadsheets write. Python has codecs that are not charsets, and some that take quadratic time (idna).
 _CHARSETS = ("utf-8", "ascii", "iso8859-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
 _NPY_MAGIC = b"\x93NUMPY"
 
@@ -29,7 +34,7 @@ class Rows(list[list[float]]):
 
 
 def parse_json(body: bytes | bytearray | memoryview | str) -> object:
-    """A JSON value of UTF-8 bytes. NaN, Infinity, numbers beyond float64 and keys given twice are refused."""
+    """Parse UTF-8 bytes as JSON. NaN, Infinity, numbers beyond float64 and keys given twice are refused."""
     if isinstance(body, bytes) and body.startswith(_BOM):  # one: a thousand of them would be a thousand copies
         body = body[len(_BOM) :]
     try:
@@ -38,7 +43,7 @@ def parse_json(body: bytes | bytearray | memoryview | str) -> object:
         raise BadSample(f"the body is not valid JSON: {error or 'nested too deeply'}", kind="bad-json") from None
     if orjson is not None:
         colons = body.count(":") if isinstance(body, str) else bytes(body).count(b":")
-        if colons > 1 and colons != _keys(value):  # else every colon of the text is a key's
+        if colons > 1 and colons != _keys(value):  # otherwise every colon of the text belongs to a key
             _refuse_repeated(body)
     return value
 
@@ -61,12 +66,12 @@ def _finite(text: str) -> float:
 
 
 def _unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         seen: set[str] = set()
         repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value] # None, on purpose
         raise BadSample(f"the key {repeated[:80]!r} is given twice in one object", kind="repeated-key")
-    return made
+    return members
 
 
 def _keys(value: object) -> int:
@@ -85,7 +90,7 @@ def _keys(value: object) -> int:
 
 
 def _refuse_repeated(body: bytes | bytearray | memoryview | str) -> None:
-    """Read again, which takes several times as long as orjson: only for colons in strings, or repeated keys."""
+    """Parse again with the standard library, several times slower than orjson: only for colons in strings, or repeated keys."""
     try:
         json.loads(body if isinstance(body, str) else bytes(body), object_pairs_hook=_unrepeated)
     except RecursionError:
@@ -142,14 +147,17 @@ def charset_of(content_type: str) -> str:
         return "utf-8"
     header = Message()
     header["content-type"] = content_type.replace("\r", " ").replace("\n", " ")
-    told = header.get_content_charset("utf-8")
+    named = header.get_content_charset("utf-8")
     try:
-        name = codecs.lookup(told).name
+        name = codecs.lookup(named).name
     except (LookupError, ValueError):
         name = ""
     if name not in _CHARSETS:
         raise BadSample(
-            f"the charset {told[:40]!r} is not taken", expected={"charset": list(_CHARSETS)}, status=415, kind="unsupported-charset"
+            f"the charset {named[:40]!r} is not taken",
+            expected={"charset": list(_CHARSETS)},
+            status=415,
+            kind="unsupported-charset",
         )
     return name
 
@@ -168,11 +176,8 @@ def parse_npy(body: bytes) -> Any:
 
     The header is checked against the length first: numpy allocates what a header claims before it reads.
     """
-    try:
-        import numpy as np  # noqa: PLC0415 - optional
-        from numpy.lib import format as npy  # noqa: PLC0415
-    except ImportError:
-        raise BadSample("numpy is not there to read this", status=415, kind="unsupported-media-type") from None
+    if np is None:
+        raise BadSample("numpy is not there to read this", status=415, kind="unsupported-media-type")
     if not body.startswith(_NPY_MAGIC):
         raise BadSample("the body is not an .npy file", kind="bad-npy")
     file = io.BytesIO(body)

@@ -1,4 +1,4 @@
-"""Python values as tensors of the type and shape that a network takes, or a refusal that names both."""
+"""Turns Python values into tensors of the type and shape that a network takes, or refuses with a message that names both."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ _KINDS = "biuf"  # numpy's kinds of numbers: bool, int, unsigned, float
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`float32` of torch.float32."""
+    """`float32` for torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -40,7 +40,7 @@ def own_dtype(model: object) -> torch.dtype | None:
 
 
 class NetworkInput:
-    """What one sample must be for the network: `shape` (None: any; a None in it: a free size) and `dtype` (None: any)."""
+    """The network's requirements on one sample: `shape` (None: any; a None in it: a free size) and `dtype` (None: any)."""
 
     def __init__(self, shape: list[int | None] | None, dtype: torch.dtype | None) -> None:
         self.shape = shape
@@ -48,17 +48,17 @@ class NetworkInput:
 
     def expected(self) -> dict[str, object]:
         """The `expected` member of a problem document."""
-        said: dict[str, object] = {}
+        members: dict[str, object] = {}
         if self.shape is not None:
-            said["shape"] = self.shape
-        said["dtype"] = name_of(self.dtype) if self.dtype is not None else "any number"
-        return said
+            members["shape"] = self.shape
+        members["dtype"] = name_of(self.dtype) if self.dtype is not None else "any number"
+        return members
 
     def of(self, value: object) -> Any:
-        """What preprocess returned, as a tensor, or a tuple or dict of tensors when the network takes several inputs.
+        """The value that preprocess returned, as a tensor, or a tuple or dict of tensors when the network takes several inputs.
 
         Raises:
-            BadSample: it is no number, or of another shape, or not exact in the dtype.
+            BadSample: it is not numbers, has another shape, or is not exact in the dtype.
         """
         if isinstance(value, Tensor):
             return self._shaped(self._cast(value))  # NaN, too: an author's preprocess may mean it
@@ -78,7 +78,7 @@ class NetworkInput:
         if self.dtype != torch.bool and (tensor.dtype == torch.bool or _holds_booleans(value)):
             raise self.refuse("numbers are expected, not true or false", "booleans")
         cast = self._cast(tensor)
-        narrowed = cast.dtype in (torch.float16, torch.bfloat16) or np is None  # else _by_numpy has looked, three times faster
+        narrowed = cast.dtype in (torch.float16, torch.bfloat16) or np is None  # _by_numpy checks the rest, three times faster
         if narrowed and cast.is_floating_point() and not bool(cast.isfinite().all()):
             raise self.not_finite()
         return cast
@@ -106,11 +106,11 @@ class NetworkInput:
         return cast
 
     def not_finite(self) -> BadSample:
-        """The refusal of NaN and Infinity, and of what becomes Infinity in the network's dtype."""
+        """The refusal of NaN and Infinity, and of numbers that become Infinity in the network's dtype."""
         return self.refuse(f"a number is NaN, infinite or too large for {name_of(self.dtype or torch.float32)}", "not finite")
 
     def refuse(self, detail: str, got: object) -> BadSample:
-        """A refusal that says what is expected; `got` is a word for a type, or {"shape": ...}."""
+        """A refusal that names the expected input; `got` is a word for a type, or {"shape": ...}."""
         return BadSample(detail, expected=self.expected(), got=got if isinstance(got, dict) else {"type": got}, kind="bad-tensor")
 
 

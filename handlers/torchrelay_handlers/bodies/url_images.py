@@ -1,7 +1,7 @@
-"""GET of a URL that a stranger sent, guarded: hosts by allow-list, public addresses only, bounded in bytes, time and redirects.
+"""GET of an untrusted URL, guarded: hosts by allow-list, public addresses only, bounded in bytes, time and redirects.
 
-The address that was looked at is the one connected to, so a name that resolves otherwise a moment later gains nothing
-(DNS rebinding); each redirect is looked at like the first URL. Proxies of the environment are not used.
+The connection goes to the address that was checked, so a name that resolves differently a moment later gains nothing
+(DNS rebinding); each redirect is checked like the first URL. Proxies of the environment are not used.
 """
 
 import http.client
@@ -37,26 +37,26 @@ class Rules:
 
 
 class Fetcher:
-    """Fetches by `rules`; nothing but `BadSample` is raised."""
+    """Fetches by `rules`; raises only `BadSample`."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._context: ssl.SSLContext | None = None
 
     def fetch_all(self, urls: Sequence[object]) -> list[bytes | BadSample]:
-        """The bodies, or why not, in order; at the same time, and within one time-out together: others wait for them."""
+        """The bodies or refusals, in order; fetched at the same time, within one time-out for all, because other requests wait."""
         deadline = time.monotonic() + self.rules.timeout_s
 
-        def kept(url: object) -> bytes | BadSample:
+        def body_or_refusal(url: object) -> bytes | BadSample:
             try:
                 return self.fetch(url, deadline)
             except BadSample as refusal:
                 return refusal
 
         if len(urls) == 1:
-            return [kept(urls[0])]
+            return [body_or_refusal(urls[0])]
         with ThreadPoolExecutor(min(_AT_ONCE, len(urls))) as pool:
-            return list(pool.map(kept, urls))
+            return list(pool.map(body_or_refusal, urls))
 
     def fetch(self, url: object, deadline: float | None = None) -> bytes:
         """The body behind `url`.
@@ -96,7 +96,7 @@ class Fetcher:
         return parts
 
     def _get(self, parts: SplitResult, deadline: float) -> bytes | str:
-        """The body, or where it redirects to."""
+        """Return the body, or the address that it redirects to."""
         host, port = str(parts.hostname), parts.port or _PORTS[parts.scheme]
         addresses = self.resolve(host, port, deadline)
         if not addresses or not all(is_public(address, loopback=self.rules.loopback) for address in addresses):
@@ -142,26 +142,26 @@ class Fetcher:
         return body
 
     def resolve(self, host: str, port: int, deadline: float) -> list[str]:
-        """All addresses of `host`; the system's resolver takes no time-out, so it is waited for in a thread."""
-        found: list[Any] = []
+        """All addresses of `host`; the system's resolver has no time-out, so it runs in a thread."""
+        results: list[Any] = []
 
         def look() -> None:
             try:
-                found.append([item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)])
+                results.append([item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)])
             except (OSError, UnicodeError, ValueError):
-                found.append(None)
+                results.append(None)
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
         thread.join(_left(deadline))
-        if not found:
+        if not results:
             raise TimeoutError
-        if found[0] is None:
-            raise _failed("the host of the URL cannot be found")
-        return [str(address) for address in found[0]]
+        if results[0] is None:
+            raise _failed("the host of the URL cannot be results")
+        return [str(address) for address in results[0]]
 
     def connect(self, addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
-        """A connection to the first of the addresses (checked ones) that takes it."""
+        """A connection to the first of the (checked) addresses that accepts it."""
         last: OSError = TimeoutError()
         for address in addresses:
             try:
@@ -184,7 +184,7 @@ class _Deadlined:
         self.plain.sendall(data)
 
     def makefile(self, _: str) -> io.BufferedReader:
-        """What http.client reads from."""
+        """The stream that http.client reads."""
         return io.BufferedReader(_Reader(self.plain, self.deadline))
 
     def close(self) -> None:
@@ -212,10 +212,10 @@ def _left(deadline: float) -> float:
 
 
 def _matches(host: str, port: int, allowed: str) -> bool:
-    pattern, colon, told = allowed.lower().rpartition(":")
+    pattern, colon, own_port = allowed.lower().rpartition(":")
     if not colon:
-        pattern, told = told, ""
-    if (port != int(told)) if told else (port not in _PORTS.values()):
+        pattern, own_port = own_port, ""
+    if (port != int(own_port)) if own_port else (port not in _PORTS.values()):
         return False
     return pattern in ("*", host) or (pattern.startswith("*.") and host.endswith(pattern[1:]))
 

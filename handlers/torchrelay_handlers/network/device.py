@@ -1,4 +1,4 @@
-"""Where the network runs: device, threads, memory cap, and telling a CUDA error that sticks."""
+"""Where the network runs: device, threads, memory cap, and recognising a CUDA error that sticks."""
 
 import os
 from pathlib import Path
@@ -65,8 +65,8 @@ def set_threads(workers: int) -> int:
 
     OMP_NUM_THREADS, set by whoever runs the server, wins.
     """
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(told) if told.isdigit() and int(told) > 0 else max(1, int(available_cpus()) // max(1, workers))
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(chosen) if chosen.isdigit() and int(chosen) > 0 else max(1, int(available_cpus()) // max(1, workers))
     torch.set_num_threads(threads)
     return threads
 
@@ -79,7 +79,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_sticky(error: BaseException) -> bool:
     """Whether every later CUDA call of this process will fail as well (asserts, illegal accesses, lost devices).
 
-    Such a process answers nothing but errors until it ends; running out of memory is not of that kind.
+    Such a process answers only errors until it ends; running out of memory is not such an error.
     """
     if is_out_of_memory(error) or not isinstance(error, RuntimeError):
         return False

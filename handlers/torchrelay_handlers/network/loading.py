@@ -1,4 +1,4 @@
-"""Weights by content: what a file is, is looked up in its bytes, never in its name.
+"""Loads weights; the bytes of a file decide its format, never its name.
 
 Pickles are read with `weights_only=True` alone, and by torch 2.10 or later: before that the restricted unpickler had
 holes (CVE-2025-32434 up to 2.5.1, CVE-2026-24747 before 2.10). TorchScript and torch.export files are code: they run
@@ -51,7 +51,7 @@ def kind_of(path: Path) -> str:
     if not head:
         raise WeightsError(f"{path.name} is empty")
     raise WeightsError(
-        f"{path.name} is no format of weights that torch or safetensors write (it starts with {head[:8].hex(' ')}); "
+        f"{path.name} is not a weights file of torch or safetensors (it starts with {head[:8].hex(' ')}); "
         "save model.state_dict() with torch.save"
     )
 
@@ -76,11 +76,11 @@ def _kind_of_zip(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What is called with a batch, and the dtype that its input is wanted in (None: integers stay integers)."""
+    """The function to call with a batch, and the dtype of its input (None: integers stay integers)."""
 
     call: Callable[..., Any]
     dtype: torch.dtype | None
-    compiled: bool = False  # its precision and memory format are what they are
+    compiled: bool = False  # its precision and memory format cannot be changed
 
 
 def load(path: Path, init_function: Callable[[], nn.Module] | None, device: torch.device) -> Network:
@@ -109,7 +109,7 @@ def _exported(path: Path, device: torch.device) -> Network:
     tensors = [item for item in (program.example_inputs or ((),))[0] if isinstance(item, Tensor)]
     dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
     if device.type != "cpu":
-        from torch.export.passes import move_to_device_pass  # noqa: PLC0415 - a second of imports that only GPUs need
+        from torch.export.passes import move_to_device_pass  # noqa: PLC0415 - takes a second to import, and only GPUs need it
 
         program = move_to_device_pass(program, device)
     return Network(program.module(), dtype)  # in the mode that it was exported in: eval() is not supported on it
@@ -130,7 +130,7 @@ def read_state(path: Path, kind: str) -> dict[str, Tensor]:
     """
     if kind == SAFETENSORS:
         try:
-            from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 - optional
+            from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 - safetensors is optional
         except ImportError:
             raise WeightsError(f"{path.name} is a safetensors file: add safetensors to requirements.txt") from None
         return dict(load_file(str(path)))
@@ -148,8 +148,8 @@ def read_state(path: Path, kind: str) -> dict[str, Tensor]:
 
 def check_torch(version: str) -> None:
     """Refuse to read a pickle with a torch whose weights_only unpickler is known to be unsafe."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    if found is None or (int(found[1]), int(found[2])) < _OLDEST_TORCH:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < _OLDEST_TORCH:
         raise WeightsError(
             f"torch {version} reads pickled weights unsafely (CVE-2026-24747): use torch 2.10 or later, or save as safetensors"
         )

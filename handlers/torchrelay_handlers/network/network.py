@@ -20,7 +20,7 @@ def make_network(
 
     Raises:
         WeightsError: see `loading.load`.
-        RuntimeError: an option cannot be had here.
+        RuntimeError: an option does not work here.
     """
     function = (lambda: init_function(**init_kwargs)) if init_function is not None else None
     if path is not None:
@@ -37,10 +37,10 @@ def make_network(
         raise RuntimeError(f"handler_args.{asked[0]}: the weights are a compiled package; set it where the package is made")
     if options["precision"] != "float32" and changeable:
         precise = getattr(torch, options["precision"])
-        model.to(precise)  # type: ignore[attr-defined] # a module, as looked at above
+        model.to(precise)  # type: ignore[attr-defined] # a module: `changeable`
         dtype = precise if dtype is not None else None
     if options["channels_last"] and changeable:
-        model.to(memory_format=torch.channels_last)  # type: ignore[attr-defined] # as above
+        model.to(memory_format=torch.channels_last)  # type: ignore[attr-defined] # a module: `changeable`
     if options["compile"]:
         refuse_without_compiler(device)
         model = torch.compile(model)

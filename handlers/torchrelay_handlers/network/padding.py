@@ -47,7 +47,7 @@ class Padding:
         return batch
 
     def cut(self, outputs: list[Any], samples: Sequence[Any]) -> list[Any]:
-        """The outputs without what belongs to padding."""
+        """The outputs without the part that belongs to padding."""
         lengths = [_length(sample) for sample in samples]
         if not self.cuts or None in lengths or len(set(lengths)) == 1:
             return outputs

@@ -1,4 +1,4 @@
-"""Classes and confidences: what classifiers answer, of whatever they look at."""
+"""Classes and confidences: the answers of all classifiers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,11 +29,11 @@ CONCLUSIONS: dict[str, Callable[[Any], Any] | None] = {
     "sigmoid": torch.sigmoid,
     "argmax": argmax,
 }
-"""What a batch of outputs goes through on its device, by the word in model.yaml."""
+"""The function that a batch of outputs goes through on its device, by the word in model.yaml."""
 
 
 class Classes:
-    """Makes `{"class": ..., "confidence": ...}` of a float [C] of confidences; with `top_k` > 1 also `top`, that many of them."""
+    """Makes `{"class": ..., "confidence": ...}` from confidences, float [C]; with `top_k` > 1 also `top`, that many of them."""
 
     def __init__(self, names: list[str] | None, top_k: int) -> None:
         self.names = names
@@ -45,7 +45,7 @@ class Classes:
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise RuntimeError(f"a classifier needs one number per class, and the network answers {shape} to one sample")
         if self.names is not None and len(self.names) != output.numel():
-            raise RuntimeError(f"the network tells {output.numel()} classes apart, and `classes` names {len(self.names)}")
+            raise RuntimeError(f"the network has {output.numel()} classes, and `classes` names {len(self.names)}")
 
     def __call__(self, output: Tensor) -> object:
         """See the class."""

@@ -1,22 +1,22 @@
-"""The names of a model's classes, as model.yaml gives them. Imports nothing heavy: the image's description is made of them, too."""
+"""The names of a model's classes, as model.yaml gives them. Imports nothing heavy: the image's description needs it too."""
 
 import json
 from pathlib import Path
 
 
-def read_classes(told: object, model_dir: Path) -> list[str] | None:
+def read_classes(classes: object, model_dir: Path) -> list[str] | None:
     """The names of the classes: a list, or a file of the model with one name a line, a JSON list or an index-to-name JSON object.
 
     Raises:
         ValueError: the file is missing or holds something else.
     """
-    if told is None or isinstance(told, list):
-        return [str(name) for name in told] if told else None
-    path = model_dir / str(told)
+    if classes is None or isinstance(classes, list):
+        return [str(name) for name in classes] if classes else None
+    path = model_dir / str(classes)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"handler_args.classes: {told} cannot be read: {error}") from None
+        raise ValueError(f"handler_args.classes: {classes} cannot be read: {error}") from None
     if path.suffix != ".json":
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
@@ -25,4 +25,4 @@ def read_classes(told: object, model_dir: Path) -> list[str] | None:
             listed = [listed[str(place)] for place in range(len(listed))]
         return [str(name[-1] if isinstance(name, list) else name) for name in listed]
     except (ValueError, TypeError, KeyError, IndexError):
-        raise ValueError(f"handler_args.classes: {told} is neither a list of names nor an index-to-name object") from None
+        raise ValueError(f"handler_args.classes: {classes} is neither a list of names nor an index-to-name object") from None

@@ -17,7 +17,7 @@ class ImageClassifierRecipe:
 
     def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:
         """See Recipe."""
-        from torchrelay_handlers.bodies.image_input import Pictures  # noqa: PLC0415 - Pillow is needed by handlers of images alone
+        from torchrelay_handlers.bodies.image_input import Pictures  # noqa: PLC0415 - only handlers of images need Pillow
 
         pictures = Pictures(options, dtype)
         classifier = Classes(read_classes(options["classes"], model_dir), options["top_k"])

@@ -1,4 +1,4 @@
-"""image-segmenter: a picture in; the class of every pixel out, as seed 003's clients know it and as they ask for it."""
+"""image-segmenter: a picture in; the class of every pixel out, as a byte mask in base64, a PNG, or both."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ class ImageSegmenterRecipe:
 
     def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:
         """See Recipe."""
-        from torchrelay_handlers.bodies.image_input import Pictures  # noqa: PLC0415 - Pillow is needed by handlers of images alone
+        from torchrelay_handlers.bodies.image_input import Pictures  # noqa: PLC0415 - only handlers of images need Pillow
 
         if options["mask_size"] == "input" and options["fit"] != "stretch":
             raise ValueError("handler_args.mask_size: input needs fit: stretch; what a crop cuts off has no mask")
@@ -44,7 +44,7 @@ class ImageSegmenterRecipe:
 
 
 class Masks:
-    """Makes the class of every pixel of a network's output: of one channel by its sign, of several the largest one's index."""
+    """Makes a mask from a network's output: one channel gives the class by its sign, several by the index of the largest."""
 
     def __init__(self, names: list[str] | None, options: Mapping[str, Any]) -> None:
         self.names = names
@@ -64,19 +64,19 @@ class Masks:
         return (scores[:, 0] > 0 if self.channels == 1 else scores.argmax(1)).to(torch.uint8)
 
     def check(self, _: Tensor) -> None:
-        """Refuse to start when the network and the list of classes disagree, or a byte cannot tell the classes apart."""
+        """Refuse to start when the network and the list of classes disagree, or a byte cannot hold every class."""
         count = max(2, self.channels)
         if count > 256:
-            raise RuntimeError(f"the network tells {count} classes apart, and a mask of bytes at most 256")
+            raise RuntimeError(f"the network has {count} classes, and a mask of bytes holds at most 256")
         if self.names is not None and len(self.names) != count:
-            raise RuntimeError(f"the network tells {count} classes apart, and `classes` names {len(self.names)}")
+            raise RuntimeError(f"the network has {count} classes, and `classes` names {len(self.names)}")
 
     def __call__(self, output: Tensor) -> Tensor:
         """uint8 [H, W] of class indexes, in one piece."""
         return output.contiguous()
 
     def render(self, mask: Tensor, asked: Asked) -> object:
-        """What model.yaml's `answer` lists; the PNG alone for a client that accepts image/png alone.
+        """The members that model.yaml's `answer` lists; the PNG alone for a client that accepts image/png alone.
 
         A parameter of the `Accept` header sets the mask's size, `size=input` or `size=network`, for JSON as well:
         `Accept: image/png; size=input`.
@@ -88,11 +88,11 @@ class Masks:
             raise BadSample(f"masks of the size {size[:40]!r} are not made", expected=sizes, status=406, kind="not-acceptable")
         if size == "input":
             mask = self._scaled(mask, asked.note)
-        return Raw(png(mask), PNG) if asked.alone and accept == PNG else self._said(mask)
+        return Raw(png(mask), PNG) if asked.alone and accept == PNG else self._members(mask)
 
     def _scaled(self, mask: Tensor, size: Any) -> Tensor:
         """The mask at the height and width that the picture was sent with: every pixel takes the class of the nearest one."""
-        from PIL import Image  # noqa: PLC0415 - as above
+        from PIL import Image  # noqa: PLC0415 - only handlers of images need Pillow
 
         if not self.stretched:
             raise BadSample("this model crops pictures, so its masks have its own size alone", status=406, kind="not-acceptable")
@@ -104,23 +104,23 @@ class Masks:
         scaled = bytearray(image.resize((width, height), Image.Resampling.NEAREST).tobytes())
         return torch.frombuffer(scaled, dtype=torch.uint8).view(height, width)
 
-    def _said(self, mask: Tensor) -> dict[str, object]:
-        said: dict[str, object] = {}
+    def _members(self, mask: Tensor) -> dict[str, object]:
+        members: dict[str, object] = {}
         for part in self.answer:
-            if part == "mask":  # row by row, one byte a pixel: seed 003's name and form
-                said["base64_prediction"] = base64.b64encode(mask.numpy().tobytes()).decode()
+            if part == "mask":  # row by row, one byte a pixel; existing clients of segmentation models know this name and form
+                members["base64_prediction"] = base64.b64encode(mask.numpy().tobytes()).decode()
             elif part == "size":
-                said["size"] = list(mask.shape)
+                members["size"] = list(mask.shape)
             elif part == "png":
-                said["png"] = base64.b64encode(png(mask)).decode()
+                members["png"] = base64.b64encode(png(mask)).decode()
             else:
-                said["classes"] = self._present(mask)
-        return said
+                members["classes"] = self._present(mask)
+        return members
 
     def _present(self, mask: Tensor) -> list[object]:
         """The classes that are there, the largest first."""
         counts = torch.bincount(mask.flatten().int())
-        found = [(int(pixels), place) for place, pixels in enumerate(counts.tolist()) if pixels]
+        present = [(int(pixels), place) for place, pixels in enumerate(counts.tolist()) if pixels]
         return [
             {
                 "index": place,
@@ -128,13 +128,13 @@ class Masks:
                 "pixels": pixels,
                 "share": pixels / mask.numel(),
             }
-            for pixels, place in sorted(found, key=lambda item: (-item[0], item[1]))
+            for pixels, place in sorted(present, key=lambda item: (-item[0], item[1]))
         ]
 
 
 def png(mask: Tensor) -> bytes:
     """A PNG of uint8 [H, W] whose pixel values are the class indexes, shown in the colours of the PASCAL VOC data set."""
-    from PIL import Image  # noqa: PLC0415 - as above
+    from PIL import Image  # noqa: PLC0415 - only handlers of images need Pillow
 
     image = Image.frombytes("P", (mask.shape[1], mask.shape[0]), mask.numpy().tobytes())
     image.putpalette(_palette())

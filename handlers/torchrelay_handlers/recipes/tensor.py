@@ -33,7 +33,7 @@ class TensorRecipe:
 
 
 class _Expand:
-    """Finds [N, *shape] in a body where `shape` is one sample: what SageMaker's and numpy's clients send."""
+    """Finds [N, *shape] in a body where `shape` is one sample: the form that SageMaker's and numpy's clients send."""
 
     def __init__(self, network_input: NetworkInput) -> None:
         self.depth = len(network_input.shape or ())
@@ -44,7 +44,7 @@ class _Expand:
         while isinstance(inner, list) and inner and depth <= self.depth:
             inner = inner[0]
             depth += 1
-        if getattr(rows, "ndim", None) == self.depth + 1 and len(rows):  # type: ignore[arg-type] # an .npy body; no row is no sample
+        if getattr(rows, "ndim", None) == self.depth + 1 and len(rows):  # type: ignore[arg-type] # an .npy body; without rows there is no sample
             return list(rows)  # type: ignore[call-overload, no-any-return] # an array, whose package is optional
         return rows if isinstance(rows, list) and depth == self.depth + 1 and not isinstance(inner, list) else None
 

@@ -38,7 +38,7 @@ class TextClassifierRecipe:
 
 
 class Texts:
-    """Makes int64 [tokens] of a text, or a dict of them when the tokeniser names its outputs (input_ids, attention_mask)."""
+    """Makes int64 [tokens] from a text, or a dict of them when the tokeniser names its outputs (input_ids, attention_mask)."""
 
     def __init__(self, tokenize: Callable[[str], Any], max_tokens: int, too_long: str, max_characters: int) -> None:
         self.tokenize = tokenize

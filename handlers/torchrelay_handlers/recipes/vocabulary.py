@@ -1,4 +1,4 @@
-"""Texts as numbers: a tokeniser function of the author's, or a file of words or word pieces."""
+"""Turns texts into numbers, by the author's tokeniser function or a file of words or word pieces."""
 
 import json
 import re
@@ -46,10 +46,10 @@ def read_vocabulary(file: str, model_dir: Path) -> dict[str, int]:
     path = model_dir / file
     try:
         text = path.read_text(encoding="utf-8")
-        told = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        tokens = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise ValueError(f"handler_args.vocab: {file} cannot be read: {error}") from None
-    ids = {token: place for place, token in enumerate(told)} if isinstance(told, list) else told
+    ids = {token: place for place, token in enumerate(tokens)} if isinstance(tokens, list) else tokens
     if not isinstance(ids, dict) or not ids or not all(isinstance(k, str) and type(v) is int and v >= 0 for k, v in ids.items()):
         raise ValueError(f"handler_args.vocab: {file} is neither a list of tokens nor an object of their ids")
     return ids
@@ -58,7 +58,7 @@ def read_vocabulary(file: str, model_dir: Path) -> dict[str, int]:
 class Vocabulary:
     """Splits a text into words and punctuation (`words`), those into pieces (`wordpiece`), or into `characters`; looks each up.
 
-    What is not listed is `unknown`, or left out when that is not listed either. `first` and `last` frame the text.
+    A token that is not listed is `unknown`, or left out when that is not listed either. `first` and `last` frame the text.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Vocabulary:
     ) -> None:
         missing = [token for token in (first, last) if token is not None and token not in ids]
         if missing:
-            raise ValueError(f"handler_args.vocab: the file lists no {missing[0]!r}")
+            raise ValueError(f"handler_args.vocab: the file does not list {missing[0]!r}")
         self.ids = ids
         self.split = split
         self.lowercase = lowercase
@@ -85,12 +85,12 @@ class Vocabulary:
         """The ids of a text's tokens."""
         text = text.lower() if self.lowercase else text
         if self.split == "characters":
-            found: list[int | None] = [self.ids.get(character, self.unknown) for character in text]
+            tokens: list[int | None] = [self.ids.get(character, self.unknown) for character in text]
         elif self.split == "words":
-            found = [self.ids.get(word, self.unknown) for word in _WORDS.findall(text)]
+            tokens = [self.ids.get(word, self.unknown) for word in _WORDS.findall(text)]
         else:
-            found = [piece for word in _WORDS.findall(text) for piece in self._pieces(word)]
-        return self.first + [token for token in found if token is not None] + self.last
+            tokens = [piece for word in _WORDS.findall(text) for piece in self._pieces(word)]
+        return self.first + [token for token in tokens if token is not None] + self.last
 
     def _pieces(self, word: str) -> list[int | None]:
         """The longest listed piece, then the longest of the rest (`##` before it), and so on."""

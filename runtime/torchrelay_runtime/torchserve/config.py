@@ -14,12 +14,12 @@ from torchrelay_runtime.settings import Settings
 
 INFERENCE = "127.0.0.1:8085"
 FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grpc_management": 7071, "workers": 9000}
-# More than a batch in flight and a few waiting is latency nobody asked for (T8); the queue never gets shorter than this.
+# More than a batch in flight and a few waiting only adds latency (docs/torchserve.md, T8); the queue never gets shorter than this.
 LEAST_QUEUE = 16
 LARGEST_RESPONSE = 64 * MIB
-SERVICE = "torchrelay_service.py"  # the handler of every archive of ours
-# TorchServe takes forms apart itself, answers 500 to broken ones and forgets what type a part said it has. Our handlers know these
-# names and read forms themselves (torchrelay_handlers/adapters/renamed_forms.py).
+SERVICE = "torchrelay_service.py"  # the handler in every archive that Torchrelay makes
+# TorchServe parses forms itself, answers 500 to broken ones and forgets the content type of each part. Our handlers
+# know these names and read forms themselves (torchrelay_handlers/adapters/renamed_forms.py).
 FORMS = {
     "multipart/form-data": "application/vnd.torchrelay.form-data",
     "application/x-www-form-urlencoded": "application/vnd.torchrelay.form-urlencoded",
@@ -27,7 +27,7 @@ FORMS = {
 
 
 def home(settings: Settings) -> Path:
-    """Return the folder that holds all TorchServe writes."""
+    """Return the folder that holds all files TorchServe writes."""
     return settings.state / "torchserve"
 
 
@@ -43,12 +43,15 @@ def model_name(settings: Settings, version: str) -> str:
 
 
 def queue_size(settings: Settings) -> int:
-    """Return how many requests may wait: four full batches for every worker (T8)."""
+    """Return how many requests may wait: four full batches for every worker (docs/torchserve.md, T8)."""
     return max(LEAST_QUEUE, 4 * settings.serving.batch_size * settings.serving.workers)
 
 
 def heap_bytes(settings: Settings, limits: Limits) -> int:
-    """Return the JVM's heap limit: room for a full queue of the largest bodies, yet at most a quarter of the memory (T5, T13)."""
+    """Return the JVM's heap limit: room for a full queue of the largest bodies, yet at most a quarter of the memory.
+
+    See docs/torchserve.md, T5 and T13.
+    """
     queues = len(settings.serving.folders)
     wanted = 192 * MIB + 2 * queues * queue_size(settings) * settings.serving.max_body_bytes
     quarter = (limits.memory or 4096 * MIB) // 4
@@ -58,9 +61,9 @@ def heap_bytes(settings: Settings, limits: Limits) -> int:
 def properties(
     settings: Settings, limits: Limits, ports: dict[str, int], manifests: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:
-    """Return the content of config.properties. `manifests`: version -> what its archive says, the default first.
+    """Return the content of config.properties. `manifests`: version -> `model` in its archive's manifest, default first.
 
-    TorchServe knows a version by its archive's `modelVersion`, and answers with the first that it loads where a request names none.
+    TorchServe knows a version by its archive's `modelVersion`, and the first that it loads answers requests that name none.
     """
     serving = settings.serving
     # TorchServe reads a delay of 0 as 100 ms, and it overrides these by the archive's model-config.yaml where there is one.
@@ -75,23 +78,23 @@ def properties(
     threads = str(max(2, limits.threads))
     return {
         "inference_address": f"http://{inference_address(settings)}",
-        # T15: nothing but the front is reachable from outside.
+        # docs/torchserve.md, T15: nothing but the front is reachable from outside.
         "management_address": f"http://127.0.0.1:{ports['management']}",
         "metrics_address": f"http://127.0.0.1:{ports['metrics']}",
         "grpc_inference_address": "127.0.0.1",
         "grpc_inference_port": str(ports["grpc_inference"]),
         "grpc_management_address": "127.0.0.1",
         "grpc_management_port": str(ports["grpc_management"]),
-        # Only where its native library cannot be loaded (a /tmp without exec): a port for every worker, else unix sockets.
+        # Used only if TorchServe's native library cannot be loaded (a /tmp without exec): one port per worker, not unix sockets.
         "initial_worker_port": str(ports["workers"]),
         "enable_model_api": "false",
-        # T16: a token would guard /ping as well and expires in an hour; the addresses above are the guard.
+        # docs/torchserve.md, T16: a token would guard /ping as well and expires in an hour; the addresses above are the guard.
         "disable_token_authorization": "true",
-        # T17: no URL matches, so nothing is ever downloaded.
+        # docs/torchserve.md, T17: no URL matches, so nothing is ever downloaded.
         "allowed_urls": "^$",
         "use_env_allowed_urls": "false",
         "enable_envvars_config": "false",
-        # T21: the image has the model's packages.
+        # docs/torchserve.md, T21: the image has the model's packages.
         "install_py_dep_per_model": "false",
         "model_store": str(home(settings) / "store"),
         "load_models": ",".join(f"{serving.name}={model_name(settings, version)}" for version in manifests),
@@ -100,13 +103,13 @@ def properties(
         "default_response_timeout": str(serving.response_timeout_s),
         "default_startup_timeout": str(serving.startup_timeout_s),
         "job_queue_size": str(queue_size(settings)),
-        # T14: the front refuses larger bodies first, with a JSON answer.
+        # docs/torchserve.md, T14: the front refuses larger bodies first, with a JSON answer.
         # Our handlers parse bodies themselves, in one go and strictly; others get JSON and text decoded, as they expect.
         **({"decode_input_request": "false"} if renamed(manifests.values()) else {}),
         "max_request_size": str(serving.max_body_bytes + 64 * 1024),
         "max_response_size": str(max(LARGEST_RESPONSE, 4 * serving.max_body_bytes)),
         "limit_max_image_pixels": "true",
-        # T24: threads by the CPU limit, not by the host.
+        # docs/torchserve.md, T24: threads by the CPU limit, not by the host.
         "number_of_netty_threads": threads,
         "netty_client_threads": threads,
         **({"number_of_gpu": "0"} if serving.device == "cpu" else {}),
@@ -118,7 +121,7 @@ def properties(
 
 
 def renamed(manifests: Collection[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the content types that TorchServe must not see: those of forms, when all handlers are ours."""
+    """Return the content types that TorchServe must not see: those of forms, when all handlers are Torchrelay's."""
     return FORMS if {one.get("handler") for one in manifests} == {SERVICE} else {}
 
 
@@ -138,7 +141,7 @@ def render(values: dict[str, str]) -> str:
 
 
 def worker_threads(settings: Settings, limits: Limits) -> int:
-    """Return the compute threads for each worker (T24)."""
+    """Return the compute threads for each worker (docs/torchserve.md, T24)."""
     return max(1, int(limits.cpu) // (settings.serving.workers * len(settings.serving.folders)))
 
 
@@ -166,9 +169,9 @@ def java_argv(settings: Settings, limits: Limits, java: str, packages: Path) -> 
     return [
         java,
         f"-Xmx{heap_bytes(settings, limits) // MIB}m",
-        # The second compiler takes CPU from the model for a minute after every start, and the frontend is no faster afterwards.
+        # The second compiler takes CPU from the model for a minute after every start and makes the frontend no faster.
         "-XX:TieredStopAtLevel=1",
-        "-XX:+ExitOnOutOfMemoryError",  # a server without memory is to die and be seen (T2), not to limp
+        "-XX:+ExitOnOutOfMemoryError",  # a server without memory must die visibly (docs/torchserve.md, T2) and not limp on
         "-Djava.awt.headless=true",
         f"-Djava.io.tmpdir={folder / 'tmp'}",
         f"-Dmodel_server_home={packages}",
@@ -182,5 +185,5 @@ def java_argv(settings: Settings, limits: Limits, java: str, packages: Path) -> 
         str(config_file(settings)),
         "-s",
         str(folder / "store"),
-        "-ncs",  # T22: no snapshots
+        "-ncs",  # docs/torchserve.md, T22: no snapshots
     ]

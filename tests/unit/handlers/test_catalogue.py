@@ -20,9 +20,9 @@ def test_defaults_are_legal(name: str) -> None:
 
 
 def test_mistakes_are_named_with_the_nearest_right_option() -> None:
-    found = catalogue.check_options("image-classifier", {"sise": 8, "top_k": 0, "mode": "CMYK", "classes": "c.txt"})
-    assert [(problem.option, problem.fix) for problem in found] == [("sise", "did you mean size?"), ("top_k", ""), ("mode", "")]
-    assert found[1].message == "must be a positive integer, not 0"
+    problems = catalogue.check_options("image-classifier", {"sise": 8, "top_k": 0, "mode": "CMYK", "classes": "c.txt"})
+    assert [(problem.option, problem.fix) for problem in problems] == [("sise", "did you mean size?"), ("top_k", ""), ("mode", "")]
+    assert problems[1].message == "must be a positive integer, not 0"
     with pytest.raises(ValueError, match=r"handler_args\.sise: image-classifier has no such option; did you mean size"):
         catalogue.with_defaults("image-classifier", {"sise": 8})
 

@@ -148,9 +148,9 @@ def test_a_wrong_form_is_refused(body: bytes, status: int) -> None:
     assert refused.value.status == status
 
 
-def npy(array: Any, **told: Any) -> bytes:
+def npy(array: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, array, **told)
+    np.save(buffer, array, **options)
     return buffer.getvalue()
 
 
@@ -220,10 +220,10 @@ def test_any_text_is_csv_or_a_refusal(text: str) -> None:
 def test_repeated_keys_are_refused_and_nothing_else_is(text: str) -> None:
     repeated = False
 
-    def pairs(found: list[tuple[str, object]]) -> dict[str, object]:
+    def pairs(members: list[tuple[str, object]]) -> dict[str, object]:
         nonlocal repeated
-        repeated = repeated or len(dict(found)) != len(found)
-        return dict(found)
+        repeated = repeated or len(dict(members)) != len(members)
+        return dict(members)
 
     try:
         wanted = json.loads(text, object_pairs_hook=pairs)

@@ -14,7 +14,7 @@ def test_cpu_is_cpu_and_auto_is_cpu_without_an_assigned_gpu() -> None:
     assert device.choose("auto", None) == torch.device("cpu")
 
 
-def test_a_declared_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_declared_gpu_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="sees no GPU"):
         device.choose("gpu", 0)
@@ -48,13 +48,13 @@ def test_the_older_cgroups_quota_counts_too(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("told", "workers", "threads"), [("", 1, 4), ("", 3, 1), ("", 8, 1), ("2", 8, 2), ("x", 2, 2), ("0", 2, 2)]
+    ("variable", "workers", "threads"), [("", 1, 4), ("", 3, 1), ("", 8, 1), ("2", 8, 2), ("x", 2, 2), ("0", 2, 2)]
 )
-def test_workers_share_the_cpus(monkeypatch: pytest.MonkeyPatch, told: str, workers: int, threads: int) -> None:
+def test_workers_share_the_cpus(monkeypatch: pytest.MonkeyPatch, variable: str, workers: int, threads: int) -> None:
     set_to: list[int] = []
     monkeypatch.setattr(device, "available_cpus", lambda: 4.0)
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
     assert device.set_threads(workers) == threads
     assert set_to == [threads]
 

@@ -84,14 +84,14 @@ def test_the_same_thing_very_often_is_refused_or_read_at_once(unit: bytes, kind:
         assert time.process_time() - before < LONGEST_S
 
 
-def test_one_byte_order_mark_is_taken_off_and_no_more() -> None:
+def test_only_one_byte_order_mark_is_removed() -> None:
     assert parsers.parse_json(BOM + b"[1]") == [1]
     for count in (2, 2000):
         with pytest.raises(BadSample, match="not valid JSON"):
             parsers.parse_json(BOM * count + b"[1]")
 
 
-def test_an_array_of_no_rows_is_refused_as_an_empty_list_is() -> None:
+def test_an_array_without_rows_is_refused_like_an_empty_list() -> None:
     nothing: list[Any] = [np.zeros((0, 2)), []]
     for value in nothing:
         (answer,) = HANDLERS["tensor"].predict([value])
@@ -162,7 +162,7 @@ def test_any_part_of_any_header_is_read_or_refused(head: bytes, body: bytes, bou
                 assert 400 <= refused.status <= 499  # noqa: PT017 - most forms are fine
 
 
-def test_a_network_that_fails_on_a_sample_is_what_these_tests_would_see() -> None:
+def test_these_tests_notice_a_network_that_fails_on_a_sample() -> None:
     class Fails(nn.Module):
         def forward(self, batch: Tensor) -> Tensor:
             raise RuntimeError(f"no sum of {torch.numel(batch)} numbers")

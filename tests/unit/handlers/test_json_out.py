@@ -36,23 +36,23 @@ def encoder(request: pytest.FixtureRequest) -> Iterator[None]:
         (torch.tensor([math.nan, 1.0]), "[null,1.0]"),
     ],
 )
-def test_what_handlers_return_has_a_json_form(value: object, text: str) -> None:
+def test_values_that_handlers_return_have_a_json_form(value: object, text: str) -> None:
     assert json_out.encode(value) == text.encode()
 
 
 @pytest.mark.parametrize("value", [math.nan, [1, math.inf], {"x": torch.tensor([math.nan])}])
-def test_nan_is_refused_when_told_so(value: object) -> None:
+def test_nan_is_refused_if_that_is_set(value: object) -> None:
     with pytest.raises(json_out.NotFinite):
         json_out.encode(value, refuse_nan=True)
     assert json_out.encode([1.5], refuse_nan=True) == b"[1.5]"
 
 
 @pytest.mark.parametrize("value", [object(), b"bytes", {"x": object()}, 1j])
-def test_what_has_no_json_form_is_said(value: object) -> None:
+def test_a_value_without_a_json_form_is_reported(value: object) -> None:
     with pytest.raises(TypeError):
         json_out.encode(value)
 
 
 @given(st.recursive(st.floats() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4), max_leaves=8))
-def test_any_number_or_text_comes_out_as_valid_json(value: object) -> None:
+def test_any_number_or_text_is_written_as_valid_json(value: object) -> None:
     json.loads(json_out.encode(value), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

@@ -34,8 +34,8 @@ def clean_imports() -> Iterator[None]:
 def tensor(tmp_path: Path) -> Function:
     torch.save(Double().state_dict(), tmp_path / "model.pt")
     (tmp_path / "their_double.py").write_text("from tests.unit.handlers.support import Double\ninit_function = Double\n")
-    told = {"handler": "tensor", "handler_args": {"shape": [3]}, "model_file": "their_double.py", "weights": "model.pt"}
-    (tmp_path / "torchrelay.json").write_text(json.dumps(told))
+    settings_file = {"handler": "tensor", "handler_args": {"shape": [3]}, "model_file": "their_double.py", "weights": "model.pt"}
+    (tmp_path / "torchrelay.json").write_text(json.dumps(settings_file))
     return Function(tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_events_have_their_status(tensor: Function, event: Any, status: int) -> 
     assert tensor(event)["statusCode"] == status
 
 
-def test_what_is_no_text_is_answered_in_base64(own: Function) -> None:
+def test_bytes_that_are_not_text_are_answered_in_base64(own: Function) -> None:
     answer = own(first("7"))
     assert (answer["isBase64Encoded"], base64.b64decode(answer["body"])) == (True, b"\xff\x00")
     assert answer["headers"] == {"content-type": "image/png"}
@@ -157,7 +157,7 @@ def test_any_event_is_answered(tensor: Function, event: Any) -> None:
     json.dumps(answer)
 
 
-def test_neither_this_nor_what_it_loads_imports_torchserve(own: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_this_module_nor_its_imports_import_torchserve(own: Function, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name == "ts" or name.startswith("ts.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ts", None)  # importing it raises ImportError

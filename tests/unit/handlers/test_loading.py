@@ -81,7 +81,7 @@ def test_a_legacy_state_dict(net: nn.Module, path: Path) -> None:
         (["serialized_exported_program.json"], loading.EXPORTED),
     ],
 )
-def test_zip_files_are_told_apart_by_their_entries(path: Path, names: list[str], kind: str) -> None:
+def test_the_kind_of_a_zip_file_is_in_its_entries(path: Path, names: list[str], kind: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
             archive.writestr(name, b"")
@@ -163,11 +163,11 @@ def test_a_whole_model_is_refused(net: nn.Module, path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE html>", "web page"),
         (b"PK\x03\x04broken", "damaged"),
-        (pickle.dumps({"a": 1}), "no format"),
-        (b"hello", "no format"),
+        (pickle.dumps({"a": 1}), "not a weights file"),
+        (b"hello", "not a weights file"),
     ],
 )
-def test_what_is_no_weights_is_said_in_words(path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_weights_is_refused_with_a_message(path: Path, content: bytes, words: str) -> None:
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=words):
         loading.load(path, Net, CPU)
@@ -180,7 +180,7 @@ def test_a_truncated_file_is_refused(net: nn.Module, path: Path) -> None:
         loading.load(path, Net, CPU)
 
 
-def test_a_missing_file_or_function_is_said(net: nn.Module, path: Path) -> None:
+def test_a_missing_file_or_function_is_reported(net: nn.Module, path: Path) -> None:
     with pytest.raises(WeightsError, match="are not in"):
         loading.load(path, Net, CPU)
     torch.save(net.state_dict(), path)
@@ -191,7 +191,7 @@ def test_a_missing_file_or_function_is_said(net: nn.Module, path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.5.1", "2.9.1+cu128", "1.13", "nonsense"])
-def test_an_old_torch_reads_no_pickle(version: str) -> None:
+def test_an_old_torch_is_not_allowed_to_read_pickles(version: str) -> None:
     with pytest.raises(WeightsError, match=r"2\.10"):
         loading.check_torch(version)
 

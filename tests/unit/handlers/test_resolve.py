@@ -1,4 +1,4 @@
-"""Whatever style the author's file is written in, what serves is found; when nothing is, the message lists the styles."""
+"""Whatever style the author's file is written in, what serves is entry_in; when nothing is, the message lists the styles."""
 
 import sys
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def clean_imports() -> Iterator[None]:
         del sys.modules[name]
 
 
-def found(tmp_path: Path, text: str, attribute: str = "") -> resolve.Found:
+def entry_in(tmp_path: Path, text: str, attribute: str = "") -> resolve.Found:
     (tmp_path / "their_handler.py").write_text(text)
     return resolve.find(Settings("their_handler.py" + attribute), tmp_path)
 
@@ -43,12 +43,12 @@ def found(tmp_path: Path, text: str, attribute: str = "") -> resolve.Found:
     ],
 )
 def test_per_sample_functions(tmp_path: Path, text: str) -> None:
-    assert isinstance(found(tmp_path, text), Handler)
+    assert isinstance(entry_in(tmp_path, text), Handler)
 
 
 @pytest.mark.parametrize("name", ["model_fn", "input_fn", "predict_fn", "output_fn"])
 def test_any_of_sagemakers_functions(tmp_path: Path, name: str) -> None:
-    assert isinstance(found(tmp_path, f"def {name}(*args): ..."), SageMakerHandler)
+    assert isinstance(entry_in(tmp_path, f"def {name}(*args): ..."), SageMakerHandler)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_any_of_sagemakers_functions(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_torchserve_handlers(tmp_path: Path, text: str) -> None:
-    entry = found(tmp_path, text)
+    entry = entry_in(tmp_path, text)
     assert isinstance(entry, TorchServeEntry)
     entry.initialize(None)
     assert entry.handle([{}], None) == [1]
@@ -69,26 +69,26 @@ def test_torchserve_handlers(tmp_path: Path, text: str) -> None:
 
 def test_an_attribute_may_be_named(tmp_path: Path) -> None:
     text = FACTORY + "a = handler_factory(list)\nb = handler_factory(dict)"
-    handler = found(tmp_path, text, ":b")
+    handler = entry_in(tmp_path, text, ":b")
     assert isinstance(handler, Handler)
     assert handler is sys.modules["their_handler"].b
     with pytest.raises(RuntimeError, match="has no 'c'"):
-        found(tmp_path, text, ":c")
+        entry_in(tmp_path, text, ":c")
 
 
 @pytest.mark.parametrize("text", ["", "x = 3", "class A: ...", "import json"])
-def test_a_file_without_a_handler_lists_what_is_accepted(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_handler_lists_the_accepted_styles(tmp_path: Path, text: str) -> None:
     with pytest.raises(RuntimeError, match="handler_factory"):
-        found(tmp_path, text)
+        entry_in(tmp_path, text)
 
 
-def test_what_the_file_raises_comes_through_and_leaves_no_half_module(tmp_path: Path) -> None:
+def test_an_error_in_the_file_is_raised_and_leaves_no_half_module(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        found(tmp_path, "1 / 0")
+        entry_in(tmp_path, "1 / 0")
     assert "their_handler" not in sys.modules
 
 
-def test_missing_files_and_unknown_names_are_said(tmp_path: Path) -> None:
+def test_missing_files_and_unknown_names_are_reported(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="not in the model's folder"):
         resolve.find(Settings("nowhere.py"), tmp_path)
     with pytest.raises(RuntimeError, match="neither shipped"):
@@ -108,7 +108,7 @@ def test_files_of_the_model_import_each_other(tmp_path: Path) -> None:
     (tmp_path / "their_net.py").write_text(NETWORK)
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "deep.py").write_text("VALUE = 1")
-    found(tmp_path, "from their_net import Net\nfrom package.deep import VALUE\ndef init_function(): return Net()")
+    entry_in(tmp_path, "from their_net import Net\nfrom package.deep import VALUE\ndef init_function(): return Net()")
 
 
 @pytest.mark.parametrize("text", ["x = 1", NETWORK + "class Other(torch.nn.Module): ..."])
@@ -120,7 +120,7 @@ def test_a_model_file_without_one_network_asks_for_init_function(tmp_path: Path,
 
 def test_modules_are_taken_from_the_models_folder_not_from_elsewhere(tmp_path: Path) -> None:
     sys.modules["their_handler"] = ModuleType("their_handler")
-    assert isinstance(found(tmp_path, "def init_function(): ..."), Handler)
+    assert isinstance(entry_in(tmp_path, "def init_function(): ..."), Handler)
 
 
 NATIVE, SAGEMAKER = "def handle(data, context): ...", "def model_fn(folder): ..."

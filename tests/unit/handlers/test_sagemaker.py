@@ -19,31 +19,31 @@ from torchrelay_handlers.settings import Settings
 def handler(**functions: Any) -> SageMakerHandler:
     module = ModuleType("serve")
     vars(module).update({"model_fn": lambda _: Double().eval(), **functions})
-    made = SageMakerHandler(module)
-    made.start(Settings("serve.py"), Path("models"))
-    return made
+    sagemaker_handler = SageMakerHandler(module)
+    sagemaker_handler.start(Settings("serve.py"), Path("models"))
+    return sagemaker_handler
 
 
-def seed_input(body: str, content_type: str) -> torch.Tensor:
+def text_input(body: str, content_type: str) -> torch.Tensor:
     if content_type == JSON:
         return torch.tensor(json.loads(body))
     raise ValueError(f"Unsupported content type: {content_type}")
 
 
-def seed_output(prediction: torch.Tensor, content_type: str) -> object:
+def text_output(prediction: torch.Tensor, content_type: str) -> object:
     if content_type == JSON:
         return prediction.numpy().tolist()
     raise ValueError(f"Unsupported content type: {content_type}")
 
 
-def test_the_seeds_functions_work_as_they_are() -> None:
-    made = handler(input_fn=seed_input, predict_fn=lambda data, model: model(data).detach(), output_fn=seed_output)
-    (answer,) = made.answer([Request(b"[[1.0, 2.0, 3.0]]", JSON)])
+def test_sagemaker_style_functions_work_unchanged() -> None:
+    sagemaker_handler = handler(input_fn=text_input, predict_fn=lambda data, model: model(data).detach(), output_fn=text_output)
+    (answer,) = sagemaker_handler.answer([Request(b"[[1.0, 2.0, 3.0]]", JSON)])
     assert (answer.status, answer.content_type, answer.json()) == (200, JSON, [[2, 4, 6]])
 
 
 def test_a_body_that_torchserve_has_parsed_is_text_again() -> None:
-    (answer,) = handler(input_fn=seed_input, output_fn=seed_output, predict_fn=lambda data, _: data).answer(
+    (answer,) = handler(input_fn=text_input, output_fn=text_output, predict_fn=lambda data, _: data).answer(
         [Request([[1, 2]], JSON, parsed=True)]
     )
     assert answer.json() == [[1, 2]]
@@ -75,7 +75,7 @@ def test_input_fns_own_refusals_are_4xx_and_later_failures_5xx() -> None:
         raise KeyError("x")
 
     assert handler(input_fn=broken).answer([Request(b"1", JSON)])[0].status == 400
-    assert handler(input_fn=seed_input).answer([Request(b"1", "text/csv")])[0].status == 415
+    assert handler(input_fn=text_input).answer([Request(b"1", "text/csv")])[0].status == 415
     assert handler(predict_fn=broken).answer([Request(b"[1]", JSON)])[0].status == 500
     assert handler(output_fn=broken).answer([Request(b"[[1, 2, 3]]", JSON)])[0].status == 500
 
@@ -87,8 +87,8 @@ def test_output_fn_may_name_its_content_type() -> None:
 
 def test_without_model_fn_the_declared_weights_are_loaded(tmp_path: Path) -> None:
     module = ModuleType("serve")
-    vars(module).update(input_fn=seed_input, init_function=Double)
+    vars(module).update(input_fn=text_input, init_function=Double)
     torch.save(Double().state_dict(), tmp_path / "model.pth")
-    made = SageMakerHandler(module)
-    made.start(Settings("serve.py", weights="model.pth"), tmp_path)
-    assert made.answer([Request(b"[[1.0, 2.0, 3.0]]", JSON)])[0].json() == [[2, 4, 6]]
+    sagemaker_handler = SageMakerHandler(module)
+    sagemaker_handler.start(Settings("serve.py", weights="model.pth"), tmp_path)
+    assert sagemaker_handler.answer([Request(b"[[1.0, 2.0, 3.0]]", JSON)])[0].json() == [[2, 4, 6]]

@@ -78,7 +78,7 @@ def test_a_class_is_a_handler() -> None:
     assert Summing.as_handler().load(None).predict([b"[1.0]"], JSON)[0].status == 400
 
 
-def test_what_a_class_leaves_out_is_the_librarys() -> None:
+def test_the_library_supplies_methods_that_a_class_leaves_out() -> None:
     class Collating(SampleHandler):
         def init_function(self) -> nn.Module:
             return Double()
@@ -95,11 +95,11 @@ def test_a_class_is_found_in_the_authors_file(tmp_path: Path, attribute: str, mo
     monkeypatch.syspath_prepend(tmp_path)
     code = "from torchrelay_handlers import SampleHandler as S\nclass Mine(S):\n    def postprocess(self, output): return 'mine'\n"
     (tmp_path / f"class_style{len(attribute)}.py").write_text(code)
-    found = resolve.find(Settings(f"class_style{len(attribute)}.py{attribute}", handler_args={"nan": "refuse"}), tmp_path)
-    assert isinstance(found, Handler)
-    found.init_function = Double
-    assert answers(found, b"[1, 2, 3]") == ["mine"]
-    assert found.options["nan"] == "refuse"
+    handler = resolve.find(Settings(f"class_style{len(attribute)}.py{attribute}", handler_args={"nan": "refuse"}), tmp_path)
+    assert isinstance(handler, Handler)
+    handler.init_function = Double
+    assert answers(handler, b"[1, 2, 3]") == ["mine"]
+    assert handler.options["nan"] == "refuse"
 
 
 class Masked(nn.Module):

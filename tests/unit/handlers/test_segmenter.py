@@ -1,4 +1,4 @@
-"""image-segmenter: the class of every pixel, as seed 003's clients know it, and as they ask for it."""
+"""image-segmenter: the class of every pixel, as a byte mask in base64, a PNG, or both."""
 
 import base64
 import io
@@ -62,7 +62,7 @@ def test_the_mask_is_a_byte_a_pixel_in_base64() -> None:
     assert np.array_equal(np.frombuffer(base64.b64decode(answer["base64_prediction"]), np.uint8).reshape(4, 6), MASK)
 
 
-def test_its_defaults_are_those_of_seed_003() -> None:
+def test_its_defaults_are_96_by_128_and_imagenets_normalisation() -> None:
     handler = shipped.make("image-segmenter", ByColour).load(None)
     assert (handler.options["size"], handler.options["fit"]) == ([96, 128], "stretch")
     picture = Image.open(io.BytesIO(scene(40, 30)))
@@ -99,8 +99,8 @@ def test_who_accepts_a_png_gets_the_picture(accept: str) -> None:
 
 
 def mask_of(answer: Any) -> Any:
-    told = answer.json()
-    return np.frombuffer(base64.b64decode(told["base64_prediction"]), np.uint8).reshape(told["size"])
+    members = answer.json()
+    return np.frombuffer(base64.b64decode(members["base64_prediction"]), np.uint8).reshape(members["size"])
 
 
 def test_a_mask_as_large_as_the_picture_is_had_on_request() -> None:
@@ -118,7 +118,7 @@ def test_model_yaml_chooses_the_masks_size_and_a_request_wins() -> None:
     assert mask_of(one(handler, scene(8, 18), "*/*;size=network")).shape == (4, 6)
 
 
-def test_each_of_several_pictures_gets_a_mask_of_its_own_size() -> None:
+def test_each_of_several_pictures_gets_a_mask_of_its_size() -> None:
     handler = segmenter(answer=["size"])
     pictures = b", ".join(b'{"b64": "%s"}' % base64.b64encode(scene(*size)) for size in ((3, 5), (9, 2)))
     (answer,) = handler.answer([Request(b'{"instances": [%s]}' % pictures, JSON, "*/*; size=input")])
@@ -144,7 +144,7 @@ def test_several_pictures_in_one_body_are_answered_in_json_whatever_is_accepted(
     assert answer.json()["predictions"][0].keys() == {"base64_prediction"}  # type: ignore[index]
 
 
-def test_one_channel_is_told_by_its_sign_and_a_dict_by_its_out() -> None:
+def test_one_channel_is_classified_by_its_sign_and_a_dict_gives_its_out() -> None:
     grey = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8))
     buffer = io.BytesIO()
     grey.save(buffer, "PNG")
@@ -163,9 +163,9 @@ def test_it_refuses_to_start_when_names_and_network_disagree() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x[:, :1].expand(-1, 300, -1, -1)
 
-    with pytest.raises(RuntimeError, match="tells 3 classes apart, and `classes` names 2"):
+    with pytest.raises(RuntimeError, match="has 3 classes, and `classes` names 2"):
         segmenter(classes=["a", "b"])
-    with pytest.raises(RuntimeError, match="tells 300 classes apart"):
+    with pytest.raises(RuntimeError, match="has 300 classes"):
         segmenter(Many)
     with pytest.raises(RuntimeError, match=r"N, classes, H, W"):
         segmenter(nn.Flatten)

@@ -44,14 +44,14 @@ def picture(size: tuple[int, int] = (4, 4), colour: Any = 255, mode: str = "L", 
 
 
 def classifier(network: type[nn.Module] = Brightness, **options: Any) -> Handler:
-    told = {"size": 4, "mode": "L", "classes": ["light", "dark"]} | options
-    return shipped.make("image-classifier", network, told).load(None)
+    all_options = {"size": 4, "mode": "L", "classes": ["light", "dark"]} | options
+    return shipped.make("image-classifier", network, all_options).load(None)
 
 
 def seen_by_network(body: bytes, **options: Any) -> Tensor:
     """The network's input, flattened, for one picture."""
-    told = {"size": 4, "mode": "L", "classes": None, "activation": "none"} | options
-    handler = shipped.make("image-classifier", Patch, told).load(None)
+    all_options = {"size": 4, "mode": "L", "classes": None, "activation": "none"} | options
+    handler = shipped.make("image-classifier", Patch, all_options).load(None)
     recipe_input = handler.steps.network_input.of(handler.steps.preprocess(body))
     assert handler.steps.prepare is not None
     got: Tensor = handler.steps.prepare(recipe_input.unsqueeze(0))[0]
@@ -147,7 +147,7 @@ def test_a_crop_keeps_proportions_and_a_stretch_keeps_everything() -> None:
     assert seen_by_network(picture((40, 30)), size=[4, 4], resize=8).shape == (1, 4, 4)
 
 
-def test_what_is_cropped_away_does_not_shine_into_the_rest() -> None:
+def test_cropped_pixels_do_not_affect_the_rest() -> None:
     wide = Image.new("L", (12, 4), 0)
     wide.paste(255, (4, 0, 8, 4))
     buffer = io.BytesIO()
@@ -231,7 +231,7 @@ def test_classes_are_read_from_a_file(tmp_path: Path, file: str, text: str, name
 
 
 @pytest.mark.parametrize(("file", "text"), [("missing.txt", None), ("c.json", "{"), ("c.json", '{"1": "dog"}'), ("c.json", "3")])
-def test_a_wrong_file_of_classes_is_said(tmp_path: Path, file: str, text: str | None) -> None:
+def test_a_wrong_file_of_classes_is_reported(tmp_path: Path, file: str, text: str | None) -> None:
     if text is not None:
         (tmp_path / file).write_text(text)
     with pytest.raises(ValueError, match=r"handler_args\.classes"):
@@ -239,7 +239,7 @@ def test_a_wrong_file_of_classes_is_said(tmp_path: Path, file: str, text: str | 
 
 
 def test_it_refuses_to_start_when_names_and_network_disagree() -> None:
-    with pytest.raises(RuntimeError, match="tells 2 classes apart, and `classes` names 3"):
+    with pytest.raises(RuntimeError, match="has 2 classes, and `classes` names 3"):
         classifier(classes=["a", "b", "c"])
     with pytest.raises(RuntimeError, match="one number per class"):
         classifier(network=nn.Identity, classes=None)
@@ -253,7 +253,7 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
         classifier(**options)
 
 
-def test_an_unknown_handler_is_said() -> None:
+def test_an_unknown_handler_is_reported() -> None:
     with pytest.raises(ValueError, match="tensor, image-classifier"):
         shipped.make("image-clasifier")
 

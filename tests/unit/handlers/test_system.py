@@ -42,7 +42,7 @@ def tar(path: Path, files: dict[str, bytes], **special: Any) -> Path:
     return path
 
 
-def test_it_is_read_as_seed_004_writes_it() -> None:
+def test_both_keys_are_read() -> None:
     config = {"minWorkers": 1, "system": {"extraFiles": "test.tar.gz", "maxGPUMemory": 500}}
     assert system.read(config) == system.System(500, ("test.tar.gz",))
     assert system.read({"system": {"extraFiles": "a.tar, b.zip"}}) == system.System(None, ("a.tar", "b.zip"))
@@ -50,7 +50,7 @@ def test_it_is_read_as_seed_004_writes_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("values", "message"),
     [
         ({"maxGpuMemory": 5}, "system.maxGpuMemory is not known; did you mean maxGPUMemory"),
         ({"zzz": 5}, "known: maxGPUMemory, extraFiles"),
@@ -62,9 +62,9 @@ def test_it_is_read_as_seed_004_writes_it() -> None:
         (3, "must hold keys"),
     ],
 )
-def test_mistakes_are_named(told: object, message: str) -> None:
+def test_mistakes_are_named(values: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        system.read({"system": told})
+        system.read({"system": values})
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.zip"])
@@ -78,8 +78,8 @@ def test_archives_are_unpacked_with_their_structure(tmp_path: Path, name: str) -
         tar(tmp_path / name, files)
     for _ in range(2):  # every worker does it
         system.unpack((name,), tmp_path)
-    found = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file() and p.name != name}
-    assert found == files
+    unpacked = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file() and p.name != name}
+    assert unpacked == files
 
 
 @pytest.mark.parametrize("name", ["../out.py", "/out.py", "a/../../out.py", "a\\..\\b.py", "."])

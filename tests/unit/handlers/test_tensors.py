@@ -39,7 +39,7 @@ def test_integers_become_the_networks_dtype(value: object) -> None:
         [float("nan"), 1, 1, 1], [{}, {}, {}, {}], b"abcd", [b"a", b"b", b"c", b"d"],
     ],
 )  # fmt: skip
-def test_what_is_not_four_numbers_is_refused_with_what_was_expected(value: object) -> None:
+def test_a_sample_other_than_four_numbers_is_refused_with_the_expected_shape(value: object) -> None:
     with pytest.raises(BadSample) as refused:
         FOUR.of(value)
     document = refused.value.document()
@@ -50,14 +50,14 @@ def test_what_is_not_four_numbers_is_refused_with_what_was_expected(value: objec
 @pytest.mark.usefixtures("converter")
 @pytest.mark.parametrize("value", [[1, True], [1.5, False], [[1, 2], [3, True]], [[[1.0, True]]], (1, (2, True)), True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, None])
-def test_true_among_numbers_is_no_1(value: object, dtype: torch.dtype | None) -> None:
+def test_true_among_numbers_is_not_1(value: object, dtype: torch.dtype | None) -> None:
     with pytest.raises(BadSample) as refused:
         NetworkInput(None, dtype).of(value)
     assert refused.value.status == 400
     assert NetworkInput(None, torch.bool).of([True, False]).tolist() == [True, False]
 
 
-def test_a_refusal_tells_the_shape_that_came() -> None:
+def test_a_refusal_names_the_shape_that_came() -> None:
     with pytest.raises(BadSample) as refused:
         FOUR.of([1, 2, 3])
     assert refused.value.document()["got"] == {"shape": [3]}

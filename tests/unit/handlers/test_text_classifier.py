@@ -47,11 +47,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def classifier(folder: Path, network: type[nn.Module] = Mood, **options: Any) -> Handler:
-    told = {"classes": ["happy", "sad"], "vocab": "vocab.txt"} | options
-    return shipped.make("text-classifier", network, {k: v for k, v in told.items() if v is not None}).load(None, model_dir=folder)
+    all_options = {"classes": ["happy", "sad"], "vocab": "vocab.txt"} | options
+    return shipped.make("text-classifier", network, {k: v for k, v in all_options.items() if v is not None}).load(
+        None, model_dir=folder
+    )
 
 
-def test_a_text_comes_in_any_form_that_holds_one(folder: Path) -> None:
+def test_a_text_is_read_from_any_form_that_holds_one(folder: Path) -> None:
     handler = classifier(folder)
     plain = handler.predict([b"Good, good"], "text/plain") + handler.predict([b"good good"], "application/octet-stream")
     bodies: list[Any] = ["good good", {"text": "good good"}, {"data": "good good"}]
@@ -67,7 +69,7 @@ def test_a_text_comes_in_any_form_that_holds_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     "body", [b"{}", b"3", b"null", b'{"text": 3}', b'{"text": "a", "more": 1}', b'""', b'" "', b"[]", b"[3]", b'[""]']
 )
-def test_what_holds_no_text_is_refused(folder: Path, body: bytes) -> None:
+def test_a_body_without_text_is_refused(folder: Path, body: bytes) -> None:
     bad, good = classifier(folder).predict([body, b'"good"'], JSON)
     assert (bad.status, good.status) == (400, 200)
 
@@ -93,12 +95,12 @@ def test_the_tokeniser_is_the_authors_choice(folder: Path) -> None:
         ({"vocab": None, "tokenizer": "their_tokenizer.py", "tokenizer_function": "tokenise"}, "no function 'tokenise'"),
         ({"vocab": None, "tokenizer": "absent.py"}, "absent.py is not in the model's folder"),
         ({"vocab": None, "tokenizer": "their_tokenizer.py", "tokenizer_function": "batched"}, "list of ids"),
-        ({"first": "[BOS]"}, r"lists no '\[BOS\]'"),
-        ({"classes": ["only one"]}, "tells 2 classes apart"),
+        ({"first": "[BOS]"}, r"does not list '\[BOS\]'"),
+        ({"classes": ["only one"]}, "has 2 classes"),
         ({"tokenizer": "bert"}, "must be a Python file"),
     ],
 )
-def test_what_cannot_serve_does_not_start(folder: Path, options: dict[str, Any], message: str) -> None:
+def test_a_model_that_cannot_serve_does_not_start(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, RuntimeError, TypeError), match=message):
         classifier(folder, **options)
 
@@ -112,7 +114,7 @@ def test_long_texts_are_cut_or_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "text", "ids"),
+    ("options", "text", "ids"),
     [
         ({}, "Good, play", [4, 9, 6]),
         ({}, "unheard of good", [1, 1, 4]),
@@ -125,8 +127,8 @@ def test_long_texts_are_cut_or_refused(folder: Path) -> None:
         ({}, "", []),
     ],
 )
-def test_a_vocabulary_splits_and_looks_up(told: dict[str, Any], text: str, ids: list[int]) -> None:
-    assert Vocabulary({token: place for place, token in enumerate(TOKENS)}, **told)(text) == ids
+def test_a_vocabulary_splits_and_looks_up(options: dict[str, Any], text: str, ids: list[int]) -> None:
+    assert Vocabulary({token: place for place, token in enumerate(TOKENS)}, **options)(text) == ids
 
 
 def test_a_word_of_many_pieces_is_unknown() -> None:
@@ -148,7 +150,7 @@ def test_a_vocabulary_may_be_json(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": "0"}', '{"a": -1}', "[]", "3", '{"a": true}'])
-def test_a_wrong_vocabulary_is_said(tmp_path: Path, text: str) -> None:
+def test_a_wrong_vocabulary_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "v.json").write_text(text)
     with pytest.raises(ValueError, match=r"handler_args\.vocab"):
         read_vocabulary("v.json", tmp_path)

@@ -80,7 +80,7 @@ def test_four_requests_with_poison(model_dir: Path) -> None:
     assert json.loads(answers[2])["status"] == 400
 
 
-def test_it_loads_at_the_first_batch_when_nobody_asked_before(model_dir: Path) -> None:
+def test_it_loads_at_the_first_batch_if_not_before(model_dir: Path) -> None:
     assert serve(Service(), model_dir, [b"[1, 2, 3]"])[0] == [b"[2.0,4.0,6.0]"]
 
 

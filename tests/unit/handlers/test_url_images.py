@@ -161,7 +161,7 @@ def test_https_stays_https_and_verifies() -> None:
         "http://a.example.b.example/", "http://xa.example/",
     ],
 )  # fmt: skip
-def test_what_is_no_url_of_an_allowed_host_is_refused_before_it_is_looked_up(url: object) -> None:
+def test_text_that_is_not_a_url_of_an_allowed_host_is_refused_before_any_lookup(url: object) -> None:
     assert refusal(Faked(Rules(("a.example",)), {}, []), url).kind == "bad-url"
 
 
@@ -268,7 +268,7 @@ def test_a_request_of_many_urls_is_refused_those_beyond_a_few(monkeypatch: pytes
     assert (other, neither) == ([b"x"], [b"bytes", {"image": "YQ=="}])
 
 
-def test_what_goes_wrong_in_gathering_is_each_requests_own_500() -> None:
+def test_an_error_in_gathering_is_a_500_for_each_request() -> None:
     handler = shipped.make("image-classifier", nn.Flatten, {"size": 1, "mode": "L"}).load(None)
 
     def fail(_: object) -> list[list[object]]:

@@ -53,12 +53,12 @@ sizes = st.one_of(st.integers(0, 40), st.integers(worker.PIECE - 3, worker.PIECE
 
 
 @given(lengths=st.lists(sizes, max_size=12), most=st.sampled_from([1 << 20, 5000, 1 << 16]))
-def test_every_byte_comes_once_and_in_order(lengths: list[int], most: int) -> None:
+def test_every_byte_is_read_once_and_in_order(lengths: list[int], most: int) -> None:
     sent, got, _ = read(lengths, most)
     assert got == sent
 
 
-def test_what_is_there_is_fetched_at_once() -> None:
+def test_available_bytes_are_read_in_one_call() -> None:
     there, here = socket.socketpair()
     with there, here:
         there.sendall(struct.pack("!i", 7) * 1000)
@@ -78,7 +78,7 @@ def test_the_process_ends_when_the_frontend_is_gone(length: int) -> None:
     assert ended.value.code == 0
 
 
-def test_another_connection_starts_anew() -> None:
+def test_another_connection_starts_empty() -> None:
     reader = worker.Reader()
     for content in (b"one, and more", b"two"):
         there, here = socket.socketpair()
@@ -139,7 +139,7 @@ def test_loading_a_model_eases_the_worker(root: logging.Logger, monkeypatch: pyt
     assert root.filters
 
 
-def test_the_line_of_every_batch_is_left_out_and_nothing_else(root: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_line_of_every_batch_is_left_out(root: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     worker.ease(Metrics(), known())
     with caplog.at_level(logging.INFO):
         root.info("Backend received inference at: %d", 1)
@@ -147,7 +147,7 @@ def test_the_line_of_every_batch_is_left_out_and_nothing_else(root: logging.Logg
     assert caplog.messages == ["an author's line"]
 
 
-def test_the_gauge_is_told_once_a_second_and_other_metrics_each_time() -> None:
+def test_the_gauge_is_sent_once_a_second_and_other_metrics_each_time() -> None:
     metrics, now = Metrics(), [100.0]
     add_time = worker.now_and_then(metrics.add_time, lambda: now[0])
     for second, value in ((100.0, 1.0), (100.5, 2.0), (101.0, 3.0), (101.9, 4.0)):
