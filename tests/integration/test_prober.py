@@ -15,6 +15,7 @@ class Endless(BaseHTTPRequestHandler):
     """Answers until its reader goes away, at most 64 MiB."""
 
     def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))  # closing a connection with unread bytes resets it
         self.send_response(200)
         self.end_headers()
         with suppress(OSError):
