@@ -3,32 +3,21 @@
 import importlib
 import pkgutil
 import re
-
-from pydantic_settings import BaseSettings
+from ipaddress import IPv4Address
 
 import torchrelay
 from reference_pages.command_line import commands
 from reference_pages.markdown import ROOT, page, table
+from torchrelay.core.settings import EnvironmentSettings
 
 VARIABLE = re.compile(r"\bTORCHRELAY_[A-Z0-9_]*[A-Z0-9]\b")
 
 OTHER_VARIABLES = {
-    "TORCHRELAY_BASE_IMAGE": ("build", "Base image of the runtime image, instead of the one that the Dockerfile names."),
     "TORCHRELAY_CACHE": (
         "every command",
         "Folder of the cache. Default: `torchrelay` in `XDG_CACHE_HOME` or `~/.cache`.",
     ),
-    "TORCHRELAY_DOCKER_BIND": ("the docker target", "Address that the port is published on. Default: `127.0.0.1`."),
-    "TORCHRELAY_FORCE_CONFLICTS": ("the kubernetes target", "`1`: take over fields of the objects that another tool manages."),
-    "TORCHRELAY_KUBECONFIG": ("the kubernetes target", "A kubeconfig: its text, or the path of the file. Wins over `KUBECONFIG`."),
-    "TORCHRELAY_TORCHSERVE_VERSION": ("build", "Version of TorchServe in the runtime image."),
-    "TORCHRELAY_TORCH_INDEX": (
-        "build, the local target",
-        "Package index with the build of torch to install. PyTorch's CPU index gives an image of 330 MB instead of gigabytes.",
-    ),
-    "TORCHRELAY_TORCH_VERSION": ("build, the local target", "Version of torch."),
     "TORCHRELAY_WEIGHTS_CACHE": ("fetch", "Folder that keeps fetched weights. Default: the cache."),
-    "TORCHRELAY_WHEELS": ("build, the local target", "Folder of wheels that is searched before the package index."),
     "TORCHRELAY_SETUP_AT_START": (
         "the handler",
         "`true`: run `install_packages` and `unpack_dependencies` when the server starts, for a `.mar` that is served elsewhere.",
@@ -51,30 +40,28 @@ NOT_FOR_USERS = {
 """Variables that only this repository's own files pass to each other."""
 
 
-def settings_classes() -> list[type[BaseSettings]]:
+def settings_classes() -> list[type[EnvironmentSettings]]:
     """Return every settings class of the package."""
     for module in pkgutil.walk_packages(torchrelay.__path__, "torchrelay."):
         if not module.name.endswith("__main__") and ".inside" not in module.name:
             importlib.import_module(module.name)
-    queue, classes = [BaseSettings], []
+    queue, classes = [EnvironmentSettings], []
     while queue:
-        for one in queue.pop().__subclasses__():
-            queue.append(one)
-            if one.__module__.startswith("torchrelay."):
-                classes.append(one)
-    return sorted(set(classes), key=lambda one: (one.__module__, one.__name__))
+        subclasses = queue.pop().__subclasses__()
+        queue += subclasses
+        classes += subclasses
+    return classes
 
 
 def settings_rows() -> dict[str, list[str]]:
-    """Return variable, reader, description and default of every field of the settings classes."""
+    """Return variable, reader, description and default of every field, from the class that declares it."""
     rows = {}
     for one in settings_classes():
-        for name, field in one.model_fields.items():
-            alias = field.validation_alias
-            variable = alias if isinstance(alias, str) else f"{one.model_config.get('env_prefix', '')}{name}".upper()
-            default = "" if field.is_required() or field.default in (None, "") else f" Default: `{field.default}`."
-            reader = one.__module__.removeprefix("torchrelay.")
-            rows[variable] = [f"`{variable}`", f"`{reader}`", f"{field.description or ''}{default}"]
+        for name in vars(one).get("__annotations__", {}).keys() & one.model_fields.keys():
+            field = one.model_fields[name]
+            variable = one.variable(name)
+            default = f" Default: `{field.default}`." if isinstance(field.default, IPv4Address) else ""
+            rows[variable] = [f"`{variable}`", one.read_by, f"{field.description}{default}"]
     return rows
 
 

@@ -227,7 +227,7 @@ class SystemRefused(TorchrelayError):
 
 
 class InputsInvalid(TorchrelayError):
-    """The workflow was called with an unknown or malformed input, or for an event that it rejects."""
+    """An input of the workflow or an environment variable is unknown or malformed, or the workflow rejects the event."""
 
     exit_code = 44
     kind = "inputs_invalid"

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from torchrelay.core import paths
 from torchrelay.core.errors import BuildFailed
 from torchrelay.core.files import CHUNK, ChunkReader, read_json, write_json
 from torchrelay.core.locks import LONGEST_S, exclusive
 from torchrelay.core.log import log
 from torchrelay.core.progress import Progress, Task
+from torchrelay.core.settings import TorchSettings
 from torchrelay.docker.daemon import daemon, has_image
 from torchrelay.oci.blobs import Slice, stored_blob, write_blob
 from torchrelay.oci.image import Image, load, save
@@ -32,15 +35,29 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 REPOSITORY = "torchrelay/runtime"
-BUILD_ARGUMENTS = {
-    "BASE_IMAGE": "TORCHRELAY_BASE_IMAGE",
-    "TORCH_VERSION": "TORCHRELAY_TORCH_VERSION",
-    "TORCHSERVE_VERSION": "TORCHRELAY_TORCHSERVE_VERSION",
-    "TORCH_INDEX_URL": "TORCHRELAY_TORCH_INDEX",
-}
 BUSY = "another process ({}) is building the runtime image"
 JSON_LIMIT = 4 << 20  # bytes
 GZIP_MAGIC = b"\x1f\x8b"
+
+
+class BuildSettings(TorchSettings):
+    """The environment variables that change the runtime image."""
+
+    read_by = "build"
+
+    base_image: str = Field("", description="Base image of the runtime image, instead of the one that the Dockerfile names.")
+    torchserve_version: str = Field("", description="Version of TorchServe in the runtime image.")
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """The build arguments for the Dockerfile, without the empty ones."""
+        arguments = {
+            "BASE_IMAGE": self.base_image,
+            "TORCH_VERSION": self.torch_version,
+            "TORCHSERVE_VERSION": self.torchserve_version,
+            "TORCH_INDEX_URL": self.torch_index,
+        }
+        return {name: value for name, value in arguments.items() if value}
 
 
 @dataclass(frozen=True)
@@ -53,10 +70,9 @@ class RuntimeSettings:
 
     @staticmethod
     def from_environment(device: str) -> "RuntimeSettings":
-        """Read TORCHRELAY_BASE_IMAGE, _TORCH_VERSION, _TORCHSERVE_VERSION, _TORCH_INDEX and _WHEELS (a folder of wheels)."""
-        arguments = {name: os.environ[key] for name, key in BUILD_ARGUMENTS.items() if os.environ.get(key)}
-        wheels = os.environ.get("TORCHRELAY_WHEELS")
-        return RuntimeSettings(device, arguments, Path(wheels) if wheels and device == "cpu" else None)
+        """Return the settings for a device; the folder of wheels counts for cpu alone. Raises InputsInvalid."""
+        settings = BuildSettings.read()
+        return RuntimeSettings(device, settings.arguments, settings.wheels if device == "cpu" else None)
 
 
 def context_files(settings: RuntimeSettings) -> dict[str, Path]:

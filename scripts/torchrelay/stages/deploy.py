@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,12 +97,8 @@ def _at(release: Release, image: "Image", pushed: "Pushed | None") -> Release:
 
 
 def target_at(model_dir: Path, model: Model, target: str, progress: Progress) -> Target:
-    """Return a target for a model; TORCHRELAY_DOCKER_BIND is the address that the docker target publishes on.
-
-    Raises DeployFailed when there is no such target.
-    """
-    bind = os.environ.get("TORCHRELAY_DOCKER_BIND") or "127.0.0.1"
-    return target_of(target, Context(model_dir, model, progress, cache_dir(), bind))
+    """Return a target for a model. Raises DeployFailed when there is no such target, InputsInvalid for a wrong variable."""
+    return target_of(target, Context(model_dir, model, progress, cache_dir()))
 
 
 def status(model_dir: Path, model: Model, target: str) -> Endpoint:

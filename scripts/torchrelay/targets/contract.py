@@ -23,13 +23,12 @@ State = Literal["ready", "not_ready", "failed", "stopped", "absent"]
 
 @dataclass(frozen=True)
 class Context:
-    """The arguments of every target. `bind` is the address on which the docker target publishes its port."""
+    """The arguments of every target."""
 
     model_dir: Path
     model: Model
     progress: Progress
     cache: Path
-    bind: str = "127.0.0.1"
 
 
 def no_auth(_reference: str) -> dict[str, str] | None:

@@ -13,10 +13,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
+
+from pydantic import Field, IPvAnyAddress
 
 from torchrelay.core.errors import DeployFailed, GateFailed, RollbackFailed, RolledBack
 from torchrelay.core.locks import turn
+from torchrelay.core.settings import EnvironmentSettings
 from torchrelay.docker import daemon
 from torchrelay.model.model import predict_path
 from torchrelay.model.samples import Sample
@@ -38,18 +42,27 @@ TURN_S = 900.0
 """Seconds to wait for another deploy of the same model, for two pushes in quick succession; their order is then compared."""
 
 
+class DockerSettings(EnvironmentSettings):
+    """The environment variables of the docker target."""
+
+    read_by = "the docker target"
+
+    docker_bind: IPvAnyAddress = Field(IPv4Address("127.0.0.1"), description="IP address that the port is published on.")
+
+
 class DockerTarget:
     """See `contract.Target`."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.bind = str(DockerSettings.read().docker_bind)
         self.model = context.model
         self.port = context.model.targets.docker.port
 
     @property
     def base_url(self) -> str:
         """The front's address, as seen from the daemon's machine."""
-        return f"http://{self.context.bind}:{self.port}"
+        return f"http://{self.bind}:{self.port}"
 
     def plan(self, release: Release) -> DeployPlan:
         """See `contract.Target`."""
@@ -78,8 +91,8 @@ class DockerTarget:
             if live is not None and live.stands_for(release, containers.settings) and self._still_serves(containers, live, release):
                 contract.write_record(self.context, NAME, self._record(live, previous))
                 return replace(self._endpoint(containers, live, previous), skipped=True)
-            if containers.front_on(self.context.bind, self.port) is None:
-                containers.require_port(self.context.bind, self.port)
+            if containers.front_on(self.bind, self.port) is None:
+                containers.require_port(self.bind, self.port)
             candidate = self._candidate(containers, release, image)
             old = self._last_verified(containers, live, record)
             self._put_live(containers, candidate, old, release.samples)
@@ -181,7 +194,7 @@ class DockerTarget:
         """Return whether the version answers its samples through the declared port; a stopped front is started."""
         if live.container.status != "running":
             return False
-        front = containers.front_on(self.context.bind, self.port)
+        front = containers.front_on(self.bind, self.port)
         if front is None:
             return False
         try:
@@ -213,20 +226,20 @@ class DockerTarget:
 
         Raises RolledBack when requests had reached the new version, RollbackFailed when the old one could not be restored.
         """
-        before = containers.front_on(self.context.bind, self.port)
+        before = containers.front_on(self.bind, self.port)
         try:
             if before is not None and before.runtime != new.runtime:
                 log.info(
                     "replacing %s because the runtime has changed: connections are interrupted for a moment", containers.front_name
                 )
                 containers.mark_live(new)
-                containers.create_front(new, self.context.bind, self.port, instead_of=before)
+                containers.create_front(new, self.bind, self.port, instead_of=before)
             self._front_to(containers, new)
             contract.verify_samples(self._outside(containers), self.model, samples, lambda: containers.log(new.container))
         except BaseException as error:
             switched = before is not None and (old is None or containers.upstream() != old.alias)
             if before is None:
-                containers.remove_front(self.context.bind, self.port)
+                containers.remove_front(self.bind, self.port)
             elif switched and old is not None:
                 self._restore(containers, old, new, error)
                 containers.drain_and_stop(new, self.model.timeouts.drain_s)
@@ -246,9 +259,9 @@ class DockerTarget:
     def _front_to(self, containers: Containers, version: VersionContainer) -> None:
         """Send new requests to a version: switch the running front, or create a missing one first."""
         containers.mark_live(version)
-        front = containers.front_on(self.context.bind, self.port)
+        front = containers.front_on(self.bind, self.port)
         if front is None:
-            front = containers.create_front(version, self.context.bind, self.port)
+            front = containers.create_front(version, self.bind, self.port)
         else:
             front.ensure_running()
         front.switch(version)
@@ -270,7 +283,7 @@ class DockerTarget:
         front = containers.front()
         if containers.remote and front is not None:
             return container_prober(front.container)
-        host = "127.0.0.1" if self.context.bind == "0.0.0.0" else self.context.bind  # noqa: S104 -- compared, not bound
+        host = "127.0.0.1" if self.bind == "0.0.0.0" else self.bind  # noqa: S104 -- compared, not bound
         return HttpProber(f"http://{host}:{self.port}")
 
     def _retire(
@@ -278,7 +291,7 @@ class DockerTarget:
     ) -> None:
         """Record what serves, then drain and stop the old version; of the stopped ones only `restorable` stays."""
         contract.write_record(self.context, NAME, self._record(live, restorable))
-        containers.remove_fronts_but(self.context.bind, self.port)
+        containers.remove_fronts_but(self.bind, self.port)
         for one in {one.name: one for one in (old, restorable) if one}.values():
             if one.name != live.name and (one is old or one.container.status == "running"):
                 log.info("draining %s", one.name)
@@ -303,7 +316,7 @@ class DockerTarget:
         before = previous.digest if previous else ""
         if live is None:
             return Endpoint(NAME, url, "", "", "absent", previous=before)
-        front: Front | None = containers.front_on(self.context.bind, self.port)
+        front: Front | None = containers.front_on(self.bind, self.port)
         state, detail = live.state()
         if state == "ready" and (front is None or front.container.status != "running"):
             state, detail = "not_ready", "the front is not running: deploy again"

@@ -20,6 +20,7 @@ from torchrelay.model.model import Kubernetes
 from torchrelay.targets.kubernetes.api_errors import first_line, is_transient, refusal, status_code
 from torchrelay.targets.kubernetes.exec import exec_in
 from torchrelay.targets.kubernetes.manifests import CONTAINER, MANAGER, Document
+from torchrelay.targets.kubernetes.settings import KubernetesSettings
 
 log = logging.getLogger(__name__)
 APPLY = "application/apply-patch+yaml"
@@ -229,14 +230,14 @@ def connect(settings: Kubernetes) -> Api:
     """Return the API of the cluster that model.yaml names, by EKS or by a kubeconfig; inside a pod, of that pod's cluster.
 
     The kubeconfig is TORCHRELAY_KUBECONFIG (a path, or the text itself), otherwise KUBECONFIG, otherwise ~/.kube/config. Raises
-    ClusterRefused.
+    ClusterRefused, InputsInvalid.
     """
     return Api(lambda: new_client(settings), settings.namespace, EKS_LASTS_S if settings.cluster else math.inf)
 
 
 def new_client(settings: Kubernetes) -> ApiClient:
     """Return a client with the credentials that `connect` describes. Raises ClusterRefused."""
-    kubeconfig = os.environ.get("TORCHRELAY_KUBECONFIG") or ""
+    kubeconfig = KubernetesSettings.read().kubeconfig.get_secret_value()
     paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     configuration = Configuration()
     configuration.retries = 0  # `Api` retries itself, within its own time limit

@@ -1,14 +1,13 @@
 """A model's objects in a cluster: applies and removes those that Torchrelay created, and leaves all others unchanged."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torchrelay.core.errors import DeployFailed
 from torchrelay.targets.kubernetes import state
 from torchrelay.targets.kubernetes.api import Api
-from torchrelay.targets.kubernetes.api_errors import FORCE
 from torchrelay.targets.kubernetes.manifests import MANAGED_LABEL, MANAGER, Document, of_kind
+from torchrelay.targets.kubernetes.settings import KubernetesSettings
 from torchrelay.targets.kubernetes.state import DeployedVersion, Live
 from torchrelay.targets.kubernetes.waiting import is_complete
 
@@ -35,7 +34,7 @@ def is_managed(document: Document) -> bool:
 
 def is_forced() -> bool:
     """Return whether this run overwrites fields that others own."""
-    return os.environ.get(FORCE, "") == "1"
+    return KubernetesSettings.read().force_conflicts
 
 
 def applicable(api: Api, wanted: RenderedRelease, *kinds: str) -> Iterator[Document]:

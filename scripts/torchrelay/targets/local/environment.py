@@ -25,6 +25,7 @@ from torchrelay.core.errors import DependenciesUnresolved, DeployFailed
 from torchrelay.core.locks import LONGEST_S, exclusive
 from torchrelay.core.pip import pip_reason
 from torchrelay.core.progress import Progress, Task
+from torchrelay.core.settings import TorchSettings
 
 log = logging.getLogger(__name__)
 LEAST_JAVA = 11
@@ -52,11 +53,11 @@ class ServerSettings:
 
     @staticmethod
     def from_environment() -> "ServerSettings":
-        """Read TORCHRELAY_TORCH_VERSION (default: the Dockerfile's), TORCHRELAY_WHEELS (a folder), TORCHRELAY_TORCH_INDEX."""
+        """Return the settings, with the Dockerfile's version of torch by default. Raises InputsInvalid."""
+        settings = TorchSettings.read()
         declared = re.search(r"^ARG TORCH_VERSION=(\S+)", paths.DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
-        version = os.environ.get("TORCHRELAY_TORCH_VERSION") or (declared.group(1) if declared else "")
-        wheels = os.environ.get("TORCHRELAY_WHEELS")
-        return ServerSettings(version, Path(wheels) if wheels else None, os.environ.get("TORCHRELAY_TORCH_INDEX", ""))
+        version = settings.torch_version or (declared.group(1) if declared else "")
+        return ServerSettings(version, settings.wheels, settings.torch_index)
 
 
 @dataclass(frozen=True)
