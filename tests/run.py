@@ -44,13 +44,16 @@ class Kind:
 
 FASTAI = "tests/integration/fastai"
 NEEDS_CLUSTER = "tests/workflow/test_cluster.py"
+DOCKER_TARGET = ("tests/container/test_target_docker.py", "tests/container/test_target_order.py")
+"""A part of tests/container in a separate process: both processes then end at about the same time."""
 KINDS = (
     Kind("unit", ("tests/unit",)),
     Kind("integration", ("tests/integration", f"--ignore={FASTAI}")),
     Kind("fastai", (FASTAI,)),
-    Kind("container", ("tests/container", "tests/gpu_image")),
+    Kind("container", ("tests/container", "tests/gpu_image", *(f"--ignore={file}" for file in DOCKER_TARGET))),
     Kind("workflow", ("tests/workflow", f"--ignore={NEEDS_CLUSTER}")),
-    Kind("cluster", (NEEDS_CLUSTER, "tests/cluster")),  # last: on a new machine its programs are built while the others run
+    Kind("cluster", (NEEDS_CLUSTER, "tests/cluster")),  # late: on a new machine its programs are built while the others run
+    Kind("docker target", DOCKER_TARGET),
 )
 
 
