@@ -287,7 +287,7 @@ CONTROLS: list[tuple[Rule, Tree]] = [
     (steps_are_careful, TREE.but(SERVE, "persist-credentials: false", "persist-credentials: true")),
     (steps_are_careful, TREE.but(SERVE, "          compression-level: 0\n", "")),
     (steps_are_careful, TREE.but(CHECK, "      shell: bash\n", "")),
-    (the_gate_waits_for_all, TREE.but(CI, "needs: [lint, test, actions, ", "needs: [lint, test, ")),
+    (the_gate_waits_for_all, TREE.but(CI, "needs: [lint, docs, test, actions, ", "needs: [lint, test, ")),
     (the_gate_waits_for_all, TREE.but(CI, "if: ${{ always() }}", "if: ${{ !cancelled() }}")),
     (every_action_is_used, TREE.but(CI, "actions/doctor@", "actions/check@")),
     (every_action_is_used, TREE.but(CI, "workflows/serve.yml@", "workflows/other.yml@")),
