@@ -52,15 +52,15 @@ def _overview(results: list[JobResult], room: int) -> str:
             cell(one.version, 60),
             f"{MARK[one.result]} {one.result}",
             cell(one.endpoint),
-            cell(one.reference or one.image),
             _changed(one.diff),
             f"{sum(row.seconds for row in one.stages):.1f}",
+            cell(one.reference or one.image),  # the last column: GitHub lets a table that is too wide scroll
         ]
         room -= sum(len(part.encode()) + 3 for part in row) + 2
         if room < 0:
             break
         shown.append(row)
-    body = table(["Model", "Version", "Result", "Endpoint", "Image", "Changed answers", "Seconds"], shown)
+    body = table(["Model", "Version", "Result", "Endpoint", "Changed answers", "Seconds", "Image"], shown)
     return body + _more(len(results), len(shown), "models")
 
 
