@@ -38,7 +38,8 @@ body { font: 16px/1.5 "Liberation Sans", "Noto Color Emoji", sans-serif; }
 .head b { color: #1f2328; }
 .body { padding: 16px; overflow-wrap: break-word; }
 h3 { font-size: 20px; margin: 0 0 12px; }
-table { display: block; width: max-content; max-width: 100%; overflow: auto; border-collapse: collapse; font-size: 14px; margin: 12px 0; }
+table { border-collapse: collapse; font-size: 14px; margin: 12px 0; }
+table { display: block; width: max-content; max-width: 100%; overflow: auto; } /* as GitHub's */
 th, td { border: 1px solid #d1d9e0; padding: 6px 13px; text-align: left; vertical-align: top; }
 tr:nth-child(2n) td { background: #f6f8fa; }
 code { background: #818b981f; border-radius: 6px; padding: 2px 6px; font: 85% "Liberation Mono", monospace; }

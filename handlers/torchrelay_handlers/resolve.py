@@ -14,8 +14,7 @@ from torchrelay_handlers import catalogue, factory, shipped
 from torchrelay_handlers.factory import handler_factory
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.model_files import import_file
-from torchrelay_handlers.sagemaker import NAMES as SAGEMAKER
-from torchrelay_handlers.sagemaker import SageMakerHandler
+from torchrelay_handlers.sagemaker import FUNCTION_NAMES, SageMakerHandler
 from torchrelay_handlers.sample_handler import SampleHandler
 from torchrelay_handlers.settings import Settings
 
@@ -107,7 +106,7 @@ def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911
         return handlers[0]
     if callable(getattr(module, "handle", None)):
         return _as_entry(module.handle, "handle")
-    if any(callable(getattr(module, name, None)) for name in SAGEMAKER):
+    if any(callable(getattr(module, name, None)) for name in FUNCTION_NAMES):
         return SageMakerHandler(module)
     sample_handlers = [c for c in _own_classes(module) if issubclass(c, SampleHandler)]
     if len(sample_handlers) == 1:

@@ -21,7 +21,7 @@ from torchrelay_handlers.network import device, loading
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
 from torchrelay_handlers.settings import Settings
 
-NAMES = ("model_fn", "input_fn", "predict_fn", "output_fn")
+FUNCTION_NAMES = ("model_fn", "input_fn", "predict_fn", "output_fn")
 CSV = "text/csv"
 NPY = "application/x-npy"
 

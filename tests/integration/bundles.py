@@ -5,14 +5,12 @@ from pathlib import Path
 
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
-from torchrelay.oci import image as images
 from torchrelay.oci.blobs import Slice
-from torchrelay.oci.image import Image
+from torchrelay.oci.image import Image, save_image
 from torchrelay.oci.layers import Layer, LayerFile, tar_layer
 from torchrelay.stages import check
-from torchrelay.verification import verdict
 from torchrelay.verification.replay import at_once, conditions, samples_digest
-from torchrelay.verification.verdict import Verdict
+from torchrelay.verification.verdict import SampleResult, Verdict, save_verdict
 
 YAML = """\
 name: digits
@@ -60,8 +58,8 @@ def verified_model(folder: Path, weights: bytes = b"weights" * 1000, handler: by
     image = image_of([layer("runtime", b"r" * 5000, 5000), weights_layer, layer("handler", handler, len(handler))])
     workspace = Workspace(folder)
     workspace.ensure()
-    images.save(workspace.image_record, image)
-    verdict.save(workspace, verdict_on(folder, image))
+    save_image(workspace.image_record, image)
+    save_verdict(workspace, verdict_on(folder, image))
     return image
 
 
@@ -82,8 +80,7 @@ def verdict_on(folder: Path, image: Image) -> Verdict:
         load_s=0.5,
         total_s=3.0,
         samples=[
-            verdict.SampleResult(name=one.name, passed=True, differences=[], alone_ms=1.0, together_ms=[2.0])
-            for one in checked.samples
+            SampleResult(name=one.name, passed=True, differences=[], alone_ms=1.0, together_ms=[2.0]) for one in checked.samples
         ],
     )
 

@@ -14,7 +14,7 @@ from tests.integration.conftest import free_port
 from tests.integration.test_bundle import run
 from torchrelay.core.errors import InputsInvalid, NotVerified
 from torchrelay.core.workspace import Workspace
-from torchrelay.oci import image
+from torchrelay.oci.image import save_image
 from torchrelay.stages import diff
 from torchrelay.verification import kept_answers
 from torchrelay.verification.prober import ProbeAnswer
@@ -118,6 +118,6 @@ def test_errors_without_a_comparison(model: Path) -> None:
         diff.run(model, "http://127.0.0.1:9")
     (model / "samples/more.json").unlink()
     layers = [bundles.layer("runtime", b"other", 5)]
-    image.save(Workspace(model).image_record, bundles.image_of(layers))
+    save_image(Workspace(model).image_record, bundles.image_of(layers))
     with pytest.raises(NotVerified, match="no answers of this image"):
         diff.run(model, "http://127.0.0.1:9")

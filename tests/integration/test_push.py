@@ -15,15 +15,13 @@ import requests
 from torchrelay.core.errors import NotVerified, RegistryError
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
-from torchrelay.oci import image as images
-from torchrelay.oci.image import Image
+from torchrelay.oci.image import MANIFEST_TYPE, Image, save_image
 from torchrelay.oci.layers import Layer, LayerFile, tar_layer
 from torchrelay.oci.reference import parse_reference
 from torchrelay.oci.registry import Registry
 from torchrelay.stages import push
 from torchrelay.stages.push import push_image
-from torchrelay.verification import verdict
-from torchrelay.verification.verdict import Verdict
+from torchrelay.verification.verdict import Verdict, save_verdict
 
 
 def layer(name: str, content: bytes) -> Layer:
@@ -67,7 +65,7 @@ def test_the_registry_serves_the_built_image(registry_host: str) -> None:
     target = parse_reference(f"{registry_host}/same", "1.0")
     pushed = push_image(built, client(registry_host), target, Quiet())
     manifest = requests.get(
-        f"http://{registry_host}/v2/same/manifests/{pushed.digest}", headers={"Accept": images.MANIFEST_TYPE}, timeout=5
+        f"http://{registry_host}/v2/same/manifests/{pushed.digest}", headers={"Accept": MANIFEST_TYPE}, timeout=5
     )
     assert "sha256:" + hashlib.sha256(manifest.content).hexdigest() == built.digest
     assert manifest.json()["config"]["digest"] == built.config_digest
@@ -79,8 +77,8 @@ def test_the_registry_serves_the_built_image(registry_host: str) -> None:
 def record(model_dir: Path, built: Image, *, config: str, result: Literal["passed", "gate_failed"] = "passed") -> None:
     workspace = Workspace(model_dir)
     workspace.ensure()
-    images.save(workspace.image_record, built)
-    verdict.save(
+    save_image(workspace.image_record, built)
+    save_verdict(
         workspace,
         Verdict(result=result, model="m", version="1.0", image=built.digest, config=config, samples_digest="",
             conditions="", concurrency=1,

@@ -49,6 +49,17 @@ def test_files_are_locked_in_one_place() -> None:
     assert starters(r"\b(fcntl|flock|FileLock)\b") == ["core/locks.py"]
 
 
+def test_imports_keep_their_names() -> None:
+    pattern = re.compile(r"^\s*(?:from \S+ )?import .* as (?!np\b)\w+", re.MULTILINE)
+    renamed = [
+        f"{path.relative_to(ROOT)}: {statement.strip()}"
+        for folder in ("scripts", "handlers", "runtime")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for statement in pattern.findall(path.read_text(encoding="utf-8"))
+    ]
+    assert renamed == []
+
+
 @pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 100_000, b"9" * 5000])
 def test_all_invalid_json_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 -- the message is Python's own

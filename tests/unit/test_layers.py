@@ -10,9 +10,7 @@ from pathlib import Path
 from torchrelay.core.progress import Quiet
 from torchrelay.oci import layers
 from torchrelay.oci.blobs import Blob, Slice
-from torchrelay.oci.image import Image
-from torchrelay.oci.image import load as load_record
-from torchrelay.oci.image import save as save_record
+from torchrelay.oci.image import Image, load_image, save_image
 
 
 def make(files: list[layers.LayerFile]) -> layers.Layer:
@@ -51,14 +49,14 @@ def test_a_record_without_its_weights_is_not_an_image(tmp_path: Path) -> None:
     weights.write_bytes(bytes(1000))
     layer = make([layers.LayerFile("m", Slice(weights, 0, 1000), 1000)])
     image = Image({"rootfs": {"diff_ids": [layer.diff_id]}}, (layer,), {})
-    save_record(tmp_path / "image.json", image)
-    loaded = load_record(tmp_path / "image.json")
+    save_image(tmp_path / "image.json", image)
+    loaded = load_image(tmp_path / "image.json")
     assert loaded is not None
     assert loaded[0].digest == image.digest
     weights.write_bytes(bytes(10))
-    assert load_record(tmp_path / "image.json") is None
+    assert load_image(tmp_path / "image.json") is None
     weights.unlink()
-    assert load_record(tmp_path / "image.json") is None
+    assert load_image(tmp_path / "image.json") is None
 
 
 def test_a_file_over_8_gib_has_a_header_with_its_size() -> None:
@@ -80,10 +78,10 @@ def test_an_archive_written_again_is_no_longer_the_image_s(tmp_path: Path) -> No
     weights = tmp_path / "m.mar"
     weights.write_bytes(bytes(1000))
     layer = make([layers.LayerFile("m", Slice(weights, 0, 1000, weights.stat().st_mtime_ns), 1000)])
-    save_record(tmp_path / "image.json", Image({"rootfs": {"diff_ids": [layer.diff_id]}}, (layer,), {}))
-    assert load_record(tmp_path / "image.json") is not None
+    save_image(tmp_path / "image.json", Image({"rootfs": {"diff_ids": [layer.diff_id]}}, (layer,), {}))
+    assert load_image(tmp_path / "image.json") is not None
     os.utime(weights, ns=(1, 1))
-    assert load_record(tmp_path / "image.json") is None
+    assert load_image(tmp_path / "image.json") is None
 
 
 def test_a_folder_becomes_the_same_tar_at_any_path(tmp_path: Path) -> None:

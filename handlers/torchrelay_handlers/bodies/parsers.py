@@ -19,7 +19,6 @@ except ImportError:  # a stock TorchServe image may lack it
     orjson = None  # type: ignore[assignment]
 try:
     import numpy as np
-    from numpy.lib import format as npy
 except ImportError:  # torch works without numpy
     np = None  # type: ignore[assignment]
 
@@ -182,8 +181,8 @@ def parse_npy(body: bytes) -> Any:
         raise BadSample("the body is not an .npy file", kind="bad-npy")
     file = io.BytesIO(body)
     try:
-        version = npy.read_magic(file)
-        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, fortran, dtype = read_header(file)
     except Exception as error:  # ValueError, KeyError, EOFError, TypeError, SyntaxError, tokenize's, ...
         raise BadSample(f"the .npy header cannot be read: {str(error)[:200]}", kind="bad-npy") from None

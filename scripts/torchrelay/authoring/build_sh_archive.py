@@ -15,8 +15,7 @@ from torchrelay.core.paths import weights_cache
 from torchrelay.model import server_config, source_archives
 from torchrelay.model.model import FILE
 from torchrelay.model.yaml_document import parse
-from torchrelay.stages import archive as archive_stage
-from torchrelay.stages import check, fetch
+from torchrelay.stages import archive, check, fetch
 
 # The names that TorchServe allows in its routes. model.yaml is stricter, because containers get its names too.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -50,30 +49,30 @@ def _write_model_dir(folder: Path, flags: argparse.Namespace) -> None:
         shutil.copyfile(_existing(flags.config_file, "--config_file"), folder / server_config.FILE)
     archives = [_existing(name.strip(), "--extra_files") for name in (flags.extra_files or "").split(",") if name.strip()]
     in_config = _archives_in_config(folder)
-    for archive in archives:
-        if archive.name in in_config:
-            shutil.copyfile(archive, folder / archive.name)
+    for packed in archives:
+        if packed.name in in_config:
+            shutil.copyfile(packed, folder / packed.name)
             continue
         try:
-            files = source_archives.read(archive)
+            files = source_archives.read(packed)
         except ValueError as error:
-            fix = f"pack it with `tar -czf {archive.stem}.tar.gz -C FOLDER file1 file2 directory/`"
-            raise ModelInvalid([Problem("--extra_files", None, "", f"{archive} {error}", fix)]) from error
+            fix = f"pack it with `tar -czf {packed.stem}.tar.gz -C FOLDER file1 file2 directory/`"
+            raise ModelInvalid([Problem("--extra_files", None, "", f"{packed} {error}", fix)]) from error
         for name, content in files.items():
             target = folder / name
             if target.exists() or target == folder / FILE:
                 reason = "which exists already" if target.exists() else "but the flags replace that file"
                 raise ModelInvalid(
-                    [Problem("--extra_files", None, "", f"{archive} holds {name}, {reason}", "keep only one of them")]
+                    [Problem("--extra_files", None, "", f"{packed} holds {name}, {reason}", "keep only one of them")]
                 )
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             except (FileExistsError, NotADirectoryError) as error:
-                message = f"{archive} holds {name}, but its folder has the same name as a file"
+                message = f"{packed} holds {name}, but its folder has the same name as a file"
                 raise ModelInvalid([Problem("--extra_files", None, "", message, "rename one of them")]) from error
         model["extra_files"] += sorted(files)
-    for missing in sorted(in_config - {archive.name for archive in archives}):
+    for missing in sorted(in_config - {packed.name for packed in archives}):
         message = f"system.extraFiles names {missing}, but --extra_files does not"
         raise ModelInvalid([Problem(str(flags.config_file), None, "", message, f"add --extra_files {missing}, or remove the key")])
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
@@ -131,5 +130,5 @@ def build(flags: argparse.Namespace) -> Path:
         fetched = fetch.run(folder, model, cache=weights_cache(), progress=progress.progress())
         path = output / f"{flags.model_name}.mar"
         version, shown = flags.version, progress.progress()
-        archive_stage.run(folder, model, fetched, version, shown, output=path, setup_at_start=flags.setup_at_start)
+        archive.run(folder, model, fetched, version, shown, output=path, setup_at_start=flags.setup_at_start)
     return path

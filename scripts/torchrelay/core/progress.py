@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bar
 
 from torchrelay.core.log import log
 
@@ -75,7 +75,7 @@ class Bars:
     def task(self, description: str, total: int | None) -> Iterator[Task]:
         """See Progress.task."""
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Bar(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
+        with rich.progress.Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
             row = bar.add_task(description, total=total)
             yield _Counter(lambda amount: bar.advance(row, amount))
 

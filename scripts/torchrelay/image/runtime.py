@@ -28,7 +28,7 @@ from torchrelay.core.progress import Progress, Task
 from torchrelay.core.settings import TorchSettings
 from torchrelay.docker.daemon import daemon, has_image
 from torchrelay.oci.blobs import Slice, stored_blob, write_blob
-from torchrelay.oci.image import Image, load, save
+from torchrelay.oci.image import Image, load_image, save_image
 from torchrelay.oci.layers import TAR_GZIP, Layer
 
 if TYPE_CHECKING:
@@ -108,12 +108,12 @@ def ensure_runtime(settings: RuntimeSettings, progress: Progress) -> Image:
     inputs = inputs_digest(settings)
     record = paths.cache_dir() / "runtime" / f"{inputs}.json"
     with exclusive(record.with_suffix(".lock"), BUSY, LONGEST_S):
-        if (cached := load(record)) is not None:
+        if (cached := load_image(record)) is not None:
             return cached[0]
         with daemon() as client:
             build_if_missing(client, settings)
             image = _export(client, tag_of(inputs), inputs, progress)
-        save(record, image)
+        save_image(record, image)
     return image
 
 

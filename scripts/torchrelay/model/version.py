@@ -9,7 +9,7 @@ from torchrelay.core.git import run_git
 from torchrelay.core.text import printable
 from torchrelay.core.workspace import STATE_DIR
 from torchrelay.model.model import FILE, Model
-from torchrelay.model.weights_lock import NAME as LOCK_NAME
+from torchrelay.model.weights_lock import LOCK_NAME
 
 OUTSIDE_GIT = "1.0"
 

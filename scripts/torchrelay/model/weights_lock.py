@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.files import atomic_write
 
-NAME = "weights.lock"
+LOCK_NAME = "weights.lock"
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,22 @@ def read_lock(model_dir: Path) -> Locked | None:
 
     Raises ModelInvalid when the file does not have the form that `write_lock` writes.
     """
-    path = model_dir / NAME
+    path = model_dir / LOCK_NAME
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ModelInvalid([Problem(NAME, None, "", f"cannot be read: {error.strerror}")]) from error
+        raise ModelInvalid([Problem(LOCK_NAME, None, "", f"cannot be read: {error.strerror}")]) from error
     try:
         content_checked = _LockFile.model_validate_json(content)
     except ValidationError as error:
         fix = "restore it from git, or delete it and run `torchrelay fetch` to lock the current weights"
         raise ModelInvalid(
-            [Problem(NAME, None, ".".join(str(part) for part in problem["loc"]), problem["msg"], fix) for problem in error.errors()]
+            [
+                Problem(LOCK_NAME, None, ".".join(str(part) for part in problem["loc"]), problem["msg"], fix)
+                for problem in error.errors()
+            ]
         ) from error
     return Locked(**content_checked.model_dump())
 
@@ -59,7 +62,7 @@ def write_lock(model_dir: Path, locked: Locked) -> None:
     """Write weights.lock if its content changes."""
     if read_lock_quietly(model_dir) == locked:
         return
-    with atomic_write(model_dir / NAME) as file:
+    with atomic_write(model_dir / LOCK_NAME) as file:
         file.write(json.dumps(asdict(locked), indent=2, sort_keys=True).encode() + b"\n")
 
 

@@ -61,7 +61,7 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def save(path: Path, image: Image, **facts: Any) -> None:
+def save_image(path: Path, image: Image, **facts: Any) -> None:
     """Write an image's record, with additional facts about its build."""
     layers = [
         {
@@ -75,7 +75,7 @@ def save(path: Path, image: Image, **facts: Any) -> None:
     write_json(path, {"config": image.config, "layers": layers, "annotations": image.annotations, **facts})
 
 
-def load(path: Path) -> tuple[Image, dict[str, Any]] | None:
+def load_image(path: Path) -> tuple[Image, dict[str, Any]] | None:
     """Read a record; None when it is missing or damaged, or when a file with one of its layers is gone or changed."""
     record = read_json(path)
     try:

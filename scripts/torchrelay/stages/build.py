@@ -23,9 +23,8 @@ from torchrelay.image.serving import serving_config
 from torchrelay.image.setup import setup_layer
 from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
-from torchrelay.oci import image as images
 from torchrelay.oci.blobs import Blob, Slice
-from torchrelay.oci.image import Image
+from torchrelay.oci.image import Image, load_image, save_image
 from torchrelay.oci.layers import TAR, TAR_FORMAT, Layer, LayerFile, tar_layer, tar_parts
 
 EMBEDDED_LIMIT = 1 << 20
@@ -133,7 +132,7 @@ def run(
         "org.torchrelay.runtime": runtime.annotations["org.torchrelay.runtime"],
     }
     image = compose(runtime, added, labels)
-    before = images.load(workspace.image_record)
+    before = load_image(workspace.image_record)
     skipped = before is not None and before[0].digest == image.digest
-    images.save(workspace.image_record, image, digest=image.digest, config_digest=image.config_digest, name=model.name)
+    save_image(workspace.image_record, image, digest=image.digest, config_digest=image.config_digest, name=model.name)
     return Built(image, skipped)

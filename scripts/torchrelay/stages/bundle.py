@@ -28,16 +28,14 @@ from torchrelay.core.workspace import STATE_DIR, Workspace
 from torchrelay.model.model import Model
 from torchrelay.model.origin import Origin, origin_of
 from torchrelay.model.samples import Sample
-from torchrelay.oci import image as images
 from torchrelay.oci import layout
 from torchrelay.oci.blobs import from_bytes, sha256_digest
-from torchrelay.oci.image import Image
+from torchrelay.oci.image import Image, load_image
 from torchrelay.oci.layout import REBUNDLE, content, document, json_object, mapping
 from torchrelay.stages import check, journal
 from torchrelay.stages.release_file import ReleaseFile, portable, sample_of, sample_row, source_row
-from torchrelay.verification import verdict
 from torchrelay.verification.replay import at_once, conditions, samples_digest
-from torchrelay.verification.verdict import Verdict
+from torchrelay.verification.verdict import Verdict, require_passing
 
 STAGES = journal.NAME
 
@@ -76,11 +74,11 @@ def run(model_dir: Path, folder: Path, progress: Progress) -> Bundle:
         ModelInvalid, DiskFull.
     """
     checked, workspace = check.run(model_dir), Workspace(model_dir)
-    loaded = images.load(workspace.image_record)
+    loaded = load_image(workspace.image_record)
     if loaded is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
-    passed = verdict.require_passing(workspace, image.config_digest)
+    passed = require_passing(workspace, image.config_digest)
     if mismatch := _mismatch(passed, checked.model, checked.samples, image):
         raise NotVerified(f"{model_dir}: the verdict is about {mismatch}", "run `torchrelay verify` again")
     rows, blobs = [], {blob.digest: blob for blob in [*image.blobs(), from_bytes(image.manifest_bytes)]}

@@ -20,7 +20,7 @@ from torchrelay.oci.docker_config import docker_credentials
 from torchrelay.oci.reference import parse_reference
 from torchrelay.stages import attest
 from torchrelay.targets import Context, Endpoint, Release, Target, target_of
-from torchrelay.verification import verdict
+from torchrelay.verification.verdict import require_passing
 
 if TYPE_CHECKING:
     from torchrelay.image.mar import Archived
@@ -73,7 +73,7 @@ def release_of(
     if built is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     config = built.image.config_digest
-    verdict.require_passing(Workspace(model_dir), config)
+    require_passing(Workspace(model_dir), config)
     release = Release(archived.version, config, samples, image=built.image, source=source)
     return _at(release, built.image, pushed)
 

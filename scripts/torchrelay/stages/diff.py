@@ -13,7 +13,7 @@ from torchrelay.core.urls import require_url
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.model import Model, predict_path
 from torchrelay.model.sample_file import Expect, Sample
-from torchrelay.oci import image
+from torchrelay.oci.image import load_image
 from torchrelay.stages import check
 from torchrelay.verification import kept_answers
 from torchrelay.verification.compare import MOST, ranked, same_value
@@ -153,7 +153,7 @@ def run(model_dir: Path, live_url: str) -> LiveDiff:
     """
     require_url("live-url", live_url)
     checked, workspace = check.run(model_dir), Workspace(model_dir)
-    loaded = image.load(workspace.image_record)
+    loaded = load_image(workspace.image_record)
     new = kept_answers.load(workspace, loaded[0].config_digest) if loaded else None
     if new is None or {sample.name for sample in checked.samples} != set(new):
         raise NotVerified(f"{model_dir}: there are no answers of this image to these samples", "run `torchrelay verify` first")

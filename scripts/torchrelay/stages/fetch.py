@@ -11,8 +11,7 @@ from torchrelay.core.digests import DigestMemo
 from torchrelay.core.errors import UnsafeName, WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Progress
 from torchrelay.core.workspace import Workspace
-from torchrelay.model.weights_lock import NAME as LOCK_NAME
-from torchrelay.model.weights_lock import Locked, read_lock, read_lock_quietly, write_lock
+from torchrelay.model.weights_lock import LOCK_NAME, Locked, read_lock, read_lock_quietly, write_lock
 from torchrelay.weights.checks import refuse_stand_ins
 from torchrelay.weights.download import Download, Downloaded, Patience
 from torchrelay.weights.sources import Stream, scheme_of, source_of

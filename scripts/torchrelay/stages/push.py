@@ -11,12 +11,11 @@ from torchrelay.core.errors import NotVerified, RegistryError
 from torchrelay.core.files import read_json, write_json
 from torchrelay.core.progress import Progress
 from torchrelay.core.workspace import Workspace
-from torchrelay.oci import image as images
 from torchrelay.oci.access import registry_for
-from torchrelay.oci.image import Image
+from torchrelay.oci.image import Image, load_image
 from torchrelay.oci.reference import Reference, parse_reference
 from torchrelay.oci.registry import Registry
-from torchrelay.verification import verdict
+from torchrelay.verification.verdict import require_passing
 
 if TYPE_CHECKING:
     from torchrelay.stages.bundle import Bundle
@@ -79,11 +78,11 @@ def run(model_dir: Path, destination: str, progress: Progress, *, create: bool =
     `destination` is `host/repository[:tag]`; the tag defaults to the model's version. Raises NotVerified, RegistryError.
     """
     workspace = Workspace(model_dir)
-    loaded = images.load(workspace.image_record)
+    loaded = load_image(workspace.image_record)
     if loaded is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build`, then `torchrelay verify`")
     image, _ = loaded
-    passed = verdict.require_passing(workspace, image.config_digest)
+    passed = require_passing(workspace, image.config_digest)
     return _pushed(workspace, image, destination, passed.version, progress, create=create)
 
 

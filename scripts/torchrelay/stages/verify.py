@@ -23,14 +23,13 @@ from torchrelay.docker.scratch import scratch_container
 from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
 from torchrelay.model.version import resolved_version
-from torchrelay.oci import image as images
+from torchrelay.oci.image import load_image
 from torchrelay.stages import archive, build, fetch
 from torchrelay.verification import diagnosis, kept_answers
-from torchrelay.verification import verdict as verdicts
 from torchrelay.verification.prober import ProbeAnswer, ProbeRequest, container_prober
 from torchrelay.verification.ready import START_MARGIN_S, container_log, killed_for_memory, wait_container_ready
 from torchrelay.verification.replay import Replay, answer_timeout_s, at_once, conditions, replay, samples_digest
-from torchrelay.verification.verdict import Verdict
+from torchrelay.verification.verdict import Verdict, failed_samples, read_verdict, save_verdict
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -45,12 +44,12 @@ def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress
     begin = time.monotonic()
     concurrency = at_once(model)
     workspace = Workspace(model_dir)
-    loaded = images.load(workspace.image_record)
+    loaded = load_image(workspace.image_record)
     if loaded is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build` first")
     image, _ = loaded
     digest, under = samples_digest(samples), conditions(model, concurrency)
-    known = verdicts.read(workspace)
+    known = read_verdict(workspace)
     same = known and (known.config, known.samples_digest, known.conditions) == (image.config_digest, digest, under)
     if known and same and known.result == "passed" and kept_answers.load(workspace, image.config_digest) is not None:
         return known
@@ -73,7 +72,7 @@ def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress
             fields, answers = _replayed(client, container, model, samples)
     kept_answers.save(workspace, image.config_digest, answers)
     verdict = Verdict(**common, **fields, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
-    verdicts.save(workspace, verdict)
+    save_verdict(workspace, verdict)
     return verdict
 
 
@@ -132,7 +131,7 @@ def require_passed(verdict: Verdict, samples: Sequence[Sample] = ()) -> None:
     """Raise GateFailed unless the verdict is `passed`; the failed `samples` are reported with their places."""
     if verdict.result != "passed":
         traceback = "\n" + textwrap.indent(verdict.traceback, "    ") if verdict.traceback else ""
-        problems = verdicts.failed_samples(verdict, samples)
+        problems = failed_samples(verdict, samples)
         fix = verdict.fix or "compare the answers in verdict.json"
         raise GateFailed(f"{verdict.model}: {verdict.reason}{traceback}", fix, problems)
 

@@ -54,13 +54,13 @@ def schema() -> dict[str, object]:
     return {"$schema": SCHEMA, **Verdict.model_json_schema()}
 
 
-def save(workspace: Workspace, verdict: Verdict) -> None:
+def save_verdict(workspace: Workspace, verdict: Verdict) -> None:
     """Write verdict.json."""
     workspace.ensure()
     write_json(workspace.verdict, verdict.model_dump())
 
 
-def read(workspace: Workspace) -> Verdict | None:
+def read_verdict(workspace: Workspace) -> Verdict | None:
     """Return the last verdict; None when there is none or it cannot be read."""
     document = read_json(workspace.verdict)
     try:
@@ -84,7 +84,7 @@ def require_passing(workspace: Workspace, config_digest: str) -> Verdict:
 
     Raises NotVerified when there is none.
     """
-    verdict = read(workspace)
+    verdict = read_verdict(workspace)
     fix = "run `torchrelay verify` first"
     if verdict is None:
         raise NotVerified(f"{workspace.verdict}: there is no verdict on the image", fix)

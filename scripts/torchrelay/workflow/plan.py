@@ -11,7 +11,7 @@ from torchrelay.core.errors import InputsInvalid, ModelInvalid, Problem
 from torchrelay.core.text import nearest, printable, shown
 from torchrelay.model.handlers import file_options
 from torchrelay.model.model import FILE, Model, load
-from torchrelay.model.weights_lock import NAME as LOCK
+from torchrelay.model.weights_lock import LOCK_NAME
 from torchrelay.workflow.checkout import Checkout
 from torchrelay.workflow.event import Event, baseline
 from torchrelay.workflow.inputs import INPUTS, Inputs
@@ -243,7 +243,7 @@ def _require_pins(models: list[ModelFolder]) -> None:
         if model.unpinned:
             raise InputsInvalid(
                 f"weights-role: the weights of {shown(model.dir)} have no digest yet",
-                f"run `torchrelay fetch {printable(model.dir)}` once and commit the {LOCK} that it writes",
+                f"run `torchrelay fetch {printable(model.dir)}` once and commit the {LOCK_NAME} that it writes",
             )
 
 
@@ -295,7 +295,7 @@ def _read(checkout: Checkout, links: Mapping[str, str], every: Collection[str], 
     elsewhere = tuple(dict.fromkeys([*named, *own_links, *(links[link] for link in own_links)]))
     if "name" in loaded.bad:
         return ModelFolder("", folder, real, elsewhere, problems=tuple(loaded.problems))
-    pinned = model.weights.sha256 or (checkout.root / folder / LOCK).is_file()
+    pinned = model.weights.sha256 or (checkout.root / folder / LOCK_NAME).is_file()
     return ModelFolder(
         model.name, folder, real, elsewhere, model.first_target, remote=model.weights.scheme != "file", unpinned=not pinned
     )

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from torchrelay.cli.console import AsJson, begin, done, option
-from torchrelay.workflow import inputs as serve_inputs
 from torchrelay.workflow import plan
+from torchrelay.workflow.inputs import check_inputs, parse_inputs
 
 DEFAULT_ROOT = Path()
 
@@ -30,9 +30,9 @@ def run(
     Reads git, the event and the inputs, rejects malformed ones, and prints the matrix of the jobs to come.
     """
     begin(as_json=as_json)
-    parsed = serve_inputs.parse_inputs(inputs)
+    parsed = parse_inputs(inputs)
     if models:
-        parsed = replace(parsed, models=serve_inputs.check_inputs({"models": models}).models)
+        parsed = replace(parsed, models=check_inputs({"models": models}).models)
     planned = plan.plan_run(root, parsed, base_ref=base_ref)
     rows = [f"{model.name}  {model.dir}" for model in planned.models]
     done(planned.summary(), "\n".join([planned.reason, *rows]))

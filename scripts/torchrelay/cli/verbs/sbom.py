@@ -14,9 +14,8 @@ from torchrelay.core.files import atomic_write
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.model import Model
 from torchrelay.model.server_config import load_model
-from torchrelay.oci import image
-from torchrelay.oci.image import Image
-from torchrelay.stages import bundle as bundle_stage
+from torchrelay.oci.image import Image, load_image
+from torchrelay.stages.bundle import read
 
 
 def run(
@@ -44,10 +43,10 @@ def run(
 
 def _image_and_model(model_dir: Path, bundle: Path | None) -> tuple[Image, Model]:
     if bundle is not None:
-        opened = bundle_stage.read(bundle)
+        opened = read(bundle)
         return opened.image, opened.model
     model = load_model(model_dir)
-    loaded = image.load(Workspace(model_dir).image_record)
+    loaded = load_image(Workspace(model_dir).image_record)
     if loaded is None:
         raise NotVerified(f"{model_dir}: there is no built image", "run `torchrelay build` first")
     return loaded[0], model
