@@ -85,7 +85,8 @@ def test_a_failed_write_does_not_hide_the_error(folder: Path, capsys: pytest.Cap
     (folder / ".torchrelay").write_text("a file where the folder should be")
 
     def application(*_: object, **__: object) -> None:
-        console.Output.folder, console.Output.stage = folder, "verify"
+        invocation = console.INVOCATION.get()
+        invocation.folder, invocation.verb = folder, "verify"
         raise GateFailed("the real reason")
 
     assert main.run([], application) == GateFailed.exit_code

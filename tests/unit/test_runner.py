@@ -28,7 +28,6 @@ def commands_accepted_afterwards() -> Iterator[None]:
     log.handlers[:], log.propagate = handlers, propagate
     log.setLevel(level)
     assert runner._Stopped.token == "", "a verb ended while the runner still ignores commands"
-    runner.Annotations.folder = None
 
 
 @pytest.fixture
@@ -317,8 +316,7 @@ def test_an_annotation_is_one_command(text: str, workspace: Path, capfd: pytest.
 
 
 def test_warnings_become_annotations_and_information_does_not(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(verbose=False)
-    runner.Annotations.folder = workspace / "m"
+    configure_logging(verbose=False, folder=lambda: workspace / "m")
     log.info("%s", "::error::printed by a model")
     log.warning("%s", Problem("model.yaml", 7, "name", "is odd"))
     log.error("worse")

@@ -1,6 +1,8 @@
 """What every verb shares: the application, the options they have in common, and how a result is printed."""
 
 import sys
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,24 +12,31 @@ from torchrelay.core import runner
 from torchrelay.stages import error_file
 
 
-class Output:
-    """How this run prints its result, and what it works on; set once, by the command line and by `begin`."""
+@dataclass
+class Invocation:
+    """One call of the command: how it prints its result, and what it works on."""
 
-    json = False
-    stage = ""  # the verb
-    folder: Path | None = None  # the model directory or the bundle; None for a verb that has neither
+    json: bool = False
+    verb: str = ""
+    folder: Path | None = None
+    """The model directory or the bundle; None for a verb that has neither."""
+
+
+INVOCATION: ContextVar[Invocation] = ContextVar("invocation")
+"""The current call. `main.run` sets it; typer has no public way to reach the current context from a function."""
 
 
 def _note_folder(folder: Path | None) -> Path | None:
     """Note the folder that a verb works on; a bundle comes before a model directory."""
     if folder is not None:
-        Output.folder = Path(folder)
+        INVOCATION.get().folder = Path(folder)
     return folder
 
 
 def _note_unless_bundle(folder: Path) -> Path:
-    if Output.folder is None:
-        Output.folder = folder
+    invocation = INVOCATION.get()
+    if invocation.folder is None:
+        invocation.folder = folder
     return folder
 
 
@@ -76,15 +85,15 @@ DEFAULT_DIR = Path()
 
 def begin(*, as_json: bool) -> None:
     """Set how the result is printed; every verb calls it first. From here on the runner ignores commands from other programs."""
-    Output.json = as_json
-    runner.Annotations.folder = Output.folder
+    invocation = INVOCATION.get()
+    invocation.json = as_json
     runner.stop()
-    error_file.clear(Output.folder, Output.stage)
+    error_file.clear(invocation.folder, invocation.verb)
 
 
 def done(result: dict[str, Any], text: str) -> None:
     """Print the result on stdout, as JSON or as a line of text, and write it as outputs of the step."""
-    sys.stdout.write((runner.as_json(result) if Output.json else text) + "\n")
+    sys.stdout.write((runner.as_json(result) if INVOCATION.get().json else text) + "\n")
     sys.stdout.flush()
     runner.outputs(result)
 

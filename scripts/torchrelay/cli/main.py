@@ -13,9 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from torchrelay import __version__
-from torchrelay.cli import signals
-from torchrelay.cli.console import Output
-from torchrelay.cli.signals import Stop
+from torchrelay.cli.console import INVOCATION, Invocation
+from torchrelay.cli.signals import Interrupts, ignore
 from torchrelay.core import runner, troubleshooting
 from torchrelay.core.errors import DiskFull, Interrupted, ModelInvalid, SystemRefused, TorchrelayError
 from torchrelay.core.log import configure_logging
@@ -98,8 +97,9 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """A PyTorch model directory in, a verified and running endpoint out."""
-    configure_logging(verbose=verbose)
-    Output.stage = context.invoked_subcommand or ""
+    invocation = INVOCATION.get()
+    invocation.verb = context.invoked_subcommand or ""
+    configure_logging(verbose=verbose, folder=lambda: invocation.folder)
     if version:
         sys.stdout.write(f"torchrelay {__version__}\n")
         raise typer.Exit
@@ -119,20 +119,21 @@ def described(error: TorchrelayError) -> str:
     return f"torchrelay: {error.message}\n  fix: {fix}\n"
 
 
-def _fail(error: TorchrelayError) -> int:
-    Stop.reported = True
-    if Output.json:
+def _fail(error: TorchrelayError, interrupts: Interrupts) -> int:
+    interrupts.reported = True
+    invocation = INVOCATION.get()
+    if invocation.json:
         sys.stdout.write(_as_json(error))
     sys.stderr.write(described(error))
-    error_file.keep(Output.folder, Output.stage, error)
-    runner.failed(error, Output.folder)
+    error_file.keep(invocation.folder, invocation.verb, error)
+    runner.failed(error, invocation.folder)
     return error.exit_code
 
 
 def end_at_once() -> int:
     """Report a second Ctrl-C or TERM, whatever the first one waits for."""
     error = Interrupted("interrupted twice, so ended at once", "run it again: it removes what this run left")
-    if Output.json:
+    if INVOCATION.get().json:
         os.write(1, _as_json(error).encode())
     os.write(2, described(error).encode())
     runner.resume_at_once()
@@ -151,17 +152,17 @@ def _translated(error: BaseException) -> TorchrelayError:
     return SystemRefused(f"{where}{error.strerror or error}", "check that the file exists and that this user may use it")
 
 
-def run(arguments: list[str], application: Callable[..., Any] = app) -> int:
+def run(arguments: list[str], application: Callable[..., Any] = app, interrupts: Interrupts | None = None) -> int:
     """Run one command and return its exit code."""
-    Output.json, Output.stage, Output.folder = False, "", None
+    INVOCATION.set(Invocation())
     logging.raiseExceptions = False
     try:
-        return _run(arguments, application)
+        return _run(arguments, application, interrupts or Interrupts())
     finally:
         runner.resume()
 
 
-def _run(arguments: list[str], application: Callable[..., Any]) -> int:
+def _run(arguments: list[str], application: Callable[..., Any], interrupts: Interrupts) -> int:
     try:
         result = application(arguments, standalone_mode=False)
     except typer.Exit as error:
@@ -176,20 +177,22 @@ def _run(arguments: list[str], application: Callable[..., Any]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         foreseen = isinstance(error, TorchrelayError | OSError | typer.Abort | KeyboardInterrupt)
         # a signal inside of threading's Condition.wait ends as its RuntimeError, "release unlocked lock"
-        if not (foreseen or signals.caused_by_signal(error)):
+        if not (foreseen or interrupts.caused(error)):
             raise
-        return _fail(_translated(error))
+        return _fail(_translated(error), interrupts)
     if result == Interrupted.exit_code:  # typer returns it for Ctrl-C
-        return _fail(_translated(KeyboardInterrupt()))
+        return _fail(_translated(KeyboardInterrupt()), interrupts)
     return result if isinstance(result, int) else 0
 
 
 def main() -> NoReturn:
     """Entry point of the `torchrelay` command."""
-    signals.install(end_at_once)
+    interrupts = Interrupts()
+    INVOCATION.set(Invocation())  # a signal may arrive before `run` sets it
+    interrupts.install(end_at_once)
     runner.shield()
-    code = run(sys.argv[1:])
-    signals.ignore()
+    code = run(sys.argv[1:], interrupts=interrupts)
+    ignore()
     if code and threading.active_count() > 1:
         # Everything is written; a thread that still waits for a silent registry is not waited for.
         logging.shutdown()

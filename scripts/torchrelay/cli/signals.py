@@ -6,50 +6,50 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-AGAIN_S = 0.5
+CHECK_INTERVAL_S = 0.5
 """Seconds between two checks that the exception raised for a signal is on its way."""
 
 
-class Stop:
-    """The state of a stop in this process. `raised` is the exception that was raised for the signal last."""
+class Interrupts:
+    """What this process does about Ctrl-C and TERM; `reported` is set once an error has been printed."""
 
-    asked = False
-    reported = False
-    raised: BaseException | None = None
+    def __init__(self) -> None:
+        self.reported = False
+        self._asked = False
+        self._raised: BaseException | None = None
 
+    def caused(self, error: BaseException | None) -> bool:
+        """Return whether an exception is the one raised for a signal, or was raised while that one was handled."""
+        while error is not None and self._raised is not None:
+            if error is self._raised:
+                return True
+            error = error.__context__
+        return False
 
-def caused_by_signal(error: BaseException | None) -> bool:
-    """Return whether an exception is the one raised for a signal, or was raised while that one was handled."""
-    while error is not None and Stop.raised is not None:
-        if error is Stop.raised:
-            return True
-        error = error.__context__
-    return False
+    def install(self, at_once: Callable[[], int]) -> None:
+        """Handle Ctrl-C and TERM from now on; `at_once` reports a second one and returns the exit code."""
 
+        def on_signal(_signal: int, _frame: FrameType | None) -> None:
+            if self.reported:
+                return
+            if self._asked:
+                os._exit(at_once())
+            self._asked = True
+            signal.signal(signal.SIGALRM, self._on_alarm)
+            signal.setitimer(signal.ITIMER_REAL, CHECK_INTERVAL_S, CHECK_INTERVAL_S)
+            self._raise()
 
-def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
-    """Raise again when the exception was lost: CPython's io clears what a finalizer raises (iobase_finalize)."""
-    if not Stop.reported and not caused_by_signal(sys.exc_info()[1]):
-        Stop.raised = KeyboardInterrupt()
-        raise Stop.raised
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
 
+    def _on_alarm(self, _signal: int, _frame: FrameType | None) -> None:
+        """Raise again when the exception was lost: CPython's io clears what a finalizer raises (iobase_finalize)."""
+        if not self.reported and not self.caused(sys.exc_info()[1]):
+            self._raise()
 
-def install(at_once: Callable[[], int]) -> None:
-    """Handle Ctrl-C and TERM from now on; `at_once` reports a second one and returns the exit code."""
-
-    def on_signal(_signal: int, _frame: FrameType | None) -> None:
-        if Stop.reported:
-            return
-        if Stop.asked:
-            os._exit(at_once())
-        Stop.asked = True
-        Stop.raised = KeyboardInterrupt()
-        signal.signal(signal.SIGALRM, _on_alarm)
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
-        raise Stop.raised
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    def _raise(self) -> None:
+        self._raised = KeyboardInterrupt()
+        raise self._raised
 
 
 def ignore() -> None:

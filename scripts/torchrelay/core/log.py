@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -12,8 +14,11 @@ from torchrelay.core import runner
 log = logging.getLogger("torchrelay")
 
 
-def configure_logging(*, verbose: bool) -> None:
-    """Send the log to stderr: coloured on a terminal, plain lines elsewhere, annotations for warnings and errors on GitHub."""
+def configure_logging(*, verbose: bool, folder: Callable[[], Path | None] = lambda: None) -> None:
+    """Send the log to stderr: coloured on a terminal, plain lines elsewhere, annotations for warnings and errors on GitHub.
+
+    `folder` returns the model directory that an annotation's file belongs to.
+    """
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
@@ -23,7 +28,7 @@ def configure_logging(*, verbose: bool) -> None:
     log.handlers[:] = [handler]
     if runner.on_github():
         handler.addFilter(lambda record: record.levelno < logging.WARNING)  # the runner shows annotations in the log as well
-        log.addHandler(runner.Annotations(logging.WARNING))
+        log.addHandler(runner.Annotations(logging.WARNING, folder))
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
 

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import RLock
@@ -94,7 +94,7 @@ def shield() -> None:
 
 
 class _Stopped:
-    """The token that makes the runner accept commands again; empty while it accepts them."""
+    """The token that makes the runner accept commands again; empty while it accepts them. One per process, like its log."""
 
     token = ""
 
@@ -212,14 +212,16 @@ def notice(text: str) -> None:
 class Annotations(logging.Handler):
     """Turns warnings and errors into annotations; a `Problem` among the arguments provides file and line."""
 
-    folder: Path | None = None
+    def __init__(self, level: int, folder: Callable[[], Path | None]) -> None:
+        super().__init__(level)
+        self._folder = folder
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler.emit."""
         level = "error" if record.levelno >= logging.ERROR else "warning"
         arguments = record.args if isinstance(record.args, tuple) else ()
         problems = [one for one in arguments if isinstance(one, Problem)]
-        annotations = [problem_annotation(level, one, Annotations.folder) for one in problems]
+        annotations = [problem_annotation(level, one, self._folder()) for one in problems]
         send(*(annotations or [annotation(level, record.getMessage())]))
 
 

@@ -4,7 +4,8 @@ import sys
 import time
 from typing import Any
 
-from torchrelay.cli import main, signals
+from torchrelay.cli import main
+from torchrelay.cli.signals import Interrupts
 
 
 def application(*_: Any, **__: Any) -> None:
@@ -16,5 +17,6 @@ def application(*_: Any, **__: Any) -> None:
             continue
 
 
-signals.install(main.end_at_once)
-sys.exit(main.run([], application=application))
+interrupts = Interrupts()
+interrupts.install(main.end_at_once)
+sys.exit(main.run([], application, interrupts))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from torchrelay import doctor
-from torchrelay.cli.console import DEFAULT_DIR, AsJson, AwsRegion, AwsRole, ModelDir, Output, Target, begin, done, option
+from torchrelay.cli.console import DEFAULT_DIR, INVOCATION, AsJson, AwsRegion, AwsRole, ModelDir, Target, begin, done, option
 from torchrelay.doctor.finding import DoctorOptions
 
 
@@ -26,5 +26,5 @@ def run(
     doctor.show(checks)
     result = {"checks": [check.summary() for check in checks], "ok": all(check.ok for check in checks)}
     done(result, f"{len(checks)} checks, {sum(not check.ok for check in checks)} failed")
-    Output.json = False  # the one JSON object is printed: the error goes to stderr
+    INVOCATION.get().json = False  # the one JSON object is printed: the error goes to stderr
     doctor.require_passing(checks)
