@@ -1,15 +1,12 @@
 """The shipped handlers by name; their options are in `catalogue.SHIPPED`."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from torchrelay_handlers.handler import Handler
-from torchrelay_handlers.recipes.image_classifier import ImageClassifierRecipe
-from torchrelay_handlers.recipes.image_segmenter import ImageSegmenterRecipe
-from torchrelay_handlers.recipes.tensor import TensorRecipe
-from torchrelay_handlers.recipes.text_classifier import TextClassifierRecipe
 from torchrelay_handlers.steps import Recipe
 
 
@@ -19,12 +16,17 @@ def make(name: str, init_function: Callable[..., nn.Module] | None = None, optio
     Raises:
         ValueError: there is no such handler, or an option is wrong.
     """
-    recipe = _RECIPES.get(name)
-    if recipe is None:
+    if name not in _RECIPES:
         raise ValueError(f"there is no shipped handler {name!r}; there are " + ", ".join(_RECIPES))
+    module = import_module(f"torchrelay_handlers.recipes.{name.replace('-', '_')}")
+    recipe: Recipe = getattr(module, _RECIPES[name])()
     return Handler(recipe, init_function=init_function, options=options)
 
 
-_RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (TensorRecipe(), ImageClassifierRecipe(), ImageSegmenterRecipe(), TextClassifierRecipe())
+_RECIPES = {
+    "tensor": "TensorRecipe",
+    "image-classifier": "ImageClassifierRecipe",
+    "image-segmenter": "ImageSegmenterRecipe",
+    "text-classifier": "TextClassifierRecipe",
 }
+"""Handler (and its module in `recipes`) -> class. Only the used one is imported, because those for pictures need Pillow."""

@@ -24,9 +24,7 @@ def hardened(model: Model, name: str, labels: dict[str, str]) -> dict[str, Any]:
         "healthcheck": {"test": ["NONE"]},
     }
     if model.gpus:
-        from docker.types import DeviceRequest  # noqa: PLC0415 -- 0.1 s that only GPU models need; `bundle` and `push` use no Docker
-
-        settings["device_requests"] = [DeviceRequest(count=model.gpus, capabilities=[["gpu"]])]
+        settings["device_requests"] = [{"count": model.gpus, "capabilities": [["gpu"]]}]
     return settings
 
 

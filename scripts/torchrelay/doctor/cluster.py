@@ -19,8 +19,7 @@ def cluster(subject: Subject) -> Iterator[Finding]:
     """Check the cluster that the kubernetes target would deploy to."""
     if subject.target != "kubernetes":
         return
-    from kubernetes.client import AuthorizationV1Api, CoreV1Api, VersionApi  # noqa: PLC0415 -- 0.6 s, clusters only
-    from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 -- part of those 0.6 s
+    from kubernetes.client import ApiException, AuthorizationV1Api, CoreV1Api, VersionApi  # noqa: PLC0415 -- 0.6 s, clusters only
 
     settings = (subject.model.targets.kubernetes if subject.model else None) or Kubernetes()
     api = connect(settings)

@@ -24,15 +24,14 @@ def state(roots: list[Path]) -> dict[str, tuple[int, int, int]]:
 
 def run(model_dir: Path) -> None:
     """Find the handler as a worker does, and run its setup functions."""
-    from torchrelay_handlers import resolve, settings, setup_functions, system  # noqa: PLC0415 -- found on the path that main adds
-    from torchrelay_handlers.adapters.local import LocalContext  # noqa: PLC0415 -- found on the path that main adds
-    from torchrelay_handlers.handler import Handler  # noqa: PLC0415 -- found on the path that main adds
+    from torchrelay_handlers import handler, resolve, settings, setup_functions, system  # noqa: PLC0415 -- on the path that main adds
+    from torchrelay_handlers.adapters.local import LocalContext  # noqa: PLC0415 -- on the path that main adds
 
     handler_settings = settings.read(model_dir)
     system.unpack(system.read(LocalContext(model_dir).model_yaml_config).extra_files, model_dir)
-    handler = resolve.find(handler_settings, model_dir)
-    if isinstance(handler, Handler):
-        setup_functions.set_up(handler.install_packages, handler.unpack_dependencies, model_dir)
+    chosen = resolve.find(handler_settings, model_dir)
+    if isinstance(chosen, handler.Handler):
+        setup_functions.set_up(chosen.install_packages, chosen.unpack_dependencies, model_dir)
 
 
 def main() -> int:

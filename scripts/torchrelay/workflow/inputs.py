@@ -13,6 +13,7 @@ from torchrelay.core.errors import InputsInvalid, RegistryError
 from torchrelay.core.text import meant, printable, shown
 from torchrelay.core.urls import LONGEST, Refused, web_address
 from torchrelay.oci.reference import parse_reference
+from torchrelay.targets import TARGETS
 
 SKIPPABLE = ("diff", "comment", "attest", "deploy")
 LONGEST_LIST = 65_536  # characters
@@ -33,8 +34,6 @@ def _matching(pattern: re.Pattern[str], description: str) -> Callable[[str], str
 
 
 def _target(value: str) -> str:
-    from torchrelay.targets import TARGETS  # noqa: PLC0415 -- 0.9 s for the Docker and Kubernetes clients; few runs name a target
-
     allowed = sorted(set(TARGETS) - {"local"})
     if value not in allowed:
         reason = "builds no image, so a workflow has nothing to verify" if value == "local" else "is not a target"

@@ -16,9 +16,12 @@ from pathlib import PurePosixPath
 from threading import Event, get_ident
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import botocore.exceptions
 import urllib3
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError
 
 from torchrelay.core.errors import WeightsMissing
 from torchrelay.weights.sources.stream import BLOCK, Stream, Transient
@@ -65,8 +68,6 @@ def basename(uri: str) -> str:
 
 def client() -> "S3Client":
     """Make a client; credentials and region are found as by every AWS tool."""
-    import boto3  # noqa: PLC0415 -- 0.3 s that only s3:// addresses need
-
     no_retries = {"total_max_attempts": 1}  # the downloader retries
     config = Config(connect_timeout=10, read_timeout=30, retries=no_retries, max_pool_connections=CONNECTIONS)  # type: ignore[arg-type]
     return boto3.Session().client("s3", config=config)
@@ -205,9 +206,6 @@ class _Transfer:
 
 def _parallel_blocks(s3: "S3Client", uri: str, target: S3Object, response: "GetObjectOutputTypeDef") -> Generator[bytes]:
     """Yield the whole object of a response, in order, downloaded in parallel ranges; the response itself is not read."""
-    from boto3.s3.transfer import TransferConfig, create_transfer_manager  # noqa: PLC0415 -- a part of boto3, which `client` imports late
-    from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError  # noqa: PLC0415 -- 0.1 s
-
     response["Body"].close()
     transfer = _Transfer(s3, response["ContentLength"], response["ETag"])
     settings = TransferConfig(RANGE, CONNECTIONS, RANGE, preferred_transfer_client="classic")

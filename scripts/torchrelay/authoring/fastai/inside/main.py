@@ -6,6 +6,7 @@ secrets. The caller validates everything that a step writes.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -31,9 +32,7 @@ def main() -> None:
     confine.limit(request["seconds"] * (os.cpu_count() or 1), request["file_bytes"])
     fenced = confine.files([Path(path) for path in readable], [scratch, Path("/dev/null")])
     unplugged = confine.calls()
-    from torchrelay.authoring.fastai.inside import read, verify  # noqa: PLC0415 -- torch must load after the confinement
-
-    module = read if step == "read" else verify
+    module = importlib.import_module(f"torchrelay.authoring.fastai.inside.{step}")  # now, because torch must load confined
     answer = {"fenced": fenced, "unplugged": unplugged, **module.step(request, scratch)}
     (scratch / f"{step}.json").write_text(json.dumps(answer), encoding="utf-8")
 

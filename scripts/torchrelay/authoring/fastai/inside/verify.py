@@ -14,15 +14,14 @@ from torch import Tensor, nn
 
 from torchrelay.authoring.fastai import picture, tensorfile
 from torchrelay.authoring.fastai.inside.read import _TYPES, OUTPUT, WEIGHTS
+from torchrelay_handlers.bodies import images
+from torchrelay_handlers.network import loading
 
 STATE = "model.pt"
 
 
 def step(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Return the largest difference of an output number, and the largest output."""
-    from torchrelay_handlers.bodies import images  # noqa: PLC0415 -- it is in a folder that the request names
-    from torchrelay_handlers.network import loading  # noqa: PLC0415 -- it is in a folder that the request names
-
     state = tensors(scratch / WEIGHTS)
     model = loading.fill(_init_function(scratch / "model.py"), state, WEIGHTS).eval()
     height, width = request["size"]
