@@ -4,7 +4,6 @@ Defaults by aws/sagemaker-pytorch-inference-toolkit 2.0.x, default_pytorch_infer
 and may do anything, so requests are answered one by one; a body may itself hold a batch.
 """
 
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -101,11 +100,7 @@ class SageMakerHandler:
             rows = values.reshape(values.shape[0], -1).tolist() if values.dim() else [[values.item()]]
             return "\n".join(",".join(map(str, row)) for row in rows)
         if accept == NPY:
-            import numpy as np  # noqa: PLC0415 - numpy is optional
-
-            buffer = io.BytesIO()
-            np.save(buffer, values.numpy(), allow_pickle=False)
-            return buffer.getvalue()
+            return tensors.npy_file(values)
         if accept != JSON:
             raise BadSample(f"an answer in {accept} cannot be made", expected=[JSON, CSV, NPY], status=406, kind="not-acceptable")
         return json_out.encode(values).decode()

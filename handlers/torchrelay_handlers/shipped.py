@@ -1,15 +1,17 @@
-"""The shipped handlers by name; their options are in `catalogue.SHIPPED`."""
+"""The shipped handlers by name; their options are in `catalogue.SHIPPED`.
+
+The recipe of `image-classifier` is `recipes.image_classifier.RECIPE`. Only the module of the named handler is imported, because
+those of the image handlers need Pillow.
+"""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
 
+from torchrelay_handlers import catalogue
 from torchrelay_handlers.handler import Handler
-from torchrelay_handlers.recipes.image_classifier import ImageClassifierRecipe
-from torchrelay_handlers.recipes.image_segmenter import ImageSegmenterRecipe
-from torchrelay_handlers.recipes.tensor import TensorRecipe
-from torchrelay_handlers.recipes.text_classifier import TextClassifierRecipe
 from torchrelay_handlers.steps import Recipe
 
 
@@ -19,12 +21,7 @@ def make(name: str, init_function: Callable[..., nn.Module] | None = None, optio
     Raises:
         ValueError: there is no such handler, or an option is wrong.
     """
-    recipe = _RECIPES.get(name)
-    if recipe is None:
-        raise ValueError(f"there is no shipped handler {name!r}; there are " + ", ".join(_RECIPES))
+    if name not in catalogue.SHIPPED:
+        raise ValueError(f"{name!r} is not a shipped handler; these are shipped: " + ", ".join(catalogue.SHIPPED))
+    recipe: Recipe = import_module(f"torchrelay_handlers.recipes.{name.replace('-', '_')}").RECIPE
     return Handler(recipe, init_function=init_function, options=options)
-
-
-_RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (TensorRecipe(), ImageClassifierRecipe(), ImageSegmenterRecipe(), TextClassifierRecipe())
-}

@@ -1,5 +1,6 @@
 """Turns Python values into tensors of the type and shape that a network takes, or refuses with a message that names both."""
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,19 @@ def own_dtype(model: object) -> torch.dtype | None:
         if kind in ("Embedding", "EmbeddingBag"):
             return None
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+
+def npy_file(tensor: Tensor) -> bytes:
+    """The tensor as an .npy file.
+
+    Raises:
+        RuntimeError: numpy is not installed.
+    """
+    if np is None:
+        raise RuntimeError("numpy, which writes .npy files, is not installed")
+    buffer = io.BytesIO()
+    np.save(buffer, tensor.numpy(), allow_pickle=False)
+    return buffer.getvalue()
 
 
 class NetworkInput:

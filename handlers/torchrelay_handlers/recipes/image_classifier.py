@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from torchrelay_handlers.bodies.image_input import Pictures
 from torchrelay_handlers.recipes.classes import CONCLUSIONS, Classes, read_classes
 from torchrelay_handlers.steps import Steps
 
@@ -17,8 +18,6 @@ class ImageClassifierRecipe:
 
     def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:
         """See Recipe."""
-        from torchrelay_handlers.bodies.image_input import Pictures  # noqa: PLC0415 - only handlers of images need Pillow
-
         pictures = Pictures(options, dtype)
         classifier = Classes(read_classes(options["classes"], model_dir), options["top_k"])
         return Steps(
@@ -31,3 +30,6 @@ class ImageClassifierRecipe:
             example=pictures.example,
             check_example=classifier.check,
         )
+
+
+RECIPE = ImageClassifierRecipe()

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from torchrelay_handlers.bodies.image_input import Pictures
 from torchrelay_handlers.bodies.json_out import Raw
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.recipes.classes import read_classes
@@ -24,8 +26,6 @@ class ImageSegmenterRecipe:
 
     def steps(self, options: Mapping[str, Any], model_dir: Path, dtype: torch.dtype | None) -> Steps:
         """See Recipe."""
-        from torchrelay_handlers.bodies.image_input import Pictures  # noqa: PLC0415 - only handlers of images need Pillow
-
         if options["mask_size"] == "input" and options["fit"] != "stretch":
             raise ValueError("handler_args.mask_size: input needs fit: stretch; what a crop cuts off has no mask")
         pictures = Pictures(options, dtype, noted=True)
@@ -41,6 +41,9 @@ class ImageSegmenterRecipe:
             example=pictures.example,
             check_example=masks.check,
         )
+
+
+RECIPE = ImageSegmenterRecipe()
 
 
 class Masks:
@@ -92,8 +95,6 @@ class Masks:
 
     def _scaled(self, mask: Tensor, size: Any) -> Tensor:
         """The mask at the height and width that the picture was sent with: every pixel takes the class of the nearest one."""
-        from PIL import Image  # noqa: PLC0415 - only handlers of images need Pillow
-
         if not self.stretched:
             raise BadSample("this model crops pictures, so its masks have its own size alone", status=406, kind="not-acceptable")
         height, width = size
@@ -134,8 +135,6 @@ class Masks:
 
 def png(mask: Tensor) -> bytes:
     """A PNG of uint8 [H, W] whose pixel values are the class indexes, shown in the colours of the PASCAL VOC data set."""
-    from PIL import Image  # noqa: PLC0415 - only handlers of images need Pillow
-
     image = Image.frombytes("P", (mask.shape[1], mask.shape[0]), mask.numpy().tobytes())
     image.putpalette(_palette())
     buffer = io.BytesIO()

@@ -37,6 +37,9 @@ class TextClassifierRecipe:
         )
 
 
+RECIPE = TextClassifierRecipe()
+
+
 class Texts:
     """Makes int64 [tokens] from a text, or a dict of them when the tokeniser names its outputs (input_ids, attention_mask)."""
 
