@@ -102,7 +102,7 @@ class SageMakerHandler:
         if accept == NPY:
             return tensors.npy_file(values)
         if accept != JSON:
-            raise BadSample(f"an answer in {accept} cannot be made", expected=[JSON, CSV, NPY], status=406, kind="not-acceptable")
+            raise BadSample(f"answers in {accept} are not supported", expected=[JSON, CSV, NPY], status=406, kind="not-acceptable")
         return json_out.encode(values).decode()
 
 

@@ -45,7 +45,7 @@ class Function:
             if method == "GET" and _path(event).rstrip("/").endswith("/ping"):
                 return proxied(200, b'{"status":"Healthy"}', JSON)
             if method != "POST":
-                raise BadSample(f"{method} is not answered; send the sample by POST", status=405, kind="method-not-allowed")
+                raise BadSample(f"{method} is not supported; send the sample with POST", status=405, kind="method-not-allowed")
             return self._predict(_body(event), _headers(event), request_id)
         except Refusal as refusal:
             return _problem(refusal)
@@ -60,7 +60,7 @@ class Function:
             try:
                 answer, content_type = json_out.encode(answer), content_type or JSON
             except TypeError as error:
-                raise Refusal(500, "bad-answer", f"the handler returned something that has no JSON form: {error}") from error
+                raise Refusal(500, "bad-answer", f"the handler returned a value that has no JSON form: {error}") from error
         return proxied(local.status, bytes(answer), content_type or JSON, local.answered)
 
 
@@ -84,7 +84,7 @@ def proxied(status: int, body: bytes, content_type: str, headers: Mapping[str, s
             text = None
     content = text if text is not None else base64.b64encode(body).decode()
     if len(content.encode()) > MOST_BYTES:
-        return _problem(Refusal(500, "answer-too-large", f"the answer has {len(body)} bytes, more than Lambda returns"))
+        return _problem(Refusal(500, "answer-too-large", f"the answer has {len(body)} bytes, more than Lambda can return"))
     return {
         "statusCode": status,
         "headers": {"content-type": content_type, **(headers or {})},
@@ -127,7 +127,7 @@ def _body(event: Mapping[str, Any]) -> bytes:
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise BadSample("the event says that its body is base64, and it is not", kind="bad-base64") from None
+        raise BadSample("the event declares its body as base64, but it is not valid base64", kind="bad-base64") from None
 
 
 def _stay() -> None:

@@ -123,7 +123,7 @@ def parse_csv(text: str) -> Rows:
     except csv.Error as error:
         raise BadSample(f"the body is not valid CSV: {error}", kind="bad-csv") from None
     if not rows:
-        raise BadSample("the CSV holds no row", kind="bad-csv")
+        raise BadSample("the CSV contains no row", kind="bad-csv")
     return rows
 
 
@@ -154,7 +154,7 @@ def charset_of(content_type: str) -> str:
         name = ""
     if name not in _CHARSETS:
         raise BadSample(
-            f"the charset {named[:40]!r} is not taken",
+            f"the charset {named[:40]!r} is not supported",
             expected={"charset": list(_CHARSETS)},
             status=415,
             kind="unsupported-charset",
@@ -177,7 +177,7 @@ def parse_npy(body: bytes) -> Any:
     The header is checked against the length first: numpy allocates what a header claims before it reads.
     """
     if np is None:
-        raise BadSample("numpy is not there to read this", status=415, kind="unsupported-media-type")
+        raise BadSample("this server cannot read .npy files: numpy is not installed", status=415, kind="unsupported-media-type")
     if not body.startswith(_NPY_MAGIC):
         raise BadSample("the body is not an .npy file", kind="bad-npy")
     file = io.BytesIO(body)
@@ -188,12 +188,12 @@ def parse_npy(body: bytes) -> Any:
     except Exception as error:  # ValueError, KeyError, EOFError, TypeError, SyntaxError, tokenize's, ...
         raise BadSample(f"the .npy header cannot be read: {str(error)[:200]}", kind="bad-npy") from None
     if dtype.hasobject or dtype.kind not in "biuf" or any(size < 0 for size in shape):
-        raise BadSample(f"an array of {dtype} is not taken", expected={"dtype": "numbers or booleans"}, kind="bad-npy")
+        raise BadSample(f"an array of {dtype} is not supported", expected={"dtype": "numbers or booleans"}, kind="bad-npy")
     at, count = file.tell(), math.prod(shape)
     if len(body) - at != count * dtype.itemsize:
-        message = f"the array has {list(shape)} of {dtype}, {count * dtype.itemsize} bytes, and {len(body) - at} are there"
+        message = f"an array of shape {list(shape)} and dtype {dtype} has {count * dtype.itemsize} bytes, not {len(body) - at}"
         raise BadSample(message, kind="bad-npy")
     if len(shape) > 32:
-        raise BadSample(f"an array of {len(shape)} dimensions is not taken", kind="bad-npy")
+        raise BadSample(f"an array of {len(shape)} dimensions is not supported", kind="bad-npy")
     array = np.frombuffer(body, dtype, count, at).reshape(shape, order="F" if fortran else "C")
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))

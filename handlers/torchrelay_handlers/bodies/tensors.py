@@ -157,9 +157,9 @@ def _by_numpy(wanted: NetworkInput, value: Any) -> Tensor:
         except OverflowError:
             raise wanted.refuse("a number is too large", "a number too large") from None
     if array.dtype.kind not in _KINDS:
-        raise wanted.refuse("numbers are expected, and a string, null or object is among them", "mixed values")
+        raise wanted.refuse("numbers are expected, but a string, null or object is among them", "mixed values")
     if array.size == 0:
-        raise wanted.refuse("there are no numbers in it", "an empty list")
+        raise wanted.refuse("the sample contains no numbers", "an empty list")
     if array.dtype == np.float64 and (wanted.dtype is None or wanted.dtype == torch.float32):
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
@@ -177,5 +177,5 @@ def _by_torch(wanted: NetworkInput, value: Any) -> Tensor:
     except (ValueError, TypeError, RuntimeError, OverflowError, RecursionError) as error:
         raise wanted.refuse(f"not one rectangular array of numbers: {error}", "mixed or ragged values") from None
     if tensor.numel() == 0:
-        raise wanted.refuse("there are no numbers in it", "an empty list")
+        raise wanted.refuse("the sample contains no numbers", "an empty list")
     return tensor

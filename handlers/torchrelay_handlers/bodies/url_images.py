@@ -87,12 +87,12 @@ class Fetcher:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
-            raise _refused("url is not a URL") from None
+            raise _refused("url is not a valid URL") from None
         if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or "\\" in url:
             raise _refused("url must be http:// or https://, with a host and no user name")
         port = _PORTS[parts.scheme] if port is None else port
         if not any(_matches(parts.hostname.rstrip("."), port, allowed) for allowed in self.rules.hosts):
-            raise _refused("the host of the URL is not among those that are allowed (url_hosts)")
+            raise _refused("the host of the URL is not allowed (url_hosts)")
         return parts
 
     def _get(self, parts: SplitResult, deadline: float) -> bytes | str:
@@ -157,7 +157,7 @@ class Fetcher:
         if not results:
             raise TimeoutError
         if results[0] is None:
-            raise _failed("the host of the URL cannot be results")
+            raise _failed("the host of the URL does not resolve")
         return [str(address) for address in results[0]]
 
     def connect(self, addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
