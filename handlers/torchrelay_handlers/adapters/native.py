@@ -6,12 +6,12 @@ the whole batch is tried first; if it fails or returns another number of answers
 
 import contextlib
 import copy
-import json
 import logging
 from typing import Any
 
 from torchrelay_handlers.adapters.renamed_forms import taken_apart
 from torchrelay_handlers.bodies import json_out
+from torchrelay_handlers.bodies.parsers import loads
 from torchrelay_handlers.messages import Answer
 from torchrelay_handlers.network.device import is_sticky
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
@@ -84,9 +84,9 @@ def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | 
         if isinstance(value, bytearray | bytes):
             part_headers = context.get_all_request_header(index).get(name)
             content_type = (part_headers.get("content-type") if isinstance(part_headers, dict) else None) or ""
-            with contextlib.suppress(ValueError, RecursionError):
+            with contextlib.suppress(ValueError):
                 if content_type == "application/json":
-                    return {**row, name: json.loads(value)}
+                    return {**row, name: loads(value)}
                 if content_type.startswith("text"):
                     return {**row, name: value.decode()}
     return row

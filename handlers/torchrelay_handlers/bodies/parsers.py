@@ -38,20 +38,32 @@ def parse_json(body: bytes | bytearray | memoryview | str) -> object:
     if isinstance(body, bytes) and body.startswith(_BOM):  # one: a thousand of them would be a thousand copies
         body = body[len(_BOM) :]
     try:
-        value = orjson.loads(body) if orjson is not None else _standard(body)
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise BadSample(f"the body is not valid JSON: {error or 'nested too deeply'}", kind="bad-json") from None
-    if orjson is not None:
-        colons = body.count(":") if isinstance(body, str) else bytes(body).count(b":")
-        if colons > 1 and colons != _keys(value):  # otherwise every colon of the text belongs to a key
-            _refuse_repeated(body)
+        return _by_orjson(body) if orjson is not None else _strict(body)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise BadSample(f"the body is not valid JSON: {error}", kind="bad-json") from None
+
+
+def loads(text: str | bytes | bytearray, **hooks: Any) -> Any:
+    """`json.loads` of untrusted text: raises ValueError for all that is wrong, deep nesting included."""
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _by_orjson(body: bytes | bytearray | memoryview | str) -> object:
+    """orjson keeps the last of repeated keys, so a body that may repeat one is parsed again, several times slower."""
+    value = orjson.loads(body)
+    colons = body.count(":") if isinstance(body, str) else bytes(body).count(b":")
+    if colons > 1 and colons != _keys(value):  # otherwise every colon of the text belongs to a key
+        loads(body if isinstance(body, str) else bytes(body), object_pairs_hook=_unrepeated)
     return value
 
 
-def _standard(body: bytes | bytearray | memoryview | str) -> object:
+def _strict(body: bytes | bytearray | memoryview | str) -> object:
     """orjson's strictness, in the standard library."""
     text = body if isinstance(body, str) else bytes(body).decode()
-    return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unrepeated)
+    return loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unrepeated)
 
 
 def _no_constant(name: str) -> object:
@@ -87,18 +99,6 @@ def _keys(value: object) -> int:
         elif isinstance(item, list):  # numbers, mostly: a quarter of the time that pushing them takes
             pending.extend([inner for inner in item if inner.__class__ is dict or inner.__class__ is list])
     return count
-
-
-def _refuse_repeated(body: bytes | bytearray | memoryview | str) -> None:
-    """Parse again with the standard library, several times slower than orjson: only for colons in strings, or repeated keys."""
-    try:
-        json.loads(body if isinstance(body, str) else bytes(body), object_pairs_hook=_unrepeated)
-    except RecursionError:
-        raise BadSample("the body is not valid JSON: nested too deeply", kind="bad-json") from None
-    except BadSample:
-        raise
-    except ValueError as error:  # integers of thousands of digits, say
-        raise BadSample(f"the body is not valid JSON: {error}", kind="bad-json") from None
 
 
 def parse_base64(text: str) -> bytes:
