@@ -9,7 +9,7 @@ from torchrelay_handlers.messages import Answer, Request
 from torchrelay_handlers.network import device
 from torchrelay_handlers.network.batch import Batcher, Failure, described
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
-from torchrelay_handlers.steps import Asked, Steps
+from torchrelay_handlers.steps import AnswerContext, Steps
 
 logger = logging.getLogger("torchrelay")
 
@@ -44,7 +44,7 @@ class Answers:
             try:
                 value = self._postprocess(result)
                 if self.steps.render is not None:
-                    value = self.steps.render(value, Asked(accept, wrap is None, notes[row]))
+                    value = self.steps.render(value, AnswerContext(accept, wrap is None, notes[row]))
             except Refusal as refusal:
                 if wrap is not None:
                     refusal.members["instance"] = row

@@ -35,10 +35,10 @@ class TorchServeEntry:
     initialize: Callable[[Any], object]
 
 
-Found = Handler | SageMakerHandler | TorchServeEntry
+AnyHandler = Handler | SageMakerHandler | TorchServeEntry
 
 
-def find(settings: Settings, model_dir: Path) -> Found:
+def find(settings: Settings, model_dir: Path) -> AnyHandler:
     """The handler that torchrelay.json names, configured, not yet loaded.
 
     Raises:
@@ -90,7 +90,7 @@ def init_function_of(module: ModuleType) -> Callable[..., nn.Module]:
     )
 
 
-def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911 - one return per style
+def entry_of(module: ModuleType, attribute: str = "") -> AnyHandler:  # noqa: PLR0911 - one return per style
     """The handler in the author's module: `attribute`, or the first of the styles in `ACCEPTED` that is there.
 
     Raises:
@@ -121,7 +121,7 @@ def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911
     raise RuntimeError(f"{module.__name__}.py contains no handler; {ACCEPTED}")
 
 
-def _as_entry(value: Any, name: str) -> Found:
+def _as_entry(value: Any, name: str) -> AnyHandler:
     if isinstance(value, Handler):
         return value
     if inspect.isclass(value) and issubclass(value, SampleHandler):

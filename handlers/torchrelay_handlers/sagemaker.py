@@ -28,7 +28,7 @@ logger = logging.getLogger("torchrelay")
 
 
 class SageMakerHandler:
-    """`load` before the first request; `answer` as `Handler.answer`."""
+    """Call `start` before the first request; `answer` works as `Handler.answer`."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -79,13 +79,13 @@ class SageMakerHandler:
             return _problem(Refusal(500, "forward-failed", f"{stage} failed on this request; the server's log says why"))
 
     def _input(self, body: Any, content_type: str) -> Any:
-        wanted = tensors.NetworkInput(None, tensors.own_dtype(self.model))
+        network_input = tensors.NetworkInput(None, tensors.own_dtype(self.model))
         if content_type == JSON:
-            return wanted.of(parsers.parse_json(body)).to(self.device)
+            return network_input.of(parsers.parse_json(body)).to(self.device)
         if content_type == CSV:
-            return wanted.of(parsers.parse_csv(body if isinstance(body, str) else body.decode())).to(self.device)
+            return network_input.of(parsers.parse_csv(body if isinstance(body, str) else body.decode())).to(self.device)
         if content_type == NPY:
-            return wanted.of(parsers.parse_npy(body)).to(self.device)
+            return network_input.of(parsers.parse_npy(body)).to(self.device)
         raise BadSample(
             f"unsupported content type {content_type}", expected=[JSON, CSV, NPY], status=415, kind="unsupported-media-type"
         )

@@ -26,7 +26,7 @@ class Function:
 
     def __init__(self, model_dir: Path) -> None:
         self.model_dir = model_dir
-        self.service = Service(end=_stay)
+        self.service = Service(end=_keep_running)
 
     def load(self) -> "Function":
         """Load the model now, in Lambda's init phase, and not within the first request."""
@@ -53,7 +53,7 @@ class Function:
     def _predict(self, body: Any, headers: dict[str, str], request_id: str) -> dict[str, Any]:
         local = LocalContext(self.model_dir, headers, request_id)
         (answer,) = self.service([{"body": body}], local) or [None]
-        content_type = local.answered.pop("content-type", "")
+        content_type = local.answer_headers.pop("content-type", "")
         if isinstance(answer, str):
             answer, content_type = answer.encode(), content_type or "text/plain; charset=utf-8"
         elif not isinstance(answer, bytes | bytearray):  # returned by a TorchServe handler; TorchServe encodes it as JSON
@@ -61,7 +61,7 @@ class Function:
                 answer, content_type = json_out.encode(answer), content_type or JSON
             except TypeError as error:
                 raise Refusal(500, "bad-answer", f"the handler returned a value that has no JSON form: {error}") from error
-        return proxied(local.status, bytes(answer), content_type or JSON, local.answered)
+        return proxied(local.status, bytes(answer), content_type or JSON, local.answer_headers)
 
 
 def is_proxy(event: Any) -> bool:
@@ -130,5 +130,5 @@ def _body(event: Mapping[str, Any]) -> bytes:
         raise BadSample("the event declares its body as base64, but it is not valid base64", kind="bad-base64") from None
 
 
-def _stay() -> None:
+def _keep_running() -> None:
     """Do nothing: only a worker that lost its GPU has to end, and Lambda has no GPU."""

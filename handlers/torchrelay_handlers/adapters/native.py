@@ -9,7 +9,7 @@ import copy
 import logging
 from typing import Any
 
-from torchrelay_handlers.adapters.renamed_forms import taken_apart
+from torchrelay_handlers.adapters.renamed_forms import with_fields
 from torchrelay_handlers.bodies import json_out
 from torchrelay_handlers.bodies.parsers import loads
 from torchrelay_handlers.messages import Answer
@@ -58,7 +58,7 @@ class Native:
         if self.lost:
             return _problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
         try:
-            results = self.entry.handle([row], narrowed(context, index))
+            results = self.entry.handle([row], context_of_one(context, index))
         except Refusal as refusal:
             return _problem(refusal)
         except Exception as error:
@@ -77,7 +77,7 @@ class Native:
 def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | Refusal:
     """Parse JSON, decode text and split a form into fields, as TorchServe does unless decode_input_request is false."""
     try:
-        row = taken_apart(row, context.get_all_request_header(index))
+        row = with_fields(row, context.get_all_request_header(index))
     except Refusal as refusal:
         return refusal
     for name, value in row.items():
@@ -92,7 +92,7 @@ def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | 
     return row
 
 
-def narrowed(context: Any, index: int) -> Any:
+def context_of_one(context: Any, index: int) -> Any:
     """A view of the context with only request `index` of the batch; statuses and headers set on it reach the real context."""
     view = copy.copy(context)
     processors = getattr(context, "request_processor", None)

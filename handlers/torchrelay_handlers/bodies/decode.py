@@ -54,7 +54,7 @@ def _by_type(body: bytes, content_type: str) -> object:  # noqa: PLR0911 - one r
     if kind in NPY:
         return parse_npy(body)
     if kind in ("", "application/octet-stream", _FORM, "*/*"):
-        return _look(body, kind)
+        return _by_first_bytes(body, kind)
     if kind.startswith("text/"):
         return parse_text(body, content_type)
     return body
@@ -80,7 +80,7 @@ def _field(part: Part) -> object:
     return parse_text(part.body, "") if not is_image(part.body) else part.body
 
 
-def _look(body: bytes, kind: str) -> object:
+def _by_first_bytes(body: bytes, kind: str) -> object:
     if is_image(body):
         return body
     try:
@@ -106,11 +106,11 @@ def instances(value: object, most: int) -> list[object] | None:
         raise BadSample("this model does not take parameters", kind="bad-instances")
     if not isinstance(rows, list) or not rows:
         raise BadSample("instances must be a list of at least one sample", kind="bad-instances", expected={INSTANCES: "[...]"})
-    refuse_many(len(rows), most)
+    refuse_too_many(len(rows), most)
     return rows
 
 
-def refuse_many(count: int, most: int) -> None:
+def refuse_too_many(count: int, most: int) -> None:
     """Refuse a request of more than `most` samples (413)."""
     if count > most:
         raise BadSample(f"{count} samples in one request; at most {most} are allowed", status=413, kind="too-many-instances")

@@ -87,7 +87,7 @@ class NetworkInput:
     def numbers(self, value: object) -> Tensor:
         """Finite numbers in nested lists (or a numpy array) as a tensor. Strings, booleans, null and ragged lists are refused."""
         if not isinstance(value, list | tuple | int | float) and not hasattr(value, "__array__"):
-            raise self.refuse(f"numbers are expected, not {_called(value)}", _called(value))
+            raise self.refuse(f"numbers are expected, not {_type_name(value)}", _type_name(value))
         tensor = _by_numpy(self, value) if np is not None else _by_torch(self, value)
         if self.dtype != torch.bool and (tensor.dtype == torch.bool or _holds_booleans(value)):
             raise self.refuse("numbers are expected, not true or false", "booleans")
@@ -136,7 +136,7 @@ def _holds_booleans(value: object) -> bool:
     return bool in kinds or (not kinds.isdisjoint((list, tuple)) and any(map(_holds_booleans, value)))
 
 
-def _called(value: object) -> str:
+def _type_name(value: object) -> str:
     """A JSON type in JSON's own words."""
     if isinstance(value, bytes | bytearray):
         return "bytes (is the content type right?)"

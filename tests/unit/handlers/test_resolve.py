@@ -27,7 +27,7 @@ def clean_imports() -> Iterator[None]:
         del sys.modules[name]
 
 
-def entry_in(tmp_path: Path, text: str, attribute: str = "") -> resolve.Found:
+def entry_in(tmp_path: Path, text: str, attribute: str = "") -> resolve.AnyHandler:
     (tmp_path / "their_handler.py").write_text(text)
     return resolve.find(Settings("their_handler.py" + attribute), tmp_path)
 
