@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 class LocalContext:
     """The part of ts.context.Context (0.12.0) that handlers may use; `status` and `answer_headers` are what they set."""
@@ -60,8 +62,4 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    import yaml  # noqa: PLC0415 - TorchServe's own dependency; only this file needs it
-
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
