@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from torchrelay_handlers.answers import problem
 from torchrelay_handlers.bodies import json_out, parsers, tensors
 from torchrelay_handlers.bodies.decode import media_type
 from torchrelay_handlers.messages import JSON, Answer, Request
 from torchrelay_handlers.network import device, loading
-from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
+from torchrelay_handlers.problems import BadSample, Refusal
 from torchrelay_handlers.settings import Settings
 
 NAMES = ("model_fn", "input_fn", "predict_fn", "output_fn")
@@ -56,7 +57,7 @@ class SageMakerHandler:
 
     def _answer(self, request: Request) -> Answer:
         if self.lost:
-            return _problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
+            return problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
         stage = "input_fn"
         try:
             content_type = media_type(request.content_type) or JSON
@@ -68,15 +69,15 @@ class SageMakerHandler:
             stage = "output_fn"
             return _as_answer(getattr(self.module, "output_fn", self._output)(prediction, accept), accept)
         except Refusal as refusal:
-            return _problem(refusal)
+            return problem(refusal)
         except Exception as error:
             self.lost = device.is_sticky(error)
             logger.error("request %s: %s failed", request.id, stage, exc_info=error)  # noqa: TRY400 - exc_info is that
             if stage == "input_fn":
                 unsupported = "unsupported" in str(error).lower()
                 status, kind = (415, "unsupported-media-type") if unsupported else (400, "bad-sample")
-                return _problem(BadSample(f"input_fn: {type(error).__name__}: {error}", status=status, kind=kind))
-            return _problem(Refusal(500, "forward-failed", f"{stage} failed on this request; the server's log says why"))
+                return problem(BadSample(f"input_fn: {type(error).__name__}: {error}", status=status, kind=kind))
+            return problem(Refusal(500, "forward-failed", f"{stage} failed on this request; the server's log says why"))
 
     def _input(self, body: Any, content_type: str) -> Any:
         network_input = tensors.NetworkInput(None, tensors.own_dtype(self.model))
@@ -128,7 +129,3 @@ def _as_answer(output: Any, accept: str) -> Answer:
     if isinstance(output, bytes | bytearray):
         return Answer(200, bytes(output), content_type)
     return Answer(200, json_out.encode(output), JSON)
-
-
-def _problem(refusal: Refusal) -> Answer:
-    return Answer(refusal.status, json_out.encode(refusal.document()), CONTENT_TYPE)

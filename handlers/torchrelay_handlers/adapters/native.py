@@ -10,11 +10,10 @@ import logging
 from typing import Any
 
 from torchrelay_handlers.adapters.renamed_forms import with_fields
-from torchrelay_handlers.bodies import json_out
+from torchrelay_handlers.answers import problem
 from torchrelay_handlers.bodies.parsers import loads
-from torchrelay_handlers.messages import Answer
 from torchrelay_handlers.network.device import is_sticky
-from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
+from torchrelay_handlers.problems import BadSample, Refusal
 from torchrelay_handlers.resolve import TorchServeEntry
 
 logger = logging.getLogger("torchrelay")
@@ -36,7 +35,7 @@ class Native:
         rows = [_decoded(row, index, context) for index, row in enumerate(data)]
         if any(isinstance(row, Refusal) for row in rows):
             return [
-                _problem(row) if isinstance(row, Refusal) else self._single(row, index, context) for index, row in enumerate(rows)
+                problem(row) if isinstance(row, Refusal) else self._single(row, index, context) for index, row in enumerate(rows)
             ]
         data = [row for row in rows if not isinstance(row, Refusal)]
         if len(data) > 1 and not self.one_by_one:
@@ -56,22 +55,22 @@ class Native:
 
     def _single(self, row: dict[str, Any], index: int, context: Any) -> Any:
         if self.lost:
-            return _problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
+            return problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
         try:
             results = self.entry.handle([row], context_of_one(context, index))
         except Refusal as refusal:
-            return _problem(refusal)
+            return problem(refusal)
         except Exception as error:
             self.lost = self.lost or is_sticky(error)
             status = getattr(error, "error_code", 500)  # ts.utils.util.PredictionException carries one
             logger.error("request %s: the handler failed", context.get_request_id(index), exc_info=error)  # noqa: TRY400 - exc_info is that
             if 400 <= status <= 499:
-                return _problem(BadSample(str(getattr(error, "message", error)), status=status))
-            return _problem(Refusal(500, "handler-failed", "the handler failed on this request; the server's log says why"))
+                return problem(BadSample(str(getattr(error, "message", error)), status=status))
+            return problem(Refusal(500, "handler-failed", "the handler failed on this request; the server's log says why"))
         if isinstance(results, list) and len(results) == 1:
             return results[0]
         logger.error("the handler answered one request with %s", type(results).__name__)
-        return _problem(Refusal(500, "handler-failed", "the handler must return a list with one answer per request"))
+        return problem(Refusal(500, "handler-failed", "the handler must return a list with one answer per request"))
 
 
 def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | Refusal:
@@ -100,7 +99,3 @@ def context_of_one(context: Any, index: int) -> Any:
         view.request_processor = [processors[index]]
     view.request_ids = {0: context.get_request_id(index)}
     return view
-
-
-def _problem(refusal: Refusal) -> Answer:
-    return Answer(refusal.status, json_out.encode(refusal.document()), CONTENT_TYPE)

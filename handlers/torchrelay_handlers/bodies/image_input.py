@@ -57,7 +57,7 @@ class Pictures:
 
     @property
     def gather(self) -> Callable[[list[list[object]]], list[list[object]]] | None:
-        """Fetches every `{"url": ...}` of a batch at the same time; None when no URLs are taken."""
+        """Fetches every `{"url": ...}` of a batch at the same time; None when URLs are not allowed."""
         return self._gather if self._fetcher is not None else None
 
     def _gather(self, requests: list[list[object]]) -> list[list[object]]:

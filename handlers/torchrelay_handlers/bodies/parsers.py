@@ -102,7 +102,7 @@ def _keys(value: object) -> int:
 
 
 def parse_base64(text: str) -> bytes:
-    """Bytes of strict base64 (RFC 4648 section 4); a `data:` prefix and line breaks are taken off first."""
+    """Bytes of strict base64 (RFC 4648 section 4), after removing a `data:` prefix and line breaks."""
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma or not head.endswith(";base64"):
@@ -141,7 +141,7 @@ def charset_of(content_type: str) -> str:
     """The charset that the content type names, by Python's name; UTF-8 if none.
 
     Raises:
-        BadSample: it is not one that is taken (415).
+        BadSample: the charset is not supported (415).
     """
     if "charset" not in content_type.lower():
         return "utf-8"
@@ -163,7 +163,7 @@ def charset_of(content_type: str) -> str:
 
 
 def parse_text(body: bytes | bytearray, content_type: str) -> str:
-    """Text in the charset that the content type names, UTF-8 if none; a byte order mark is taken off."""
+    """Text in the charset that the content type names, UTF-8 if none, without a byte order mark."""
     charset = charset_of(content_type)
     try:
         return body.decode(charset).removeprefix("\ufeff")
