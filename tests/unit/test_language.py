@@ -18,6 +18,7 @@ COVERED = (
     "handlers",
     "runtime",
     "tests/unit/handlers",
+    *sorted(f"tests/unit/{file.name}" for file in (ROOT / "tests/unit").glob("test_runtime_*.py")),
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
