@@ -45,7 +45,9 @@ COVERED = (
     ".devcontainer",
     "tests/README.md",
     "tests/build_go_programs.py",
-    "tests/cluster/conftest.py",
+    "tests/cluster",
+    "benchmarks",
+    "tests/integration/fastai",
     "tests/cluster/cluster.py",
     "tests/container/base_image.py",
     "tests/container/cases",
@@ -131,7 +133,7 @@ COVERED = (
     "tests/unit/test_yaml_document.py",
     "tests/unit/verb_outputs.py",
     "tests/unit/workflow_files.py",
-    "tests/workflow/conftest.py",
+    "tests/workflow",
 )
 SUFFIXES = {".py", ".md", ".yml", ".yaml", ".json", ".sh", ".txt", ".toml", ".js", ""}
 

@@ -1,4 +1,4 @@
-"""Real act, started as the README tells, and what its --json lines say.
+"""Real act, started with the README's command, and its --json lines.
 
 act answers 0 when a job was skipped for want of a platform, and interprets what steps print; so tests look at jobs, outputs,
 annotations and summaries here, never at the exit code alone. Each run has its own action cache, artifacts and environment.
@@ -23,6 +23,7 @@ from typing import Any
 
 from tests import gotools
 from tests.integration.conftest import free_port
+from tests.workflow.repositories import OUTPUTS_JOB
 
 COMMAND = "act push -P ubuntu-latest=-self-hosted --artifact-server-path /tmp/act-artifacts"
 """The README's command for users; what else a test needs is in the .actrc of its home folder."""
@@ -71,7 +72,7 @@ class Run:
         first: dict[str, float] = {}
         for event in self.events:
             first.setdefault(event.get("job", ""), event["at"])
-        ended = [event for event in self.events if "jobResult" in event and event["jobID"] != "told"]
+        ended = [event for event in self.events if "jobResult" in event and event["jobID"] != OUTPUTS_JOB]
         return [
             Job(one["jobID"], one.get("matrix") or {}, one["jobResult"], one["at"] - first[one["job"]])
             for one in ended
@@ -85,32 +86,32 @@ class Run:
 
     def ran(self, **expected: str) -> None:
         """Assert that exactly these jobs ran, with these results; of several of a matrix each."""
-        found: dict[str, str] = {}
+        results: dict[str, str] = {}
         for job in self.jobs:
-            found[job.id] = job.result if found.get(job.id, "success") == "success" else found[job.id]
-        assert found == expected, self.told
+            results[job.id] = job.result if results.get(job.id, "success") == "success" else results[job.id]
+        assert results == expected, self.transcript
 
     def outputs(self, job: str) -> dict[str, str]:
         """What the steps of a job set."""
         return {one["name"]: one["arg"] for one in self.events if one.get("command") == "set-output" and one["jobID"] == job}
 
     @property
-    def given(self) -> dict[str, str]:
-        """What the caller's next job got of serve.yml's outputs; act runs none after a called workflow that failed."""
-        return self.outputs("told")
+    def workflow_outputs(self) -> dict[str, str]:
+        """The outputs of serve.yml that the caller's next job received; act starts no job after a called workflow that failed."""
+        return self.outputs(OUTPUTS_JOB)
 
     @property
     def annotations(self) -> list[Annotation]:
         """Errors, warnings and notices."""
-        found = []
+        annotations = []
         for event in self.events:
             if event.get("command") in ("error", "warning", "notice"):
-                given = {key: str((event.get("kvPairs") or {}).get(key, "")) for key in ("file", "line", "title")}
-                found.append(Annotation(event["command"], event["arg"], job=event["jobID"], **given))
-        return found
+                properties = {key: str((event.get("kvPairs") or {}).get(key, "")) for key in ("file", "line", "title")}
+                annotations.append(Annotation(event["command"], event["arg"], job=event["jobID"], **properties))
+        return annotations
 
     def summary(self, job: str) -> str:
-        """The job's summary; act tells it once per nested action, so the same text of one step counts once."""
+        """The job's summary; act prints it once per nested action, so the same text of one step counts once."""
         seen: dict[tuple[str, str], None] = {}
         for event in self.events:
             if event.get("command") == "summary" and event["jobID"] == job:
@@ -133,20 +134,20 @@ class Run:
         return [event for event in self.events if "command" in event]
 
     @property
-    def told(self) -> str:
-        """All that a person would want to see of a failed test."""
+    def transcript(self) -> str:
+        """What a person needs to see of a failed test."""
         shown = [one for one in self.events if one.get("msg") and not re.match(_NOISE, one["msg"]) and "stage" in one]
         lines = [f"[{one.get('jobID', '')}] {one['msg'].rstrip()}" for one in shown]
         return f"act ended with {self.code} after {self.seconds:.1f} s, {self.results}\n" + "\n".join(lines[-400:]) + self.err
 
 
 def _own_step(event: Event, job: str) -> bool:
-    """Tell whether a line is of a step of the job itself, not of one inside of an action."""
+    """Return whether a line belongs to a step of the job itself, not to a step inside an action."""
     return event.get("jobID") == job and event.get("stage") == "Main" and len(event.get("stepID", ())) == 1
 
 
 def _calls(event: Event, events: list[Event]) -> bool:
-    """Tell whether a job is one that calls another workflow: the names of that one's jobs begin with its own."""
+    """Return whether a job calls another workflow: the names of that workflow's jobs begin with the job's name."""
     own = event["job"].rpartition("/")[2].strip()
     return any(other.get("job", "").startswith(f"{own}/") for other in events)
 
@@ -199,7 +200,7 @@ class Running:
                         return event
                 looked = len(self.events)
                 if self.ended or time.monotonic() > deadline:
-                    raise AssertionError(f"{what} was not seen\n{self.seen(-1).told}")
+                    raise AssertionError(f"{what} was not seen\n{self.seen(-1).transcript}")
                 self.more.wait(0.5)
 
     def step_begins(self, job: str, step: str) -> Event:
@@ -218,16 +219,16 @@ class Running:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"act did not end within {timeout} s\n{self.seen(-1).told}") from None
+            raise AssertionError(f"act did not end within {timeout} s\n{self.seen(-1).transcript}") from None
         for thread in self.threads:
             thread.join(10)
         return self.seen(code)
 
     def kill(self) -> Run:
-        """SIGKILL act and every process of its steps, which have groups of their own, as the end of a machine would."""
+        """SIGKILL act and every process of its steps, which have separate process groups, as the end of a machine would."""
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and (found := marked(self.mark)):
-            for pid in found:
+        while time.monotonic() < deadline and (pids := marked(self.mark)):
+            for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
@@ -239,20 +240,20 @@ class Running:
 
 
 def marked(mark: str) -> list[int]:
-    """Find the living processes that carry a run's mark in their environment."""
-    wanted, found = f"{MARK}={mark}".encode(), []
+    """Return the living processes that carry a run's mark in their environment."""
+    wanted, pids = f"{MARK}={mark}".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if wanted in (folder / "environ").read_bytes().split(b"\0") and "\nState:\tZ" not in (folder / "status").read_text():
-                found.append(int(folder.name))
+                pids.append(int(folder.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 @dataclass
 class Act:
-    """Starts act over model repositories; `flags`, `env` and the runner's tool cache are of all its runs."""
+    """Starts act over model repositories; `flags`, `env` and the runner's tool cache are shared by all its runs."""
 
     program: Path
     folder: Path

@@ -19,8 +19,8 @@ def without_build(deploy: Path, folder: Path, planned: Mapping[str, str]) -> Pat
     workflow["on"] = workflow.pop(True)  # YAML 1.1's reading of `on`
     jobs = workflow["jobs"]
     keep = "".join(f'printf \'{name}=%s\\n\' "$V{n}" >> "$GITHUB_OUTPUT"\n' for n, name in enumerate(planned))
-    told = {f"V{n}": value for n, value in enumerate(planned.values())}
-    jobs["plan"]["steps"] = [{"id": "plan", "run": keep, "env": told}]
+    values = {f"V{n}": value for n, value in enumerate(planned.values())}
+    jobs["plan"]["steps"] = [{"id": "plan", "run": keep, "env": values}]
     jobs["build"]["steps"] = [{"run": "true"}]
     (folder / SERVE).write_text(yaml.safe_dump(workflow, sort_keys=False))
     return folder

@@ -33,9 +33,9 @@ class Command:
 def parse(line: str, stop_word: str) -> Command | None:
     """Read one line."""
     known = NAMES | {"stop-commands", stop_word}
-    for found in (_V2.match(line), _V1.search(line)):
-        if found and found["name"] in known:
-            return Command(found["name"], found["properties"] or "", found["data"])
+    for match in (_V2.match(line), _V1.search(line)):
+        if match and match["name"] in known:
+            return Command(match["name"], match["properties"] or "", match["data"])
     return None
 
 

@@ -49,7 +49,7 @@ def candidate_is_there(live: Live, before: set[str], running: Running) -> None:
         if set(live.containers) - before:
             return
         time.sleep(0.02)
-    raise AssertionError(running.seen(-1).told)
+    raise AssertionError(running.seen(-1).transcript)
 
 
 def test_killed_at_each_step(
@@ -57,13 +57,13 @@ def test_killed_at_each_step(
 ) -> None:
     repository, live = scene()
     first = act(repository.folder, "push", repository.pushed())
-    assert first.code == 0, first.told
+    assert first.code == 0, first.transcript
     before, since = live.serving["org.torchrelay.commit"], repository.head
     repository.edit("model.py", '"""One linear', '"""Still one linear')
     repository.commit("the next version")
     repository.call({"skip": "deploy"})
     built = act(repository.folder, "push", repository.pushed(since), run_id="77")
-    assert built.code == 0, built.told
+    assert built.code == 0, built.transcript
     repository.call()
     again = start_act(without_build(deploy, tmp_path / "deploy", built.outputs("plan") | {"deploy": "true", "attest": "true"}))
 
@@ -94,10 +94,10 @@ def live_containers(live: Live) -> list[str]:
 
 
 def converged(run: Run, live: Live, commit: str) -> None:
-    assert run.code == 0, run.told
+    assert run.code == 0, run.transcript
     run.ran(plan="success", build="success", deploy="success", report="success")
-    assert run.given["verdict"] == "passed"
-    assert run.given["endpoint"] == live.url
+    assert run.workflow_outputs["verdict"] == "passed"
+    assert run.workflow_outputs["endpoint"] == live.url
     assert live.serving["org.torchrelay.commit"] == commit
     assert len(live_containers(live)) == 1
     assert len(live.containers) <= 3, "the front, what is live and what it replaced"
