@@ -1,4 +1,4 @@
-"""The registry: every server by its name in the rows."""
+"""The registry: every server by its name in the table."""
 
 from dataclasses import dataclass
 from typing import Any

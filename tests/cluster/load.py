@@ -1,4 +1,4 @@
-"""Sends requests to a Service from a pod until stopped, over new and over keep_alive connections. Runs only in the runtime image.
+"""Sends requests to a Service from a pod until stopped, over new and over kept-alive connections. Runs only in the runtime image.
 
 load.py HOST PORT PATH STOP_FILE   prints {"new": {"asked", "failed", "versions", "failures"}, "kept": ...} once the file exists
 """
@@ -28,7 +28,7 @@ def ask(connection: http.client.HTTPConnection, path: str) -> str:
 
 
 def lane(host: str, port: int, path: str, stop: Path, keep_alive: bool, seen: list[Row]) -> None:
-    """Send until `stop`; a keep_alive connection is opened again only when it failed or the server announced that it closes it."""
+    """Send until `stop`; a kept-alive connection is opened again only when it failed or the server announced that it closes it."""
     connection = http.client.HTTPConnection(host, port, timeout=30)
     while not stop.exists():
         began = time.time()

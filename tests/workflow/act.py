@@ -1,6 +1,6 @@
 """Real act, started with the README's command, and its --json lines.
 
-act answers 0 when a job was skipped for want of a platform, and interprets what steps print; so tests look at jobs, outputs,
+act exits with 0 when it skips a job without a platform, and interprets the output of steps; so tests look at jobs, outputs,
 annotations and summaries here, never at the exit code alone. Each run has its own action cache, artifacts and environment.
 """
 
@@ -37,7 +37,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One job, as often as its matrix has it. Seconds are from its first to its last line."""
+    """One job of a matrix. `seconds` is the time from its first to its last line."""
 
     id: str
     matrix: Mapping[str, Any]
@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Annotation:
-    """An `::error::` and the like, as act read it."""
+    """An error, a warning or a notice, as act parsed it."""
 
     level: str
     message: str
@@ -59,7 +59,7 @@ class Annotation:
 
 @dataclass
 class Run:
-    """A run that has ended, or what of it was seen when it was killed."""
+    """A run that has ended, or its events up to when it was killed."""
 
     code: int
     events: list[Event]
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def jobs(self) -> list[Job]:
-        """All jobs with a result, in the order of their ends."""
+        """All jobs with a result, in the order in which they ended."""
         first: dict[str, float] = {}
         for event in self.events:
             first.setdefault(event.get("job", ""), event["at"])
@@ -85,14 +85,14 @@ class Run:
         return {"/".join(filter(None, (job.id, str(job.matrix.get("model", ""))))): job.result for job in self.jobs}
 
     def ran(self, **expected: str) -> None:
-        """Assert that exactly these jobs ran, with these results; of several of a matrix each."""
+        """Assert that exactly these jobs ran, with these results; all jobs of a matrix must have the same one."""
         results: dict[str, str] = {}
         for job in self.jobs:
             results[job.id] = job.result if results.get(job.id, "success") == "success" else results[job.id]
         assert results == expected, self.transcript
 
     def outputs(self, job: str) -> dict[str, str]:
-        """What the steps of a job set."""
+        """Return the outputs that the steps of a job set."""
         return {one["name"]: one["arg"] for one in self.events if one.get("command") == "set-output" and one["jobID"] == job}
 
     @property
@@ -125,12 +125,12 @@ class Run:
 
     @property
     def raw(self) -> str:
-        """All that the steps printed."""
+        """The whole output of the steps."""
         return "".join(event["msg"] for event in self.events if event.get("raw_output"))
 
     @property
     def commands(self) -> list[Event]:
-        """Every workflow command that act obeyed."""
+        """Every workflow command that act carried out."""
         return [event for event in self.events if "command" in event]
 
     @property
@@ -153,7 +153,7 @@ def _calls(event: Event, events: list[Event]) -> bool:
 
 
 class Running:
-    """An act process, read as it speaks."""
+    """A running act process, whose output is read as it arrives."""
 
     def __init__(self, process: subprocess.Popen[str], mark: str, log: Path) -> None:
         self.process, self.mark, self.log = process, mark, log
@@ -191,7 +191,7 @@ class Running:
         self.err.extend(self.process.stderr)
 
     def wait_for(self, what: str, seen: Callable[[Event], bool], seconds: float = TIMEOUT_S) -> Event:
-        """Return the first line that is `seen`; the run's end before that fails the test."""
+        """Return the first event for which `seen` is true; the test fails if the run ends before."""
         deadline, looked = time.monotonic() + seconds, 0
         with self.more:
             while True:
@@ -204,7 +204,7 @@ class Running:
                 self.more.wait(0.5)
 
     def step_begins(self, job: str, step: str) -> Event:
-        """Wait for the start of one of a job's own steps, by a part of what it uses or is named."""
+        """Wait for the start of one of a job's own steps; `step` is a part of its name or of its `uses`."""
         return self.wait_for(
             f"the start of {job}'s step {step}",
             lambda event: _own_step(event, job) and step in event["step"] and "⭐" in event["msg"],
@@ -214,7 +214,7 @@ class Running:
         return Run(code, list(self.events), "".join(self.err), time.monotonic() - self.began)
 
     def finish(self, timeout: float = TIMEOUT_S) -> Run:
-        """Wait for its end."""
+        """Wait until the run ends."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -225,7 +225,7 @@ class Running:
         return self.seen(code)
 
     def kill(self) -> Run:
-        """SIGKILL act and every process of its steps, which have separate process groups, as the end of a machine would."""
+        """Send SIGKILL to act and to every process of its steps, as when a machine goes away; they have separate process groups."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and (pids := marked(self.mark)):
             for pid in pids:
@@ -275,7 +275,7 @@ class Act:
         run_id: str = "",
         attempt: int = 1,
     ) -> Running:
-        """Start the README's command, for this event, in a repository; a later `attempt` of a run has that one's artifacts."""
+        """Start the README's command for this event in a repository; a later `attempt` of a run has the artifacts of the first."""
         mark = str(next(_numbers))
         home = self.folder / mark
         (home / "actions").mkdir(parents=True)
@@ -306,7 +306,7 @@ class Act:
         return self.started[-1]
 
     def __call__(self, repository: Path, event: str = "push", payload: Mapping[str, Any] | None = None, **more: Any) -> Run:
-        """Run it to its end, and keep of a run without a `run_id` nothing but what it said: each bundle is a whole image."""
+        """Run to the end. Of a run without a `run_id` only the log is kept, because each bundle is a whole image."""
         timeout = more.pop("timeout", TIMEOUT_S)
         running = self.start(repository, event, payload, **more)
         try:
@@ -315,7 +315,7 @@ class Act:
             self.forget(running)
 
     def forget(self, running: Running) -> None:
-        """Remove what a run that has ended left on the disk, but for what it said."""
+        """Remove the files of a run that has ended, except its log."""
         shutil.rmtree(running.log.parent / "actions", ignore_errors=True)
         shutil.rmtree(self.artifacts(running), ignore_errors=True)
 
@@ -324,7 +324,7 @@ class Act:
         return Path(self.env["ACT_ARTIFACTS"], running.mark)
 
     def end_all(self) -> None:
-        """Kill what still runs, steps that outlived their run included, and remove what the runs left on the disk."""
+        """Kill everything that still runs, including steps that outlived their run, and remove the files of all runs."""
         for running in self.started:
             running.kill()
             self.forget(running)
@@ -332,5 +332,5 @@ class Act:
 
 
 def installed() -> Path:
-    """Return act, built if need be."""
+    """Return act's path; it is built first if it is missing."""
     return gotools.ensure("act")

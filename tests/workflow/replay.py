@@ -1,4 +1,4 @@
-"""A run's deploy job again, as GitHub's "Re-run failed jobs" does it: plan and build keep their outputs and artifacts."""
+"""Repeats a run's deploy job, like GitHub's "Re-run failed jobs": plan and build keep their outputs and artifacts."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def without_build(deploy: Path, folder: Path, planned: Mapping[str, str]) -> Pat
 
 
 def steps_of(deploy: Path, job: str) -> list[str]:
-    """What a job's steps use, in their order."""
+    """Return the `uses` of a job's steps, in their order."""
     workflow = yaml.safe_load((deploy / SERVE).read_text())
     return [step["uses"] for step in workflow["jobs"][job]["steps"]]

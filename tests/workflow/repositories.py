@@ -39,7 +39,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def export(folder: Path, leave_out: tuple[str, ...] = ("tests/", "benchmarks/")) -> Path:
-    """Copy what a commit of everything would hold, less what no action reads: act copies a mapped folder whole at each use."""
+    """Copy the files of the working tree, without those that no action reads: act copies a mapped folder whole at each use."""
     listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, listed.decode().split("\0")):
         if (ROOT / name).is_file() and not name.startswith(leave_out):
@@ -49,7 +49,7 @@ def export(folder: Path, leave_out: tuple[str, ...] = ("tests/", "benchmarks/"))
 
 
 def used(folder: Path) -> Iterator[str]:
-    """Every `uses:` of a repository's workflows and actions."""
+    """Yield every `uses:` of a repository's workflows and actions."""
 
     def of(node: Any) -> Iterator[str]:
         if isinstance(node, dict):
@@ -107,7 +107,7 @@ def caller(inputs: Mapping[str, Any], own: str = OWN, secrets: Mapping[str, str]
 
 
 class ModelRepository:
-    """A git repository of somebody else, `acme/models`, with models and a workflow that calls serve.yml."""
+    """A model repository, `acme/models`, with a workflow that calls serve.yml."""
 
     def __init__(self, folder: Path, inputs: Mapping[str, Any] | None = None, own: str = OWN) -> None:
         self.folder, self.inputs, self.own = folder, dict(inputs or {}), own
@@ -194,7 +194,7 @@ class ModelRepository:
 
 
 def branched(repository: ModelRepository, branch: str, name: str = "branched") -> ModelRepository:
-    """Clone a model repository beside itself, onto a branch of its head: what is done there is not done in the first."""
+    """Clone a model repository and check out a new branch of its head; the original does not change."""
     folder = repository.folder.parent / f"{name}-{len(list(repository.folder.parent.iterdir()))}"
     git(repository.folder, "clone", "--quiet", ".", str(folder))
     git(folder, "remote", "set-url", "origin", "https://github.com/acme/models.git")

@@ -1,4 +1,4 @@
-"""What a workflow talks to on GitHub and cannot have here: stand-ins on loopback that write down what they are asked."""
+"""Stand-ins on loopback for GitHub's services; they record their requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOT = {"login": "github-actions[bot]", "type": "Bot"}
 
 @dataclass
 class Comments:
-    """Stands in for GitHub's REST API, as far as comments of issues go: listed 30 a page, written with a token that may."""
+    """Stands in for GitHub's REST API for comments of issues: 30 a page, and writing needs a token with that right."""
 
     url: str = ""
     comments: list[dict[str, Any]] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Comments:
 
 @dataclass
 class Tokens:
-    """Stands in for GitHub's OIDC provider: tokens of one subject, unsigned, for whoever has the runner's bearer."""
+    """Stands in for GitHub's OIDC provider: unsigned tokens of one subject, for requests with the runner's bearer token."""
 
     subject: str
     url: str = ""
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = _handle  # noqa: N815 -- http.server's names
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The repository under another name: `make adopt`, then act runs a model repository that calls it there."""
+"""The repository under another name: `make adopt`, then act runs a model repository that calls it by that name."""
 
 from __future__ import annotations
 

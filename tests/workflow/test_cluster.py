@@ -28,7 +28,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 
 def answer(repository: ModelRepository, scratch: Path) -> float:
-    """What the Service says to an iris setosa."""
+    """Return the Service's answer for an iris setosa."""
     from torchrelay.model.model import load_model
 
     model = load_model(repository.folder)

@@ -1,4 +1,4 @@
-"""Runs by hand: what is asked for is left out, and a wrong input is our error, as act checks none."""
+"""Manual runs: `skip` leaves stages out, and a wrong input is our error, because act checks no inputs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Other people's words go through real act and stay words: no shell, no command, no expression, no markup comes of them.
+"""Hostile words pass through real act without effect: no shell, no command, no expression and no markup.
 
-Four runs carry them all: a pull request whose every name is hostile and legal, a push of such names that is deployed, a model that
+Four runs contain them all: a pull request whose every name is hostile and legal, a push of such names that is deployed, a model that
 fails with hostile answers, output and exceptions, and one job of steps that must each refuse a hostile name. The controls are
 actions that interpolate and that echo.
 """
@@ -78,7 +78,7 @@ def canary(tmp_path: Path) -> Path:
 
 @contextmanager
 def hostile_endpoint(answers: list[Case]) -> Iterator[str]:
-    """Stands in for a live endpoint that somebody else controls: each answer is a hostile word, in body, reason and headers."""
+    """Stands in for a hostile live endpoint: each answer has a hostile word in body, reason and headers."""
 
     class Handler(BaseHTTPRequestHandler):
         turn = 0
@@ -95,7 +95,7 @@ def hostile_endpoint(answers: list[Case]) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever)
@@ -148,7 +148,7 @@ def test_a_pull_request_whose_every_name_is_hostile(
 
 
 def test_a_push_whose_every_name_is_hostile_is_deployed(act: Act, scene: Callable[..., Scene], canary: Path) -> None:
-    """As far as the job that holds credentials: names and contents of samples, the commit, and the event."""
+    """Up to the job that has credentials: names and contents of samples, the commit, and the event."""
     repository, live = scene()
     event = by_place(PUSHED)
     for number, case in enumerate(DEPLOYED):
@@ -289,7 +289,7 @@ def test_there_are_enough_cases() -> None:
 def test_the_controls_are_caught(
     start_act: Callable[..., Act], deploy: Path, tmp_path: Path, canary: Path, action: str, kind: str, seen: str
 ) -> None:
-    """Actions as they must not be written: the same words, and the same look at the run."""
+    """The control, with actions that are written wrongly: the same words have an effect, and it is found."""
     repository = ModelRepository(tmp_path / "models")
     (case,) = cases("name", [kind], 1)
     uses = {"uses": "bad/actions@main", "with": {"name": "${{ github.event.word }}"}}

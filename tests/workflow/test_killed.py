@@ -1,4 +1,4 @@
-"""SIGKILL at each step of the deploy job, then once more from the top: what is live answers all along, and the run converges."""
+"""SIGKILL at each step of the deploy job, then a new run: the live version answers throughout, and the new run completes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REQUEST_S = 0.05
 
 @contextmanager
 def asked_all_along(live: Live) -> Iterator[list[str]]:
-    """Ask the live endpoint without a pause; what was wrong is in the list."""
+    """Send requests to the live endpoint all the time; the list contains the failures."""
     wrong: list[str] = []
     stop = threading.Event()
 
@@ -43,7 +43,7 @@ def asked_all_along(live: Live) -> Iterator[list[str]]:
 
 
 def candidate_is_there(live: Live, before: set[str], running: Running) -> None:
-    """Wait until deploy has made a container: in the middle of it there is the most to leave lying about."""
+    """Wait until deploy has created a container: then it would leave the most behind."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not running.ended:
         if set(live.containers) - before:
@@ -89,7 +89,7 @@ def test_killed_at_each_step(
 
 
 def live_containers(live: Live) -> list[str]:
-    """The running versions, the front not counted."""
+    """Return the running versions, without the front."""
     return [name for name, (_, state) in live.containers.items() if state == "running" and not name.endswith("-front")]
 
 
@@ -104,7 +104,7 @@ def converged(run: Run, live: Live, commit: str) -> None:
 
 
 def test_a_killed_run_leaves_no_process(deployed: Deployed, act: Act) -> None:
-    """The kill of this file is thorough: without it, the tests above would let the killed run go on."""
+    """The control: `kill` ends every process of a run; otherwise the killed runs of the tests above would go on."""
     from tests.workflow.act import marked
 
     running = act.start(deployed.repository.folder, "push", deployed.repository.pushed())

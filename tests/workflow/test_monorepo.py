@@ -1,4 +1,4 @@
-"""Fifty models of which one changed: only that one is built, and the plan takes seconds."""
+"""Fifty models, of which one has changed: only that one is built, and the plan takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two pushes five seconds apart, with no concurrency groups as act knows none: the newest commit is live at the end."""
+"""Two pushes five seconds apart, without concurrency groups (act has none): the newest commit is live at the end."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ NUMBER = 41
 
 @pytest.fixture(scope="module")
 def proposal(deployed: Deployed) -> ModelRepository:
-    """A branch whose model is half as sure, as its samples now expect."""
+    """A branch whose model is half as certain, as its samples now expect."""
     repository = branched(deployed.repository, "warmer")
     repository.edit("model.py", "self.fc(x), dim=-1", "self.fc(x) * 0.5, dim=-1")
     repository.edit("samples/setosa.json", "0.9944", "0.9301")
@@ -27,7 +27,7 @@ def proposal(deployed: Deployed) -> ModelRepository:
 
 @pytest.fixture(scope="module")
 def proposed(deployed: Deployed, proposal: ModelRepository, act: Act, comments: Comments) -> tuple[Run, dict[str, object]]:
-    """The run, and what was live before it; 35 people have comments_before something already, one of them our own marker."""
+    """The run, and the live state before it; there are 35 earlier comments, one of them with our marker."""
     for number in range(34):
         comments.add(NUMBER, f"opinion {number}")
     comments.add(NUMBER, f"I write {MARKER} myself")

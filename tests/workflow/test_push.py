@@ -1,4 +1,4 @@
-"""A push of a model repository becomes an endpoint; with nothing new, nothing moves; a bad version leaves what is live."""
+"""A push becomes an endpoint; without changes nothing is transferred; a bad version does not touch the live one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_summaries(deployed: Deployed) -> None:
 
 
 def test_nothing_moves_when_nothing_changed(deployed: Deployed, act: Act) -> None:
-    """The same commit once more, as by "Re-run all jobs": everything is found done."""
+    """The same commit again, like "Re-run all jobs": all work is reused."""
     before = deployed.live.world
     run = act(deployed.repository.folder, "push", deployed.repository.pushed())
     run.ran(plan="success", build="success", deploy="success", report="success")
