@@ -1,6 +1,6 @@
 """Hostile words pass through real act without effect: no shell, no command, no expression and no markup.
 
-Four runs contain them all: a pull request whose every name is hostile and legal, a push of such names that is deployed, a model that
+They are in four runs: a pull request whose every name is hostile and legal, a push of such names that is deployed, a model that
 fails with hostile answers, output and exceptions, and one job of steps that must each refuse a hostile name. The controls are
 actions that interpolate and that echo.
 """
