@@ -12,7 +12,7 @@ import sys
 import time
 
 from torchrelay_runtime.front import in_flight
-from torchrelay_runtime.settings import SettingsError, read_settings
+from torchrelay_runtime.settings import SettingsError, propagation, read_settings
 from torchrelay_runtime.state import start_draining
 
 QUIET_POLLS = 3  # nothing in flight three times in a row, a tenth of a second apart
@@ -22,12 +22,12 @@ def main() -> int:
     """Drain; 0 when nothing is in flight, 1 when the time was up."""
     try:
         settings = read_settings(os.environ)
-        propagation = float(os.environ.get("TORCHRELAY_PROPAGATION_S") or "5")
-    except (SettingsError, ValueError) as error:
+        propagation_s = propagation(os.environ)
+    except SettingsError as error:
         print(f"torchrelay: {error}", file=sys.stderr)
         return 2
     start_draining(settings.state)
-    time.sleep(propagation)
+    time.sleep(propagation_s)
     deadline = time.monotonic() + settings.serving.drain_timeout_s
     quiet = 0
     while time.monotonic() < deadline:

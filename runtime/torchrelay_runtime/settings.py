@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 ROUTE = re.compile(r"/[A-Za-z0-9_.:~/-]*")
 SERVER = re.compile(r"[a-z][a-z0-9_]*")
+LONGEST_PROPAGATION_S = 600.0
 
 
 class SettingsError(Exception):
@@ -160,6 +162,18 @@ def own_bind(env: Mapping[str, str], front: str) -> str:
     except ValueError as error:
         raise SettingsError(f"TORCHRELAY_BIND is {value!r}, it has to be an IP address") from error
     return f"[{address}]" if address.version == 6 else str(address)
+
+
+def propagation(env: Mapping[str, str]) -> float:
+    """Return the seconds that the preStop program waits until no new requests arrive."""
+    text = env.get("TORCHRELAY_PROPAGATION_S") or "5"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST_PROPAGATION_S:
+        raise SettingsError(f"TORCHRELAY_PROPAGATION_S is {text!r}, it has to be a number from 0 to {LONGEST_PROPAGATION_S:.0f}")
+    return seconds
 
 
 def one_of(env: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:

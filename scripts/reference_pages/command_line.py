@@ -12,14 +12,15 @@ from torchrelay.cli import main
 from torchrelay.core import errors
 
 INTRODUCTION = """\
-Every verb takes the model directory (default `.`) and prints its result as one JSON object with `--json`; progress and log go to
-stderr. Every option is also an environment variable; an empty variable counts as absent. `--dry-run`, on every verb that changes
-something, prints what would be done. Completed work, known by its digest, is skipped: a second `relay` pushes nothing and restarts
-nothing. After an interruption the next run continues.
+Verbs on one model take its directory (default `.`). A result is printed as one JSON object with `--json`; progress and log go to
+stderr. An option is also an environment variable where its row names one; an empty variable counts as absent. Where there is
+`--dry-run`, it prints what would be done. Completed work, known by its digest, is skipped: a second `relay` pushes nothing and
+restarts nothing. After an interruption the next run continues.
 """
 ERRORS = """\
 Both are public. With `--json` a failure is one object on stdout: `{"error": {"kind", "message", "fix", "exit_code"}}`, with
-`problems` (file, line, field, message, fix) where a file is wrong. Each kind links to its section in Troubleshooting.
+`problems` (file, line, field, message, fix) where a file is wrong; wrong usage (exit code 2) and defects (1) print text on stderr
+alone. Each kind links to its section in Troubleshooting.
 """
 
 

@@ -5,6 +5,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from torchrelay.cli import main
+from torchrelay.cli.console import described
 from torchrelay.core.errors import LoginFailed
 from torchrelay.core.paths import ROOT
 
@@ -29,7 +30,7 @@ def test_an_unknown_verb_is_a_usage_error() -> None:
 
 @pytest.mark.parametrize(("fix", "line"), [("log in", "fix: log in (https://"), ("", "fix: see https://")])
 def test_the_fix_line_has_the_address_of_the_documentation(fix: str, line: str) -> None:
-    text = main.described(LoginFailed("no token", fix))
+    text = described(LoginFailed("no token", fix))
     assert text.startswith("torchrelay: no token\n")
     assert line in text
     assert text.rstrip(")\n").endswith("/docs/troubleshooting.md#login_failed")

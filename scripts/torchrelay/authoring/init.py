@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,7 +189,7 @@ def _samples(options: InitOptions) -> dict[str, bytes]:
 
 
 def _next_steps(model_dir: Path, options: InitOptions) -> list[str]:
-    where = printable(str(model_dir))
+    where = shlex.quote(printable(str(model_dir)))
     if options.weights:
         network = f"write the network of {printable(file_name(options.weights))} into model.py"
         return [network, f"torchrelay samples record {where}, then review samples/", f"torchrelay relay {where}"]

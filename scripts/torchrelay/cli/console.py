@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from torchrelay.core import runner
+from torchrelay.core import runner, troubleshooting
+from torchrelay.core.errors import TorchrelayError
 from torchrelay.stages import error_file
 
 
@@ -101,3 +102,10 @@ def done(result: dict[str, Any], text: str) -> None:
 def planned(stage: str, steps: list[str]) -> None:
     """Print what a dry run would have done."""
     done({"stage": stage, "dry_run": True, "would": steps}, "\n".join(f"would {step}" for step in steps))
+
+
+def described(error: TorchrelayError) -> str:
+    """Return an error as it is printed: the message, then the fix with the address of its section of the documentation."""
+    address = troubleshooting.address(error.kind)
+    fix = f"{error.fix} ({address})" if error.fix else f"see {address}"
+    return f"torchrelay: {error.message}\n  fix: {fix}\n"

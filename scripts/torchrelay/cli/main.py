@@ -13,9 +13,9 @@ import typer
 from typer.core import TyperGroup
 
 from torchrelay import __version__
-from torchrelay.cli.console import INVOCATION, Invocation
+from torchrelay.cli.console import INVOCATION, Invocation, described
 from torchrelay.cli.signals import Interrupts, ignore
-from torchrelay.core import runner, troubleshooting
+from torchrelay.core import runner
 from torchrelay.core.errors import DiskFull, Interrupted, ModelInvalid, SystemRefused, TorchrelayError
 from torchrelay.core.log import configure_logging
 from torchrelay.core.paths import cache_dir
@@ -112,13 +112,6 @@ def _as_json(error: TorchrelayError) -> str:
     return runner.as_json({"error": fields}) + "\n"
 
 
-def described(error: TorchrelayError) -> str:
-    """Return an error as it is printed: the message, then the fix with the address of its section of the documentation."""
-    address = troubleshooting.address(error.kind)
-    fix = f"{error.fix} ({address})" if error.fix else f"see {address}"
-    return f"torchrelay: {error.message}\n  fix: {fix}\n"
-
-
 def _fail(error: TorchrelayError, interrupts: Interrupts) -> int:
     interrupts.reported = True
     invocation = INVOCATION.get()
@@ -168,8 +161,10 @@ def _run(arguments: list[str], application: Callable[..., Any], interrupts: Inte
     except typer.Exit as error:
         return error.exit_code
     except typer.TyperException as error:
-        sys.stderr.write(f"torchrelay: {error.format_message()} (see --help)\n")
-        runner.send(runner.annotation("error", error.format_message(), title="usage"))
+        text = error.format_message()
+        without_arguments = not arguments  # the text is the whole help then
+        sys.stderr.write(f"{text}\n" if without_arguments else f"torchrelay: {text} (see --help)\n")
+        runner.send(runner.annotation("error", "no verb" if without_arguments else text, title="usage"))
         return error.exit_code
     except SystemExit:  # typer raises it when the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,6 @@
 """Files: atomic writes, JSON documents, reading in chunks."""
 
+import errno
 import io
 import json
 import os
@@ -7,12 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
-import errno
+from typing import IO, Any
 
 from torchrelay.core.errors import DiskFull
 from torchrelay.core.json_text import parse_untrusted
@@ -27,7 +23,11 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises DiskFull when there is no room; nothing is left behind then, or on any other error.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        error.filename = str(path)  # the user knows this name
+        raise
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w+b") as file:
@@ -38,6 +38,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"no room left while writing {path}", "free some disk space and run it again") from error
+        if error.filename == name:
+            error.filename, error.filename2 = str(path), None
         raise
     except BaseException:
         temporary.unlink(missing_ok=True)

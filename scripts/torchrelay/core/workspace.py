@@ -9,6 +9,7 @@ from pathlib import Path
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.git import git_bytes
 from torchrelay.core.locks import exclusive
+from torchrelay.core.text import printable
 
 STATE_DIR = ".torchrelay"
 LOCK = "lock"
@@ -46,6 +47,9 @@ class Workspace:
             return
         # Whoever owns the files, only git's index is read; names differ in case where the file system ignores case.
         tracked = git_bytes(["ls-files", "-z", "--", f":(icase){STATE_DIR}"], self.model_dir, any_owner=True)
+        if tracked.returncode != 0:
+            fix = f"repair it (`git status` must work), or delete {STATE_DIR}"
+            raise ModelInvalid([Problem(STATE_DIR, None, "", "git cannot say whether it is committed", fix)])
         if tracked.stdout:
             fix = f"run `git rm -r --cached {STATE_DIR}`, and commit that"
             raise ModelInvalid([Problem(STATE_DIR, None, "", "is committed to git; state from the repository is not trusted", fix)])
@@ -72,8 +76,11 @@ class Workspace:
     def lock(self) -> Iterator[None]:
         """Hold the directory for this process; the kernel frees it when the process ends, however that is.
 
-        Raises Busy when another process holds it, ModelInvalid as `reject_foreign` does.
+        Raises Busy when another process holds it, ModelInvalid as `reject_foreign` does, and when there is no such directory.
         """
+        if not self.model_dir.is_dir():
+            what = "is not a directory" if self.model_dir.exists() else "does not exist"
+            raise ModelInvalid([Problem(printable(str(self.model_dir)), None, "", what, "name a directory that holds model.yaml")])
         self.reject_foreign()
         self.ensure()
         with exclusive(self.root / LOCK, f"{self.model_dir}: another relay (process {{}}) is working on this directory"):

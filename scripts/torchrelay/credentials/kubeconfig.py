@@ -103,10 +103,7 @@ def _cluster_problems(config: dict[str, Any]) -> Problems:
     for index, entry in enumerate(_entries(config, "clusters")):
         body, path = _body(entry, "cluster"), ("clusters", index, "cluster")
         yield from _files(body, path)
-        server = body.get("server")
-        parts = urlsplit(server) if isinstance(server, str) else urlsplit("")
-        loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
-        if not parts.hostname or (parts.scheme != "https" and not loopback):
+        if not _is_safe_server(body.get("server")):
             yield (
                 "`server` is not an https:// address",
                 (*path, "server"),
@@ -118,6 +115,15 @@ def _cluster_problems(config: dict[str, Any]) -> Problems:
                 (*path, "insecure-skip-tls-verify"),
                 "write the cluster's authority as `certificate-authority-data`",
             )
+
+
+def _is_safe_server(server: Any) -> bool:
+    """Return whether an address is https, or on this machine."""
+    try:
+        parts = urlsplit(server if isinstance(server, str) else "")
+    except ValueError:  # brackets that do not enclose an IPv6 address
+        return False
+    return bool(parts.hostname) and (parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost"))
 
 
 def _user_problems(config: dict[str, Any]) -> Problems:
@@ -147,7 +153,7 @@ def _exec_problems(body: dict[str, Any], path: tuple[str | int, ...]) -> Problem
         )
     names = [one.get("name") if isinstance(one, dict) else None for one in variables] if isinstance(variables, list) else [None]
     for name in names:
-        if name not in EXEC_ENVIRONMENT:
+        if not isinstance(name, str) or name not in EXEC_ENVIRONMENT:
             yield (
                 f"sets {printable(str(name), 60)} for {command}",
                 (*path, "env"),
@@ -157,7 +163,7 @@ def _exec_problems(body: dict[str, Any], path: tuple[str | int, ...]) -> Problem
 
 def _context_problems(config: dict[str, Any]) -> Problems:
     current = config.get("current-context")
-    contexts = {entry.get("name") for entry in _entries(config, "contexts")}
+    contexts = [entry.get("name") for entry in _entries(config, "contexts")]
     if not contexts:
         yield "has no contexts", (), FLATTEN
     elif current and current not in contexts:

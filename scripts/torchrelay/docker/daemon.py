@@ -30,13 +30,23 @@ def connect() -> DockerClient:
     try:
         client = docker.from_env(timeout=TIMEOUT_S)
         client.ping()
-    except (docker.errors.DockerException, OSError) as error:
+    except (docker.errors.DockerException, OSError, ValueError) as error:
         where = os.environ.get("DOCKER_HOST", "the local socket")
         raise DockerUnavailable(
-            f"no Docker daemon answers at {where}: {first_line(error)}",
+            f"no Docker daemon answers at {where}: {_reason(error)}",
             "start Docker, or set DOCKER_HOST to where it listens (see `docker context inspect`); `--target local` needs none",
         ) from error
     return client
+
+
+def _reason(error: BaseException) -> str:
+    """Return why no connection was made: the system's own words, where docker's error contains them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = next((one for one in cause.args if isinstance(one, BaseException)), None) or cause.__cause__ or cause.__context__
+    return first_line(error)
 
 
 @contextmanager

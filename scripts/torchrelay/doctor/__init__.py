@@ -80,7 +80,7 @@ def _subject(options: DoctorOptions) -> tuple[Subject, list[Finding]]:
     except DeployFailed as error:
         findings.append(bad("target", error.message, error.fix))
         target = options.target or ""
-    return Subject(options, loaded.model, target), findings
+    return Subject(options, loaded.model, target, loaded.bad), findings
 
 
 def _problems(error: ModelInvalid) -> Iterator[Finding]:

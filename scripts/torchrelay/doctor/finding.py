@@ -37,11 +37,15 @@ class DoctorOptions:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: the options, the model (None if it is invalid) and the target that relay would use ("" if there is none)."""
+    """What is checked: the options, the model (None if it is invalid) and the target that relay would use ("" if there is none).
+
+    `mistakes` are the keys of model.yaml that are wrong; in the model they are placeholders.
+    """
 
     options: DoctorOptions
     model: Model | None
     target: str
+    mistakes: frozenset[str] = frozenset()
 
 
 CheckFunction = Callable[[Subject], Finding | Iterable[Finding] | None]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torchrelay.core import paths
-from torchrelay.core.errors import ModelInvalid, TorchrelayError
+from torchrelay.core.errors import TorchrelayError
 from torchrelay.core.git import run_git
 from torchrelay.docker.daemon import daemon, require_config_ids
 from torchrelay.doctor.finding import Finding, Subject, bad, good
@@ -69,8 +69,8 @@ def docker(subject: Subject) -> Finding | None:
 def cache(_subject: Subject) -> Finding:
     """Check that the cache folder is writable."""
     folder = paths.cache_dir()
-    existing = _existing(folder)
     try:
+        existing = _existing(folder)
         file = existing / ".torchrelay-doctor"
         file.touch()
         file.unlink()
@@ -97,21 +97,24 @@ def disk(subject: Subject) -> Iterator[Finding]:
 
 def weights_size(subject: Subject) -> int:
     """Return the size of the model's weights in bytes, from the file or weights.lock; 0 if unknown."""
-    if subject.model is None:
+    if subject.model is None or "weights" in subject.mistakes:
         return 0
     uri, folder = subject.model.weights.uri, subject.options.model_dir
     try:
         if subject.model.weights.scheme == "file":
             return local_path(uri, folder).stat().st_size
         locked = read_lock(folder)
-    except (OSError, ModelInvalid, ValueError):
+    except (OSError, TorchrelayError, ValueError):
         return 0
     return locked.size if locked is not None and locked.source == uri else 0
 
 
 def _room(name: str, folder: Path, needed: int, why: str, fix: str) -> Finding:
-    existing = _existing(folder)
-    free = shutil.disk_usage(existing).free
+    try:
+        existing = _existing(folder)
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        return bad(name, f"{folder}: {error.strerror}", fix)
     detail = f"{_size(free)} free in {existing}, {_size(needed)} needed for {why}"
     return good(name, detail) if free >= needed else bad(name, detail, f"free some space, or {fix}")
 

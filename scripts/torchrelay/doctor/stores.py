@@ -13,7 +13,7 @@ from torchrelay.weights.sources.file import local_path
 
 def weights(subject: Subject) -> Finding | None:
     """Open the weights at their source without reading them."""
-    if subject.model is None:
+    if subject.model is None or "weights" in subject.mistakes:
         return None
     declared, folder = subject.model.weights, subject.options.model_dir
     if declared.scheme == "file":

@@ -32,7 +32,7 @@ def option_problems(handler: str, handler_args: Mapping[str, Any]) -> list[tuple
     """Return option, message and fix of every mistake in `handler_args`."""
     known = _CATALOGUE.options_of(handler)
     return [
-        (problem.option, "unknown key", meant(problem.option, known))
+        (problem.option, "unknown key", meant(problem.option, [one for one in known if not one.startswith("internal-")]))
         if problem.option not in known
         else (problem.option, printable(problem.message, 400), printable(problem.fix, 400))
         for problem in _CATALOGUE.check_options(handler, handler_args)

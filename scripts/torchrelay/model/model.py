@@ -1,5 +1,6 @@
 """The fields of model.yaml; the JSON Schema for editors and the reference page are generated from them."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -310,7 +311,7 @@ def load(model_dir: Path) -> Loaded:
         data = read_bytes(model_dir / FILE, FILE, MAX_BYTES)
     except ModelInvalid as error:
         if not (model_dir / FILE).exists():
-            fix = f"run `torchrelay init {printable(str(model_dir))}`"
+            fix = f"run `torchrelay init {shlex.quote(printable(str(model_dir)))}`"
             raise ModelInvalid([Problem(FILE, None, "", "does not exist", fix)]) from error
         raise
     return from_document(parse(data, FILE), model_dir)

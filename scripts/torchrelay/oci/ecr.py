@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HOST = re.compile(r"(?P<account>\d{12})\.dkr[.-]ecr(?P<fips>-fips)?\.(?P<region>[a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|on\.aws)")
 REPOSITORY = re.compile(r"(?:[a-z0-9]+(?:[._-][a-z0-9]+)*/)*[a-z0-9]+(?:[._-][a-z0-9]+)*")
-LOG_IN = "run `aws sso login`, set AWS_PROFILE, or in CI assume a role with aws-actions/configure-aws-credentials"
+LOG_IN = "run `aws sso login`, set AWS_PROFILE, or on GitHub set the inputs `aws-role` and `aws-region`"
 
 
 @dataclass(frozen=True)

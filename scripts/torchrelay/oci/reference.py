@@ -52,3 +52,10 @@ def parse_reference(text: str, default_tag: str) -> Reference:
 def with_name(repository: str, name: str) -> str:
     """Return the repository of a model: its name is added to a repository that ends in /."""
     return repository + name if repository.endswith("/") else repository
+
+
+def valid_destination(repository: str, name: str) -> str:
+    """Return the repository of a model, as `with_name`. Raises RegistryError with the wrong part."""
+    destination = with_name(repository, name)
+    parse_reference(destination, "latest")
+    return destination

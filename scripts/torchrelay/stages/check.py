@@ -58,6 +58,7 @@ class _Check:
         self.samples: list[Sample] = []
         self._extra: list[tuple[FieldPath, str]] = []
         self._sources: list[python_source.PythonSource] = []
+        self.ignored: list[str] = []  # keys that the handler's kind does not use
         self._server = server_config.ServerConfigFile()
         self._others: list[versions.OtherVersion] = []
 
@@ -126,13 +127,14 @@ class _Check:
         if source is None:
             return
         self.problems += python_source.handler_problems(source, self.model.handler_attribute)
-        for field in python_source.ignored_fields(source):
+        self.ignored = python_source.ignored_fields(source)
+        for field in self.ignored:
             if self.document.value.get(field):
                 fix = "remove it; shipped handlers and `handler_factory` use it"
                 self._warn((field,), f"is ignored: {shown(file)} loads its network itself", fix)
 
     def _handler_args(self) -> None:
-        if "handler" in self.bad:
+        if "handler" in self.bad or "handler_args" in self.ignored:
             return
         for option, message, fix in option_problems(self.model.handler, self.model.handler_args):
             self._say(("handler_args", option), message, fix)

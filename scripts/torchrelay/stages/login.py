@@ -204,7 +204,9 @@ def _docker(host: str, user: str, password: str, job: Job) -> str:
         if not is_ecr(host):
             Registry(parse_reference(f"{host}/x", "latest").base, credentials=lambda _: (user, password)).check_access()
     except RegistryError as error:
-        raise LoginFailed(f"{host}: {error.message}", "correct the secrets registry-username and registry-password") from error
+        raise LoginFailed(
+            f"{host}: {error.message}", f"{error.fix}; or correct the secrets registry-username and registry-password"
+        ) from error
     folder = job.temporary / "torchrelay-home" / ".docker"
     before = (
         Path(job.environment.get("DOCKER_CONFIG") or Path(job.environment.get("HOME", "/nonexistent")) / ".docker") / "config.json"

@@ -15,7 +15,7 @@ from torchrelay.core.workspace import Workspace
 from torchrelay.image.mar import Archived
 from torchrelay.model.model import Model
 from torchrelay.model.version import resolved_version
-from torchrelay.oci.reference import with_name
+from torchrelay.oci.reference import valid_destination
 from torchrelay.stages import archive, attest, build, bundle, check, deploy, diff, fetch, journal, push, verify
 from torchrelay.stages.attest import Statement
 from torchrelay.stages.build import Built
@@ -197,14 +197,15 @@ def run(
     checked = relay.check()
     chosen = chosen_target(checked.model, target, repository)
     require_registry(chosen, repository)
+    destination = valid_destination(repository, checked.model.name) if repository else ""
     with Workspace(model_dir).lock():
         archived = relay.archive(checked, relay.fetch(checked.model))
         built = pushed = None
         if chosen != "local":
             built = relay.build(checked, archived)
             relay.verify(checked)
-            if repository:
-                pushed = relay.push(with_name(repository, checked.model.name), create=create_repository)
+            if destination:
+                pushed = relay.push(destination, create=create_repository)
         release = deploy.release_of(model_dir, checked, chosen, archived, built, pushed)
         endpoint = relay.deploy(checked.model, chosen, release)
     return {
@@ -222,7 +223,7 @@ def plan(model: Model, target: str | None, repository: str | None) -> list[str]:
     """Return the stages that relay would run, for --dry-run."""
     chosen = chosen_target(model, target, repository)
     require_registry(chosen, repository)
-    pushing = [f"push to {with_name(repository, model.name)}"] if repository else []
+    pushing = [f"push to {valid_destination(repository, model.name)}"] if repository else []
     image = [] if chosen == "local" else ["build", "verify", *pushing]
     return ["check", "fetch", "archive", *image, *deploy_plan(model, target)]
 

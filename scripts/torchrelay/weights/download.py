@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 
-from torchrelay.core.errors import Busy, DiskFull, WeightsMissing
+from torchrelay.core.errors import DiskFull, WeightsMissing
 from torchrelay.core.files import read_json, write_json
 from torchrelay.core.locks import LONGEST_S, exclusive
 from torchrelay.core.progress import Progress, Task
@@ -77,12 +77,7 @@ class Download:
         Raises Busy when another process holds it for longer than LONGEST_S.
         """
         lock, busy = self.part.with_suffix(".lock"), f"another process ({{}}) is fetching {self.uri}"
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(exclusive(lock, busy))
-            except Busy:
-                log.info("waiting for another process that is fetching %s", self.uri)
-                stack.enter_context(exclusive(lock, busy, LONGEST_S))
+        with exclusive(lock, busy, LONGEST_S):
             yield
 
     def discard(self) -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from torchrelay.cli.console import DEFAULT_DIR, AsJson, ModelDir, Target, begin, done, option
 from torchrelay.cli.endpoints import model_and_target
 from torchrelay.core.errors import GateFailed, ModelInvalid, Problem
@@ -19,14 +21,18 @@ def run(
     target: Target = None,
     sample: Annotated[str | None, option("sample", "Name of the sample to send. Default: the first.")] = None,
     body: Annotated[Path | None, option("body", "File to send instead of a sample.")] = None,
-    content_type: Annotated[str, option("content-type", "Content type of --body.")] = "application/json",
+    content_type: Annotated[str | None, option("content-type", "Content type of --body. Default: application/json.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Send one request to the endpoint."""
     begin(as_json=as_json)
+    if body is not None and sample is not None:
+        raise typer.BadParameter("use either --sample or --body")
+    if content_type is not None and body is None:
+        raise typer.BadParameter("--content-type needs --body")
     model, chosen = model_and_target(model_dir, target)
     if body is not None:
-        request = ProbeRequest(body.name, "POST", predict_path(model.name), content_type, body.read_bytes())
+        request = ProbeRequest(body.name, "POST", predict_path(model.name), content_type or "application/json", body.read_bytes())
     else:
         request = _sample_request(model_dir, model, sample)
     reply = deploy.deployed(model_dir, model, chosen).invoke(request)

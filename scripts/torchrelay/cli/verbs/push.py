@@ -20,7 +20,7 @@ from torchrelay.cli.console import (
 from torchrelay.core import progress
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.server_config import load_model
-from torchrelay.oci.reference import with_name
+from torchrelay.oci.reference import valid_destination
 from torchrelay.stages.relay import Relay
 
 
@@ -40,7 +40,7 @@ def run(
     """
     begin(as_json=as_json)
     opened = read_expected(bundle, expect_digest, expect_model)
-    destination = with_name(repository, (opened.model if opened else load_model(model_dir)).name)
+    destination = valid_destination(repository, (opened.model if opened else load_model(model_dir)).name)
     if dry_run:
         return planned("push", [f"push the verified image to {destination}"])
     folder = bundle or model_dir

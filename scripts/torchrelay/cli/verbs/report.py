@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from torchrelay.cli.console import AsJson, begin, done, option
+from torchrelay.cli.console import AsJson, begin, described, done, option
 from torchrelay.cli.step_summary import append, room
 from torchrelay.core import errors, runner
 from torchrelay.core.errors import GitHubRefused, InputsInvalid, TorchrelayError
@@ -38,6 +38,8 @@ def run(
     """
     begin(as_json=as_json)
     jobs = _parsed(needs)
+    if not results.is_dir() and (results.exists() or not jobs):
+        raise InputsInvalid(f"--results: {results} is not a folder", "name the folder that has the result files")
     loaded, unreadable = run_results.load(results, jobs)
     by_model = run_results.completed(run_results.merged([*loaded, *run_results.unreadable(unreadable)]), jobs)
     note = _run_link(os.environ)
@@ -53,7 +55,7 @@ def run(
     failed = [one for one in by_model.values() if one.result != "passed"]
     if failed:
         error = _failure(failed)
-        sys.stderr.write(f"torchrelay: {error}\n")
+        sys.stderr.write(described(error))
         runner.failed(error, None)
         raise typer.Exit(error.exit_code)
 
@@ -99,7 +101,8 @@ def _failure(failed: list[JobResult]) -> TorchrelayError:
     kind = worst.error.kind if worst.error else worst.result
     names = ", ".join(f"{printable(one.model, 80)} ({one.result})" for one in failed[:20])
     why = f": {printable(worst.error.message, 500)}" if worst.error and worst.error.message else ""
-    error = TorchrelayError(f"{names}{'' if len(failed) <= 20 else f' and {len(failed) - 20} more'}{why}")
+    more = f" and {len(failed) - 20} more" if len(failed) > 20 else ""
+    error = TorchrelayError(f"{names}{more}{why}", printable(worst.error.fix, 500) if worst.error else "")
     # How far a silent job came is unknown, and 130 would mean that this command was interrupted.
     known = kinds.get(kind) if kind != errors.Interrupted.kind else None
     error.kind, error.exit_code = (kind, known.exit_code) if known else ("failed", errors.DeployFailed.exit_code)

@@ -9,6 +9,7 @@ from torchrelay.authoring import record
 from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, begin, done, option, planned
 from torchrelay.core import progress
 from torchrelay.core.errors import GateFailed
+from torchrelay.core.urls import require_url
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample, load_samples
@@ -16,7 +17,7 @@ from torchrelay.model.server_config import load_model
 from torchrelay.stages import verify
 from torchrelay.verification.prober import HttpProber, ProbeAnswer
 
-app = typer.Typer(help="Record what samples expect.", no_args_is_help=True)
+app = typer.Typer(help="Record what samples expect.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 @app.callback()
@@ -37,6 +38,8 @@ def run(
     Fills in the samples that expect nothing yet. Review them before you commit them.
     """
     begin(as_json=as_json)
+    if url is not None:
+        require_url("url", url)
     model = load_model(model_dir)
     samples = [one for one in load_samples(model_dir, model, unrecorded=True) if everything or one.expect.kind == "missing"]
     if not samples:
@@ -45,6 +48,8 @@ def run(
         return planned("samples record", [f"write the answer to {sample.name} into {sample.file}" for sample in samples])
     with Workspace(model_dir).lock():
         replies = _replies(model_dir, model, samples, url)
+        if replies and all(one.error for one in replies) and url is not None:
+            raise GateFailed(f"{url}: {replies[0].error}", "no sample was changed; check the address, and that the endpoint is up")
         failed = [f"{one.id}: {one.error or f'status {one.status}'}" for one in replies if one.error or one.status >= 500]
         if failed:
             raise GateFailed("; ".join(failed), "no sample was changed; fix the model, then record again")

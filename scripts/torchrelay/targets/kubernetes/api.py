@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError
 from torchrelay.core.errors import ClusterRefused, TorchrelayError
 from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.retry import Policy, RetryLater, retry_after_s, retrying
+from torchrelay.core.text import printable
 from torchrelay.model.model import Kubernetes
 from torchrelay.targets.kubernetes.api_errors import first_line, is_transient, refusal, status_code
 from torchrelay.targets.kubernetes.exec import exec_in
@@ -249,6 +250,11 @@ def new_client(settings: Kubernetes) -> ApiClient:
             config.load_kube_config_from_dict(eks.kubeconfig(settings.cluster), **target)
         elif "\n" in kubeconfig or kubeconfig.startswith("{"):
             config.load_kube_config_from_dict(_parsed(kubeconfig), settings.context, **target)
+        elif kubeconfig and not Path(kubeconfig).is_file():
+            raise ClusterRefused(
+                f"TORCHRELAY_KUBECONFIG: there is no file {printable(kubeconfig)}",
+                "set it to a kubeconfig's path, or to its whole content",
+            )
         elif kubeconfig or any(Path(path).is_file() for path in paths.split(os.pathsep)):
             config.load_kube_config(kubeconfig or paths, settings.context, **target)
         elif os.environ.get("KUBERNETES_SERVICE_HOST"):
@@ -258,7 +264,7 @@ def new_client(settings: Kubernetes) -> ApiClient:
                 "there is no kubeconfig: neither KUBECONFIG nor ~/.kube/config names a file",
                 "set KUBECONFIG, or name an EKS cluster in model.yaml: `targets: {kubernetes: {cluster: arn:aws:eks:...}}`",
             )
-    except (config.ConfigException, OSError, TypeError, KeyError) as error:
+    except (config.ConfigException, OSError, TypeError, KeyError, ValueError, yaml.YAMLError) as error:
         raise ClusterRefused(
             f"the kubeconfig cannot be used: {first_line(error)}", "try it: `kubectl get namespaces`; then compare its contexts"
         ) from error

@@ -91,12 +91,13 @@ class LocalTarget:
 
     def delete(self) -> bool:
         """See `contract.Target`."""
-        existed = self.versions.folder.exists()
-        self.versions.end_strays(None)
-        shutil.rmtree(self.versions.folder, ignore_errors=True)
-        shutil.rmtree(self.versions.state_root(), ignore_errors=True)
-        contract.forget_record(self.context, NAME)
-        return existed
+        with self._turn():
+            existed = self.versions.folder.exists()
+            self.versions.end_strays(None)
+            shutil.rmtree(self.versions.folder, ignore_errors=True)
+            shutil.rmtree(self.versions.state_root(), ignore_errors=True)
+            contract.forget_record(self.context, NAME)
+            return existed
 
     def _applied(self, release: Release) -> Endpoint:
         server = environment.ensure_server(self.context.cache, environment.ServerSettings.from_environment(), self.context.progress)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, GetObjectRequestTypeDef
 
 FORM = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+?)(?:\?versionId=(?P<version>[^?&]+))?")
-CREDENTIALS = "run `aws sso login`, set AWS_PROFILE, or in CI take a role with aws-actions/configure-aws-credentials"
+CREDENTIALS = "run `aws sso login`, set AWS_PROFILE, or on GitHub set the inputs `weights-role` and `aws-region`"
 TRANSIENT = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException"}
 PARALLEL_FROM = 32 << 20
 """Bytes from which an object is downloaded in parallel ranges."""
