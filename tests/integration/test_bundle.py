@@ -17,6 +17,8 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests import messages
+from tests.errors import fails
 from tests.integration import bundles
 from torchrelay.core.errors import BundleInvalid, DeployFailed, NotAttested, NotVerified
 from torchrelay.core.progress import Quiet
@@ -120,40 +122,40 @@ def test_only_a_verified_image_is_bundled(model: Path, tmp_path: Path) -> None:
     workspace = Workspace(model)
     verdict = json.loads(workspace.verdict.read_text())
 
-    def refused(match: str) -> None:
-        with pytest.raises(NotVerified, match=match):
+    def refused(reason: str) -> None:
+        with fails(NotVerified, reason):
             bundle.run(model, tmp_path / "out", Quiet())
         assert not (tmp_path / "out").exists()
 
     workspace.verdict.write_text(json.dumps({**verdict, "result": "gate_failed"}))
     refused("gate_failed")
     workspace.verdict.write_text(json.dumps({**verdict, "config": "sha256:" + "0" * 64}))
-    refused("the verdict is on sha256:0")
+    refused(f"{messages.OTHER_VERDICT} sha256:0")
     workspace.verdict.write_text(json.dumps(verdict))
     (model / "samples/json.json").write_text(bundles.SAMPLES["json.json"].replace("0.5", "0.25"))
     refused("samples")
     bundles.verified_model(model)
     (model / "model.yaml").write_text(bundles.YAML.replace("1Gi", "8Gi"))
-    refused("conditions")
+    refused(messages.OTHER_CONDITIONS)
     bundles.verified_model(model)
     workspace.image_record.unlink()
-    refused("no built image")
+    refused(messages.NO_IMAGE)
 
 
 def test_weights_that_changed_after_the_build_are_not_bundled(model: Path, bundle_dir: Path) -> None:
     """There is no new bundle, and the earlier one cannot be read."""
     bundles.verified_model(model, weights=b"others" * 1000)
     (model / "model.pt").write_bytes(b"x" * 6000)
-    with pytest.raises(BundleInvalid, match="has other bytes"):
+    with fails(BundleInvalid, words=messages.OTHER_BYTES):
         bundle.run(model, bundle_dir, Quiet())
-    with pytest.raises(BundleInvalid, match=r"release\.json is missing"):
+    with fails(BundleInvalid, "release.json"):
         bundle.read(bundle_dir)
 
 
 def test_another_folder_is_left_unchanged(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    with pytest.raises(BundleInvalid, match="is not empty and is not a bundle"):
+    with fails(BundleInvalid, tmp_path / "mine", words=messages.NOT_EMPTY):
         bundle.run(model, tmp_path / "mine", Quiet())
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
@@ -345,7 +347,7 @@ def test_tampering(bundle_dir: Path, how: str) -> None:
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    with pytest.raises(BundleInvalid, match="is missing"):
+    with fails(BundleInvalid, tmp_path / "nowhere"):
         bundle.read(tmp_path / "nowhere")
 
 
@@ -355,9 +357,9 @@ def test_a_replaced_bundle_is_refused(model: Path, bundle_dir: Path, tmp_path: P
     bundles.verified_model(model, handler=b"another handler")
     other = bundle.run(model, tmp_path / "other", Quiet())
     assert bundle.read(bundle_dir, announced).digest == announced
-    with pytest.raises(BundleInvalid, match=f"expected .{announced}"):
+    with fails(BundleInvalid, announced):
         bundle.read(other.folder, announced)
-    with pytest.raises(BundleInvalid, match=r"release\.json is sha256:.* expected"):
+    with fails(BundleInvalid, "release.json", announced, "sha256:x"):
         bundle.read(bundle_dir, "sha256:x")
 
 
@@ -432,7 +434,7 @@ def test_only_the_verified_image_is_deployed(fact: str, bundle_dir: Path) -> Non
     read, other = bundle.read(bundle_dir), "sha256:" + "0" * 64
     good = Pushed(f"r.example/x@{read.image.digest}", "7", read.image.digest, read.image.config_digest, 0, 0)
     assert release_of_bundle(read, good).reference == good.reference
-    with pytest.raises(NotVerified, match="the verified image is sha256:"):
+    with fails(NotVerified, good.digest):
         release_of_bundle(
             read, replace(good, digest=other) if fact == "digest" else replace(good, reference=f"r.example/x@{other}")
         )
@@ -474,20 +476,20 @@ def test_only_the_build_jobs_stages_are_read(bundle_dir: Path, tmp_path: Path) -
 def test_a_layer_that_changed_after_the_check_is_not_pushed(registry_host: str, bundle_dir: Path) -> None:
     read = bundle.read(bundle_dir)
     flip(first(bundle_dir, "layer"))
-    with pytest.raises(BundleInvalid, match="has other bytes"):
+    with fails(BundleInvalid, words=messages.OTHER_BYTES):
         run_bundle(read, f"{registry_host}/bundled/changed", Quiet())
     tags = requests.get(f"http://{registry_host}/v2/bundled/changed/tags/list", timeout=5)
     assert tags.status_code == 404
 
 
 def test_the_local_target_takes_no_bundle(bundle_dir: Path) -> None:
-    with pytest.raises(DeployFailed, match="serves archives"):
+    with fails(DeployFailed, "local"):
         deploy_bundle(bundle.read(bundle_dir), Quiet(), target="local")
 
 
 def test_a_key_requires_statements_before_any_change(bundle_dir: Path) -> None:
     """There is no daemon, so a request to it would fail."""
-    with pytest.raises(NotAttested, match="was not pushed"):
+    with fails(NotAttested, words=messages.NOT_PUSHED):
         deploy_bundle(bundle.read(bundle_dir), Quiet(), target="docker", verify_key="-----BEGIN PUBLIC KEY-----")
 
 

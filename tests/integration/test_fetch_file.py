@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core import digests
 from torchrelay.core.errors import ModelInvalid, TorchrelayError, WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Quiet
@@ -67,7 +69,7 @@ def test_an_unchanged_file_is_hashed_once_and_a_changed_one_again(model_dir: Pat
 def test_a_changed_file_is_refused_without_update_lock(model_dir: Path) -> None:
     get(model_dir)
     (model_dir / "model.pt").write_bytes(b"retrained")
-    with pytest.raises(WeightsChanged, match=r"weights\.lock says") as caught:
+    with fails(WeightsChanged, "weights.lock", hashlib.sha256(b"retrained").hexdigest()) as caught:
         get(model_dir)
     assert "--update-lock" in caught.value.fix
     assert get(model_dir, update_lock=True).size == len(b"retrained")
@@ -81,7 +83,7 @@ def test_a_newly_declared_digest_allows_the_change_too(model_dir: Path) -> None:
 
 
 def test_a_wrong_declared_digest_is_refused(model_dir: Path) -> None:
-    with pytest.raises(WeightsChanged, match=f"model.yaml says {'0' * 64}"):
+    with fails(WeightsChanged, "model.yaml", "0" * 64):
         get(model_dir, sha256="0" * 64)
     assert not (model_dir / "weights.lock").exists()
 
@@ -96,28 +98,28 @@ def test_another_address_starts_another_agreement(model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the file is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer"),
-        (b"<!DOCTYPE html>", "a web page"),
+        (b"", messages.EMPTY_FILE),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", messages.LFS_POINTER),
+        (b"<!DOCTYPE html>", messages.WEB_PAGE),
     ],
 )
 def test_a_file_that_holds_no_weights_is_refused(model_dir: Path, content: bytes, message: str) -> None:
     (model_dir / "model.pt").write_bytes(content)
-    with pytest.raises(WeightsMissing, match=message):
+    with fails(WeightsMissing, words=message):
         get(model_dir)
     assert not (model_dir / "weights.lock").exists()
 
 
-@pytest.mark.parametrize(("uri", "message"), [("none.pt", "no such file"), ("folder", "not a regular file")])
-def test_a_missing_file_or_a_folder_is_refused(model_dir: Path, uri: str, message: str) -> None:
+@pytest.mark.parametrize(("uri", "words"), [("none.pt", messages.NO_FILE), ("folder", messages.NOT_REGULAR)])
+def test_a_missing_file_or_a_folder_is_refused(model_dir: Path, uri: str, words: str) -> None:
     (model_dir / "folder").mkdir()
-    with pytest.raises(WeightsMissing, match=message):
+    with fails(WeightsMissing, uri, words=words):
         get(model_dir, uri)
 
 
 def test_a_dangling_link_is_a_missing_file(model_dir: Path) -> None:
     (model_dir / "link.pt").symlink_to("nowhere.pt")
-    with pytest.raises(WeightsMissing, match="no such file"):
+    with fails(WeightsMissing, "link.pt", words=messages.NO_FILE):
         get(model_dir, "link.pt")
 
 
@@ -133,7 +135,7 @@ def test_a_dangling_link_is_a_missing_file(model_dir: Path) -> None:
 )
 def test_a_damaged_lock_is_refused(model_dir: Path, lock: bytes) -> None:
     (model_dir / "weights.lock").write_bytes(lock)
-    with pytest.raises(ModelInvalid, match=r"weights\.lock"):
+    with fails(ModelInvalid, "weights.lock"):
         get(model_dir)
     assert (model_dir / "weights.lock").read_bytes() == lock
     assert get(model_dir, update_lock=True).sha256 == SHA256

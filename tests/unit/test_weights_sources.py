@@ -5,6 +5,8 @@ from email.utils import formatdate
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import WeightsChanged, WeightsMissing
 from torchrelay.core.retry import retry_after_s
 from torchrelay.model.weights_lock import Locked
@@ -32,7 +34,7 @@ def test_a_scheme_is_read_off_and_a_path_has_none(uri: str, scheme: str) -> None
 
 
 def test_an_unknown_scheme_names_those_there_are() -> None:
-    with pytest.raises(WeightsMissing, match="ftp:// addresses are not supported") as caught:
+    with fails(WeightsMissing, "ftp://") as caught:
         source_of("ftp://host/file")
     assert "s3://bucket/key" in caught.value.fix
 
@@ -45,7 +47,7 @@ def test_an_s3_address_is_parsed() -> None:
 
 @pytest.mark.parametrize("uri", ["s3://B/k", "s3://bucket", "s3://bucket/", "s3://bucket/folder/", "s3:///key"])
 def test_another_uri_than_an_objects_is_refused(uri: str) -> None:
-    with pytest.raises(WeightsMissing, match="not s3://bucket/key"):
+    with fails(WeightsMissing, uri, "s3://bucket/key"):
         s3.parse(uri)
 
 
@@ -57,7 +59,7 @@ def test_a_hub_address_is_parsed_and_quoted() -> None:
 
 @pytest.mark.parametrize("uri", ["hf://org/repo", "hf://org/f.pt", "hf://org/repo/../x", "hf://org/repo//x", "hf://org/repo/x@a b"])
 def test_another_uri_than_a_hub_files_is_refused(uri: str) -> None:
-    with pytest.raises(WeightsMissing, match="not hf://org/repo"):
+    with fails(WeightsMissing, uri, "hf://org/repo"):
         hf.parse(uri)
 
 
@@ -81,7 +83,7 @@ def test_tls_and_loopback_are_safe(url: str, first: str) -> None:
     ],
 )
 def test_plain_http_is_not(url: str, first: str) -> None:
-    with pytest.raises(WeightsMissing, match="is not https"):
+    with fails(WeightsMissing, words=messages.NOT_HTTPS):
         https.require_safe(url, first)
 
 
@@ -116,7 +118,7 @@ def test_model_yaml_wins_over_the_lock_and_the_lock_is_for_its_own_address() -> 
 def test_other_bytes_are_refused_with_the_way_to_accept_them() -> None:
     require("model.pt", Expected(), THERE)
     require("model.pt", Expected(HERE, 7, "weights.lock"), HERE)
-    with pytest.raises(WeightsChanged, match=f"sha256 is {THERE}, but weights.lock says {HERE}") as locked:
+    with fails(WeightsChanged, THERE, HERE, "weights.lock") as locked:
         require("model.pt", Expected(HERE, 7, "weights.lock"), THERE)
     assert "torchrelay fetch --update-lock" in locked.value.fix
     with pytest.raises(WeightsChanged) as declared:
