@@ -70,38 +70,58 @@ class TorchRun(_Part):
 
 
 class ServerConfig(_Part):
-    """The whole file; times in seconds but for maxBatchDelay, clientTimeoutInMills and the sequence times (milliseconds)."""
+    """The whole file."""
 
-    min_workers: Annotated[int, Field(ge=1, le=256)] | None = None
-    max_workers: Annotated[int, Field(ge=1, le=256)] | None = None
-    batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
-    max_batch_delay: Annotated[int, Field(ge=1, le=60_000)] | None = None
-    response_timeout: Annotated[int, Field(ge=1, le=86_400)] | None = None
-    startup_timeout: Annotated[int, Field(ge=1, le=86_400)] | None = None
-    device_type: Literal["cpu", "gpu"] | None = None
-    device_ids: list[Annotated[int, Field(ge=0, le=63)]] | None = Field(None, min_length=1)
-    parallel_type: Literal["pp", "tp", "pptp", "custom"] | None = None
-    parallel_level: Positive | None = None
-    torchrun: TorchRun | None = None
-    max_retry_timeout_in_sec: Positive | None = None
-    client_timeout_in_mills: Natural | None = None
-    job_queue_size: Positive | None = None
-    use_job_ticket: bool | None = None
-    sequence_max_idle_msec: Positive | None = Field(None, alias="sequenceMaxIdleMSec")
-    sequence_timeout_msec: Positive | None = Field(None, alias="sequenceTimeoutMSec")
-    max_sequence_job_queue_size: Positive | None = None
-    max_num_sequence: Positive | None = None
-    continuous_batching: bool | None = None
-    sequence_batching: bool | None = None
-    async_communication: bool | None = None
-    use_venv: Annotated[bool, AfterValidator(_no_venv)] | None = None
-    system: System | None = None
-    handler: Free | None = None
-    pt2: Free | None = None
-    pippy: Free | None = None
-    deepspeed: Free | None = None
-    micro_batching: Free | None = Field(None, alias="micro_batching")
-    dali: Free | None = None
+    min_workers: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="Fewest workers: processes that serve the model."
+    )
+    max_workers: Annotated[int, Field(ge=1, le=256)] | None = Field(None, description="Most workers.")
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="Most requests in one batch.")
+    max_batch_delay: Annotated[int, Field(ge=1, le=60_000)] | None = Field(
+        None, description="Milliseconds that a batch waits until it is full."
+    )
+    response_timeout: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
+        None, description="Seconds that a worker has for one batch."
+    )
+    startup_timeout: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
+        None, description="Seconds that a worker has to load the model."
+    )
+    device_type: Literal["cpu", "gpu"] | None = Field(None, description="The kind of device that serves the model.")
+    device_ids: list[Annotated[int, Field(ge=0, le=63)]] | None = Field(
+        None, min_length=1, description="Numbers of the GPUs to use."
+    )
+    parallel_type: Literal["pp", "tp", "pptp", "custom"] | None = Field(
+        None, description="How a model in several processes is split: pipeline (pp), tensor (tp), both (pptp) or custom."
+    )
+    parallel_level: Positive | None = Field(None, description="Number of processes of one worker.")
+    torchrun: TorchRun | None = Field(None, description="Options of torchrun.")
+    max_retry_timeout_in_sec: Positive | None = Field(
+        None, description="Seconds that TorchServe goes on restarting a worker that fails."
+    )
+    client_timeout_in_mills: Natural | None = Field(
+        None, description="Milliseconds after which a waiting request is dropped; 0 means never."
+    )
+    job_queue_size: Positive | None = Field(None, description="Most requests that wait for the model.")
+    use_job_ticket: bool | None = Field(None, description="Whether a request is accepted only while a worker is free.")
+    sequence_max_idle_msec: Positive | None = Field(
+        None, alias="sequenceMaxIdleMSec", description="Milliseconds without a request after which a sequence ends."
+    )
+    sequence_timeout_msec: Positive | None = Field(
+        None, alias="sequenceTimeoutMSec", description="Milliseconds after which a request in a sequence times out."
+    )
+    max_sequence_job_queue_size: Positive | None = Field(None, description="Most requests that wait in one sequence.")
+    max_num_sequence: Positive | None = Field(None, description="Most sequences at once.")
+    continuous_batching: bool | None = Field(None, description="Whether requests join a batch that is running.")
+    sequence_batching: bool | None = Field(None, description="Whether batches are made from requests of sequences.")
+    async_communication: bool | None = Field(None, description="Whether the server and its workers communicate asynchronously.")
+    use_venv: Annotated[bool, AfterValidator(_no_venv)] | None = Field(None, description="Must be false: the image is complete.")
+    system: System | None = Field(None, description="The section that handlers read.")
+    handler: Free | None = Field(None, description="Free settings of the handler.")
+    pt2: Free | None = Field(None, description="Free settings of torch.compile and torch.export.")
+    pippy: Free | None = Field(None, description="Free settings of PiPPy.")
+    deepspeed: Free | None = Field(None, description="Free settings of DeepSpeed.")
+    micro_batching: Free | None = Field(None, alias="micro_batching", description="Free settings of micro-batching.")
+    dali: Free | None = Field(None, description="Free settings of NVIDIA DALI.")
 
     @model_validator(mode="after")
     def _workers_agree(self) -> "ServerConfig":
