@@ -1,4 +1,4 @@
-"""Archives cross over: ours by build.sh serve on stock TorchServe 0.12, torch-model-archiver's in our image."""
+"""Archives of build.sh serve on stock TorchServe 0.12; archives of torch-model-archiver serve in our image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torchrelay.core.paths import ROOT
 from torchrelay.image import mar
 
 EXAMPLE = ROOT / "examples/resnet-factory"
-# Needs what unpack_dependencies leaves, which stock TorchServe's own steps do not bring.
+# Needs the files of unpack_dependencies, which stock TorchServe does not run.
 UNPACKS = """
 import os
 from torch import nn
@@ -37,7 +37,7 @@ def init_function():
 
 handler = handler_factory(init_function=init_function, unpack_dependencies=unpack_dependencies)
 """
-# Seed 000's style: a class of TorchServe's kind, a model file and a state_dict.
+# A usual TorchServe model: a handler class, a model file and a state_dict.
 FOREIGN = """
 import os
 import torch
@@ -70,7 +70,7 @@ def run(*argv: str | Path, cwd: Path) -> None:
 
 
 def sources(folder: Path) -> None:
-    """What the two archives by build.sh are made of."""
+    """Write the files of the two archives by build.sh."""
     with tarfile.open(folder / "source.tar.gz", "w:gz") as archive:
         archive.add(EXAMPLE / "model.py", "model.py")
     with zipfile.ZipFile(folder / "names.zip", "w") as names:
@@ -82,7 +82,7 @@ def sources(folder: Path) -> None:
 
 
 def test_build_sh_archives_serve_on_stock_torchserve(client: docker.DockerClient, runtime: str, tmp_path: Path) -> None:
-    """TorchServe by its own launcher: no front, no entrypoint and no library of ours but what the archives carry."""
+    """TorchServe by its own launcher: without our front and entrypoint; of our libraries only those in the archives."""
     sources(tmp_path)
     script = ROOT / "handlers/build.sh"
     common = ["--version", "1.0", "--config_file", "model-config.yaml"]

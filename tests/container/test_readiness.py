@@ -1,4 +1,4 @@
-"""/ping is 200 only while a worker can answer (T3, T4, T6). The control is the server's own /ping: 200 in the same moment."""
+"""/ping is 200 only while a worker can answer (docs/torchserve.md, T3 to T6). The control is the server's own /ping, which is 200 then."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def not_ready(container: Container) -> dict[str, object] | None:
 
 
 def failed(container: Container, seconds: float) -> dict[str, object]:
-    """Wait until the server gave up for good."""
+    """Wait until the server has given up."""
     return poll("giving up", lambda: ((status := container.ready())["failed"] and status) or None, seconds)
 
 
@@ -31,7 +31,7 @@ def test_not_ready_while_the_model_is_loaded(container: Factory) -> None:
     )
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"
-    assert server_ping(one) == 200, "control: the server's own /ping is no sign of a loaded model"
+    assert server_ping(one) == 200, "control: the server's own /ping does not mean that the model is loaded"
     assert one.send("GET", "/ping").status == 503
     one.wait_ready()
     assert one.send("GET", "/ping").status == 200
@@ -45,7 +45,7 @@ def test_not_ready_when_a_loaded_model_cannot_answer(container: Factory) -> None
         30,
     )
     assert not status["failed"]
-    assert server_ping(one) == 200, "control: the server's own /ping knows nothing of answers"
+    assert server_ping(one) == 200, "control: the server's own /ping does not check answers"
     answer = one.send("GET", "/ping")
     assert (answer.status, answer.json["ready"]) == (503, False)
 
@@ -62,7 +62,7 @@ def test_a_model_that_cannot_be_loaded_is_given_up_and_its_traceback_is_in_the_l
 
 
 def test_a_start_that_takes_too_long_is_given_up(container: Factory) -> None:
-    """T6: `startupTimeout` is kept; without it, loading would go on for 6 s and succeed."""
+    """docs/torchserve.md, T6: `startupTimeout` is passed on; without it, loading would go on for 6 s and succeed."""
     one = container(
         "slow_to_load",
         serving={"startup_timeout_s": 1},
@@ -72,7 +72,7 @@ def test_a_start_that_takes_too_long_is_given_up(container: Factory) -> None:
 
 
 def test_ready_again_after_a_worker_died_and_came_back(container: Factory) -> None:
-    """T5: the worker's death is one request's 5xx; the container lives and the next worker has to answer before it is ready."""
+    """docs/torchserve.md, T5: the worker's death is one request's 5xx; the next worker must answer before the container is ready."""
     one = container().wait_ready()
     before = one.predict().json["pid"]
     assert one.predict(exit=137).status in (500, 503, 507)
@@ -85,29 +85,29 @@ def test_ready_again_after_a_worker_died_and_came_back(container: Factory) -> No
 def test_not_ready_while_the_worker_crashes_at_every_start(container: Factory) -> None:
     one = container().wait_ready()
     assert one.predict(**{"break": True}).status >= 500
-    poll("not being ready", lambda: not_ready(one), 10)
+    poll("the not-ready status", lambda: not_ready(one), 10)
     assert one.send("GET", "/ping").status == 503
     assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108
     one.wait_ready()
     assert one.predict().status == 200
 
 
-def test_giving_up_for_good_is_reported(container: Factory) -> None:
-    """T4: the server stops restarting its worker after `maxRetryTimeoutInSec`; the container lives on, not ready and failed."""
+def test_a_server_that_gave_up_is_reported(container: Factory) -> None:
+    """docs/torchserve.md, T4: the server stops restarting its worker after `maxRetryTimeoutInSec`; the container stays, not ready and failed."""
     one = container(model_config="maxRetryTimeoutInSec: 1\nminWorkers: 1\nmaxWorkers: 1\n").wait_ready()
     assert one.predict(**{"break": True}).status >= 500
     status = failed(one, 40)
     assert status["reason"] == "the server gave up restarting its worker"
     assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108
     try:
-        poll("control: a restart that nobody tries any more", lambda: one.ready()["ready"] or None, 4)
+        poll("control: a restart", lambda: one.ready()["ready"] or None, 4)
     except Disappointed:
         return
     raise AssertionError("the server had not given up")
 
 
 def test_a_request_that_takes_too_long_is_answered_and_the_worker_replaced(container: Factory) -> None:
-    """T6: `responseTimeout` is kept, and the answer is the server's own, not the front's 504."""
+    """docs/torchserve.md, T6: `responseTimeout` is passed on; the server answers, not the front with 504."""
     one = container(serving={"response_timeout_s": 1}).wait_ready()
     answer = one.predict(sleep=30)
     assert answer.status in (500, 503)

@@ -15,7 +15,7 @@ STATE = "/tmp/torchrelay"  # noqa: S108 -- inside the container
 
 @pytest.fixture
 def network(client: docker.DockerClient) -> Iterator[str]:
-    """A separate network: only there are containers reachable by name, and only by a given one."""
+    """A separate network: only there are containers reachable by name, and only by a chosen one."""
     network = client.networks.create("torchrelay-test-switch")
     yield str(network.name)
     for one in client.containers.list(filters={"network": str(network.name)}):

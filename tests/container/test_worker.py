@@ -1,4 +1,4 @@
-"""The worker of the image is the one that the handlers know how to make cheap, and its gauge is still told."""
+"""The image has the worker that the handlers can speed up, and its metric is still published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_torchserve_in_the_image_is_the_known_one(container: Factory, tmp_path: 
     kind = KINDS["tensor"]
     on, _ = served(container, kind.make(tmp_path), kind.good, {})
     assert on.python(EASED) == [True, True]
-    large = b"[" + b" " * 1_500_000 + kind.good.body[1:]  # many pieces of the reader's
+    large = b"[" + b" " * 1_500_000 + kind.good.body[1:]  # more than one read
     for body in (kind.good.body, large, kind.good.body):
         assert on.send("POST", PREDICT, body, kind.good.content_type).body == on.send("POST", PREDICT, kind.good.body).body
     assert b"PredictionTime{" in on.send("GET", "/metrics").body
