@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.cluster import Cluster
-from tests.container.harness import CASES, NAME, SERVING
+from tests.container.harness import MODELS, NAME, SERVING
 from torchrelay.core.paths import ROOT
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
@@ -49,7 +49,7 @@ class Images:
     def of(self, case: str, version: str) -> tuple[str, str]:
         """Return `repository@digest` and the config digest."""
         if (case, version) not in self.made:
-            folder = CASES if (CASES / case).is_dir() else OWN_CASES
+            folder = MODELS if (MODELS / case).is_dir() else OWN_CASES
             home = f"opt/torchrelay/models/{NAME}"
             model = {"modelName": NAME, "handler": "handler.py", "modelVersion": "1.0"}
             manifest = {"createdOn": "01/01/2026 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}

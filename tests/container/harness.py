@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import docker
 from docker.models.containers import Container as DockerContainer
 
-CASES = Path(__file__).parent / "cases"
+MODELS = Path(__file__).parent / "models"
 HOME = "/opt/torchrelay"
 PYTHON = f"{HOME}/venv/bin/python"
 NAME = "model"
@@ -105,7 +105,7 @@ def case_context(runtime: str, case: str, serving: Mapping[str, Any], model_conf
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         add(archive, "Dockerfile", f"FROM {runtime}\nCOPY opt /opt\n".encode())
         add(archive, f"opt/torchrelay/models/{NAME}/MAR-INF/MANIFEST.json", json.dumps(manifest).encode())
-        add(archive, f"opt/torchrelay/models/{NAME}/handler.py", (CASES / case / "handler.py").read_bytes())
+        add(archive, f"opt/torchrelay/models/{NAME}/handler.py", (MODELS / case / "handler.py").read_bytes())
         if model_config:
             add(archive, f"opt/torchrelay/models/{NAME}/model-config.yaml", model_config.encode())
         if requirements:

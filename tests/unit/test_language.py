@@ -48,6 +48,7 @@ COVERED = (
     "tests/cluster/cluster.py",
     "tests/container/base_image.py",
     "tests/container/cases",
+    "tests/container/models",
     "tests/container/conftest.py",
     "tests/cache.py",
     "tests/conftest.py",

@@ -19,7 +19,7 @@ from typing import Any
 import docker
 import requests
 
-from tests.container.harness import CASES, poll
+from tests.container.harness import MODELS, poll
 from torchrelay.core.paths import cache_dir
 from torchrelay.docker.scratch import LABEL, owner
 
@@ -138,7 +138,7 @@ def own_handler(folder: Path, case: str, name: str, port: int = 8080, **settings
     folder.mkdir(parents=True)
     for file in ("model.py", "model.pt"):
         shutil.copyfile(EXAMPLES / "digits" / file, folder / file)
-    shutil.copytree(CASES / case, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(MODELS / case, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     more = "".join(f"{key}: {value}\n" for key, value in settings.items())
     (folder / "model.yaml").write_text(OWN_HANDLER.format(name=name, port=port) + more)
     if not (folder / "samples").is_dir():
