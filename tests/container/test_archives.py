@@ -155,7 +155,7 @@ def test_an_archive_by_torch_model_archiver_serves_in_our_image(container: Facto
     unpacked = tmp_path / "unpacked"
     files = {path.relative_to(unpacked).as_posix(): path.read_bytes() for path in unpacked.rglob("*") if path.is_file()}
     warmup = {"content_type": "application/json", "body": base64.b64encode(b"[1, 2]").decode()}
-    tag = container.image_of(files, {"batch_size": 4, "warmup": warmup})
+    tag = container.archive_image(files, {"batch_size": 4, "warmup": warmup})
     on = container.start(tag).wait_ready()
     answer = on.send("POST", PREDICT, b"[10, 100]")
     assert (answer.status, answer.json) == (200, [321.0])

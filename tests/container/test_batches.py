@@ -142,7 +142,7 @@ def served(container: Factory, folder: Path, good: Body) -> Container:
     for entry in plan_entries(folder, model, weights, weights.name, "1.0"):
         with entry.open() as file:
             files[entry.name] = file.read()
-    tag = container.image_of(files, {"batch_size": 32, "batch_delay_ms": 30, "warmup": warmup})
+    tag = container.archive_image(files, {"batch_size": 32, "batch_delay_ms": 30, "warmup": warmup})
     return container.start(tag, cpus=2.0).wait_ready()
 
 

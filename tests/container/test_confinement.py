@@ -1,4 +1,4 @@
-"""What the container needs: no particular user, no network, no disk but /tmp, and only its share of the machine (docs/torchserve.md, T21 to T24)."""
+"""The container needs no user, network, disk but /tmp or more than its share of the machine (docs/torchserve.md, T21 to T24)."""
 
 from __future__ import annotations
 

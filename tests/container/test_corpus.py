@@ -22,7 +22,7 @@ from tests.container.harness import PREDICT, Answer, Container, Factory
 
 LEAST = 150
 CLIENTS = 4
-# A worker that leaks grows in every round: by 9 MiB if it keeps the bodies of the pictures. glibc and torch keep the memory of their
+# A worker that leaks grows in every round: by 9 MiB if it keeps the pictures. glibc and torch keep the memory of their
 # largest batches, which grows in steps of up to 20 MiB and then stops. So one round without growth is enough.
 FLAT_MIB = 2
 LEAST_ROUNDS, MOST_ROUNDS = 2, 6
@@ -83,7 +83,7 @@ def memory(on: Container) -> dict[str, dict[int, float]]:
 
 
 def round_of(on: Container, corpus: Sequence[Case], good: Case, failures: list[str]) -> None:
-    """Send all of a corpus from several clients at once, with good requests in between, and append each wrong answer to `failures`."""
+    """Send a corpus from several clients at once, good requests in between; append a line to `failures` for each wrong answer."""
     wanted = on.send("POST", PREDICT, good.body, good.content_type).body
     lock = threading.Lock()
 

@@ -110,7 +110,7 @@ print(json.dumps(answers))
 
 
 def test_no_url_is_ever_fetched(shared: Container) -> None:
-    """docs/torchserve.md, T17, the second line of defence: the model API refuses the URL without a request. Control: an allowed one is fetched."""
+    """docs/torchserve.md, T17: the model API, if it were on, refuses the URL. Control: an allowed URL is fetched."""
     answers = shared.python(REGISTER)
     assert "does not match any allowed URL" in answers["None"]
     assert "does not match any allowed URL" not in answers["http://127.0.0.1:8080/.*"]

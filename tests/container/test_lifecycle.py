@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.container.harness import PYTHON, Answer, Container, Factory, kept_connections, poll
+from tests.container.harness import PYTHON, Answer, Container, Factory, persistent_connections, poll
 
 BATCH = 8
 SLEEP_S = 1.5
@@ -90,7 +90,7 @@ def test_connections_in_use_are_closed_by_a_header_before_the_end(container: Fac
     one = container().wait_ready()
     assert one.predict().headers["connection"] == "keep-alive"
     command = ["docker", "exec", "-e", "TORCHRELAY_PROPAGATION_S=2", one.id, PYTHON, "-P", "-m", "torchrelay_runtime.drain"]
-    with kept_connections(one) as failures, subprocess.Popen(command) as drain:
+    with persistent_connections(one) as failures, subprocess.Popen(command) as drain:
         poll("the header that closes", lambda: one.predict().headers["connection"] == "close" or None, 10)
         assert drain.poll() is None
     assert drain.returncode in (0, 1), "clients that continue for the whole drain time are not a failure"

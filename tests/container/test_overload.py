@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.container.harness import JSON, PREDICT, SERVING, Container, Factory, poll
 
-# Opens connections that never finish their request, to the front and to the server itself. Prints after how many seconds each ended.
+# Opens connections that never finish their request, to the front and to the server. Prints after how many seconds each ended.
 SLOW_LORIS = """
 import json, select, socket, time
 head = b"POST /predictions/model HTTP/1.1\\r\\nHost: x\\r\\n"

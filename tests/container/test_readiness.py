@@ -1,8 +1,8 @@
-"""/ping is 200 only while a worker can answer (docs/torchserve.md, T3 to T6). The control is the server's own /ping, which is 200 then."""
+"""/ping is 200 only while a worker can answer (docs/torchserve.md, T3 to T6). Control: the server's own /ping is 200 earlier."""
 
 from __future__ import annotations
 
-from tests.container.harness import Container, Disappointed, Factory, poll
+from tests.container.harness import Container, Factory, TooLate, poll
 
 SERVER_PORT = 8085
 
@@ -72,7 +72,7 @@ def test_a_start_that_takes_too_long_is_given_up(container: Factory) -> None:
 
 
 def test_ready_again_after_a_worker_died_and_came_back(container: Factory) -> None:
-    """docs/torchserve.md, T5: the worker's death is one request's 5xx; the next worker must answer before the container is ready."""
+    """docs/torchserve.md, T5: one request gets a 5xx; the next worker must answer before the container is ready."""
     one = container().wait_ready()
     before = one.predict().json["pid"]
     assert one.predict(exit=137).status in (500, 503, 507)
@@ -93,7 +93,7 @@ def test_not_ready_while_the_worker_crashes_at_every_start(container: Factory) -
 
 
 def test_a_server_that_gave_up_is_reported(container: Factory) -> None:
-    """docs/torchserve.md, T4: the server stops restarting its worker after `maxRetryTimeoutInSec`; the container stays, not ready and failed."""
+    """docs/torchserve.md, T4: after `maxRetryTimeoutInSec` the server does not restart its worker; the container has failed."""
     one = container(model_config="maxRetryTimeoutInSec: 1\nminWorkers: 1\nmaxWorkers: 1\n").wait_ready()
     assert one.predict(**{"break": True}).status >= 500
     status = failed(one, 40)
@@ -101,7 +101,7 @@ def test_a_server_that_gave_up_is_reported(container: Factory) -> None:
     assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108
     try:
         poll("control: a restart", lambda: one.ready()["ready"] or None, 4)
-    except Disappointed:
+    except TooLate:
         return
     raise AssertionError("the server had not given up")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from tests.container.harness import PYTHON, Container, Factory, kept_connections, poll
+from tests.container.harness import PYTHON, Container, Factory, persistent_connections, poll
 
 STATE = "/tmp/torchrelay"  # noqa: S108 -- inside the container
 
@@ -79,7 +79,7 @@ def test_no_used_connection_is_closed_without_notice(container: Factory, network
     old.wait_ready()
     new.wait_ready()
     poll("the front's start", lambda: version(front) == "old" or None, 20)
-    with kept_connections(front) as failures:
+    with persistent_connections(front) as failures:
         for upstream in ("new", "old", "new"):
             assert switch(front, f"torchrelay-test-{upstream}:8080") == (0, "")
     assert failures == []

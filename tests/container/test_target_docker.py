@@ -1,4 +1,4 @@
-"""The docker target on a real daemon: versions are replaced without a lost request, fail, are interrupted, rolled back and deleted."""
+"""The docker target on a real daemon: replaces versions without a lost request, survives failures, rolls back and deletes."""
 
 from __future__ import annotations
 

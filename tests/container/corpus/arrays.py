@@ -39,22 +39,20 @@ def npy_cases() -> list[Case]:
     """Arrays as files."""
     row = np.array(GOOD, "<f4")
     good = npy(row)
-    all_cases = cases(
+    corpus = cases(
         "npy cut",
         ((f"after {size} bytes", good[:size]) for size in (*range(1, 16), *range(20, len(good), 6))),
         NPY,
         "npy|array|file",
     )
     shapes = [(1,), (3,), (5,), (4, 1), (2, 3), (1, 1, 4), (2, 2, 2), (4, 4, 4, 4), (1,) * 20, (0,), (0, 4), (2, 0), (1,) * 32]
-    all_cases += cases("npy shape", ((str(shape), npy(np.ones(shape, "<f4"))) for shape in shapes), NPY, "shape|no numbers")
-    all_cases += cases("npy nothing", [("no dimension", npy(np.float32(3)))], NPY, "shape")
+    corpus += cases("npy shape", ((str(shape), npy(np.ones(shape, "<f4"))) for shape in shapes), NPY, "shape|no numbers")
+    corpus += cases("npy nothing", [("no dimension", npy(np.float32(3)))], NPY, "shape")
     kinds = ["<U4", "S4", "<M8[s]", "<m8[s]", "<c8", "<c16", "V4", [("a", "<f4"), ("b", "<i4")], "<U0", "S0", [("a", "<f4", (2,))]]
-    all_cases += cases(
-        "npy dtype", ((str(kind), npy(np.zeros(4, np.dtype(kind)))) for kind in kinds), NPY, "not taken|numbers|header"
-    )  # type: ignore[call-overload] # a list of strings and lists
-    all_cases += cases("npy booleans", [("four", npy(np.ones(4, bool)))], NPY, "true or false")
+    corpus += cases("npy dtype", ((str(kind), npy(np.zeros(4, np.dtype(kind)))) for kind in kinds), NPY, "not taken|numbers|header")  # type: ignore[call-overload] # a list of strings and lists
+    corpus += cases("npy booleans", [("four", npy(np.ones(4, bool)))], NPY, "true or false")
     finite = [("nan", np.nan), ("inf", np.inf), ("-inf", -np.inf), ("1e39", 1e39), ("-1e300", -1e300)]
-    all_cases += cases(
+    corpus += cases(
         "npy number", ((name, npy(np.array([1, 2, 3, value], "<f8"))) for name, value in finite), NPY, "NaN, infinite or too large"
     )
     pickled = [
@@ -66,13 +64,13 @@ def npy_cases() -> list[Case]:
         ("a harmful pickle", pickle.dumps(_Harmful())),
         ("objects, no data", header("{'descr': '|O', 'fortran_order': False, 'shape': (4,), }")),
     ]
-    all_cases += cases("npy pickle", pickled, NPY, "not taken|not an .npy")
-    all_cases += cases("npy header", _headers(), NPY, "npy|array|file|bytes")
+    corpus += cases("npy pickle", pickled, NPY, "not taken|not an .npy")
+    corpus += cases("npy header", _headers(), NPY, "npy|array|file|bytes")
     versions = [(major, minor) for major in (0, 1, 2, 3, 9, 255) for minor in (0, 1, 255) if (major, minor) not in ((1, 0), (2, 0))]
-    all_cases += cases(
+    corpus += cases(
         "npy version", ((str(version), good[:6] + bytes(version) + good[8:]) for version in versions), NPY, "header|version"
     )
-    all_cases += cases("npy length", ((f"{size} more bytes", good + bytes(size)) for size in (1, 3, 4, 16, 1000)), NPY, "bytes")
+    corpus += cases("npy length", ((f"{size} more bytes", good + bytes(size)) for size in (1, 3, 4, 16, 1000)), NPY, "bytes")
     others = [
         ("zip", b"PK\x03\x04"),
         ("npz", _npz(row)),
@@ -88,12 +86,12 @@ def npy_cases() -> list[Case]:
         ("wrong magic", b"\x93NUMPX" + good[6:]),
         ("magic later", b" " + good),
     ]
-    all_cases += cases("npy not at all", others, NPY, "npy|header")
+    corpus += cases("npy not at all", others, NPY, "npy|header")
     dice = np.random.default_rng(6)
-    all_cases += cases(
+    corpus += cases(
         "npy random", ((str(seed), b"\x93NUMPY\x01\x00" + dice.bytes(40 + seed)) for seed in range(20)), NPY, "npy|header|array"
     )
-    all_cases += [
+    corpus += [
         Case(f"npy as {kind}", good, kind, says="number|JSON|text")
         for kind in ("application/json", "text/csv", "text/plain", "image/png")
     ]
@@ -102,7 +100,7 @@ def npy_cases() -> list[Case]:
         ("too many rows", npy(np.ones((MOST + 1, 4), "<f4"))),
         ("one NaN among rows", npy(np.array([GOOD, [1, 2, 3, np.nan]]))),
     ]
-    all_cases += cases("npy rows", rows, NPY, "shape|at most|NaN")
+    corpus += cases("npy rows", rows, NPY, "shape|at most|NaN")
     legal = [
         (kind, npy(np.array([1, 2, 3, 4], kind))) for kind in ("<f2", ">f4", "<f8", ">f8", "<i8", ">i2", "u1", "<u8", "i1", ">u4")
     ]
@@ -117,9 +115,9 @@ def npy_cases() -> list[Case]:
             header("{'descr': '<f4', 'fortran_order': False, 'shape': (4,), }" + " " * 500 + "\n", row.tobytes(), (2, 0)),
         )
     ]
-    all_cases += cases("npy legal", legal, NPY, wanted="answered")
-    all_cases.append(Case("npy empty", b"", NPY, says="empty"))
-    return [*all_cases, Case("npy oversize", npy(np.ones((1 << 17, 4), "<f4")), NPY, says="larger")]
+    corpus += cases("npy legal", legal, NPY, wanted="answered")
+    corpus.append(Case("npy empty", b"", NPY, says="empty"))
+    return [*corpus, Case("npy oversize", npy(np.ones((1 << 17, 4), "<f4")), NPY, says="larger")]
 
 
 def _npz(row: np.ndarray) -> bytes:

@@ -29,14 +29,14 @@ def form(*parts: bytes) -> bytes:
 
 def form_cases() -> list[Case]:
     """Forms of one part that is wrong, and wrong forms."""
-    all_cases = [Case(f"part: {name}", form(part(body, kind)), FORM) for name, body, kind in _parts()]
-    all_cases += [
+    corpus = [Case(f"part: {name}", form(part(body, kind)), FORM) for name, body, kind in _parts()]
+    corpus += [
         Case(f"file: {name}", form(part(body, kind, name='name="data"; filename="x"')), FORM)
         for name, body, kind in _parts()
         if kind
     ]
-    all_cases += [Case(f"form: {name}", body, FORM, wanted="refused") for name, body in _forms()]
-    all_cases += [Case(f"form odd: {name}", body, FORM, wanted="either") for name, body in _odd()]
+    corpus += [Case(f"form: {name}", body, FORM, wanted="refused") for name, body in _forms()]
+    corpus += [Case(f"form odd: {name}", body, FORM, wanted="either") for name, body in _odd()]
     good = form(part(_TEXT, "application/json"))
     boundaries = (
         "",
@@ -50,7 +50,7 @@ def form_cases() -> list[Case]:
         "boundary=b b",
         "charset=utf-8",
     )
-    all_cases += [Case(f"boundary: {boundary[:20]!r}", good, f"multipart/form-data; {boundary}") for boundary in boundaries]
+    corpus += [Case(f"boundary: {boundary[:20]!r}", good, f"multipart/form-data; {boundary}") for boundary in boundaries]
     kinds = (
         "multipart/mixed; boundary=b",
         "multipart/related; boundary=b",
@@ -59,8 +59,8 @@ def form_cases() -> list[Case]:
         "multipart/",
         "message/rfc822",
     )
-    all_cases += [Case(f"type: {kind}", good, kind) for kind in kinds]
-    all_cases += [Case(f"body: {name}", body, FORM) for name, body in _bodies()]
+    corpus += [Case(f"type: {kind}", good, kind) for kind in kinds]
+    corpus += [Case(f"body: {name}", body, FORM) for name, body in _bodies()]
     legal = [
         ("json", part(_TEXT, "application/json")),
         ("json file", part(_TEXT, "application/json", name='name="data"; filename="a.json"')),
@@ -71,8 +71,8 @@ def form_cases() -> list[Case]:
         ("no type", part(_TEXT)),
         ("any name", part(_TEXT, name='name="anything"')),
     ]
-    all_cases += [Case(f"legal: {name}", form(one), FORM, wanted="answered") for name, one in legal]
-    return [*all_cases, Case("oversize", form(part("1" * (1 << 21))), FORM, says="larger")]
+    corpus += [Case(f"legal: {name}", form(one), FORM, wanted="answered") for name, one in legal]
+    return [*corpus, Case("oversize", form(part("1" * (1 << 21))), FORM, says="larger")]
 
 
 def _parts() -> Iterator[tuple[str, bytes | str, str]]:

@@ -43,26 +43,26 @@ def png(width: int, height: int, depth: int = 8, colour: int = 2, rest: bytes | 
 
 def image_cases() -> list[Case]:
     """Files as they are."""
-    all_cases: list[Case] = []
+    corpus: list[Case] = []
     for kind in ("PNG", "JPEG", "WEBP"):
         good, media = picture(kind), f"image/{kind.lower()}"
         # The last bytes of a file may be missing without any pixel being lost.
         cuts = sorted({int(len(good) * part / 16) for part in range(1, 15)} | {1, 2, 4, 9, 12, 20})
-        all_cases += cases(f"{kind} cut", ((f"after {size} bytes", good[:size]) for size in cuts), media, _NO_IMAGE)
-        all_cases += cases(f"{kind} twice", [("magic alone", good[:8] * 4)], media, _NO_IMAGE)
+        corpus += cases(f"{kind} cut", ((f"after {size} bytes", good[:size]) for size in cuts), media, _NO_IMAGE)
+        corpus += cases(f"{kind} twice", [("magic alone", good[:8] * 4)], media, _NO_IMAGE)
         dice = np.random.default_rng(len(good))
-        all_cases += cases(
+        corpus += cases(
             f"{kind} noise after its magic", ((str(seed), good[:12] + dice.bytes(200)) for seed in range(6)), media, _NO_IMAGE
         )
-        all_cases += cases(f"{kind} changed", _changed(good), media, wanted="either")
-        all_cases.append(Case(f"{kind} legal", good, media, wanted="answered"))
-        all_cases.append(Case(f"{kind} of another type", good, "image/gif", wanted="answered"))
-        all_cases.append(Case(f"{kind} and more", good + b"<script>alert(1)</script>", media, wanted="answered"))
-    all_cases += cases("png header", _headers(), PNG, _NO_IMAGE + "|max_pixels|pixels")
-    all_cases += cases("png chunks", _chunks(), PNG, _NO_IMAGE)
-    all_cases += cases("too many pixels", _large(), PNG, "max_pixels|pixels|elongated")
-    all_cases += cases("another format", _others(), PNG, _NO_IMAGE)
-    all_cases += cases("no image", _nothing(), PNG, _NO_IMAGE)
+        corpus += cases(f"{kind} changed", _changed(good), media, wanted="either")
+        corpus.append(Case(f"{kind} legal", good, media, wanted="answered"))
+        corpus.append(Case(f"{kind} of another type", good, "image/gif", wanted="answered"))
+        corpus.append(Case(f"{kind} and more", good + b"<script>alert(1)</script>", media, wanted="answered"))
+    corpus += cases("png header", _headers(), PNG, _NO_IMAGE + "|max_pixels|pixels")
+    corpus += cases("png chunks", _chunks(), PNG, _NO_IMAGE)
+    corpus += cases("too many pixels", _large(), PNG, "max_pixels|pixels|elongated")
+    corpus += cases("another format", _others(), PNG, _NO_IMAGE)
+    corpus += cases("no image", _nothing(), PNG, _NO_IMAGE)
     kinds = (
         "application/json",
         "text/csv",
@@ -71,10 +71,10 @@ def image_cases() -> list[Case]:
         "application/problem+json",
         "text/html; charset=nonsense",
     )
-    all_cases += [Case(f"png as {kind}", picture(), kind, says="JSON|not text|npy|charset") for kind in kinds]
-    all_cases += cases("png odd", _odd(), PNG, wanted="either")
-    all_cases.append(Case("image empty", b"", PNG, says="empty"))
-    return [*all_cases, Case("image oversize", picture() + bytes(1 << 21), PNG, says="larger")]
+    corpus += [Case(f"png as {kind}", picture(), kind, says="JSON|not text|npy|charset") for kind in kinds]
+    corpus += cases("png odd", _odd(), PNG, wanted="either")
+    corpus.append(Case("image empty", b"", PNG, says="empty"))
+    return [*corpus, Case("image oversize", picture() + bytes(1 << 21), PNG, says="larger")]
 
 
 def _changed(good: bytes) -> Iterator[tuple[str, bytes]]:

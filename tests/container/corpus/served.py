@@ -90,4 +90,4 @@ def served(container: Factory, folder: Path, good: Case, options: dict[str, Any]
                 add(archive, f"{HOME.lstrip('/')}/models/{NAME}/{entry.name}", file.read())
         add(archive, f"{HOME.lstrip('/')}/serving.json", json.dumps(serving).encode())
         add(archive, IMAGE_OPENAPI.lstrip("/"), described)
-    return container.start(container.built(buffer.getvalue()), cpus=2.0).wait_ready(), described
+    return container.start(container.build(buffer.getvalue()), cpus=2.0).wait_ready(), described

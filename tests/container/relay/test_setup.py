@@ -1,4 +1,4 @@
-"""install_packages and unpack_dependencies run when the image is built, in the order that old model repositories rely on, and not at start."""
+"""install_packages and unpack_dependencies run in this order when the image is built, and not at start."""
 
 from __future__ import annotations
 
