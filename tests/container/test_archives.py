@@ -1,4 +1,4 @@
-"""Archives of build.sh serve on stock TorchServe 0.12; archives of torch-model-archiver serve in our image."""
+"""Archives of `torchrelay archive` and build.sh serve on stock TorchServe 0.12; those of torch-model-archiver in our image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ from torchrelay.core.paths import ROOT
 from torchrelay.image import mar
 
 EXAMPLE = ROOT / "examples/resnet-factory"
+DIGITS = ROOT / "examples/digits"
 # Needs the files of unpack_dependencies, which stock TorchServe does not run.
 UNPACKS = """
 import os
@@ -81,7 +83,7 @@ def sources(folder: Path) -> None:
     (folder / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\nbatchSize: 4\nmaxBatchDelay: 2\nresponseTimeout: 60\n")
 
 
-def test_build_sh_archives_serve_on_stock_torchserve(client: docker.DockerClient, runtime: str, tmp_path: Path) -> None:
+def test_our_archives_serve_on_stock_torchserve(client: docker.DockerClient, runtime: str, tmp_path: Path) -> None:
     """TorchServe by its own launcher: without our front and entrypoint; of our libraries only those in the archives."""
     sources(tmp_path)
     script = ROOT / "handlers/build.sh"
@@ -97,21 +99,26 @@ def test_build_sh_archives_serve_on_stock_torchserve(client: docker.DockerClient
         script, "--model_name", "unpacks", "--model_file", "unpacks.py", "--checkpoint_file", torchless,
         "--extra_files", "names.tar", "--setup_at_start", *common, cwd=tmp_path,
     )  # fmt: skip
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns(".torchrelay"))
+    run(sys.executable, "-m", "torchrelay", "archive", "digits", "--output", tmp_path / "digits.mar", cwd=tmp_path)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("resnet", "unpacks"):
+        for name in ("resnet", "unpacks", "digits"):
             archive.add(tmp_path / f"{name}.mar", f"store/{name}.mar")
-    picture = base64.b64encode((EXAMPLE / "samples/two.png").read_bytes()).decode()
+    two, seven = (
+        base64.b64encode(file.read_bytes()).decode() for file in (EXAMPLE / "samples/two.png", DIGITS / "samples/seven.png")
+    )
     ask = (
         "import base64, json, urllib.request\n"
         "def ask(name, body, kind):\n"
         "    request = urllib.request.Request(f'http://127.0.0.1:8080/predictions/{name}', body, {'Content-Type': kind})\n"
         "    return json.loads(urllib.request.urlopen(request, timeout=30).read())\n"
-        f"print(json.dumps([ask('resnet/1.0', base64.b64decode('{picture}'), 'image/png'), "
-        "ask('unpacks', b'[[1, 2], [3, 4]]', 'application/json')]))\n"
+        f"print(json.dumps([ask('resnet/1.0', base64.b64decode('{two}'), 'image/png'), "
+        f"ask('unpacks', b'[[1, 2], [3, 4]]', 'application/json'), ask('digits', base64.b64decode('{seven}'), 'image/png')]))\n"
     )
     launch = (
-        "torchserve --foreground --ncs --disable-token-auth --model-store /tmp/store --models resnet=resnet.mar unpacks=unpacks.mar"
+        "torchserve --foreground --ncs --disable-token-auth --model-store /tmp/store"
+        " --models resnet=resnet.mar unpacks=unpacks.mar digits=digits.mar"
     )
     container = client.containers.create(
         runtime,
@@ -131,9 +138,10 @@ def test_build_sh_archives_serve_on_stock_torchserve(client: docker.DockerClient
             assert isinstance(output, bytes)
             return json.loads(output) if code == 0 else None
 
-        resnet, unpacks = poll("TorchServe's answers", answers, 90)
+        resnet, unpacks, digits = poll("TorchServe's answers", answers, 90)
         assert resnet[1:] == [2, "two"]
         assert unpacks == [1, 2, 3, 4]
+        assert digits["class"] == "7"
     except AssertionError:
         print(container.logs().decode())
         raise

@@ -13,11 +13,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytest
-
 from tests.container.corpus import arrays, encoded, forms, pictures, rows, tensors, texts
 from tests.container.corpus.case import Case, bad
-from tests.container.corpus.served import KINDS, served
+from tests.container.corpus.served import KindServer, served
 from tests.container.harness import PREDICT, Answer, Container, Factory
 
 LEAST = 150
@@ -180,11 +178,9 @@ def corpora(name: str) -> dict[str, list[Case]]:
     return {"image": pictures.image_cases(), "base64": encoded.json_cases()}
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_bad_requests_are_refused_and_affect_no_others(container: Factory, name: str, tmp_path: Path) -> None:
-    kind, sent = KINDS[name], corpora(name)
+def test_bad_requests_are_refused_and_affect_no_others(kind_server: KindServer) -> None:
+    kind, on, sent = kind_server.kind, kind_server.container, corpora(kind_server.name)
     assert {input_kind: count for input_kind, corpus in sent.items() if (count := bad(corpus)) < LEAST} == {}
-    on, _ = served(container, kind.make(tmp_path), kind.good, kind.options)
     assert checked(on, [*kind.of_every_size(), *one(sent)], kind.good) == []
     assert on.logs().count("model loaded on") == 1, "a worker was restarted"
 

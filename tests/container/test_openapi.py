@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.container.corpus.arrays import npy
 from tests.container.corpus.pictures import picture
-from tests.container.corpus.served import KINDS, served
-from tests.container.harness import JSON, PREDICT, Factory
+from tests.container.corpus.served import KindServer
+from tests.container.harness import JSON, PREDICT
 
 CHECKS: list[CheckFunction] = [
     not_a_server_error,
@@ -97,20 +96,17 @@ def send_examples(operation: Any, mode: GenerationMode, base_url: str, session: 
     sent()
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_container_answers_as_its_description_says(container: Factory, name: str, tmp_path: Path) -> None:
-    kind = KINDS[name]
-    on, described = served(container, kind.make(tmp_path), kind.good, kind.options)
+def test_a_container_answers_as_its_description_says(kind_server: KindServer) -> None:
+    on = kind_server.container
     answer = on.send("GET", "/openapi.json")
-    assert (answer.status, answer.headers["content-type"], answer.body) == (200, JSON, described)
+    assert (answer.status, answer.headers["content-type"], answer.body) == (200, JSON, kind_server.document)
     assert on.send("POST", "/openapi.json", b"{}").status == 405
     assert failures_of(json.loads(answer.body), f"http://{on.address}:8080", {PREDICT: MANY}) == []
 
 
-def test_an_incomplete_description_fails_the_same_checks(container: Factory, tmp_path: Path) -> None:
-    kind = KINDS["tensor"]
-    on, described = served(container, kind.make(tmp_path), kind.good, kind.options)
-    base_url, whole = f"http://{on.address}:8080", json.loads(described)
+@pytest.mark.parametrize("kind_server", ["tensor"], indirect=True)
+def test_an_incomplete_description_fails_the_same_checks(kind_server: KindServer) -> None:
+    base_url, whole = f"http://{kind_server.container.address}:8080", json.loads(kind_server.document)
     whole["paths"] = {PREDICT: {"post": whole["paths"][PREDICT]["post"]}}
     less, other = copy.deepcopy(whole), copy.deepcopy(whole)
     del less["paths"][PREDICT]["post"]["responses"]["400"]

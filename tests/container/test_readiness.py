@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import docker
+import pytest
+
 from tests.container.harness import Container, Factory, TooLate, poll
 
 SERVER_PORT = 8085
+
+
+@pytest.fixture(scope="module")
+def recovering(
+    client: docker.DockerClient, runtime: str, server: str, images: set[str], request: pytest.FixtureRequest
+) -> Iterator[Container]:
+    """A ready container for the tests whose worker is replaced; each leaves it ready."""
+    factory = Factory(client, runtime, server, images)
+    yield factory(serving={"response_timeout_s": 1}).wait_ready()
+    factory.remove_all(show=request.session.testsfailed > 0)
 
 
 def server_ping(container: Container) -> int:
@@ -71,9 +86,9 @@ def test_a_start_that_takes_too_long_is_given_up(container: Factory) -> None:
     assert not failed(one, 60)["ready"]
 
 
-def test_ready_again_after_a_worker_died_and_came_back(container: Factory) -> None:
+def test_ready_again_after_a_worker_died_and_came_back(recovering: Container) -> None:
     """docs/torchserve.md, T5: one request gets a 5xx; the next worker must answer before the container is ready."""
-    one = container().wait_ready()
+    one = recovering
     before = one.predict().json["pid"]
     assert one.predict(exit=137).status in (500, 503, 507)
     poll("a worker's answer", lambda: one.predict().status == 200 or None, 30)
@@ -82,8 +97,8 @@ def test_ready_again_after_a_worker_died_and_came_back(container: Factory) -> No
     assert one.running()
 
 
-def test_not_ready_while_the_worker_crashes_at_every_start(container: Factory) -> None:
-    one = container().wait_ready()
+def test_not_ready_while_the_worker_crashes_at_every_start(recovering: Container) -> None:
+    one = recovering
     assert one.predict(**{"break": True}).status >= 500
     poll("the not-ready status", lambda: not_ready(one), 10)
     assert one.send("GET", "/ping").status == 503
@@ -106,9 +121,9 @@ def test_a_server_that_gave_up_is_reported(container: Factory) -> None:
     raise AssertionError("the server had not given up")
 
 
-def test_a_request_that_takes_too_long_is_answered_and_the_worker_replaced(container: Factory) -> None:
+def test_a_request_that_takes_too_long_is_answered_and_the_worker_replaced(recovering: Container) -> None:
     """docs/torchserve.md, T6: `responseTimeout` is passed on; the server answers, not the front with 504."""
-    one = container(serving={"response_timeout_s": 1}).wait_ready()
+    one = recovering
     answer = one.predict(sleep=30)
     assert answer.status in (500, 503)
     assert "Worker died" in answer.body.decode()

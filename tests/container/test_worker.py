@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import pytest
 
-from tests.container.corpus.served import KINDS, served
-from tests.container.harness import PREDICT, SERVING, Factory
+from tests.container.corpus.served import KindServer
+from tests.container.harness import PREDICT, SERVING
 
 EASED = f"""
 import json, sys
@@ -16,9 +16,9 @@ print(json.dumps([worker.ease(None, otf_message_handler), worker.ANNOUNCEMENT in
 """
 
 
-def test_torchserve_in_the_image_is_the_known_one(container: Factory, tmp_path: Path) -> None:
-    kind = KINDS["tensor"]
-    on, _ = served(container, kind.make(tmp_path), kind.good, {})
+@pytest.mark.parametrize("kind_server", ["tensor"], indirect=True)
+def test_torchserve_in_the_image_is_the_known_one(kind_server: KindServer) -> None:
+    kind, on = kind_server.kind, kind_server.container
     assert on.python(EASED) == [True, True]
     large = b"[" + b" " * 1_500_000 + kind.good.body[1:]  # more than one read
     for body in (kind.good.body, large, kind.good.body):

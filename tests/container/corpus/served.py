@@ -72,6 +72,19 @@ KINDS = {
 }
 
 
+@dataclass(frozen=True)
+class KindServer:
+    """A running container of a kind, and its OpenAPI document."""
+
+    name: str
+    container: Container
+    document: bytes
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.name]
+
+
 def served(container: Factory, folder: Path, good: Case, options: dict[str, Any]) -> tuple[Container, bytes]:
     """The folder's archive, unpacked over the runtime image and serving in batches of up to BATCH; and its OpenAPI document."""
     model = load_model(folder)

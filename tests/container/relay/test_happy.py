@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import secrets
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import docker
 import pytest
 import requests
 
-from tests.container.harness import PYTHON, poll
 from tests.container.relay.conftest import Live
 from tests.container.relay.runs import (
     Cli,
@@ -142,44 +138,3 @@ def test_requirements_are_a_separate_layer_made_once(cli: Cli, client: docker.Do
         assert second["digest"] != first["digest"]
         assert len(index.asked) == asked
         assert scratch_containers(client, folder) == []
-
-
-def test_the_archive_serves_on_stock_torchserve(live: Live, client: docker.DockerClient, runtime: str) -> None:
-    """TorchServe 0.12 by its own launcher: without our front and entrypoint; of our libraries only those in the archive."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(live.dir / f".torchrelay/{live.name}.mar", f"store/{live.name}.mar")
-    image = base64.b64encode((live.dir / "samples/seven.png").read_bytes()).decode()
-    ask = (
-        "import base64, urllib.request\n"
-        f"body = base64.b64decode('{image}')\n"
-        f"url, headers = 'http://127.0.0.1:8080/predictions/{live.name}', {{'Content-Type': 'image/png'}}\n"
-        "request = urllib.request.Request(url, body, headers)\n"
-        "print(urllib.request.urlopen(request, timeout=30).read().decode())\n"
-    )
-    bin_folder = PYTHON.rpartition("/")[0]
-    options = "--foreground --ncs --disable-token-auth --model-store /tmp/store"
-    container = client.containers.create(
-        runtime,
-        entrypoint=["sh", "-c", f"cd /tmp && PATH={bin_folder}:$PATH torchserve {options} --models {live.name}={live.name}.mar"],
-        network_mode="none",
-        environment={"TEMP": "/tmp"},  # noqa: S108
-        healthcheck={"test": ["NONE"]},
-    )
-    try:
-        container.put_archive("/tmp", buffer.getvalue())  # noqa: S108
-        container.start()
-
-        def answer() -> Any:
-            container.reload()
-            assert container.status == "running", container.logs().decode()
-            code, output = container.exec_run([PYTHON, "-c", ask])
-            assert isinstance(output, bytes)
-            return json.loads(output) if code == 0 else None
-
-        assert poll("TorchServe's answer", answer, 90)["class"] == "7"
-    except AssertionError:
-        print(container.logs().decode())
-        raise
-    finally:
-        container.remove(force=True, v=True)
