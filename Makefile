@@ -66,7 +66,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import-linter, actionlint, zizmor, hadolint, c
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONPATH=scripts:handlers $(BIN)/lint-imports --no-logo
+	PYTHONPATH=scripts:handlers:runtime $(BIN)/lint-imports --no-logo
 	$$($(BIN)/python -m tests.gotools actionlint)
 	$(BIN)/zizmor --quiet --offline --persona auditor .github actions
 	$(BIN)/hadolint Dockerfile .devcontainer/Dockerfile

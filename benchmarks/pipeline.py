@@ -66,7 +66,7 @@ def first_answer(url: str, expected: float, running: Running) -> float:
         except requests.RequestException:
             pass
         time.sleep(ASK_S)
-    sys.exit(running.seen(-1).told)
+    sys.exit(running.seen(-1).transcript)
 
 
 def push(act: Act, repository: ModelRepository, name: str, url: str, sure: str) -> dict[str, float]:
@@ -77,7 +77,7 @@ def push(act: Act, repository: ModelRepository, name: str, url: str, sure: str) 
     answered = first_answer(url, ANSWERS[sure][0], running)
     run = running.finish()
     if run.code:
-        sys.exit(run.told)
+        sys.exit(run.transcript)
     results = [file for job in ("build", "deploy") for file in act.artifacts(running).rglob(f"{name}-{job}.json")]
     rows = [row for file in results for row in json.loads(file.read_text())["stages"]]
     seconds = {row["stage"]: float(row["seconds"]) for row in rows}
@@ -107,7 +107,7 @@ def plan(act: Act, repository: ModelRepository, number: int) -> float:
     run = running.kill()
     act.forget(running)
     if ended["jobResult"] != "success" or run.outputs("plan")["count"] != "1":
-        sys.exit(run.told)
+        sys.exit(run.transcript)
     return float(ended["at"] - begun["at"])
 
 

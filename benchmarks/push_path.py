@@ -208,10 +208,10 @@ def recipe(model_dir: Path, folder: Path, host: str, runtime: str) -> dict[str, 
     return {"archive_s": archive_s, "build_s": build_s, "push_s": push_s, "tag": tag}
 
 
-def ours(model_dir: Path, host: str) -> dict[str, Any]:
+def torchrelay(model_dir: Path, host: str) -> dict[str, Any]:
     """Time one `torchrelay relay`: the stages by its own clock; the start and end of the process count as archive."""
     os.sync()
-    total, done = timed(lambda: cli("relay", str(model_dir), "--repository", f"{host}/ours/wide", "--target", "docker"))
+    total, done = timed(lambda: cli("relay", str(model_dir), "--repository", f"{host}/torchrelay/wide", "--target", "docker"))
     rows = {row["stage"]: row for row in done["stages"]}
     seconds = {name: row["seconds"] for name, row in rows.items()}
     return {
@@ -230,7 +230,7 @@ def ours(model_dir: Path, host: str) -> dict[str, Any]:
 def unchanged(model_dir: Path, host: str) -> dict[str, Any]:
     """Time a relay without changes, and one after an edit of the model file."""
     client = docker.from_env()
-    where = f"{host}/ours/wide"
+    where = f"{host}/torchrelay/wide"
     before = sorted(str(one.id) for one in client.containers.list(filters={"name": "torchrelay-wide"}))
     seconds, again = timed(lambda: cli("relay", str(model_dir), "--repository", where, "--target", "docker"))
     after = sorted(str(one.id) for one in client.containers.list(filters={"name": "torchrelay-wide"}))
@@ -252,7 +252,7 @@ def archive_alone(folder: Path, gib: float) -> dict[str, float]:
     model_dir = make_model(folder / f"alone-{gib}", gib)
     weights, zipped = model_dir / "model.pt", folder / "stored.zip"
     script = "import sys,zipfile;z=zipfile.ZipFile(sys.argv[2],'w',zipfile.ZIP_STORED);z.write(sys.argv[1],'model.pt');z.close()"
-    zips, ours_, peaks = [], [], []
+    zips, archives, peaks = [], [], []
     for _ in range(3):
         shutil.rmtree(model_dir / ".torchrelay", ignore_errors=True)
         zipped.unlink(missing_ok=True)
@@ -262,14 +262,14 @@ def archive_alone(folder: Path, gib: float) -> dict[str, float]:
         cli("fetch", str(model_dir))
         os.sync()
         seconds, peak = peak_mib([sys.executable, "-m", "torchrelay", "archive", str(model_dir)])
-        ours_.append(seconds)
+        archives.append(seconds)
         peaks.append(peak)
     shutil.rmtree(model_dir)
     return {
         "gib": gib,
-        "archive_s": sorted(ours_)[1],
+        "archive_s": sorted(archives)[1],
         "zip_s": sorted(zips)[1],
-        "ratio": sorted(ours_)[1] / sorted(zips)[1],
+        "ratio": sorted(archives)[1] / sorted(zips)[1],
         "peak_mib": max(peaks),
     }
 
@@ -279,19 +279,19 @@ def push_path(figures: dict[str, Any], folder: Path, tag: str, *, recipe_too: bo
     with registry(folder) as host:
         small = make_model(folder / "small", 0.001)
         cli("verify", str(small))
-        cli("push", str(small), "--repository", f"{host}/ours/wide:base")
+        cli("push", str(small), "--repository", f"{host}/torchrelay/wide:base")
         model_dir = make_model(folder / "wide", gib)
         figures["floor"] = floor(model_dir / "model.pt")
-        figures["ours"] = ours(model_dir, host)
+        figures["torchrelay"] = torchrelay(model_dir, host)
         if recipe_too:
             run(["docker", "tag", tag, f"{host}/recipe/wide:base"])
             run(["docker", "push", "-q", f"{host}/recipe/wide:base"])
             figures["recipe"] = recipe(model_dir, folder / "recipe", host, tag)
             memory = f"{int(4 * gib) + 3}g"
             expected = json.loads((model_dir / "samples" / "one.json").read_text())["expect"]["json"]
-            ours_start = sorted(cold_start(figures["ours"]["config"], "wide", memory, expected) for _ in range(3))[1]
+            relay_start = sorted(cold_start(figures["torchrelay"]["config"], "wide", memory, expected) for _ in range(3))[1]
             theirs = sorted(cold_start(figures["recipe"]["tag"], "wide", memory, expected) for _ in range(3))[1]
-            figures["cold_start"] = {"ours_s": ours_start, "stock_s": theirs, "ratio": ours_start / theirs}
+            figures["cold_start"] = {"torchrelay_s": relay_start, "stock_s": theirs, "ratio": relay_start / theirs}
         figures["again"] = unchanged(model_dir, host)
     shutil.rmtree(folder / "registry")
 
@@ -333,14 +333,14 @@ def summarise(figures: dict[str, Any]) -> None:
 
 
 def summarise_push(console: Console, figures: dict[str, Any]) -> None:
-    mine, bottom = figures["ours"], figures["floor"]
-    figures["ours_s"] = mine["archive_s"] + mine["build_s"] + mine["push_s"]
+    mine, bottom = figures["torchrelay"], figures["floor"]
+    figures["torchrelay_s"] = mine["archive_s"] + mine["build_s"] + mine["push_s"]
     figures["floor_s"] = bottom["sha256_s"] + bottom["copy_s"]
-    figures["over_floor"] = figures["ours_s"] / figures["floor_s"]
+    figures["over_floor"] = figures["torchrelay_s"] / figures["floor_s"]
     theirs = figures.get("recipe")
     if theirs:
         figures["recipe_s"] = theirs["archive_s"] + theirs["build_s"] + theirs["push_s"]
-        figures["speedup"] = figures["recipe_s"] / figures["ours_s"]
+        figures["speedup"] = figures["recipe_s"] / figures["torchrelay_s"]
     table = Table(title=f"{figures['gib']:g} GiB of new weights to a registry on loopback, {figures['cpus']} CPUs, seconds")
     for column in ("", "archive", "build", "push", "sum", "verify's load, separate"):
         table.add_column(column, justify="right")
@@ -359,7 +359,7 @@ def summarise_push(console: Console, figures: dict[str, Any]) -> None:
         "after an edit of model.py": "{edit_bytes} bytes pushed".format(**figures["again"]),
     }
     if "cold_start" in figures:
-        lines["cold start"] = "{ours_s:.1f} s, stock {stock_s:.1f} s, ratio {ratio:.2f}".format(**figures["cold_start"])
+        lines["cold start"] = "{torchrelay_s:.1f} s, stock {stock_s:.1f} s, ratio {ratio:.2f}".format(**figures["cold_start"])
     for name, value in lines.items():
         console.print(f"{name:28} {value}")
 

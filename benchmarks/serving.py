@@ -26,10 +26,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.serving_peers import bounds, ours
+from benchmarks.serving_peers import bounds, relayed
 from benchmarks.serving_peers.contract import ROOT
 from benchmarks.serving_peers.environment import ensure_environment, versions
-from benchmarks.serving_peers.peers import ALONE, FLOOR, OURS, PEERS, PROFILES
+from benchmarks.serving_peers.peers import ALONE, FLOOR, PEERS, PROFILES, TORCHRELAY
 from benchmarks.serving_peers.servers import Running, peer_server
 from benchmarks.serving_peers.workloads import WORKLOADS, Workload, make_folder
 from benchmarks.serving_quiet import QUIET, wait_quiet, watched
@@ -112,13 +112,16 @@ def entries(workload: Workload, folder: Path, options: Options) -> Iterator[list
     listed: list[Entry] = []
     with ExitStack() as stack:
         for called, profile in PROFILES[workload.name].items():
-            if OURS not in options.only:
+            if TORCHRELAY not in options.only:
                 continue
-            directory = ours.make_directory(folder / called.replace(", ", "-"), folder, workload, called, count)
-            container = stack.enter_context(ours.relayed(directory, called, options.cpus))
+            directory = relayed.make_directory(folder / called.replace(", ", "-"), folder, workload, called, count)
+            container = stack.enter_context(relayed.deployed(directory, called, options.cpus))
             listed.append(
                 Entry(
-                    OURS, __version__, partial(serve, called, partial(ours.started, container, called, folder, workload)), profile
+                    TORCHRELAY,
+                    __version__,
+                    partial(serve, called, partial(relayed.started, container, called, folder, workload)),
+                    profile,
                 )
             )
         for name, peer in PEERS.items():
@@ -164,7 +167,7 @@ def measured(workload: Workload, folder: Path, options: Options, console: Consol
 def where_the_time_goes(rows: list[Row], workload: Workload, folder: Path, options: Options, console: Console) -> dict[str, float]:
     """Split torchrelay's CPU milliseconds per picture: the model's steps, each alone on one thread, then the rest."""
     steps: dict[str, float] = bounds.alone(options.python, folder, workload, 1, options.seconds, parts=True)
-    for mine in [one for one in rows if one["server"] == OURS and one["profile"] == PROFILES[workload.name][OURS]]:
+    for mine in [one for one in rows if one["server"] == TORCHRELAY and one["profile"] == PROFILES[workload.name][TORCHRELAY]]:
         used = mine["cpu_ms_by_program"]
         steps["worker's own (handlers, protocol)"] = round(used.get("python", 0.0) - sum(steps.values()), 3)
         steps |= {"TorchServe's frontend (java)": used.get("java", 0.0), "front (nginx)": used.get("nginx", 0.0)}
@@ -184,7 +187,7 @@ def names(text: str, known: list[str], option: str) -> list[str]:
 
 
 def parsed() -> argparse.Namespace:
-    servers = [OURS, *PEERS, ALONE, FLOOR]
+    servers = [TORCHRELAY, *PEERS, ALONE, FLOOR]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short round of each, to test the benchmark itself")
     parser.add_argument("--only", default=",".join(servers), help="only these servers, of: " + "; ".join(servers))
@@ -206,7 +209,7 @@ def main() -> int:
     configure_logging(verbose=False)
     cpus = sorted(os.sched_getaffinity(0))[: arguments.cpus]
     python = ensure_environment(progress())
-    if OURS in arguments.only:
+    if TORCHRELAY in arguments.only:
         ensure_runtime(RuntimeSettings.from_environment("cpu"), progress())
     os.sched_setaffinity(0, cpus)  # for all processes started from here; containers get theirs separately
     warm_s, seconds, rounds = (1.0, 1.5, 1) if arguments.quick else (WARM_S, arguments.seconds, arguments.rounds)

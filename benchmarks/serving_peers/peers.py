@@ -1,4 +1,4 @@
-"""The registry: every server by its name in the rows."""
+"""The registry: every server by its name in the table."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,14 +7,14 @@ from benchmarks.serving_peers import bentoml, fastapi, litserve, mlserver, torch
 from benchmarks.serving_peers.contract import Peer, plain_answer, plain_request
 
 PEERS: dict[str, Peer] = {one.PEER.name: one.PEER for one in (litserve, bentoml, mlserver, fastapi, torchserve)}
-OURS = "torchrelay"
+TORCHRELAY = "torchrelay"
 LATENCY, CHANNELS_LAST = "torchrelay, latency", "torchrelay, channels_last"
-MODELS = {OURS: "serving-bench", LATENCY: "serving-bench-latency", CHANNELS_LAST: "serving-bench-channels-last"}
+MODELS = {TORCHRELAY: "serving-bench", LATENCY: "serving-bench-latency", CHANNELS_LAST: "serving-bench-channels-last"}
 """Profile -> name of its model; the names differ because all run on one daemon."""
 PROFILES = {
-    "mlp": {OURS: "default"},
-    "tiny": {OURS: "default", LATENCY: "latency"},
-    "image": {OURS: "default", CHANNELS_LAST: "channels_last"},
+    "mlp": {TORCHRELAY: "default"},
+    "tiny": {TORCHRELAY: "default", LATENCY: "latency"},
+    "image": {TORCHRELAY: "default", CHANNELS_LAST: "channels_last"},
 }
 """Workload -> torchrelay's profiles by the names above; all but the default have one more line in model.yaml."""
 ALONE = "torch alone"

@@ -9,7 +9,7 @@ from torchrelay_handlers.messages import Answer, Request
 from torchrelay_handlers.network import device
 from torchrelay_handlers.network.batch import Batcher, Failure, described
 from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
-from torchrelay_handlers.steps import Asked, Steps
+from torchrelay_handlers.steps import AnswerContext, Steps
 
 logger = logging.getLogger("torchrelay")
 
@@ -44,7 +44,7 @@ class Answers:
             try:
                 value = self._postprocess(result)
                 if self.steps.render is not None:
-                    value = self.steps.render(value, Asked(accept, wrap is None, notes[row]))
+                    value = self.steps.render(value, AnswerContext(accept, wrap is None, notes[row]))
             except Refusal as refusal:
                 if wrap is not None:
                     refusal.members["instance"] = row
@@ -56,9 +56,9 @@ class Answers:
         try:
             return Answer(200, json_out.encode(value, refuse_nan=self.refuse_nan))
         except json_out.NotFinite as error:
-            raise Refusal(422, "not-finite", f"{error}, which this model is set to refuse") from None
+            raise Refusal(422, "not-finite", f"{error}, which this model refuses") from None
         except TypeError as error:
-            raise Refusal(500, "bad-answer", "the handler returned something that has no JSON form") from error
+            raise Refusal(500, "bad-answer", "the handler returned a value that has no JSON form") from error
 
     def _postprocess(self, result: Any) -> object:
         if isinstance(result, Failure):
@@ -75,7 +75,7 @@ class Answers:
         seen = self.batcher.succeeded
         if failure.signature is not None and seen and failure.signature not in seen and not device.is_out_of_memory(failure.error):
             return BadSample(
-                "the network does not take a sample of this shape and dtype",
+                "the network does not accept a sample of this shape and dtype",
                 expected=[described(key) for key in list(seen)[:3]],
                 got=described(failure.signature),
                 kind="bad-tensor",

@@ -172,7 +172,7 @@ _IMAGES: dict[str, Option] = {
         None,
         "a list of hosts such as images.example.com, *.example.com or *, with :port for other ports than 80 and 443, or null",
         _optional(_hosts),
-        'Hosts from which {"url": ...} is fetched, public addresses only; null: no image is taken by URL.',
+        'Hosts from which {"url": ...} is fetched, public addresses only; null: images by URL are refused.',
     ),
     "url_max_mb": Option(10, "a positive integer", _positive, "Largest image file that is fetched, in MB."),
     "url_timeout_s": Option(5, "a positive integer", _positive, "Time for one fetch, redirects included; its batch waits for it."),

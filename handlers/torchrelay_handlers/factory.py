@@ -186,7 +186,7 @@ def as_input(value: object, wanted: str) -> object:
     if (wanted == "json" and not is_bytes) or (wanted == "bytes" and is_bytes) or (wanted == "text" and isinstance(value, str)):
         return value
     raise BadSample(
-        f"the body must be {wanted}; is the content type right?",
+        f"the body must be {wanted}; check the content type",
         expected={"input": wanted},
         status=415,
         kind="unsupported-media-type",

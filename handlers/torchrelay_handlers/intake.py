@@ -6,8 +6,8 @@ from typing import Any
 
 from torchrelay_handlers.answers import unforeseen
 from torchrelay_handlers.bodies import parsers
-from torchrelay_handlers.bodies.decode import decode, instances, refuse_many
-from torchrelay_handlers.messages import Noted, Request
+from torchrelay_handlers.bodies.decode import decode, instances, refuse_too_many
+from torchrelay_handlers.messages import NotedSample, Request
 from torchrelay_handlers.network.batch import Sample
 from torchrelay_handlers.problems import BadSample, Refusal
 from torchrelay_handlers.steps import Steps
@@ -49,7 +49,7 @@ class Intake:
         """
         value = decode(request)
         if isinstance(value, parsers.Rows):
-            refuse_many(len(value), self.most)
+            refuse_too_many(len(value), self.most)
             return (list(value), None) if len(value) == 1 else (list(value), list)
         several = instances(value, self.most)
         if several is not None:
@@ -57,7 +57,7 @@ class Intake:
         if self.steps.expand is not None:
             several = self.steps.expand(value)
             if several is not None:
-                refuse_many(len(several), self.most)
+                refuse_too_many(len(several), self.most)
                 return several, list
         return [value], None
 
@@ -71,7 +71,7 @@ class Intake:
             if isinstance(value, Refusal):
                 raise value
             prepared = self.steps.preprocess(value)
-            if isinstance(prepared, Noted):
+            if isinstance(prepared, NotedSample):
                 return self.steps.network_input.of(prepared.sample), prepared.note
             return self.steps.network_input.of(prepared), None
         except Refusal as refusal:

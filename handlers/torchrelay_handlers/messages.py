@@ -32,7 +32,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class NotedSample:
     """A preprocessed sample, and a note for the time after the network has answered."""
 
     sample: object

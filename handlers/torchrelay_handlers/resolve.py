@@ -18,7 +18,7 @@ from torchrelay_handlers.sagemaker import FUNCTION_NAMES, SageMakerHandler
 from torchrelay_handlers.sample_handler import SampleHandler
 from torchrelay_handlers.settings import Settings
 
-ACCEPTED = """a handler file must hold one of
+ACCEPTED = """a handler file must contain one of
   handler = handler_factory(init_function, ...)          per-sample functions
   class Mine(SampleHandler)                              the same, as a class
   def init_function / preprocess / postprocess           the same, without the factory
@@ -34,10 +34,10 @@ class TorchServeEntry:
     initialize: Callable[[Any], object]
 
 
-Found = Handler | SageMakerHandler | TorchServeEntry
+AnyHandler = Handler | SageMakerHandler | TorchServeEntry
 
 
-def find(settings: Settings, model_dir: Path) -> Found:
+def find(settings: Settings, model_dir: Path) -> AnyHandler:
     """The handler that torchrelay.json names, configured, not yet loaded.
 
     Raises:
@@ -59,7 +59,7 @@ def find(settings: Settings, model_dir: Path) -> Found:
     for field, value in (("handler_args", settings.handler_args), ("init_args", settings.init_args)):
         if value:
             style = "SageMaker's functions" if isinstance(entry, SageMakerHandler) else "a handler written for TorchServe"
-            raise ValueError(f"{field}: {file} holds {style}, which cannot receive them; remove {field} from model.yaml")
+            raise ValueError(f"{field}: {file} contains {style}, which cannot receive them; remove {field} from model.yaml")
     if isinstance(entry, SageMakerHandler) and not hasattr(entry.module, "model_fn"):
         entry.init_function = entry.init_function or _model_init_function(settings, model_dir)
     return entry
@@ -89,7 +89,7 @@ def init_function_of(module: ModuleType) -> Callable[..., nn.Module]:
     )
 
 
-def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911 - one return per style
+def entry_of(module: ModuleType, attribute: str = "") -> AnyHandler:  # noqa: PLR0911 - one return per style
     """The handler in the author's module: `attribute`, or the first of the styles in `ACCEPTED` that is there.
 
     Raises:
@@ -117,10 +117,10 @@ def entry_of(module: ModuleType, attribute: str = "") -> Found:  # noqa: PLR0911
     classes = [c for c in _own_classes(module) if hasattr(c, "handle") and hasattr(c, "initialize")]
     if len(classes) == 1:
         return _as_entry(classes[0], classes[0].__name__)
-    raise RuntimeError(f"{module.__name__}.py holds no handler; {ACCEPTED}")
+    raise RuntimeError(f"{module.__name__}.py contains no handler; {ACCEPTED}")
 
 
-def _as_entry(value: Any, name: str) -> Found:
+def _as_entry(value: Any, name: str) -> AnyHandler:
     if isinstance(value, Handler):
         return value
     if inspect.isclass(value) and issubclass(value, SampleHandler):

@@ -4,7 +4,6 @@ Defaults by aws/sagemaker-pytorch-inference-toolkit 2.0.x, default_pytorch_infer
 and may do anything, so requests are answered one by one; a body may itself hold a batch.
 """
 
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -14,11 +13,12 @@ from typing import Any
 
 import torch
 
+from torchrelay_handlers.answers import problem
 from torchrelay_handlers.bodies import json_out, parsers, tensors
 from torchrelay_handlers.bodies.decode import media_type
 from torchrelay_handlers.messages import JSON, Answer, Request
 from torchrelay_handlers.network import device, loading
-from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
+from torchrelay_handlers.problems import BadSample, Refusal
 from torchrelay_handlers.settings import Settings
 
 FUNCTION_NAMES = ("model_fn", "input_fn", "predict_fn", "output_fn")
@@ -29,7 +29,7 @@ logger = logging.getLogger("torchrelay")
 
 
 class SageMakerHandler:
-    """`load` before the first request; `answer` as `Handler.answer`."""
+    """Call `start` before the first request; `answer` works as `Handler.answer`."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -57,7 +57,7 @@ class SageMakerHandler:
 
     def _answer(self, request: Request) -> Answer:
         if self.lost:
-            return _problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
+            return problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
         stage = "input_fn"
         try:
             content_type = media_type(request.content_type) or JSON
@@ -69,24 +69,24 @@ class SageMakerHandler:
             stage = "output_fn"
             return _as_answer(getattr(self.module, "output_fn", self._output)(prediction, accept), accept)
         except Refusal as refusal:
-            return _problem(refusal)
+            return problem(refusal)
         except Exception as error:
             self.lost = device.is_sticky(error)
             logger.error("request %s: %s failed", request.id, stage, exc_info=error)  # noqa: TRY400 - exc_info is that
             if stage == "input_fn":
                 unsupported = "unsupported" in str(error).lower()
                 status, kind = (415, "unsupported-media-type") if unsupported else (400, "bad-sample")
-                return _problem(BadSample(f"input_fn: {type(error).__name__}: {error}", status=status, kind=kind))
-            return _problem(Refusal(500, "forward-failed", f"{stage} failed on this request; the server's log says why"))
+                return problem(BadSample(f"input_fn: {type(error).__name__}: {error}", status=status, kind=kind))
+            return problem(Refusal(500, "forward-failed", f"{stage} failed on this request; the server's log says why"))
 
     def _input(self, body: Any, content_type: str) -> Any:
-        wanted = tensors.NetworkInput(None, tensors.own_dtype(self.model))
+        network_input = tensors.NetworkInput(None, tensors.own_dtype(self.model))
         if content_type == JSON:
-            return wanted.of(parsers.parse_json(body)).to(self.device)
+            return network_input.of(parsers.parse_json(body)).to(self.device)
         if content_type == CSV:
-            return wanted.of(parsers.parse_csv(body if isinstance(body, str) else body.decode())).to(self.device)
+            return network_input.of(parsers.parse_csv(body if isinstance(body, str) else body.decode())).to(self.device)
         if content_type == NPY:
-            return wanted.of(parsers.parse_npy(body)).to(self.device)
+            return network_input.of(parsers.parse_npy(body)).to(self.device)
         raise BadSample(
             f"unsupported content type {content_type}", expected=[JSON, CSV, NPY], status=415, kind="unsupported-media-type"
         )
@@ -101,13 +101,9 @@ class SageMakerHandler:
             rows = values.reshape(values.shape[0], -1).tolist() if values.dim() else [[values.item()]]
             return "\n".join(",".join(map(str, row)) for row in rows)
         if accept == NPY:
-            import numpy as np  # noqa: PLC0415 - numpy is optional
-
-            buffer = io.BytesIO()
-            np.save(buffer, values.numpy(), allow_pickle=False)
-            return buffer.getvalue()
+            return tensors.npy_file(values)
         if accept != JSON:
-            raise BadSample(f"an answer in {accept} cannot be made", expected=[JSON, CSV, NPY], status=406, kind="not-acceptable")
+            raise BadSample(f"answers in {accept} are not supported", expected=[JSON, CSV, NPY], status=406, kind="not-acceptable")
         return json_out.encode(values).decode()
 
 
@@ -133,7 +129,3 @@ def _as_answer(output: Any, accept: str) -> Answer:
     if isinstance(output, bytes | bytearray):
         return Answer(200, bytes(output), content_type)
     return Answer(200, json_out.encode(output), JSON)
-
-
-def _problem(refusal: Refusal) -> Answer:
-    return Answer(refusal.status, json_out.encode(refusal.document()), CONTENT_TYPE)

@@ -1,4 +1,8 @@
-"""The shipped handlers by name; their options are in `catalogue.SHIPPED`."""
+"""The shipped handlers by name; their options are in `catalogue.SHIPPED`.
+
+The recipe of `image-classifier` is `recipes.image_classifier.RECIPE`. Only the module of the named handler is imported, because
+those of the image handlers need Pillow.
+"""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from torchrelay_handlers import catalogue
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.steps import Recipe
 
@@ -16,17 +21,7 @@ def make(name: str, init_function: Callable[..., nn.Module] | None = None, optio
     Raises:
         ValueError: there is no such handler, or an option is wrong.
     """
-    if name not in _RECIPES:
-        raise ValueError(f"there is no shipped handler {name!r}; there are " + ", ".join(_RECIPES))
-    module = import_module(f"torchrelay_handlers.recipes.{name.replace('-', '_')}")
-    recipe: Recipe = getattr(module, _RECIPES[name])()
+    if name not in catalogue.SHIPPED:
+        raise ValueError(f"{name!r} is not a shipped handler; these are shipped: " + ", ".join(catalogue.SHIPPED))
+    recipe: Recipe = import_module(f"torchrelay_handlers.recipes.{name.replace('-', '_')}").RECIPE
     return Handler(recipe, init_function=init_function, options=options)
-
-
-_RECIPES = {
-    "tensor": "TensorRecipe",
-    "image-classifier": "ImageClassifierRecipe",
-    "image-segmenter": "ImageSegmenterRecipe",
-    "text-classifier": "TextClassifierRecipe",
-}
-"""Handler (and its module in `recipes`) -> class. Only the used one is imported, because those for pictures need Pillow."""

@@ -11,8 +11,8 @@ from torchrelay_handlers.bodies.tensors import NetworkInput
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """How an answer is wanted: the request's `Accept` header, whether it is the only one of its request, preprocess's note."""
+class AnswerContext:
+    """The request's `Accept` header, whether the answer is the only one of its request, and preprocess's note."""
 
     accept: str
     alone: bool = True
@@ -27,8 +27,8 @@ class Steps:
     `expand` finds several samples in one body ([N, ...] where [...] is one), and is None for a handler that has no such bodies.
     `gather` sees the decoded samples of all requests at once, before `preprocess`, a list per request; a refusal in what it
     returns stands for a sample that could not be fetched.
-    `preprocess` may return `Noted`: `render` gets its note back in `Asked`.
-    `render` gets what postprocess returned, and how the answer is wanted (`Asked`).
+    `preprocess` may return `NotedSample`: `render` gets its note back in `AnswerContext`.
+    `render` gets what postprocess returned, and the `AnswerContext`.
     `example` is a sample that the network must be able to take, run once when the model is loaded.
     """
 
@@ -39,7 +39,7 @@ class Steps:
     conclude: Callable[[Any], Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
     gather: Callable[[list[list[object]]], list[list[object]]] | None = None
-    render: Callable[[Any, Asked], object] | None = None
+    render: Callable[[Any, AnswerContext], object] | None = None
     expand: Callable[[object], list[object] | None] | None = None
     example: Any = None
     check_example: Callable[[Any], None] | None = None

@@ -44,11 +44,11 @@ class Images:
 
     registry: str
     runtime: Image
-    made: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    pushed: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
     def of(self, case: str, version: str) -> tuple[str, str]:
         """Return `repository@digest` and the config digest."""
-        if (case, version) not in self.made:
+        if (case, version) not in self.pushed:
             folder = MODELS if (MODELS / case).is_dir() else OWN_CASES
             home = f"opt/torchrelay/models/{NAME}"
             model = {"modelName": NAME, "handler": "handler.py", "modelVersion": "1.0"}
@@ -64,8 +64,8 @@ class Images:
                 image = compose(self.runtime, [tar_layer(files, "test", task)], {})
             target = parse_reference(f"{self.registry}/cluster/{case}:{version}".replace("_", "-"), version)
             pushed = push_image(image, Registry(target.base), target, Quiet())
-            self.made[case, version] = pushed.reference, image.config_digest
-        return self.made[case, version]
+            self.pushed[case, version] = pushed.reference, image.config_digest
+        return self.pushed[case, version]
 
     def release(self, version: str, case: str = "answers_as_requested", expected: str = "", sequence: int = 0) -> Release:
         """Return a version whose sample expects its own name, or `expected`."""
@@ -127,14 +127,14 @@ class Deployment:
 
     def names(self, *kinds: str) -> list[str]:
         """Return `kind/name` of all objects of these kinds, except those from before the first deploy."""
-        found = self.kubectl("get", ",".join(kinds), "--output", "name").split()
+        objects = self.kubectl("get", ",".join(kinds), "--output", "name").split()
         initial = ("serviceaccount/default", "serviceaccount/deployer", "configmap/kube-root-ca.crt")
-        return sorted(one for one in found if one not in initial)
+        return sorted(one for one in objects if one not in initial)
 
     def annotations(self) -> dict[str, str]:
         """Annotations of the Deployment, without their prefix."""
-        found: dict[str, str] = self.get("deployment", NAME)["metadata"]["annotations"]
-        return {key.removeprefix("torchrelay.org/"): value for key, value in found.items()}
+        annotations: dict[str, str] = self.get("deployment", NAME)["metadata"]["annotations"]
+        return {key.removeprefix("torchrelay.org/"): value for key, value in annotations.items()}
 
     def show(self) -> None:
         """Print the namespace's objects, events and logs, for a failed test."""

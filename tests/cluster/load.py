@@ -1,4 +1,4 @@
-"""Sends requests to a Service from a pod until stopped, over new and over kept connections. Runs only in the runtime image.
+"""Sends requests to a Service from a pod until stopped, over new and over kept-alive connections. Runs only in the runtime image.
 
 load.py HOST PORT PATH STOP_FILE   prints {"new": {"asked", "failed", "versions", "failures"}, "kept": ...} once the file exists
 """
@@ -27,8 +27,8 @@ def ask(connection: http.client.HTTPConnection, path: str) -> str:
     return str(json.loads(content)["version"])
 
 
-def lane(host: str, port: int, path: str, stop: Path, kept: bool, seen: list[Row]) -> None:
-    """Send until `stop`; a kept connection is opened again only when it failed or the server announced that it closes it."""
+def lane(host: str, port: int, path: str, stop: Path, keep_alive: bool, seen: list[Row]) -> None:
+    """Send until `stop`; a kept-alive connection is opened again only when it failed or the server announced that it closes it."""
     connection = http.client.HTTPConnection(host, port, timeout=30)
     while not stop.exists():
         began = time.time()
@@ -37,7 +37,7 @@ def lane(host: str, port: int, path: str, stop: Path, kept: bool, seen: list[Row
         except (OSError, http.client.HTTPException, ValueError) as error:
             seen.append((began, "", repr(error)))
             connection.close()
-        if not kept:
+        if not keep_alive:
             connection.close()
         time.sleep(PAUSE_S)
 

@@ -23,8 +23,8 @@ def checked(folder: Path, namespace: str) -> dict[str, Finding]:
     (folder / "model.yaml").write_text(
         f"name: digits\nweights: model.pt\nhandler: tensor\ntargets: {{kubernetes: {{namespace: {namespace}}}}}\n"
     )
-    found = examine(DoctorOptions(folder, "kubernetes", environment=os.environ), {"cluster": doctor_cluster.cluster})
-    return {check.name: check for check in found if check.name != "model"}
+    findings = examine(DoctorOptions(folder, "kubernetes", environment=os.environ), {"cluster": doctor_cluster.cluster})
+    return {check.name: check for check in findings if check.name != "model"}
 
 
 def as_account(cluster: Cluster, namespace: str, *, role: bool) -> str:

@@ -30,16 +30,16 @@ def live(cluster: Cluster, images: Images, tmp_path_factory: pytest.TempPathFact
     name = f"live-{os.getpid()}"
     cluster.run("create", "namespace", name)
     cluster.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    made = Deployment(cluster, images, tmp_path_factory.mktemp("live"), name)
+    deployment = Deployment(cluster, images, tmp_path_factory.mktemp("live"), name)
     before, os.environ["KUBECONFIG"] = os.environ.get("KUBECONFIG", ""), str(cluster.kubeconfig)
     try:
-        made.apply("one", sequence=5)
+        deployment.apply("one", sequence=5)
     except BaseException:
-        made.show()
+        deployment.show()
         raise
     finally:
         os.environ["KUBECONFIG"] = before
-    yield made
+    yield deployment
     cluster.run("delete", "namespace", name)  # its CPU is needed
 
 

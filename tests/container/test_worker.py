@@ -12,7 +12,7 @@ import json, sys
 sys.path.insert(0, {SERVING["model_dir"]!r})
 from ts.protocol import otf_message_handler
 from torchrelay_handlers.adapters import worker
-print(json.dumps([worker.ease(None, otf_message_handler), worker.ANNOUNCEMENT in open(otf_message_handler.__file__).read()]))
+print(json.dumps([worker.speed_up(None, otf_message_handler), worker.ANNOUNCEMENT in open(otf_message_handler.__file__).read()]))
 """
 
 

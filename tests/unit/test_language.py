@@ -18,6 +18,7 @@ COVERED = (
     "handlers",
     "runtime",
     "tests/unit/handlers",
+    *sorted(f"tests/unit/{file.name}" for file in (ROOT / "tests/unit").glob("test_runtime_*.py")),
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
@@ -44,8 +45,9 @@ COVERED = (
     ".devcontainer",
     "tests/README.md",
     "tests/build_go_programs.py",
-    "tests/cluster/conftest.py",
-    "tests/cluster/cluster.py",
+    "tests/cluster",
+    "benchmarks",
+    "tests/integration/fastai",
     "tests/container",
     "tests/cache.py",
     "tests/conftest.py",
@@ -127,7 +129,7 @@ COVERED = (
     "tests/unit/test_yaml_document.py",
     "tests/unit/verb_outputs.py",
     "tests/unit/workflow_files.py",
-    "tests/workflow/conftest.py",
+    "tests/workflow",
 )
 SUFFIXES = {".py", ".md", ".yml", ".yaml", ".json", ".sh", ".txt", ".toml", ".js", ""}
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.handlers.support import FakeContext
 from torchrelay_handlers.adapters.native import Native
-from torchrelay_handlers.adapters.renamed_forms import own_type, taken_apart
+from torchrelay_handlers.adapters.renamed_forms import own_type, with_fields
 from torchrelay_handlers.adapters.torchserve import request_of
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.resolve import TorchServeEntry
@@ -96,4 +96,4 @@ def test_a_broken_form_is_refused_and_its_neighbour_answered() -> None:
     assert (broken.status, broken.json()["type"]) == (400, "urn:torchrelay:problem:bad-multipart")
     assert json.loads(whole)["a"] == "1,2"
     with pytest.raises(BadSample, match="not a form"):
-        taken_apart({"body": b"\xff=1"}, {"content-type": "application/vnd.torchrelay.form-urlencoded"})
+        with_fields({"body": b"\xff=1"}, {"content-type": "application/vnd.torchrelay.form-urlencoded"})

@@ -1,6 +1,6 @@
-"""Real act, started as the README tells, and what its --json lines say.
+"""Real act, started with the README's command, and its --json lines.
 
-act answers 0 when a job was skipped for want of a platform, and interprets what steps print; so tests look at jobs, outputs,
+act exits with 0 when it skips a job without a platform, and interprets the output of steps; so tests look at jobs, outputs,
 annotations and summaries here, never at the exit code alone. Each run has its own action cache, artifacts and environment.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 
 from tests import gotools
 from tests.integration.conftest import free_port
+from tests.workflow.repositories import OUTPUTS_JOB
 
 COMMAND = "act push -P ubuntu-latest=-self-hosted --artifact-server-path /tmp/act-artifacts"
 """The README's command for users; what else a test needs is in the .actrc of its home folder."""
@@ -36,7 +37,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One job, as often as its matrix has it. Seconds are from its first to its last line."""
+    """One job of a matrix. `seconds` is the time from its first to its last line."""
 
     id: str
     matrix: Mapping[str, Any]
@@ -46,7 +47,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Annotation:
-    """An `::error::` and the like, as act read it."""
+    """An error, a warning or a notice, as act parsed it."""
 
     level: str
     message: str
@@ -58,7 +59,7 @@ class Annotation:
 
 @dataclass
 class Run:
-    """A run that has ended, or what of it was seen when it was killed."""
+    """A run that has ended, or its events up to when it was killed."""
 
     code: int
     events: list[Event]
@@ -67,11 +68,11 @@ class Run:
 
     @property
     def jobs(self) -> list[Job]:
-        """All jobs with a result, in the order of their ends."""
+        """All jobs with a result, in the order in which they ended."""
         first: dict[str, float] = {}
         for event in self.events:
             first.setdefault(event.get("job", ""), event["at"])
-        ended = [event for event in self.events if "jobResult" in event and event["jobID"] != "told"]
+        ended = [event for event in self.events if "jobResult" in event and event["jobID"] != OUTPUTS_JOB]
         return [
             Job(one["jobID"], one.get("matrix") or {}, one["jobResult"], one["at"] - first[one["job"]])
             for one in ended
@@ -84,33 +85,33 @@ class Run:
         return {"/".join(filter(None, (job.id, str(job.matrix.get("model", ""))))): job.result for job in self.jobs}
 
     def ran(self, **expected: str) -> None:
-        """Assert that exactly these jobs ran, with these results; of several of a matrix each."""
-        found: dict[str, str] = {}
+        """Assert that exactly these jobs ran, with these results; all jobs of a matrix must have the same one."""
+        results: dict[str, str] = {}
         for job in self.jobs:
-            found[job.id] = job.result if found.get(job.id, "success") == "success" else found[job.id]
-        assert found == expected, self.told
+            results[job.id] = job.result if results.get(job.id, "success") == "success" else results[job.id]
+        assert results == expected, self.transcript
 
     def outputs(self, job: str) -> dict[str, str]:
-        """What the steps of a job set."""
+        """Return the outputs that the steps of a job set."""
         return {one["name"]: one["arg"] for one in self.events if one.get("command") == "set-output" and one["jobID"] == job}
 
     @property
-    def given(self) -> dict[str, str]:
-        """What the caller's next job got of serve.yml's outputs; act runs none after a called workflow that failed."""
-        return self.outputs("told")
+    def workflow_outputs(self) -> dict[str, str]:
+        """The outputs of serve.yml that the caller's next job received; act starts no job after a called workflow that failed."""
+        return self.outputs(OUTPUTS_JOB)
 
     @property
     def annotations(self) -> list[Annotation]:
         """Errors, warnings and notices."""
-        found = []
+        annotations = []
         for event in self.events:
             if event.get("command") in ("error", "warning", "notice"):
-                given = {key: str((event.get("kvPairs") or {}).get(key, "")) for key in ("file", "line", "title")}
-                found.append(Annotation(event["command"], event["arg"], job=event["jobID"], **given))
-        return found
+                properties = {key: str((event.get("kvPairs") or {}).get(key, "")) for key in ("file", "line", "title")}
+                annotations.append(Annotation(event["command"], event["arg"], job=event["jobID"], **properties))
+        return annotations
 
     def summary(self, job: str) -> str:
-        """The job's summary; act tells it once per nested action, so the same text of one step counts once."""
+        """The job's summary; act prints it once per nested action, so the same text of one step counts once."""
         seen: dict[tuple[str, str], None] = {}
         for event in self.events:
             if event.get("command") == "summary" and event["jobID"] == job:
@@ -124,35 +125,35 @@ class Run:
 
     @property
     def raw(self) -> str:
-        """All that the steps printed."""
+        """The whole output of the steps."""
         return "".join(event["msg"] for event in self.events if event.get("raw_output"))
 
     @property
     def commands(self) -> list[Event]:
-        """Every workflow command that act obeyed."""
+        """Every workflow command that act carried out."""
         return [event for event in self.events if "command" in event]
 
     @property
-    def told(self) -> str:
-        """All that a person would want to see of a failed test."""
+    def transcript(self) -> str:
+        """What a person needs to see of a failed test."""
         shown = [one for one in self.events if one.get("msg") and not re.match(_NOISE, one["msg"]) and "stage" in one]
         lines = [f"[{one.get('jobID', '')}] {one['msg'].rstrip()}" for one in shown]
         return f"act ended with {self.code} after {self.seconds:.1f} s, {self.results}\n" + "\n".join(lines[-400:]) + self.err
 
 
 def _own_step(event: Event, job: str) -> bool:
-    """Tell whether a line is of a step of the job itself, not of one inside of an action."""
+    """Return whether a line belongs to a step of the job itself, not to a step inside an action."""
     return event.get("jobID") == job and event.get("stage") == "Main" and len(event.get("stepID", ())) == 1
 
 
 def _calls(event: Event, events: list[Event]) -> bool:
-    """Tell whether a job is one that calls another workflow: the names of that one's jobs begin with its own."""
+    """Return whether a job calls another workflow: the names of that workflow's jobs begin with the job's name."""
     own = event["job"].rpartition("/")[2].strip()
     return any(other.get("job", "").startswith(f"{own}/") for other in events)
 
 
 class Running:
-    """An act process, read as it speaks."""
+    """A running act process, whose output is read as it arrives."""
 
     def __init__(self, process: subprocess.Popen[str], mark: str, log: Path) -> None:
         self.process, self.mark, self.log = process, mark, log
@@ -190,7 +191,7 @@ class Running:
         self.err.extend(self.process.stderr)
 
     def wait_for(self, what: str, seen: Callable[[Event], bool], seconds: float = TIMEOUT_S) -> Event:
-        """Return the first line that is `seen`; the run's end before that fails the test."""
+        """Return the first event for which `seen` is true; the test fails if the run ends before."""
         deadline, looked = time.monotonic() + seconds, 0
         with self.more:
             while True:
@@ -199,11 +200,11 @@ class Running:
                         return event
                 looked = len(self.events)
                 if self.ended or time.monotonic() > deadline:
-                    raise AssertionError(f"{what} was not seen\n{self.seen(-1).told}")
+                    raise AssertionError(f"{what} was not seen\n{self.seen(-1).transcript}")
                 self.more.wait(0.5)
 
     def step_begins(self, job: str, step: str) -> Event:
-        """Wait for the start of one of a job's own steps, by a part of what it uses or is named."""
+        """Wait for the start of one of a job's own steps; `step` is a part of its name or of its `uses`."""
         return self.wait_for(
             f"the start of {job}'s step {step}",
             lambda event: _own_step(event, job) and step in event["step"] and "⭐" in event["msg"],
@@ -213,21 +214,21 @@ class Running:
         return Run(code, list(self.events), "".join(self.err), time.monotonic() - self.began)
 
     def finish(self, timeout: float = TIMEOUT_S) -> Run:
-        """Wait for its end."""
+        """Wait until the run ends."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"act did not end within {timeout} s\n{self.seen(-1).told}") from None
+            raise AssertionError(f"act did not end within {timeout} s\n{self.seen(-1).transcript}") from None
         for thread in self.threads:
             thread.join(10)
         return self.seen(code)
 
     def kill(self) -> Run:
-        """SIGKILL act and every process of its steps, which have groups of their own, as the end of a machine would."""
+        """Send SIGKILL to act and to every process of its steps, as when a machine goes away; they have separate process groups."""
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and (found := marked(self.mark)):
-            for pid in found:
+        while time.monotonic() < deadline and (pids := marked(self.mark)):
+            for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
@@ -239,20 +240,20 @@ class Running:
 
 
 def marked(mark: str) -> list[int]:
-    """Find the living processes that carry a run's mark in their environment."""
-    wanted, found = f"{MARK}={mark}".encode(), []
+    """Return the living processes that carry a run's mark in their environment."""
+    wanted, pids = f"{MARK}={mark}".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if wanted in (folder / "environ").read_bytes().split(b"\0") and "\nState:\tZ" not in (folder / "status").read_text():
-                found.append(int(folder.name))
+                pids.append(int(folder.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 @dataclass
 class Act:
-    """Starts act over model repositories; `flags`, `env` and the runner's tool cache are of all its runs."""
+    """Starts act over model repositories; `flags`, `env` and the runner's tool cache are shared by all its runs."""
 
     program: Path
     folder: Path
@@ -274,7 +275,7 @@ class Act:
         run_id: str = "",
         attempt: int = 1,
     ) -> Running:
-        """Start the README's command, for this event, in a repository; a later `attempt` of a run has that one's artifacts."""
+        """Start the README's command for this event in a repository; a later `attempt` of a run has the artifacts of the first."""
         mark = str(next(_numbers))
         home = self.folder / mark
         (home / "actions").mkdir(parents=True)
@@ -305,7 +306,7 @@ class Act:
         return self.started[-1]
 
     def __call__(self, repository: Path, event: str = "push", payload: Mapping[str, Any] | None = None, **more: Any) -> Run:
-        """Run it to its end, and keep of a run without a `run_id` nothing but what it said: each bundle is a whole image."""
+        """Run to the end. Of a run without a `run_id` only the log is kept, because each bundle is a whole image."""
         timeout = more.pop("timeout", TIMEOUT_S)
         running = self.start(repository, event, payload, **more)
         try:
@@ -314,7 +315,7 @@ class Act:
             self.forget(running)
 
     def forget(self, running: Running) -> None:
-        """Remove what a run that has ended left on the disk, but for what it said."""
+        """Remove the files of a run that has ended, except its log."""
         shutil.rmtree(running.log.parent / "actions", ignore_errors=True)
         shutil.rmtree(self.artifacts(running), ignore_errors=True)
 
@@ -323,7 +324,7 @@ class Act:
         return Path(self.env["ACT_ARTIFACTS"], running.mark)
 
     def end_all(self) -> None:
-        """Kill what still runs, steps that outlived their run included, and remove what the runs left on the disk."""
+        """Kill everything that still runs, including steps that outlived their run, and remove the files of all runs."""
         for running in self.started:
             running.kill()
             self.forget(running)
@@ -331,5 +332,5 @@ class Act:
 
 
 def installed() -> Path:
-    """Return act, built if need be."""
+    """Return act's path; it is built first if it is missing."""
     return gotools.ensure("act")

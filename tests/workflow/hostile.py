@@ -1,4 +1,4 @@
-"""Hostile words, and how to see that one of them was more than a word.
+"""Hostile words, and how to see that one of them had an effect.
 
 A shell that runs one makes a file; a command, an output or a variable that one makes says INJECTED; an expression in one that is
 evaluated says what only its evaluation knows; in markdown, INJECTED stands outside of code.
@@ -75,46 +75,48 @@ class Case:
 
 
 def cases(place: str, kinds: list[str], first: int) -> list[Case]:
-    """Number words for a place."""
+    """Return numbered words for a place."""
     return [Case(first + n, place, kind, KINDS[kind].replace("{}", str(first + n)).format()) for n, kind in enumerate(kinds)]
 
 
 def environment(canary: Path) -> dict[str, str]:
-    """What hostile words need to do harm, if anybody lets them."""
+    """The environment that hostile words need to do harm, where they can."""
     return {"CANARY": str(canary), "CANARY_VALUE": SECRET}
 
 
 def touched(canary: Path) -> list[str]:
-    """The cases that a shell ran."""
+    """Return the cases that a shell ran."""
     return sorted(file.name for file in canary.parent.glob(f"{canary.name}*"))
 
 
 def harm(run: Run, canary: Path, *texts: str) -> list[str]:
-    """Tell all that was injected into a run; `texts` is further markdown that it made."""
-    found = [f"a shell made {name}" for name in touched(canary)]
+    """Return everything that was injected into a run; `texts` is further markdown that it wrote."""
+    findings = [f"a shell made {name}" for name in touched(canary)]
     for command in commands(run):
         message = command.name in ("error", "warning", "notice", "debug", "group")
-        given = [word.strip() for one in command.properties.split(",") for word in one.split("=", 1)]
-        if any(word.startswith(MARK) for word in (*given, command.name, command.data)) or (not message and MARK in command.data):
-            found.append(f"GitHub's runner would obey {command}")
+        words = [word.strip() for one in command.properties.split(",") for word in one.split("=", 1)]
+        if any(word.startswith(MARK) for word in (*words, command.name, command.data)) or (not message and MARK in command.data):
+            findings.append(f"GitHub's runner would obey {command}")
     for event in run.commands:
         if event["command"] in ("set-output", "set-env", "add-path") and _made_here(event):
-            found.append(f"act was given {event['command']} {event.get('name', '')}={event['arg'][:80]}")
-    said = "\n".join([run.raw, *(event["arg"] for event in run.commands if "arg" in event)])
+            findings.append(f"act got {event['command']} {event.get('name', '')}={event['arg'][:80]}")
+    printed = "\n".join([run.raw, *(event["arg"] for event in run.commands if "arg" in event)])
     summaries = [event["content"] for event in run.commands if event["command"] == "summary"]
-    found += ["an expression was evaluated" for text in (said, *summaries, *texts) if SECRET in text]
-    found += [f"markdown: {line}" for text in (*summaries, *texts) for line in outside_of_code(text).splitlines() if MARK in line]
-    return found
+    findings += ["an expression was evaluated" for text in (printed, *summaries, *texts) if SECRET in text]
+    findings += [
+        f"markdown: {line}" for text in (*summaries, *texts) for line in outside_of_code(text).splitlines() if MARK in line
+    ]
+    return findings
 
 
 def _made_here(event: dict[str, str]) -> bool:
-    """Tell whether an output, a variable or a path is an injected one: it is named so, or is no more than its word."""
+    """Return whether an output, a variable or a path is injected: by its name, or because its value is only the word."""
     return MARK in event.get("name", "") or event.get("arg", "").startswith((MARK, f"/{MARK}"))
 
 
 def outside_of_code(markdown: str) -> str:
     """Return markdown without fenced blocks, code spans, and what stands in quotes of a mermaid node as character codes."""
-    kept, fence = [], ""
+    lines, fence = [], ""
     for line in markdown.splitlines():
         opening = re.match(r" {0,3}(`{3,}|~{3,})", line)
         if fence:
@@ -124,5 +126,5 @@ def outside_of_code(markdown: str) -> str:
         if opening and "mermaid" not in line:
             fence = opening[1]
             continue
-        kept.append(re.sub(r"(?<!`)(`+)(?!`)(.*?)(?<!`)\1(?!`)", "", line))
-    return "\n".join(kept)
+        lines.append(re.sub(r"(?<!`)(`+)(?!`)(.*?)(?<!`)\1(?!`)", "", line))
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A run's deploy job again, as GitHub's "Re-run failed jobs" does it: plan and build keep their outputs and artifacts."""
+"""Repeats a run's deploy job, like GitHub's "Re-run failed jobs": plan and build keep their outputs and artifacts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def without_build(deploy: Path, folder: Path, planned: Mapping[str, str]) -> Pat
     workflow["on"] = workflow.pop(True)  # YAML 1.1's reading of `on`
     jobs = workflow["jobs"]
     keep = "".join(f'printf \'{name}=%s\\n\' "$V{n}" >> "$GITHUB_OUTPUT"\n' for n, name in enumerate(planned))
-    told = {f"V{n}": value for n, value in enumerate(planned.values())}
-    jobs["plan"]["steps"] = [{"id": "plan", "run": keep, "env": told}]
+    values = {f"V{n}": value for n, value in enumerate(planned.values())}
+    jobs["plan"]["steps"] = [{"id": "plan", "run": keep, "env": values}]
     jobs["build"]["steps"] = [{"run": "true"}]
     (folder / SERVE).write_text(yaml.safe_dump(workflow, sort_keys=False))
     return folder
 
 
 def steps_of(deploy: Path, job: str) -> list[str]:
-    """What a job's steps use, in their order."""
+    """Return the `uses` of a job's steps, in their order."""
     workflow = yaml.safe_load((deploy / SERVE).read_text())
     return [step["uses"] for step in workflow["jobs"][job]["steps"]]

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples/tabular"
 STUBS = Path(__file__).parent / "stubs"
 OWN = "org/deploy"
+OUTPUTS_JOB = "outputs"
+"""The job of the caller's workflow that receives serve.yml's outputs."""
 OUTPUTS = ("endpoint", "image", "verdict", "results")
 ZERO = "0" * 40
 
@@ -37,7 +39,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def export(folder: Path, leave_out: tuple[str, ...] = ("tests/", "benchmarks/")) -> Path:
-    """Copy what a commit of everything would hold, less what no action reads: act copies a mapped folder whole at each use."""
+    """Copy the files of the working tree, without those that no action reads: act copies a mapped folder whole at each use."""
     listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, listed.decode().split("\0")):
         if (ROOT / name).is_file() and not name.startswith(leave_out):
@@ -47,7 +49,7 @@ def export(folder: Path, leave_out: tuple[str, ...] = ("tests/", "benchmarks/"))
 
 
 def used(folder: Path) -> Iterator[str]:
-    """Every `uses:` of a repository's workflows and actions."""
+    """Yield every `uses:` of a repository's workflows and actions."""
 
     def of(node: Any) -> Iterator[str]:
         if isinstance(node, dict):
@@ -80,9 +82,9 @@ def local_repositories(folders: list[Path], own: Mapping[str, Path]) -> list[str
     return [f"--local-repository {name}={place}" for name, place in sorted(flags.items())]
 
 
-def caller(given: Mapping[str, Any], own: str = OWN, secrets: Mapping[str, str] | None = None) -> str:
-    """Return the README's caller workflow with these inputs, and a job after it that is given its outputs."""
-    told = "".join(f'printf \'{name}=%s\\n\' "${name.upper()}" >> "$GITHUB_OUTPUT"\n' for name in OUTPUTS)
+def caller(inputs: Mapping[str, Any], own: str = OWN, secrets: Mapping[str, str] | None = None) -> str:
+    """Return the README's caller workflow with these inputs, and a job after it that receives its outputs."""
+    script = "".join(f'printf \'{name}=%s\\n\' "${name.upper()}" >> "$GITHUB_OUTPUT"\n' for name in OUTPUTS)
     workflow = {
         "on": {"push": {"branches": ["main"]}, "pull_request": {}, "pull_request_target": {}, "workflow_dispatch": {}},
         "permissions": {},
@@ -90,14 +92,14 @@ def caller(given: Mapping[str, Any], own: str = OWN, secrets: Mapping[str, str] 
             "serve": {
                 "uses": f"{own}/.github/workflows/serve.yml@main",
                 "permissions": {"contents": "read", "id-token": "write", "pull-requests": "write"},
-                "with": dict(given),
+                "with": dict(inputs),
                 **({"secrets": {name: f"${{{{ secrets.{value} }}}}" for name, value in secrets.items()}} if secrets else {}),
             },
-            "told": {
+            OUTPUTS_JOB: {
                 "needs": "serve",
                 "if": "always()",
                 "runs-on": "ubuntu-latest",
-                "steps": [{"run": told, "env": {name.upper(): f"${{{{ needs.serve.outputs.{name} }}}}" for name in OUTPUTS}}],
+                "steps": [{"run": script, "env": {name.upper(): f"${{{{ needs.serve.outputs.{name} }}}}" for name in OUTPUTS}}],
             },
         },
     }
@@ -105,18 +107,18 @@ def caller(given: Mapping[str, Any], own: str = OWN, secrets: Mapping[str, str] 
 
 
 class ModelRepository:
-    """A git repository of somebody else, `acme/models`, with models and a workflow that calls serve.yml."""
+    """A model repository, `acme/models`, with a workflow that calls serve.yml."""
 
-    def __init__(self, folder: Path, given: Mapping[str, Any] | None = None, own: str = OWN) -> None:
-        self.folder, self.given, self.own = folder, dict(given or {}), own
+    def __init__(self, folder: Path, inputs: Mapping[str, Any] | None = None, own: str = OWN) -> None:
+        self.folder, self.inputs, self.own = folder, dict(inputs or {}), own
         folder.mkdir(parents=True)
         git(folder, "init", "--quiet", "--initial-branch=main")
         git(folder, "remote", "add", "origin", "https://github.com/acme/models.git")
         self.call()
 
-    def call(self, given: Mapping[str, Any] | None = None, secrets: Mapping[str, str] | None = None) -> None:
+    def call(self, inputs: Mapping[str, Any] | None = None, secrets: Mapping[str, str] | None = None) -> None:
         """Write the workflow, with these inputs over the repository's own."""
-        self.write(".github/workflows/deploy.yml", caller(self.given | dict(given or {}), self.own, secrets))
+        self.write(".github/workflows/deploy.yml", caller(self.inputs | dict(inputs or {}), self.own, secrets))
 
     def write(self, name: str, text: str) -> Path:
         file = self.folder / name
@@ -130,7 +132,7 @@ class ModelRepository:
         self.write(name, text.replace(old, new))
 
     def add_model(self, name: str, port: int, place: str = ".", samples: tuple[str, ...] = ("setosa", "text_is_refused")) -> None:
-        """Put examples/tabular here: 28 numbers, proved in seconds."""
+        """Put examples/tabular here: 28 numbers, verified in seconds."""
         folder = self.folder / place
         folder.mkdir(parents=True, exist_ok=True)
         for file in ("model.py", "model.pt", "weights.lock"):
@@ -192,13 +194,13 @@ class ModelRepository:
 
 
 def branched(repository: ModelRepository, branch: str, name: str = "branched") -> ModelRepository:
-    """Clone a model repository beside itself, onto a branch of its head: what is done there is not done in the first."""
+    """Clone a model repository and check out a new branch of its head; the original does not change."""
     folder = repository.folder.parent / f"{name}-{len(list(repository.folder.parent.iterdir()))}"
     git(repository.folder, "clone", "--quiet", ".", str(folder))
     git(folder, "remote", "set-url", "origin", "https://github.com/acme/models.git")
     git(folder, "checkout", "--quiet", "-B", branch)
     clone = copy.copy(repository)
-    clone.folder, clone.given = folder, dict(repository.given)
+    clone.folder, clone.inputs = folder, dict(repository.inputs)
     return clone
 
 

@@ -1,4 +1,4 @@
-"""What GitHub's own runner would take for a command in what a run printed: more than act does.
+"""Finds the workflow commands that GitHub's own runner would see in the output of a run; act sees fewer.
 
 The rules are those of actions/runner 2.336, Runner.Common/ActionCommand.cs and Runner.Worker/ActionCommandManager.cs: `::name::` at
 the start of a line after any white space, `##[name]` anywhere in it; carriage returns end lines too; nothing is taken between
@@ -23,7 +23,7 @@ _V1 = re.compile(r"##\[(?P<name>[^ \]]+)(?: (?P<properties>[^\]]*))?\](?P<data>.
 
 @dataclass(frozen=True)
 class Command:
-    """One command as the runner reads it."""
+    """One command, as the runner parses it."""
 
     name: str
     properties: str
@@ -31,11 +31,11 @@ class Command:
 
 
 def parse(line: str, stop_word: str) -> Command | None:
-    """Read one line."""
+    """Return the command in a line, None if there is none."""
     known = NAMES | {"stop-commands", stop_word}
-    for found in (_V2.match(line), _V1.search(line)):
-        if found and found["name"] in known:
-            return Command(found["name"], found["properties"] or "", found["data"])
+    for match in (_V2.match(line), _V1.search(line)):
+        if match and match["name"] in known:
+            return Command(match["name"], match["properties"] or "", match["data"])
     return None
 
 

@@ -1,4 +1,4 @@
-"""The image that container mode runs jobs in: the tests' base image with what a hosted runner has and our actions need.
+"""The image for jobs in container mode: the tests' base image plus the programs of a hosted runner that our actions need.
 
 It stands in for ghcr.io/catthehacker/ubuntu, which cannot be reached here: git, node for JavaScript actions, Python with venv.
 """
@@ -22,7 +22,7 @@ TAG = "torchrelay-test/runner:bookworm-1"
 
 
 def ensure_runner_image(client: docker.DockerClient) -> str:
-    """Return its tag; it is built once."""
+    """Return the image's tag; it is built once."""
     try:
         client.images.get(TAG)
     except docker.errors.ImageNotFound:

@@ -1,4 +1,4 @@
-"""What a workflow talks to on GitHub and cannot have here: stand-ins on loopback that write down what they are asked."""
+"""Stand-ins on loopback for GitHub's services; they record their requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOT = {"login": "github-actions[bot]", "type": "Bot"}
 
 @dataclass
 class Comments:
-    """Stands in for GitHub's REST API, as far as comments of issues go: listed 30 a page, written with a token that may."""
+    """Stands in for GitHub's REST API for comments of issues: 30 a page, and writing needs a token with that right."""
 
     url: str = ""
     comments: list[dict[str, Any]] = field(default_factory=list)
@@ -43,10 +43,10 @@ class Comments:
         if method != "GET" and token == READ_ONLY:
             return 403, {"message": "Resource not accessible by integration"}
         if (one := re.fullmatch(r"/repos/acme/models/issues/comments/(\d+)", path)) and method == "PATCH":
-            found = [comment for comment in self.comments if comment["id"] == int(one[1])]
-            for comment in found:
+            matching = [comment for comment in self.comments if comment["id"] == int(one[1])]
+            for comment in matching:
                 comment["body"] = body["body"]
-            return (200, found[0]) if found else (404, {"message": "Not Found"})
+            return (200, matching[0]) if matching else (404, {"message": "Not Found"})
         if issue := re.fullmatch(r"/repos/acme/models/issues/(\d+)/comments", path):
             return self._of_issue(method, int(issue[1]), query, body)
         return 404, {"message": "Not Found"}
@@ -62,12 +62,12 @@ class Comments:
 
 @dataclass
 class Tokens:
-    """Stands in for GitHub's OIDC provider: tokens of one subject, unsigned, for whoever has the runner's bearer."""
+    """Stands in for GitHub's OIDC provider: unsigned tokens of one subject, for requests with the runner's bearer token."""
 
     subject: str
     url: str = ""
     audiences: list[str] = field(default_factory=list)
-    given: list[str] = field(default_factory=list)
+    issued: list[str] = field(default_factory=list)
 
     def answer(self, _method: str, _path: str, query: dict[str, list[str]], token: str, _body: Any) -> tuple[int, Any]:
         if token != BEARER:
@@ -83,8 +83,8 @@ class Tokens:
         }
         parts = [json.dumps({"alg": "none", "typ": "JWT"}).encode(), json.dumps(claims).encode(), b"unsigned"]
         self.audiences.append(audience)
-        self.given.append(".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts))
-        return 200, {"value": self.given[-1]}
+        self.issued.append(".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts))
+        return 200, {"value": self.issued[-1]}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -94,8 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         token = (self.headers.get("Authorization") or "").partition(" ")[2]
         address = urlparse(self.path)
         state: Any = self.server
-        status, told = state.service.answer(self.command, address.path, parse_qs(address.query), token, body)
-        content = json.dumps(told).encode()
+        status, reply = state.service.answer(self.command, address.path, parse_qs(address.query), token, body)
+        content = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = _handle  # noqa: N815 -- http.server's names
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager

@@ -44,11 +44,11 @@ def run_job(act: Act, repository: Path, job: str, *arguments: str) -> Run:
 def test_every_action(act: Act, repository: Path, registry_host: str, client: docker.DockerClient) -> None:
     with removed_afterwards(client, "ci-tabular"):
         run = run_job(act, repository, "actions", "--var", f"CI_REPOSITORY={registry_host}/ci/actions")
-    assert run.code == 0, run.told
-    assert run.results == {"actions": "success"}, run.told
+    assert run.code == 0, run.transcript
+    assert run.results == {"actions": "success"}, run.transcript
 
 
 def test_steps_that_must_fail(act: Act, repository: Path) -> None:
     run = run_job(act, repository, "refusals")
-    assert run.code == 0, run.told
-    assert run.results == {"refusals": "success"}, run.told
+    assert run.code == 0, run.transcript
+    assert run.results == {"refusals": "success"}, run.transcript

@@ -28,7 +28,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 
 def answer(repository: ModelRepository, scratch: Path) -> float:
-    """What the Service says to an iris setosa."""
+    """Return the Service's answer for an iris setosa."""
     from torchrelay.model.model import load_model
 
     model = load_model(repository.folder)
@@ -51,14 +51,14 @@ def test_a_push_becomes_pods_and_a_bad_one_does_not(
     repository.call(secrets={"kubeconfig": "KUBECONFIG"})
     repository.commit("to the cluster")
     run = act(repository.folder, "push", repository.pushed(), secrets=secrets, timeout=280)
-    assert run.code == 0, run.told
+    assert run.code == 0, run.transcript
     run.ran(plan="success", build="success", deploy="success", report="success")
-    assert run.given["verdict"] == "passed"
-    found = json.loads(cluster.run("-n", namespace, "get", "deployment", live.name, "-o", "json").stdout)
-    (container,) = found["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == run.given["image"]
-    assert found["status"]["readyReplicas"] == 1
-    assert found["metadata"]["annotations"]["torchrelay.org/commit"] == repository.head
+    assert run.workflow_outputs["verdict"] == "passed"
+    deployment = json.loads(cluster.run("-n", namespace, "get", "deployment", live.name, "-o", "json").stdout)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == run.workflow_outputs["image"]
+    assert deployment["status"]["readyReplicas"] == 1
+    assert deployment["metadata"]["annotations"]["torchrelay.org/commit"] == repository.head
     assert answer(repository, tmp_path) > 0.99
     assert secrets["KUBECONFIG"] not in run.raw
 
@@ -67,5 +67,5 @@ def test_a_push_becomes_pods_and_a_bad_one_does_not(
     repository.commit("wrong answers")
     bad = act(repository.folder, "push", repository.pushed(before), secrets=secrets, timeout=280)
     assert bad.code == 1
-    assert bad.outputs("report")["verdict"] == "gate_failed", bad.told
+    assert bad.outputs("report")["verdict"] == "gate_failed", bad.transcript
     assert answer(repository, tmp_path) > 0.99

@@ -1,4 +1,4 @@
-"""The same push with each job in a container of its own, as act does it unless told otherwise."""
+"""The same push with each job in a separate container, which is act's default."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_a_push(act: Act, scene: Callable[..., Scene], client: docker.DockerClie
     options = " ".join(f"-v {folder}:{folder}" for folder in shared)
     arguments = ("--pull=false", "--container-options", options)
     run = act(repository.folder, "push", repository.pushed(), command=command, arguments=arguments, timeout=380)
-    assert run.code == 0, run.told
+    assert run.code == 0, run.transcript
     run.ran(plan="success", build="success", deploy="success", report="success")
-    assert run.given["endpoint"] == live.url
+    assert run.workflow_outputs["endpoint"] == live.url
     assert live.serving["org.torchrelay.commit"] == repository.head
     assert live.ask()[0] > 0.99

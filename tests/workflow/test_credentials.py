@@ -39,7 +39,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_weights_by_a_role_of_their_own(act: Act, scene: Callable[..., Scene], tokens: Tokens, aws: str) -> None:
+def test_weights_by_a_separate_role(act: Act, scene: Callable[..., Scene], tokens: Tokens, aws: str) -> None:
     s3 = boto3.client(
         "s3", endpoint_url=aws, region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test",
     )  # fmt: skip
@@ -49,8 +49,8 @@ def test_weights_by_a_role_of_their_own(act: Act, scene: Callable[..., Scene], t
     repository.edit("model.yaml", "weights: model.pt ", "weights: s3://weights/flowers/model.pt ")
     repository.edit("weights.lock", '"model.pt"', '"s3://weights/flowers/model.pt"')
     (repository.folder / "model.pt").unlink()
-    given = {"weights-role": ROLE.format("weights"), "aws-role": ROLE.format("deploy"), "aws-region": REGION}
-    repository.call(given)
+    inputs = {"weights-role": ROLE.format("weights"), "aws-role": ROLE.format("deploy"), "aws-region": REGION}
+    repository.call(inputs)
     repository.commit("weights in a bucket")
     values = {
         "ACTIONS_ID_TOKEN_REQUEST_URL": f"{tokens.url}/token?version=1",
@@ -58,8 +58,8 @@ def test_weights_by_a_role_of_their_own(act: Act, scene: Callable[..., Scene], t
         "AWS_ENDPOINT_URL": aws,
     }
     run = act(repository.folder, "push", repository.pushed(), env=values)
-    assert run.code == 0, run.told
+    assert run.code == 0, run.transcript
     run.ran(plan="success", fetch="success", build="success", deploy="success", report="success")
     assert tokens.audiences == ["sts.amazonaws.com"] * 2, "fetch and deploy, and nobody else, asked who they are"
     assert live.ask()[0] > 0.99
-    assert not [one for one in tokens.given if one in run.raw], "a token was printed"
+    assert not [one for one in tokens.issued if one in run.raw], "a token was printed"

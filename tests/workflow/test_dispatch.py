@@ -1,4 +1,4 @@
-"""Runs by hand: what is asked for is left out, and a wrong input is our error, as act checks none."""
+"""Manual runs: `skip` leaves stages out, and a wrong input is our error, because act checks no inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.workflow.act import Act, Run
 from tests.workflow.conftest import Deployed, Scene
 from tests.workflow.repositories import branched, export, git
 
-# what is given, and what the error says
+# inputs, and a part of the error
 BAD: dict[str, tuple[dict[str, object], str]] = {
     "unknown_models": ({"models": "nowhere"}, "has no model.yaml"),
     "models_outside": ({"models": "../../etc"}, "is outside the repository"),
@@ -41,26 +41,26 @@ def refused(act: Act, scene: Callable[..., Scene]) -> dict[str, Run]:
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_wrong_input_is_one_clear_error(refused: dict[str, Run], name: str) -> None:
-    run, told = refused[name], BAD[name][1]
+    run, part = refused[name], BAD[name][1]
     assert run.code == 1
-    assert run.results["plan"] == "failure", run.told
-    assert [job.id for job in run.jobs if job.id in ("build", "deploy") and job.result != "skipped"] == [], run.told
+    assert run.results["plan"] == "failure", run.transcript
+    assert [job.id for job in run.jobs if job.id in ("build", "deploy") and job.result != "skipped"] == [], run.transcript
     (error,) = [one for one in run.annotations if one.level == "error"]
-    assert told in error.message, run.told
+    assert part in error.message, run.transcript
     assert "fix:" in error.message
     assert "Traceback" not in run.raw
 
 
-def test_a_dry_run_proves_and_touches_nothing(deployed: Deployed, act: Act) -> None:
+def test_a_dry_run_verifies_and_changes_nothing(deployed: Deployed, act: Act) -> None:
     before = deployed.live.world
     repository = branched(deployed.repository, "main")
     repository.edit("model.py", '"""One linear', '"""No more than one linear')
     repository.call({"dry-run": True})
     repository.commit("to be tried")
     run = act(repository.folder, "workflow_dispatch", repository.dispatched(**{"dry-run": "true"}))
-    assert run.code == 0, run.told
+    assert run.code == 0, run.transcript
     run.ran(plan="success", build="success", report="success")
-    assert run.given["verdict"] == "passed"
+    assert run.workflow_outputs["verdict"] == "passed"
     assert deployed.live.world == before
 
 
@@ -70,13 +70,13 @@ def test_deploy_is_skipped(deployed: Deployed, act: Act) -> None:
     repository.call({"skip": "deploy\ndiff"})
     repository.commit("without deploy")
     run = act(repository.folder, "push", repository.pushed(deployed.repository.head))
-    assert run.code == 0, run.told
+    assert run.code == 0, run.transcript
     run.ran(plan="success", build="success", report="success")
     assert deployed.live.world == before
 
 
 def test_serve_itself_by_hand(act: Act, tmp_path: Path) -> None:
-    """serve.yml is run by hand too, where the models lie in the repository that holds it."""
+    """serve.yml runs by hand too, when the models are in the same repository."""
     folder = export(tmp_path / "models")
     git(folder, "init", "--quiet", "--initial-branch=main")
     git(folder, "remote", "add", "origin", "https://github.com/acme/models.git")
@@ -85,6 +85,6 @@ def test_serve_itself_by_hand(act: Act, tmp_path: Path) -> None:
     inputs = {"models": "examples/tabular", "dry-run": "true"}  # in the event: act heeds no --input beside one
     payload = {"ref": "refs/heads/main", "inputs": inputs, "repository": {"default_branch": "main"}}
     run = act(folder, "workflow_dispatch", payload, arguments=("-W", ".github/workflows/serve.yml"))
-    assert run.code == 0, run.told
-    assert run.results == {"plan": "success", "build/tabular": "success", "report": "success"}, run.told
+    assert run.code == 0, run.transcript
+    assert run.results == {"plan": "success", "build/tabular": "success", "report": "success"}, run.transcript
     assert run.outputs("report")["verdict"] == "passed"

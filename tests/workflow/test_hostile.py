@@ -1,6 +1,6 @@
-"""Other people's words go through real act and stay words: no shell, no command, no expression, no markup comes of them.
+"""Hostile words pass through real act without effect: no shell, no command, no expression and no markup.
 
-Four runs carry them all: a pull request whose every name is hostile and legal, a push of such names that is deployed, a model that
+They are in four runs: a pull request whose every name is hostile and legal, a push of such names that is deployed, a model that
 fails with hostile answers, output and exceptions, and one job of steps that must each refuse a hostile name. The controls are
 actions that interpolate and that echo.
 """
@@ -78,7 +78,7 @@ def canary(tmp_path: Path) -> Path:
 
 @contextmanager
 def hostile_endpoint(answers: list[Case]) -> Iterator[str]:
-    """Stands in for a live endpoint that somebody else controls: each answer is a hostile word, in body, reason and headers."""
+    """Stands in for a hostile live endpoint: each answer has a hostile word in body, reason and headers."""
 
     class Handler(BaseHTTPRequestHandler):
         turn = 0
@@ -95,7 +95,7 @@ def hostile_endpoint(answers: list[Case]) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever)
@@ -108,8 +108,8 @@ def hostile_endpoint(answers: list[Case]) -> Iterator[str]:
         thread.join()
 
 
-def by_place(found: list[Case]) -> dict[str, Case]:
-    return {case.place: case for case in found}
+def by_place(cases: list[Case]) -> dict[str, Case]:
+    return {case.place: case for case in cases}
 
 
 def test_a_pull_request_whose_every_name_is_hostile(
@@ -137,18 +137,18 @@ def test_a_pull_request_whose_every_name_is_hostile(
         repository.commit("with a live endpoint")
         payload["pull_request"]["head"]["sha"] = repository.head
         run = act(repository.folder, "pull_request", payload, secrets={"GITHUB_TOKEN": TOKEN}, env=hostile.environment(canary))
-    assert hostile.harm(run, canary, *comments.on(66)) == [], run.told
+    assert hostile.harm(run, canary, *comments.on(66)) == [], run.transcript
     run.ran(plan="success", build="success", report="success")
-    assert run.given["verdict"] == "passed"
+    assert run.workflow_outputs["verdict"] == "passed"
     (comment,) = comments.on(66)
-    told = run.raw + run.summary("build") + comment
-    assert all(str(case.number) in told for case in SAMPLE_NAMES), "not every sample was told of, so nothing is proved"
-    assert any(str(case.number) in comment + run.summary("build") for case in ANSWERS), "no live answer was told of"
+    text = run.raw + run.summary("build") + comment
+    assert all(str(case.number) in text for case in SAMPLE_NAMES), "a sample is missing in the output, so this test shows nothing"
+    assert any(str(case.number) in comment + run.summary("build") for case in ANSWERS), "no live answer is in the output"
     assert live.containers == {}
 
 
 def test_a_push_whose_every_name_is_hostile_is_deployed(act: Act, scene: Callable[..., Scene], canary: Path) -> None:
-    """As far as the job that holds credentials: names and contents of samples, the commit, and the event."""
+    """Up to the job that has credentials: names and contents of samples, the commit, and the event."""
     repository, live = scene()
     event = by_place(PUSHED)
     for number, case in enumerate(DEPLOYED):
@@ -163,9 +163,9 @@ def test_a_push_whose_every_name_is_hostile_is_deployed(act: Act, scene: Callabl
         pusher={"name": event["pusher"].text}, sender={"login": event["sender"].text}, compare=event["compare"].text,
     )  # fmt: skip
     run = act(repository.folder, "push", payload, env=hostile.environment(canary))
-    assert hostile.harm(run, canary) == [], run.told
+    assert hostile.harm(run, canary) == [], run.transcript
     run.ran(plan="success", build="success", deploy="success", report="success")
-    assert (run.given["endpoint"], run.given["verdict"]) == (live.url, "passed")
+    assert (run.workflow_outputs["endpoint"], run.workflow_outputs["verdict"]) == (live.url, "passed")
     assert live.ask()[0] > 0.99
     assert "deploy" in run.summary("deploy")
 
@@ -208,11 +208,11 @@ def test_a_model_that_fails_with_hostile_words(act: Act, scene: Callable[..., Sc
         repository.write(f"samples/raised_{number}.json", json.dumps(sample))
     repository.commit("a model that fails")
     run = act(repository.folder, "push", repository.pushed(), env=hostile.environment(canary))
-    assert hostile.harm(run, canary) == [], run.told
+    assert hostile.harm(run, canary) == [], run.transcript
     assert run.results[f"build/{live.name}"] == "failure"
-    assert run.outputs("report")["verdict"] == "gate_failed", run.told
-    assert any(one.level == "error" and one.file.startswith("samples/") for one in run.annotations), run.told
-    assert any(str(case.number) in run.raw for case in [*PRINTED, *RAISED]), "nothing that the model said was told"
+    assert run.outputs("report")["verdict"] == "gate_failed", run.transcript
+    assert any(one.level == "error" and one.file.startswith("samples/") for one in run.annotations), run.transcript
+    assert any(str(case.number) in run.raw for case in [*PRINTED, *RAISED]), "no output of the model was shown"
     assert any(str(case.number) in run.raw + run.summary("build") for case in EXPECTED)
     assert live.containers == {}
 
@@ -227,9 +227,9 @@ def test_hostile_names_are_refused(act: Act, scene: Callable[..., Scene], canary
     repository, _ = scene()
     steps: list[dict[str, Any]] = []
 
-    def step(case: Case, action: str, **given: str) -> None:
+    def step(case: Case, action: str, **inputs: str) -> None:
         uses = f"org/deploy/actions/{action}@main"
-        steps.append({"id": case.id, "name": case.id, "continue-on-error": True, "uses": uses, "with": given})
+        steps.append({"id": case.id, "name": case.id, "continue-on-error": True, "uses": uses, "with": inputs})
 
     good = yaml.safe_load((repository.folder / "model.yaml").read_text())
     for case in [*MODEL_NAMES, *VERSIONS, *WEIGHTS, *KEYS, *ILLEGAL_SAMPLES]:
@@ -256,11 +256,11 @@ def test_hostile_names_are_refused(act: Act, scene: Callable[..., Scene], canary
     repository.commit("hostile names")
     payload = repository.pushed(words=[case.text for case in INPUTS], inputs_of=[{case.place: case.text} for case in INPUTS])
     run = act(repository.folder, "push", payload, env=hostile.environment(canary))
-    assert hostile.harm(run, canary) == [], run.told
+    assert hostile.harm(run, canary) == [], run.transcript
     ended = run.steps("steps")
     refused = [*MODEL_NAMES, *VERSIONS, *WEIGHTS, *KEYS, *ILLEGAL_SAMPLES, *FOLDERS, *INPUTS]
-    assert {case.id: ended.get(case.id) for case in refused} == {case.id: "failure" for case in refused}, run.told
-    assert "Traceback" not in run.raw, run.told
+    assert {case.id: ended.get(case.id) for case in refused} == {case.id: "failure" for case in refused}, run.transcript
+    assert "Traceback" not in run.raw, run.transcript
 
 
 def test_there_are_enough_cases() -> None:
@@ -281,15 +281,15 @@ def test_there_are_enough_cases() -> None:
         ("echoes", "indented", "GitHub's runner would obey"),
         ("echoes", "return", "GitHub's runner would obey"),
         ("echoes", "old_stop", "GitHub's runner would obey"),
-        ("echoes", "set_output", "act was given set-output endpoint"),
+        ("echoes", "set_output", "act was inputs set-output endpoint"),
         ("echoes", "html", "markdown: "),
-        ("echoes", "output_file", "act was given set-output endpoint"),
+        ("echoes", "output_file", "act was inputs set-output endpoint"),
     ],
 )
 def test_the_controls_are_caught(
     start_act: Callable[..., Act], deploy: Path, tmp_path: Path, canary: Path, action: str, kind: str, seen: str
 ) -> None:
-    """Actions as they must not be written: the same words, and the same look at the run."""
+    """The control, with actions that are written wrongly: the same words have an effect, and it is found."""
     repository = ModelRepository(tmp_path / "models")
     (case,) = cases("name", [kind], 1)
     uses = {"uses": "bad/actions@main", "with": {"name": "${{ github.event.word }}"}}
@@ -301,4 +301,4 @@ def test_the_controls_are_caught(
     act = start_act(deploy)
     act.flags.append(f"--local-repository bad/actions@main={bad}")
     run = act(repository.folder, "push", repository.pushed(word=case.text), env=hostile.environment(canary))
-    assert any(one.startswith(seen) for one in hostile.harm(run, canary)), (hostile.harm(run, canary), run.told)
+    assert any(one.startswith(seen) for one in hostile.harm(run, canary)), (hostile.harm(run, canary), run.transcript)

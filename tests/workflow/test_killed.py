@@ -1,4 +1,4 @@
-"""SIGKILL at each step of the deploy job, then once more from the top: what is live answers all along, and the run converges."""
+"""SIGKILL at each step of the deploy job, then a new run: the live version answers throughout, and the new run completes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REQUEST_S = 0.05
 
 @contextmanager
 def asked_all_along(live: Live) -> Iterator[list[str]]:
-    """Ask the live endpoint without a pause; what was wrong is in the list."""
+    """Send requests to the live endpoint all the time; the list contains the failures."""
     wrong: list[str] = []
     stop = threading.Event()
 
@@ -43,13 +43,13 @@ def asked_all_along(live: Live) -> Iterator[list[str]]:
 
 
 def candidate_is_there(live: Live, before: set[str], running: Running) -> None:
-    """Wait until deploy has made a container: in the middle of it there is the most to leave lying about."""
+    """Wait until deploy has created a container: then it would leave the most behind."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not running.ended:
         if set(live.containers) - before:
             return
         time.sleep(0.02)
-    raise AssertionError(running.seen(-1).told)
+    raise AssertionError(running.seen(-1).transcript)
 
 
 def test_killed_at_each_step(
@@ -57,13 +57,13 @@ def test_killed_at_each_step(
 ) -> None:
     repository, live = scene()
     first = act(repository.folder, "push", repository.pushed())
-    assert first.code == 0, first.told
+    assert first.code == 0, first.transcript
     before, since = live.serving["org.torchrelay.commit"], repository.head
     repository.edit("model.py", '"""One linear', '"""Still one linear')
     repository.commit("the next version")
     repository.call({"skip": "deploy"})
     built = act(repository.folder, "push", repository.pushed(since), run_id="77")
-    assert built.code == 0, built.told
+    assert built.code == 0, built.transcript
     repository.call()
     again = start_act(without_build(deploy, tmp_path / "deploy", built.outputs("plan") | {"deploy": "true", "attest": "true"}))
 
@@ -89,22 +89,22 @@ def test_killed_at_each_step(
 
 
 def live_containers(live: Live) -> list[str]:
-    """The running versions, the front not counted."""
+    """Return the running versions, without the front."""
     return [name for name, (_, state) in live.containers.items() if state == "running" and not name.endswith("-front")]
 
 
 def converged(run: Run, live: Live, commit: str) -> None:
-    assert run.code == 0, run.told
+    assert run.code == 0, run.transcript
     run.ran(plan="success", build="success", deploy="success", report="success")
-    assert run.given["verdict"] == "passed"
-    assert run.given["endpoint"] == live.url
+    assert run.workflow_outputs["verdict"] == "passed"
+    assert run.workflow_outputs["endpoint"] == live.url
     assert live.serving["org.torchrelay.commit"] == commit
     assert len(live_containers(live)) == 1
     assert len(live.containers) <= 3, "the front, what is live and what it replaced"
 
 
 def test_a_killed_run_leaves_no_process(deployed: Deployed, act: Act) -> None:
-    """The kill of this file is thorough: without it, the tests above would let the killed run go on."""
+    """The control: `kill` ends every process of a run; otherwise the killed runs of the tests above would go on."""
     from tests.workflow.act import marked
 
     running = act.start(deployed.repository.folder, "push", deployed.repository.pushed())

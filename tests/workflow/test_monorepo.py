@@ -1,4 +1,4 @@
-"""Fifty models of which one changed: only that one is built, and the plan takes seconds."""
+"""Fifty models, of which one has changed: only that one is built, and the plan takes seconds."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_one_of_fifty(monorepo: tuple[ModelRepository, str], act: Act) -> None:
     repository.edit(f"models/m{CHANGED}/model.py", '"""One linear', '"""Still one linear')
     repository.commit("change one")
     run = act(repository.folder, "push", repository.pushed(before))
-    assert run.code == 0, run.told
-    assert run.results == {"plan": "success", f"build/{prefix}-{CHANGED}": "success", "report": "success"}, run.told
+    assert run.code == 0, run.transcript
+    assert run.results == {"plan": "success", f"build/{prefix}-{CHANGED}": "success", "report": "success"}, run.transcript
     (plan,) = [job for job in run.jobs if job.id == "plan"]
     assert plan.seconds < PLAN_S
 
@@ -55,6 +55,6 @@ def test_none_of_fifty(monorepo: tuple[ModelRepository, str], act: Act) -> None:
     repository.write("notes.txt", "no file of any model")
     repository.commit("change none")
     run = act(repository.folder, "push", repository.pushed(before))
-    assert run.code == 0, run.told
+    assert run.code == 0, run.transcript
     run.ran(plan="success")
     assert run.outputs("plan")["count"] == "0"

@@ -1,4 +1,4 @@
-"""Two pushes five seconds apart, with no concurrency groups as act knows none: the newest commit is live at the end."""
+"""Two pushes five seconds apart, without concurrency groups (act has none): the newest commit is live at the end."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_the_newest_commit_is_live(act: Act, scene: Callable[..., Scene]) -> Non
     time.sleep(APART_S)  # the pace of the scenario
     newer = act.start(second.folder, "push", second.pushed(first.head))
     ended_older, ended_newer = older.finish(), newer.finish()
-    assert ended_newer.code == 0, ended_newer.told
-    assert live.serving["org.torchrelay.commit"] == second.head, ended_older.told
+    assert ended_newer.code == 0, ended_newer.transcript
+    assert live.serving["org.torchrelay.commit"] == second.head, ended_older.transcript
     if ended_older.code:  # it came second, and was refused
-        assert ended_older.outputs("report")["verdict"] == "failed", ended_older.told
+        assert ended_older.outputs("report")["verdict"] == "failed", ended_older.transcript
 
     late = act(first.folder, "push", first.pushed(repository.head))
     assert late.code == 1
-    assert late.results[f"deploy/{live.name}"] == "failure", late.told
-    assert [one for one in late.annotations if one.title == "outdated"], late.told
+    assert late.results[f"deploy/{live.name}"] == "failure", late.transcript
+    assert [one for one in late.annotations if one.title == "outdated"], late.transcript
     assert live.serving["org.torchrelay.commit"] == second.head
     assert live.ask()[0] > 0.99

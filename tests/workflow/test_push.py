@@ -1,4 +1,4 @@
-"""A push of a model repository becomes an endpoint; with nothing new, nothing moves; a bad version leaves what is live."""
+"""A push becomes an endpoint; without changes nothing is transferred; a bad version does not touch the live one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETOSA = pytest.approx([0.9944, 0.0056, 0.0], abs=1e-3)
 
 
 def test_every_job_ran(deployed: Deployed) -> None:
-    assert deployed.run.code == 0, deployed.run.told
+    assert deployed.run.code == 0, deployed.run.transcript
     deployed.run.ran(plan="success", build="success", deploy="success", report="success")
 
 
@@ -29,18 +29,18 @@ def test_the_endpoint_answers(deployed: Deployed) -> None:
 
 def test_the_image_is_in_the_registry(deployed: Deployed) -> None:
     live = deployed.live
-    name, _, digest = deployed.run.given["image"].partition("@")
-    assert name == f"{live.registry}/models/{live.name}", deployed.run.told
+    name, _, digest = deployed.run.workflow_outputs["image"].partition("@")
+    assert name == f"{live.registry}/models/{live.name}", deployed.run.transcript
     headers = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
-    found = requests.get(f"http://{live.registry}/v2/models/{live.name}/manifests/{digest}", headers=headers, timeout=5)
-    assert found.headers["Docker-Content-Digest"] == digest
+    manifest = requests.get(f"http://{live.registry}/v2/models/{live.name}/manifests/{digest}", headers=headers, timeout=5)
+    assert manifest.headers["Docker-Content-Digest"] == digest
 
 
 def test_what_the_caller_is_given(deployed: Deployed) -> None:
-    given = deployed.run.given
-    assert given["endpoint"] == deployed.live.url
-    assert given["verdict"] == "passed"
-    assert json.loads(given["results"])[deployed.live.name]["result"] == "passed"
+    outputs = deployed.run.workflow_outputs
+    assert outputs["endpoint"] == deployed.live.url
+    assert outputs["verdict"] == "passed"
+    assert json.loads(outputs["results"])[deployed.live.name]["result"] == "passed"
 
 
 def test_the_summaries(deployed: Deployed) -> None:
@@ -48,19 +48,19 @@ def test_the_summaries(deployed: Deployed) -> None:
     assert "```mermaid" in build
     for sample in ("setosa", "text_is_refused"):
         assert f"`{sample}`" in build, build
-    image = deployed.run.given["image"]
+    image = deployed.run.workflow_outputs["image"]
     assert deployed.live.url in deploy
     assert image.partition("@")[2] in deploy
     assert deployed.live.name in deployed.run.summary("report")
 
 
 def test_nothing_moves_when_nothing_changed(deployed: Deployed, act: Act) -> None:
-    """The same commit once more, as by "Re-run all jobs": everything is found done."""
+    """The same commit again, like "Re-run all jobs": all work is reused."""
     before = deployed.live.world
     run = act(deployed.repository.folder, "push", deployed.repository.pushed())
     run.ran(plan="success", build="success", deploy="success", report="success")
-    assert run.given["verdict"] == "passed", run.told
-    assert run.given["image"] == deployed.run.given["image"]
+    assert run.workflow_outputs["verdict"] == "passed", run.transcript
+    assert run.workflow_outputs["image"] == deployed.run.workflow_outputs["image"]
     assert run.outputs("deploy")["bytes"] == "0"
     assert deployed.live.world == before
 
@@ -80,10 +80,10 @@ def test_a_failing_sample_changes_nothing_live(deployed: Deployed, act: Act) -> 
         f"build/{live.name}": "failure",
         f"deploy/{live.name}": "failure",
         "report": "failure",
-    }, run.told
-    assert run.outputs("report")["verdict"] == "gate_failed", run.told
-    found = [(one.file, one.line) for one in run.annotations if one.level == "error" and one.file]
-    assert found == [("samples/setosa.json", str(line))], run.told
+    }, run.transcript
+    assert run.outputs("report")["verdict"] == "gate_failed", run.transcript
+    places = [(one.file, one.line) for one in run.annotations if one.level == "error" and one.file]
+    assert places == [("samples/setosa.json", str(line))], run.transcript
     assert "setosa" in run.summary("build")
     assert live.ask() == SETOSA
     assert live.world == before

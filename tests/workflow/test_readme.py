@@ -1,4 +1,4 @@
-"""What the README tells its reader to type is what these tests type."""
+"""These tests type the commands of the README."""
 
 from __future__ import annotations
 

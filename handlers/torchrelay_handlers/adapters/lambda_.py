@@ -26,7 +26,7 @@ class Function:
 
     def __init__(self, model_dir: Path) -> None:
         self.model_dir = model_dir
-        self.service = Service(end=_stay)
+        self.service = Service(end=_keep_running)
 
     def load(self) -> "Function":
         """Load the model now, in Lambda's init phase, and not within the first request."""
@@ -45,7 +45,7 @@ class Function:
             if method == "GET" and _path(event).rstrip("/").endswith("/ping"):
                 return proxied(200, b'{"status":"Healthy"}', JSON)
             if method != "POST":
-                raise BadSample(f"{method} is not answered; send the sample by POST", status=405, kind="method-not-allowed")
+                raise BadSample(f"{method} is not supported; send the sample with POST", status=405, kind="method-not-allowed")
             return self._predict(_body(event), _headers(event), request_id)
         except Refusal as refusal:
             return _problem(refusal)
@@ -53,15 +53,15 @@ class Function:
     def _predict(self, body: Any, headers: dict[str, str], request_id: str) -> dict[str, Any]:
         local = LocalContext(self.model_dir, headers, request_id)
         (answer,) = self.service([{"body": body}], local) or [None]
-        content_type = local.answered.pop("content-type", "")
+        content_type = local.answer_headers.pop("content-type", "")
         if isinstance(answer, str):
             answer, content_type = answer.encode(), content_type or "text/plain; charset=utf-8"
         elif not isinstance(answer, bytes | bytearray):  # returned by a TorchServe handler; TorchServe encodes it as JSON
             try:
                 answer, content_type = json_out.encode(answer), content_type or JSON
             except TypeError as error:
-                raise Refusal(500, "bad-answer", f"the handler returned something that has no JSON form: {error}") from error
-        return proxied(local.status, bytes(answer), content_type or JSON, local.answered)
+                raise Refusal(500, "bad-answer", f"the handler returned a value that has no JSON form: {error}") from error
+        return proxied(local.status, bytes(answer), content_type or JSON, local.answer_headers)
 
 
 def is_proxy(event: Any) -> bool:
@@ -84,7 +84,7 @@ def proxied(status: int, body: bytes, content_type: str, headers: Mapping[str, s
             text = None
     content = text if text is not None else base64.b64encode(body).decode()
     if len(content.encode()) > MOST_BYTES:
-        return _problem(Refusal(500, "answer-too-large", f"the answer has {len(body)} bytes, more than Lambda returns"))
+        return _problem(Refusal(500, "answer-too-large", f"the answer has {len(body)} bytes, more than Lambda can return"))
     return {
         "statusCode": status,
         "headers": {"content-type": content_type, **(headers or {})},
@@ -127,8 +127,8 @@ def _body(event: Mapping[str, Any]) -> bytes:
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
-        raise BadSample("the event says that its body is base64, and it is not", kind="bad-base64") from None
+        raise BadSample("the event declares its body as base64, but it is not valid base64", kind="bad-base64") from None
 
 
-def _stay() -> None:
+def _keep_running() -> None:
     """Do nothing: only a worker that lost its GPU has to end, and Lambda has no GPU."""

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 class LocalContext:
-    """The part of ts.context.Context (0.12.0) that handlers may use; `status` and `answered` are what they set."""
+    """The part of ts.context.Context (0.12.0) that handlers may use; `status` and `answer_headers` are what they set."""
 
     def __init__(self, model_dir: Path, headers: Mapping[str, str] | None = None, request_id: str = "") -> None:
         self.manifest: dict[str, Any] | None = _json(model_dir / "MAR-INF" / "MANIFEST.json")
@@ -23,7 +25,7 @@ class LocalContext:
         self.headers: dict[str, Any] = {name.lower(): value for name, value in (headers or {}).items()}
         self.headers["body"] = {"content-type": self.headers.get("content-type", "")}  # TorchServe has each part's own there
         self.status = 200
-        self.answered: dict[str, str] = {}
+        self.answer_headers: dict[str, str] = {}
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:  # noqa: ARG002 - TorchServe's signature
         """Header names are in lower case."""
@@ -48,7 +50,7 @@ class LocalContext:
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:  # noqa: ARG002 - TorchServe's signature
         """A header of the answer."""
-        self.answered[key.lower()] = value
+        self.answer_headers[key.lower()] = value
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         """The content type of the answer."""
@@ -60,8 +62,4 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    import yaml  # noqa: PLC0415 - TorchServe's own dependency; only this file needs it
-
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}

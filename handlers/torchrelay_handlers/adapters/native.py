@@ -6,15 +6,14 @@ the whole batch is tried first; if it fails or returns another number of answers
 
 import contextlib
 import copy
-import json
 import logging
 from typing import Any
 
-from torchrelay_handlers.adapters.renamed_forms import taken_apart
-from torchrelay_handlers.bodies import json_out
-from torchrelay_handlers.messages import Answer
+from torchrelay_handlers.adapters.renamed_forms import with_fields
+from torchrelay_handlers.answers import problem
+from torchrelay_handlers.bodies.parsers import loads
 from torchrelay_handlers.network.device import is_sticky
-from torchrelay_handlers.problems import CONTENT_TYPE, BadSample, Refusal
+from torchrelay_handlers.problems import BadSample, Refusal
 from torchrelay_handlers.resolve import TorchServeEntry
 
 logger = logging.getLogger("torchrelay")
@@ -36,7 +35,7 @@ class Native:
         rows = [_decoded(row, index, context) for index, row in enumerate(data)]
         if any(isinstance(row, Refusal) for row in rows):
             return [
-                _problem(row) if isinstance(row, Refusal) else self._single(row, index, context) for index, row in enumerate(rows)
+                problem(row) if isinstance(row, Refusal) else self._single(row, index, context) for index, row in enumerate(rows)
             ]
         data = [row for row in rows if not isinstance(row, Refusal)]
         if len(data) > 1 and not self.one_by_one:
@@ -56,43 +55,43 @@ class Native:
 
     def _single(self, row: dict[str, Any], index: int, context: Any) -> Any:
         if self.lost:
-            return _problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
+            return problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
         try:
-            results = self.entry.handle([row], narrowed(context, index))
+            results = self.entry.handle([row], context_of_one(context, index))
         except Refusal as refusal:
-            return _problem(refusal)
+            return problem(refusal)
         except Exception as error:
             self.lost = self.lost or is_sticky(error)
             status = getattr(error, "error_code", 500)  # ts.utils.util.PredictionException carries one
             logger.error("request %s: the handler failed", context.get_request_id(index), exc_info=error)  # noqa: TRY400 - exc_info is that
             if 400 <= status <= 499:
-                return _problem(BadSample(str(getattr(error, "message", error)), status=status))
-            return _problem(Refusal(500, "handler-failed", "the handler failed on this request; the server's log says why"))
+                return problem(BadSample(str(getattr(error, "message", error)), status=status))
+            return problem(Refusal(500, "handler-failed", "the handler failed on this request; the server's log says why"))
         if isinstance(results, list) and len(results) == 1:
             return results[0]
         logger.error("the handler answered one request with %s", type(results).__name__)
-        return _problem(Refusal(500, "handler-failed", "the handler must return a list with one answer per request"))
+        return problem(Refusal(500, "handler-failed", "the handler must return a list with one answer per request"))
 
 
 def _decoded(row: dict[str, Any], index: int, context: Any) -> dict[str, Any] | Refusal:
     """Parse JSON, decode text and split a form into fields, as TorchServe does unless decode_input_request is false."""
     try:
-        row = taken_apart(row, context.get_all_request_header(index))
+        row = with_fields(row, context.get_all_request_header(index))
     except Refusal as refusal:
         return refusal
     for name, value in row.items():
         if isinstance(value, bytearray | bytes):
             part_headers = context.get_all_request_header(index).get(name)
             content_type = (part_headers.get("content-type") if isinstance(part_headers, dict) else None) or ""
-            with contextlib.suppress(ValueError, RecursionError):
+            with contextlib.suppress(ValueError):
                 if content_type == "application/json":
-                    return {**row, name: json.loads(value)}
+                    return {**row, name: loads(value)}
                 if content_type.startswith("text"):
                     return {**row, name: value.decode()}
     return row
 
 
-def narrowed(context: Any, index: int) -> Any:
+def context_of_one(context: Any, index: int) -> Any:
     """A view of the context with only request `index` of the batch; statuses and headers set on it reach the real context."""
     view = copy.copy(context)
     processors = getattr(context, "request_processor", None)
@@ -100,7 +99,3 @@ def narrowed(context: Any, index: int) -> Any:
         view.request_processor = [processors[index]]
     view.request_ids = {0: context.get_request_id(index)}
     return view
-
-
-def _problem(refusal: Refusal) -> Answer:
-    return Answer(refusal.status, json_out.encode(refusal.document()), CONTENT_TYPE)

@@ -19,7 +19,7 @@ def own_type(content_type: str) -> str:
     return f"{own};{parameters}" if parameters else own
 
 
-def taken_apart(row: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
+def with_fields(row: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
     """The fields of a form by name, as TorchServe's own parser hands them over; any other request as it is.
 
     `headers` get the client's content type back, and the content type of each part under its name.

@@ -68,11 +68,11 @@ class Service:
             answers = list(served.answer([request_of(row, index, context) for index, row in enumerate(data)]))
         if served.lost:
             self.end()
-        return [give(answer, index, context) for index, answer in enumerate(answers)]
+        return [deliver(answer, index, context) for index, answer in enumerate(answers)]
 
     def initialize(self, context: Context) -> Handler | SageMakerHandler | Native:
         """Load the model that torchrelay.json beside the handler describes; without that file, the one in the manifest."""
-        if not worker.ease(getattr(context, "metrics", None)):
+        if not worker.speed_up(getattr(context, "metrics", None)):
             logger.debug("this is not the worker of TorchServe 0.12; it is left as it is")
         model_dir = Path(context.system_properties["model_dir"])
         gpu_id = context.system_properties.get("gpu_id")
@@ -128,7 +128,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def give(answer: Any, index: int, context: Context) -> Any:
+def deliver(answer: Any, index: int, context: Context) -> Any:
     """Set the answer's status and headers in TorchServe; return its body. Other handlers' answers pass unchanged."""
     if not isinstance(answer, Answer):
         return answer

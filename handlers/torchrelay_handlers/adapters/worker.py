@@ -67,7 +67,7 @@ class Reader:
         return count
 
 
-def now_and_then(add_time: Callable[..., None], clock: Callable[[], float] = time.monotonic) -> Callable[..., None]:
+def rate_limited(add_time: Callable[..., None], clock: Callable[[], float] = time.monotonic) -> Callable[..., None]:
     """`add_time(name, value, ...)` of TorchServe's metrics; values of TorchServe's own gauge pass once in `EVERY_S` seconds."""
     due = 0.0
 
@@ -82,7 +82,7 @@ def now_and_then(add_time: Callable[..., None], clock: Callable[[], float] = tim
     return added
 
 
-def ease(metrics: Any, module: ModuleType | None = None) -> bool:
+def speed_up(metrics: Any, module: ModuleType | None = None) -> bool:
     """Make this process cheap, a worker between two messages; return False if it is not the known version of TorchServe.
 
     `metrics`: TorchServe's metrics from the context; `module`: the module of its reader.
@@ -94,5 +94,5 @@ def ease(metrics: Any, module: ModuleType | None = None) -> bool:
     setattr(module, _FUNCTION, Reader())
     logging.getLogger().addFilter(lambda record: record.msg != ANNOUNCEMENT)
     if hasattr(metrics, "add_time"):
-        metrics.add_time = now_and_then(metrics.add_time)
+        metrics.add_time = rate_limited(metrics.add_time)
     return True

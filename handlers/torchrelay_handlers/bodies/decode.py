@@ -54,7 +54,7 @@ def _by_type(body: bytes, content_type: str) -> object:  # noqa: PLR0911 - one r
     if kind in NPY:
         return parse_npy(body)
     if kind in ("", "application/octet-stream", _FORM, "*/*"):
-        return _look(body, kind)
+        return _by_first_bytes(body, kind)
     if kind.startswith("text/"):
         return parse_text(body, content_type)
     return body
@@ -72,7 +72,7 @@ def _field(part: Part) -> object:
     if not part.body:
         raise BadSample(f"the part {part.name[:80]!r} of the form is empty", kind="empty-body")
     if kind.startswith("multipart/"):
-        raise BadSample("forms within forms are not taken", status=415, kind="unsupported-media-type")
+        raise BadSample("a form within a form is not supported", status=415, kind="unsupported-media-type")
     if kind or part.filename is not None:
         return _by_type(part.body, part.content_type)
     if part.body.lstrip()[:1] in (b"[", b"{"):
@@ -80,7 +80,7 @@ def _field(part: Part) -> object:
     return parse_text(part.body, "") if not is_image(part.body) else part.body
 
 
-def _look(body: bytes, kind: str) -> object:
+def _by_first_bytes(body: bytes, kind: str) -> object:
     if is_image(body):
         return body
     try:
@@ -90,7 +90,7 @@ def _look(body: bytes, kind: str) -> object:
             raise
         if kind == _FORM:  # what curl -d sends by default
             raise BadSample(
-                "a form is not understood; say what the body is, for example content-type: application/json",
+                "the body is sent as a form, but is not JSON: set its content type, for example content-type: application/json",
                 status=415,
                 kind="unsupported-media-type",
             ) from None
@@ -103,17 +103,17 @@ def instances(value: object, most: int) -> list[object] | None:
         return None
     rows = value[INSTANCES]
     if value.get("parameters"):
-        raise BadSample("this model takes no parameters", kind="bad-instances")
+        raise BadSample("this model does not take parameters", kind="bad-instances")
     if not isinstance(rows, list) or not rows:
         raise BadSample("instances must be a list of at least one sample", kind="bad-instances", expected={INSTANCES: "[...]"})
-    refuse_many(len(rows), most)
+    refuse_too_many(len(rows), most)
     return rows
 
 
-def refuse_many(count: int, most: int) -> None:
+def refuse_too_many(count: int, most: int) -> None:
     """Refuse a request of more than `most` samples (413)."""
     if count > most:
-        raise BadSample(f"{count} samples in one request, at most {most} are taken", status=413, kind="too-many-instances")
+        raise BadSample(f"{count} samples in one request; at most {most} are allowed", status=413, kind="too-many-instances")
 
 
 def unwrapped(value: object) -> object:

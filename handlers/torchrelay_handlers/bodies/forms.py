@@ -28,7 +28,7 @@ def parse_multipart(body: bytes, content_type: str) -> list[Part]:
     header["content-type"] = content_type.replace("\r", " ").replace("\n", " ")
     boundary = header.get_boundary("")
     if not 1 <= len(boundary) <= 70 or not boundary.isascii():
-        raise BadSample("the content type names no boundary of 1 to 70 characters", kind="bad-multipart")
+        raise BadSample("the content type has no boundary of 1 to 70 characters", kind="bad-multipart")
     delimiter = b"\r\n--" + boundary.encode("ascii")
     pieces = (b"\r\n" + body).split(delimiter, MOST_PARTS + 2)
     if len(pieces) > MOST_PARTS + 2:
@@ -37,7 +37,7 @@ def parse_multipart(body: bytes, content_type: str) -> list[Part]:
         raise BadSample("the form does not end in its boundary: it is cut short, or the boundary is wrong", kind="bad-multipart")
     parts = [_part(piece, place) for place, piece in enumerate(pieces[1:-1])]
     if not parts:
-        raise BadSample("the form holds no part", kind="bad-multipart")
+        raise BadSample("the form contains no part", kind="bad-multipart")
     if len({part.name for part in parts}) != len(parts):
         raise BadSample("two parts of the form have the same name", kind="repeated-key")
     return parts
@@ -57,5 +57,9 @@ def _part(piece: bytes, place: int) -> Part:
     except Exception as error:  # the header parser of the standard library raises IndexError and more on nonsense
         raise BadSample(f"the header of part {place + 1} cannot be read: {error}", kind="bad-multipart") from None
     if encoding not in ("binary", "8bit", "7bit"):  # deprecated by RFC 7578 section 4.7
-        raise BadSample(f"part {place + 1} is in {encoding[:40]}, which forms must not use", status=415, kind="bad-multipart")
+        raise BadSample(
+            f"part {place + 1} has the transfer encoding {encoding[:40]}, which forms must not use",
+            status=415,
+            kind="bad-multipart",
+        )
     return Part(str(name or f"part{place}"), body, content_type, filename)

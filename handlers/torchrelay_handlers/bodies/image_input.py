@@ -9,7 +9,7 @@ from torch import Tensor
 from torchrelay_handlers.bodies import images
 from torchrelay_handlers.bodies.tensors import NetworkInput
 from torchrelay_handlers.bodies.url_images import Fetcher, Rules
-from torchrelay_handlers.messages import Noted
+from torchrelay_handlers.messages import NotedSample
 from torchrelay_handlers.problems import BadSample
 
 MOST_URLS = 8  # per request: one that lists a thousand must not keep its batch waiting
@@ -49,15 +49,15 @@ class Pictures:
                 )
             )
 
-    def __call__(self, value: object) -> Tensor | Noted:
+    def __call__(self, value: object) -> Tensor | NotedSample:
         """uint8 [C, H, W] of a decoded body."""
         image = images.to_mode(images.decode(images.body_of(value), self.formats, self.max_pixels), self.mode)
         sample = images.as_tensor(images.fit(image, self.height, self.width, stretch=self.stretch, shorter=self.shorter))
-        return Noted(sample, (image.height, image.width)) if self.noted else sample
+        return NotedSample(sample, (image.height, image.width)) if self.noted else sample
 
     @property
     def gather(self) -> Callable[[list[list[object]]], list[list[object]]] | None:
-        """Fetches every `{"url": ...}` of a batch at the same time; None when no URLs are taken."""
+        """Fetches every `{"url": ...}` of a batch at the same time; None when URLs are not allowed."""
         return self._gather if self._fetcher is not None else None
 
     def _gather(self, requests: list[list[object]]) -> list[list[object]]:

@@ -29,7 +29,7 @@ def body_of(value: object) -> bytes:
         named = [value[name] for name in _FIELDS if name in value]
         if "url" in value:
             raise BadSample(
-                "images by URL are not taken: send the bytes, or base64. Whoever runs the model can allow hosts in model.yaml, "
+                "images by URL are not allowed: send the bytes, or base64. The model's owner can allow hosts in model.yaml, "
                 "for example handler_args: {url_hosts: [images.example.com]}",
                 kind="bad-image",
             )
@@ -60,7 +60,7 @@ def decode(body: bytes, formats: Collection[str] = FORMATS, max_pixels: int = MA
     except Image.DecompressionBombError as error:
         raise BadSample(str(error), status=413, kind="image-too-large") from None
     except UnidentifiedImageError:
-        message = "the body is not an image of a format that is taken"
+        message = "the body is not an image of a supported format"
         raise BadSample(message, expected={"formats": sorted(formats)}, kind="bad-image") from None
     except Exception as error:  # Pillow's readers raise what they like: OSError, SyntaxError, struct.error, ...
         raise BadSample(f"the image is damaged: {error}", kind="bad-image") from None

@@ -41,7 +41,7 @@ def encode(value: object, *, refuse_nan: bool = False) -> bytes:
         if "circular" in str(error).lower():
             raise TypeError(str(error)) from error
         if refuse_nan:
-            raise NotFinite("the answer holds NaN or Infinity") from error
+            raise NotFinite("the answer contains NaN or Infinity") from error
         return _dumps(_finite(value))
 
 

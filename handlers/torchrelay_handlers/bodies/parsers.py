@@ -37,20 +37,32 @@ def parse_json(body: bytes | bytearray | memoryview | str) -> object:
     if isinstance(body, bytes) and body.startswith(_BOM):  # one: a thousand of them would be a thousand copies
         body = body[len(_BOM) :]
     try:
-        value = orjson.loads(body) if orjson is not None else _standard(body)
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise BadSample(f"the body is not valid JSON: {error or 'nested too deeply'}", kind="bad-json") from None
-    if orjson is not None:
-        colons = body.count(":") if isinstance(body, str) else bytes(body).count(b":")
-        if colons > 1 and colons != _keys(value):  # otherwise every colon of the text belongs to a key
-            _refuse_repeated(body)
+        return _by_orjson(body) if orjson is not None else _strict(body)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise BadSample(f"the body is not valid JSON: {error}", kind="bad-json") from None
+
+
+def loads(text: str | bytes | bytearray, **hooks: Any) -> Any:
+    """`json.loads` of untrusted text: raises ValueError for all that is wrong, deep nesting included."""
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _by_orjson(body: bytes | bytearray | memoryview | str) -> object:
+    """orjson keeps the last of repeated keys, so a body that may repeat one is parsed again, several times slower."""
+    value = orjson.loads(body)
+    colons = body.count(":") if isinstance(body, str) else bytes(body).count(b":")
+    if colons > 1 and colons != _keys(value):  # otherwise every colon of the text belongs to a key
+        loads(body if isinstance(body, str) else bytes(body), object_pairs_hook=_unrepeated)
     return value
 
 
-def _standard(body: bytes | bytearray | memoryview | str) -> object:
+def _strict(body: bytes | bytearray | memoryview | str) -> object:
     """orjson's strictness, in the standard library."""
     text = body if isinstance(body, str) else bytes(body).decode()
-    return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unrepeated)
+    return loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unrepeated)
 
 
 def _no_constant(name: str) -> object:
@@ -88,20 +100,8 @@ def _keys(value: object) -> int:
     return count
 
 
-def _refuse_repeated(body: bytes | bytearray | memoryview | str) -> None:
-    """Parse again with the standard library, several times slower than orjson: only for colons in strings, or repeated keys."""
-    try:
-        json.loads(body if isinstance(body, str) else bytes(body), object_pairs_hook=_unrepeated)
-    except RecursionError:
-        raise BadSample("the body is not valid JSON: nested too deeply", kind="bad-json") from None
-    except BadSample:
-        raise
-    except ValueError as error:  # integers of thousands of digits, say
-        raise BadSample(f"the body is not valid JSON: {error}", kind="bad-json") from None
-
-
 def parse_base64(text: str) -> bytes:
-    """Bytes of strict base64 (RFC 4648 section 4); a `data:` prefix and line breaks are taken off first."""
+    """Bytes of strict base64 (RFC 4648 section 4), after removing a `data:` prefix and line breaks."""
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma or not head.endswith(";base64"):
@@ -122,7 +122,7 @@ def parse_csv(text: str) -> Rows:
     except csv.Error as error:
         raise BadSample(f"the body is not valid CSV: {error}", kind="bad-csv") from None
     if not rows:
-        raise BadSample("the CSV holds no row", kind="bad-csv")
+        raise BadSample("the CSV contains no row", kind="bad-csv")
     return rows
 
 
@@ -140,7 +140,7 @@ def charset_of(content_type: str) -> str:
     """The charset that the content type names, by Python's name; UTF-8 if none.
 
     Raises:
-        BadSample: it is not one that is taken (415).
+        BadSample: the charset is not supported (415).
     """
     if "charset" not in content_type.lower():
         return "utf-8"
@@ -153,7 +153,7 @@ def charset_of(content_type: str) -> str:
         name = ""
     if name not in _CHARSETS:
         raise BadSample(
-            f"the charset {named[:40]!r} is not taken",
+            f"the charset {named[:40]!r} is not supported",
             expected={"charset": list(_CHARSETS)},
             status=415,
             kind="unsupported-charset",
@@ -162,7 +162,7 @@ def charset_of(content_type: str) -> str:
 
 
 def parse_text(body: bytes | bytearray, content_type: str) -> str:
-    """Text in the charset that the content type names, UTF-8 if none; a byte order mark is taken off."""
+    """Text in the charset that the content type names, UTF-8 if none, without a byte order mark."""
     charset = charset_of(content_type)
     try:
         return body.decode(charset).removeprefix("\ufeff")
@@ -176,7 +176,7 @@ def parse_npy(body: bytes) -> Any:
     The header is checked against the length first: numpy allocates what a header claims before it reads.
     """
     if np is None:
-        raise BadSample("numpy is not there to read this", status=415, kind="unsupported-media-type")
+        raise BadSample("this server cannot read .npy files: numpy is not installed", status=415, kind="unsupported-media-type")
     if not body.startswith(_NPY_MAGIC):
         raise BadSample("the body is not an .npy file", kind="bad-npy")
     file = io.BytesIO(body)
@@ -187,12 +187,12 @@ def parse_npy(body: bytes) -> Any:
     except Exception as error:  # ValueError, KeyError, EOFError, TypeError, SyntaxError, tokenize's, ...
         raise BadSample(f"the .npy header cannot be read: {str(error)[:200]}", kind="bad-npy") from None
     if dtype.hasobject or dtype.kind not in "biuf" or any(size < 0 for size in shape):
-        raise BadSample(f"an array of {dtype} is not taken", expected={"dtype": "numbers or booleans"}, kind="bad-npy")
+        raise BadSample(f"an array of {dtype} is not supported", expected={"dtype": "numbers or booleans"}, kind="bad-npy")
     at, count = file.tell(), math.prod(shape)
     if len(body) - at != count * dtype.itemsize:
-        message = f"the array has {list(shape)} of {dtype}, {count * dtype.itemsize} bytes, and {len(body) - at} are there"
+        message = f"an array of shape {list(shape)} and dtype {dtype} has {count * dtype.itemsize} bytes, not {len(body) - at}"
         raise BadSample(message, kind="bad-npy")
     if len(shape) > 32:
-        raise BadSample(f"an array of {len(shape)} dimensions is not taken", kind="bad-npy")
+        raise BadSample(f"an array of {len(shape)} dimensions is not supported", kind="bad-npy")
     array = np.frombuffer(body, dtype, count, at).reshape(shape, order="F" if fortran else "C")
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))

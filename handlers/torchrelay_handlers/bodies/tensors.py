@@ -1,5 +1,6 @@
 """Turns Python values into tensors of the type and shape that a network takes, or refuses with a message that names both."""
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,19 @@ def own_dtype(model: object) -> torch.dtype | None:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
+def npy_file(tensor: Tensor) -> bytes:
+    """The tensor as an .npy file.
+
+    Raises:
+        RuntimeError: numpy is not installed.
+    """
+    if np is None:
+        raise RuntimeError("numpy, which writes .npy files, is not installed")
+    buffer = io.BytesIO()
+    np.save(buffer, tensor.numpy(), allow_pickle=False)
+    return buffer.getvalue()
+
+
 class NetworkInput:
     """The network's requirements on one sample: `shape` (None: any; a None in it: a free size) and `dtype` (None: any)."""
 
@@ -73,7 +87,7 @@ class NetworkInput:
     def numbers(self, value: object) -> Tensor:
         """Finite numbers in nested lists (or a numpy array) as a tensor. Strings, booleans, null and ragged lists are refused."""
         if not isinstance(value, list | tuple | int | float) and not hasattr(value, "__array__"):
-            raise self.refuse(f"numbers are expected, not {_called(value)}", _called(value))
+            raise self.refuse(f"numbers are expected, not {_type_name(value)}", _type_name(value))
         tensor = _by_numpy(self, value) if np is not None else _by_torch(self, value)
         if self.dtype != torch.bool and (tensor.dtype == torch.bool or _holds_booleans(value)):
             raise self.refuse("numbers are expected, not true or false", "booleans")
@@ -122,7 +136,7 @@ def _holds_booleans(value: object) -> bool:
     return bool in kinds or (not kinds.isdisjoint((list, tuple)) and any(map(_holds_booleans, value)))
 
 
-def _called(value: object) -> str:
+def _type_name(value: object) -> str:
     """A JSON type in JSON's own words."""
     if isinstance(value, bytes | bytearray):
         return "bytes (is the content type right?)"
@@ -143,9 +157,9 @@ def _by_numpy(wanted: NetworkInput, value: Any) -> Tensor:
         except OverflowError:
             raise wanted.refuse("a number is too large", "a number too large") from None
     if array.dtype.kind not in _KINDS:
-        raise wanted.refuse("numbers are expected, and a string, null or object is among them", "mixed values")
+        raise wanted.refuse("numbers are expected, but a string, null or object is among them", "mixed values")
     if array.size == 0:
-        raise wanted.refuse("there are no numbers in it", "an empty list")
+        raise wanted.refuse("the sample contains no numbers", "an empty list")
     if array.dtype == np.float64 and (wanted.dtype is None or wanted.dtype == torch.float32):
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
@@ -163,5 +177,5 @@ def _by_torch(wanted: NetworkInput, value: Any) -> Tensor:
     except (ValueError, TypeError, RuntimeError, OverflowError, RecursionError) as error:
         raise wanted.refuse(f"not one rectangular array of numbers: {error}", "mixed or ragged values") from None
     if tensor.numel() == 0:
-        raise wanted.refuse("there are no numbers in it", "an empty list")
+        raise wanted.refuse("the sample contains no numbers", "an empty list")
     return tensor

@@ -87,12 +87,12 @@ class Fetcher:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
-            raise _refused("url is not a URL") from None
+            raise _refused("url is not a valid URL") from None
         if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc or "\\" in url:
             raise _refused("url must be http:// or https://, with a host and no user name")
         port = _PORTS[parts.scheme] if port is None else port
         if not any(_matches(parts.hostname.rstrip("."), port, allowed) for allowed in self.rules.hosts):
-            raise _refused("the host of the URL is not among those that are allowed (url_hosts)")
+            raise _refused("the host of the URL is not allowed (url_hosts)")
         return parts
 
     def _get(self, parts: SplitResult, deadline: float) -> bytes | str:
@@ -104,10 +104,10 @@ class Fetcher:
         plain = self.connect(addresses, port, deadline)
         try:
             if parts.scheme == "https":
-                plain.settimeout(_left(deadline))
+                plain.settimeout(_seconds_left(deadline))
                 plain = self.context.wrap_socket(plain, server_hostname=host)
             connection = http.client.HTTPConnection(host, port)
-            connection.sock = _Deadlined(plain, deadline)  # the three methods of a socket that are used
+            connection.sock = _DeadlineSocket(plain, deadline)  # the three methods of a socket that are used
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             headers = {"Host": parts.netloc, "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
             connection.request("GET", path, headers=headers)
@@ -145,19 +145,19 @@ class Fetcher:
         """All addresses of `host`; the system's resolver has no time-out, so it runs in a thread."""
         results: list[Any] = []
 
-        def look() -> None:
+        def look_up() -> None:
             try:
                 results.append([item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)])
             except (OSError, UnicodeError, ValueError):
                 results.append(None)
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=look_up, daemon=True)
         thread.start()
-        thread.join(_left(deadline))
+        thread.join(_seconds_left(deadline))
         if not results:
             raise TimeoutError
         if results[0] is None:
-            raise _failed("the host of the URL cannot be results")
+            raise _failed("the host of the URL does not resolve")
         return [str(address) for address in results[0]]
 
     def connect(self, addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
@@ -165,13 +165,13 @@ class Fetcher:
         last: OSError = TimeoutError()
         for address in addresses:
             try:
-                return socket.create_connection((address, port), _left(deadline))
+                return socket.create_connection((address, port), _seconds_left(deadline))
             except OSError as error:
                 last = error
         raise last
 
 
-class _Deadlined:
+class _DeadlineSocket:
     """A socket whose every read and write ends at `deadline`: a server that sends a byte now and then gains nothing."""
 
     def __init__(self, plain: socket.socket, deadline: float) -> None:
@@ -180,7 +180,7 @@ class _Deadlined:
 
     def sendall(self, data: bytes) -> None:
         """See socket.socket."""
-        self.plain.settimeout(_left(self.deadline))
+        self.plain.settimeout(_seconds_left(self.deadline))
         self.plain.sendall(data)
 
     def makefile(self, _: str) -> io.BufferedReader:
@@ -200,11 +200,11 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self.plain.settimeout(_left(self.deadline))
+        self.plain.settimeout(_seconds_left(self.deadline))
         return self.plain.recv_into(buffer)
 
 
-def _left(deadline: float) -> float:
+def _seconds_left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError

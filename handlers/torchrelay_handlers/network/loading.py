@@ -130,7 +130,7 @@ def read_state(path: Path, kind: str) -> dict[str, Tensor]:
     """
     if kind == SAFETENSORS:
         try:
-            from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 - safetensors is optional
+            from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 - optional; install_packages may install it after this import
         except ImportError:
             raise WeightsError(f"{path.name} is a safetensors file: add safetensors to requirements.txt") from None
         return dict(load_file(str(path)))

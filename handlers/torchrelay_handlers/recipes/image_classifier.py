@@ -30,3 +30,6 @@ class ImageClassifierRecipe:
             example=pictures.example,
             check_example=classifier.check,
         )
+
+
+RECIPE = ImageClassifierRecipe()

@@ -14,7 +14,7 @@ from torchrelay_handlers.bodies.image_input import Pictures
 from torchrelay_handlers.bodies.json_out import Raw
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.recipes.classes import read_classes
-from torchrelay_handlers.steps import Asked, Steps
+from torchrelay_handlers.steps import AnswerContext, Steps
 
 PNG = "image/png"
 
@@ -41,6 +41,9 @@ class ImageSegmenterRecipe:
             example=pictures.example,
             check_example=masks.check,
         )
+
+
+RECIPE = ImageSegmenterRecipe()
 
 
 class Masks:
@@ -75,29 +78,29 @@ class Masks:
         """uint8 [H, W] of class indexes, in one piece."""
         return output.contiguous()
 
-    def render(self, mask: Tensor, asked: Asked) -> object:
+    def render(self, mask: Tensor, context: AnswerContext) -> object:
         """The members that model.yaml's `answer` lists; the PNG alone for a client that accepts image/png alone.
 
         A parameter of the `Accept` header sets the mask's size, `size=input` or `size=network`, for JSON as well:
         `Accept: image/png; size=input`.
         """
-        accept, *parameters = (part.strip().lower() for part in asked.accept.split(";"))
+        accept, *parameters = (part.strip().lower() for part in context.accept.split(";"))
         size = next((part[5:].strip('"') for part in parameters if part.startswith("size=")), self.mask_size)
         if size not in ("input", "network"):
             sizes = {"size": ["input", "network"]}
-            raise BadSample(f"masks of the size {size[:40]!r} are not made", expected=sizes, status=406, kind="not-acceptable")
+            raise BadSample(f"the mask size {size[:40]!r} is not supported", expected=sizes, status=406, kind="not-acceptable")
         if size == "input":
-            mask = self._scaled(mask, asked.note)
-        return Raw(png(mask), PNG) if asked.alone and accept == PNG else self._members(mask)
+            mask = self._scaled(mask, context.note)
+        return Raw(png(mask), PNG) if context.alone and accept == PNG else self._members(mask)
 
     def _scaled(self, mask: Tensor, size: Any) -> Tensor:
         """The mask at the height and width that the picture was sent with: every pixel takes the class of the nearest one."""
         if not self.stretched:
-            raise BadSample("this model crops pictures, so its masks have its own size alone", status=406, kind="not-acceptable")
+            raise BadSample("this model crops pictures: its masks have the network's size", status=406, kind="not-acceptable")
         height, width = size
         if height * width > self.max_pixels:
             wanted = {"max_mask_pixels": self.max_pixels}
-            raise BadSample(f"a mask of {width} x {height} pixels", expected=wanted, status=413, kind="mask-too-large")
+            raise BadSample(f"a mask of {width} x {height} pixels is too large", expected=wanted, status=413, kind="mask-too-large")
         image = Image.frombytes("L", (mask.shape[1], mask.shape[0]), mask.numpy().tobytes())
         scaled = bytearray(image.resize((width, height), Image.Resampling.NEAREST).tobytes())
         return torch.frombuffer(scaled, dtype=torch.uint8).view(height, width)

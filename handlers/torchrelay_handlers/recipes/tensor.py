@@ -32,6 +32,9 @@ class TensorRecipe:
         )
 
 
+RECIPE = TensorRecipe()
+
+
 class _Expand:
     """Finds [N, *shape] in a body where `shape` is one sample: the form that SageMaker's and numpy's clients send."""
 

@@ -37,6 +37,9 @@ class TextClassifierRecipe:
         )
 
 
+RECIPE = TextClassifierRecipe()
+
+
 class Texts:
     """Makes int64 [tokens] from a text, or a dict of them when the tokeniser names its outputs (input_ids, attention_mask)."""
 
@@ -66,7 +69,7 @@ class Texts:
         if ids.dim() != 1:
             raise TypeError(f"the tokeniser must return a list of ids, or a dict of lists, for one text, not {list(ids.shape)}")
         if not len(ids):
-            raise BadSample("the text holds nothing to classify", kind="empty-text")
+            raise BadSample("the text contains nothing to classify", kind="empty-text")
         if len(ids) > self.max_tokens and self.too_long == "refuse":
             raise BadSample(
                 f"the text has {len(ids)} tokens", expected={"max_tokens": self.max_tokens}, status=413, kind="text-too-long"

@@ -19,21 +19,21 @@ MOST_EXAMPLES = 5
 
 # The status codes that any request to the model may get, and why.
 _REFUSALS = {
-    400: "The body is not what this model takes.",
-    404: "There is nothing under this path.",
+    400: "The body is not valid input of this model.",
+    404: "The path does not exist.",
     405: "The method is not allowed here.",
     408: "The request took too long to arrive.",
     413: "The body, the picture, the text or the number of samples is larger than allowed.",
     414: "The address is too long.",
-    415: "The content type, or its charset, is not taken.",
+    415: "The content type, or its charset, is not supported.",
     500: "The model failed on this sample, or the server on this request.",
     503: "The server is starting, stopping or busy; try again after the time in Retry-After.",
     504: "The model did not answer in time.",
-    507: "The model's process ended for want of memory, and is started again.",
+    507: "The model's process ran out of memory and is being restarted.",
 }
 _MORE_REFUSALS = {
-    406: "The answer cannot be made in the form that Accept asks for.",
-    422: "The answer to this sample holds NaN or Infinity, which this model is configured to refuse.",
+    406: "The answer is not available in the form that Accept asks for.",
+    422: "The answer to this sample contains NaN or Infinity, which this model is configured to refuse.",
 }
 _SCHEMAS: dict[str, Any] = {
     "Problem": {

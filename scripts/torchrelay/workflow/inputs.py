@@ -3,13 +3,13 @@
 `INPUTS` is their only table; serve.yml declares the same names.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torchrelay.core.errors import InputsInvalid, RegistryError
+from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.text import meant, printable, shown
 from torchrelay.core.urls import LONGEST, Refused, web_address
 from torchrelay.oci.reference import parse_reference
@@ -120,8 +120,8 @@ def parse_inputs(text: str) -> Inputs:
     Raises InputsInvalid, which names every wrong input.
     """
     try:
-        values = json.loads(text or "{}", object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        values = parse_untrusted(text or "{}", object_pairs_hook=_unique)
+    except ValueError as error:
         reason = "an input appears twice" if isinstance(error, Refused) else "they are not JSON"
         raise InputsInvalid(f"the inputs cannot be read: {reason}", "pass ${{ toJSON(inputs) }}") from error
     if values is None:

@@ -49,7 +49,7 @@ def npy_cases() -> list[Case]:
     corpus += cases("npy shape", ((str(shape), npy(np.ones(shape, "<f4"))) for shape in shapes), NPY, "shape|no numbers")
     corpus += cases("npy nothing", [("no dimension", npy(np.float32(3)))], NPY, "shape")
     kinds = ["<U4", "S4", "<M8[s]", "<m8[s]", "<c8", "<c16", "V4", [("a", "<f4"), ("b", "<i4")], "<U0", "S0", [("a", "<f4", (2,))]]
-    corpus += cases("npy dtype", ((str(kind), npy(np.zeros(4, np.dtype(kind)))) for kind in kinds), NPY, "not taken|numbers|header")  # type: ignore[call-overload] # a list of strings and lists
+    corpus += cases("npy dtype", ((str(kind), npy(np.zeros(4, np.dtype(kind)))) for kind in kinds), NPY, "supported|numbers|header")  # type: ignore[call-overload] # a list of strings and lists
     corpus += cases("npy booleans", [("four", npy(np.ones(4, bool)))], NPY, "true or false")
     finite = [("nan", np.nan), ("inf", np.inf), ("-inf", -np.inf), ("1e39", 1e39), ("-1e300", -1e300)]
     corpus += cases(
@@ -64,7 +64,7 @@ def npy_cases() -> list[Case]:
         ("a harmful pickle", pickle.dumps(_Harmful())),
         ("objects, no data", header("{'descr': '|O', 'fortran_order': False, 'shape': (4,), }")),
     ]
-    corpus += cases("npy pickle", pickled, NPY, "not taken|not an .npy")
+    corpus += cases("npy pickle", pickled, NPY, "not supported|not an .npy")
     corpus += cases("npy header", _headers(), NPY, "npy|array|file|bytes")
     versions = [(major, minor) for major in (0, 1, 2, 3, 9, 255) for minor in (0, 1, 255) if (major, minor) not in ((1, 0), (2, 0))]
     corpus += cases(

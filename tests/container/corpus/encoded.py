@@ -83,14 +83,14 @@ def json_cases() -> list[Case]:
         ["https://example.com"],
         "data:image/png;base64," + good,
     )
-    corpus += cases("json url", ((repr(url)[:40], json.dumps({"url": url})) for url in addresses), says="URL are not taken")
+    corpus += cases("json url", ((repr(url)[:40], json.dumps({"url": url})) for url in addresses), says="URL are not allowed")
     corpus += cases(
         "json url besides",
         [
             ("an image", json.dumps({"url": "https://example.com", "image": good})),
             ("in instances", json.dumps({"instances": [{"url": "x"}]})),
         ],
-        says="URL are not taken",
+        says="URL are not allowed",
     )
     objects: list[tuple[str, object]] = [
         (repr(name), {name: good}) for name in ("Image", "images", "img", "file", "", "body", "png", "picture", "base64", "\0")

@@ -15,7 +15,7 @@ from tests.container.corpus.case import Case, cases
 
 PNG = "image/png"
 MOST_PIXELS = 1_000_000
-_NO_IMAGE = "not an image of a format that is taken|damaged"
+_NO_IMAGE = "not an image of a supported format|damaged"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 

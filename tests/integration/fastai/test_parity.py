@@ -18,7 +18,7 @@ from torchrelay.model.model import load_model
 from torchrelay.stages import check
 from torchrelay.verification.compare import compare
 from torchrelay_handlers import Request
-from torchrelay_handlers.messages import Noted
+from torchrelay_handlers.messages import NotedSample
 from torchrelay_handlers.network import loading
 
 SEEDS = range(100, 104)
@@ -95,7 +95,7 @@ def test_the_weights_load_strictly_and_the_network_returns_the_same_numbers(
     for seed in SEEDS:
         picture = learners.folder / f"{'ask' if name == 'unet' else 'square'}-{seed}.png"
         output: Any = handler.steps.preprocess(picture.read_bytes())
-        sample: Any = output.sample if isinstance(output, Noted) else output
+        sample: Any = output.sample if isinstance(output, NotedSample) else output
         assert handler.steps.prepare is not None
         batch = handler.steps.prepare(sample[None])
         with torch.inference_mode():

@@ -95,7 +95,7 @@ def test_an_array_without_rows_is_refused_like_an_empty_list() -> None:
     nothing: list[Any] = [np.zeros((0, 2)), []]
     for value in nothing:
         (answer,) = HANDLERS["tensor"].predict([value])
-        assert (answer.status, answer.json()["detail"]) == (400, "there are no numbers in it")  # type: ignore[index] # a problem document
+        assert (answer.status, answer.json()["detail"]) == (400, "the sample contains no numbers")  # type: ignore[index] # a problem document
 
 
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)

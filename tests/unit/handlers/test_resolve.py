@@ -27,7 +27,7 @@ def clean_imports() -> Iterator[None]:
         del sys.modules[name]
 
 
-def entry_in(tmp_path: Path, text: str, attribute: str = "") -> resolve.Found:
+def entry_in(tmp_path: Path, text: str, attribute: str = "") -> resolve.AnyHandler:
     (tmp_path / "their_handler.py").write_text(text)
     return resolve.find(Settings("their_handler.py" + attribute), tmp_path)
 
@@ -132,7 +132,7 @@ def test_arguments_that_a_handler_cannot_receive_are_refused(tmp_path: Path, tex
     (tmp_path / "their_handler.py").write_text(text)
     arguments: dict[str, Any] = {field: {"nan": "null"}}
     settings = Settings("their_handler.py", **arguments)
-    with pytest.raises(ValueError, match=rf"{field}: their_handler\.py holds .*{style}.*remove {field}"):
+    with pytest.raises(ValueError, match=rf"{field}: their_handler\.py contains .*{style}.*remove {field}"):
         resolve.find(settings, tmp_path)
 
 

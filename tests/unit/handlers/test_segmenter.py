@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.unit.handlers.support import JSON, differences
 from torchrelay_handlers import Handler, Request, shipped
-from torchrelay_handlers.messages import Noted
+from torchrelay_handlers.messages import NotedSample
 
 
 class ByColour(nn.Module):
@@ -70,7 +70,7 @@ def test_its_defaults_are_96_by_128_and_imagenets_normalisation() -> None:
     wanted = (wanted - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     assert handler.steps.prepare is not None
     noted = handler.steps.preprocess(scene(40, 30))
-    assert isinstance(noted, Noted)
+    assert isinstance(noted, NotedSample)
     assert noted.note == (40, 30)
     got = handler.steps.prepare(handler.steps.network_input.of(noted.sample).unsqueeze(0))[0]
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)

@@ -120,12 +120,12 @@ def test_only_the_known_worker_is_touched(root: logging.Logger) -> None:
     metrics, other, module = Metrics(), ModuleType("other"), known()
     vars(other)["_retrieve_buffer"] = bytearray
     for stranger in (other, ModuleType("empty"), None):
-        assert not worker.ease(metrics, stranger), stranger
+        assert not worker.speed_up(metrics, stranger), stranger
     assert "add_time" not in vars(metrics)
-    assert worker.ease(metrics, module)
+    assert worker.speed_up(metrics, module)
     assert isinstance(vars(module)["_retrieve_buffer"], worker.Reader)
-    assert not worker.ease(metrics, module), "a second time"
-    assert worker.ease(None, known()), "without metrics"
+    assert not worker.speed_up(metrics, module), "a second time"
+    assert worker.speed_up(None, known()), "without metrics"
     assert root.filters
 
 
@@ -140,7 +140,7 @@ def test_loading_a_model_eases_the_worker(root: logging.Logger, monkeypatch: pyt
 
 
 def test_only_the_line_of_every_batch_is_left_out(root: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
-    worker.ease(Metrics(), known())
+    worker.speed_up(Metrics(), known())
     with caplog.at_level(logging.INFO):
         root.info("Backend received inference at: %d", 1)
         root.info("an author's line")
@@ -149,7 +149,7 @@ def test_only_the_line_of_every_batch_is_left_out(root: logging.Logger, caplog: 
 
 def test_the_gauge_is_sent_once_a_second_and_other_metrics_each_time() -> None:
     metrics, now = Metrics(), [100.0]
-    add_time = worker.now_and_then(metrics.add_time, lambda: now[0])
+    add_time = worker.rate_limited(metrics.add_time, lambda: now[0])
     for second, value in ((100.0, 1.0), (100.5, 2.0), (101.0, 3.0), (101.9, 4.0)):
         now[0] = second
         add_time("PredictionTime", value, unit="ms")

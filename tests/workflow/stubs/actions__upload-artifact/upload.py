@@ -25,12 +25,12 @@ def hidden(name: str) -> bool:
     return name.startswith(".") and os.environ["HIDDEN"] != "true"
 
 
-def walk(found: Path) -> list[Path]:
-    if hidden(found.name):
+def walk(path: Path) -> list[Path]:
+    if hidden(path.name):
         return []
-    if not found.is_dir():
-        return [found] if found.exists() else []
-    return [file for child in sorted(found.iterdir()) for file in walk(child)]
+    if not path.is_dir():
+        return [path] if path.exists() else []
+    return [file for child in sorted(path.iterdir()) for file in walk(child)]
 
 
 def matches(pattern: str) -> set[Path]:
@@ -53,11 +53,11 @@ def main() -> None:
     excluded = {file for line in lines if line[0] == "!" for file in matches(str(Path.cwd() / line[1:].strip()))}
     files = sorted({file for pattern in patterns for hit in matches(pattern) for file in walk(hit)} - excluded)
     if not files:
-        told = f"No files were found with the provided path: {os.environ['FILES']}. No artifacts will be uploaded."
+        message = f"No files were path with the provided path: {os.environ['FILES']}. No artifacts will be uploaded."
         if os.environ["IF_NO_FILES_FOUND"] == "error":
-            fail(told)
+            fail(message)
         if os.environ["IF_NO_FILES_FOUND"] == "warn":
-            print(f"::warning::{told}")
+            print(f"::warning::{message}")
         return
     roots = [search_root(pattern) for pattern in patterns]
     root = Path(os.path.commonpath(roots))

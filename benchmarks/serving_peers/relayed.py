@@ -70,7 +70,7 @@ def make_directory(target: Path, folder: Path, workload: Workload, called: str, 
 
 
 @contextmanager
-def relayed(directory: Path, called: str, cpus: list[int]) -> Iterator[Container]:
+def deployed(directory: Path, called: str, cpus: list[int]) -> Iterator[Container]:
     """Relay a directory to the docker target; yield its stopped container, limited to these CPUs; delete everything afterwards."""
     try:
         cli("relay", str(directory), "--target", "docker")
