@@ -10,6 +10,7 @@ import docker
 import pytest
 
 from tests.container.base_image import ensure_base_image
+from tests.container.corpus.served import KINDS, KindServer, served
 from tests.container.harness import Container, Factory
 from torchrelay.core.locks import LONGEST_S, exclusive
 from torchrelay.core.paths import cache_dir
@@ -84,4 +85,19 @@ def shared(
     """One ready container for all tests that do not change it."""
     factory = Factory(client, runtime, server, images)
     yield factory(serving={"environment": {"DECLARED": "yes"}}).wait_ready()
+    factory.remove_all(show=request.session.testsfailed > 0)
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def kind_server(
+    client: docker.DockerClient,
+    runtime: str,
+    server: str,
+    images: set[str],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[KindServer]:
+    """A container of each kind of shipped handler. pytest groups the tests by kind, so that one container runs at a time."""
+    factory, kind = Factory(client, runtime, server, images), KINDS[request.param]
+    yield KindServer(request.param, *served(factory, kind.make(tmp_path_factory.mktemp("kind")), kind.good, kind.options))
     factory.remove_all(show=request.session.testsfailed > 0)

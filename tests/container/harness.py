@@ -46,19 +46,19 @@ SERVING: dict[str, Any] = {
 }
 
 
-class Disappointed(AssertionError):
-    """An awaited event did not happen in time."""
+class TooLate(AssertionError):
+    """An expected event did not happen in time."""
 
 
 def poll(what: str, look: Callable[[], T | None], seconds: float) -> T:
-    """Return the first truthy result of `look`. Raises Disappointed, with the last result, when the time is up."""
+    """Return the first truthy result of `look`. Raises TooLate, with the last result, when the time is up."""
     deadline = time.monotonic() + seconds
     while True:
         seen = look()
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise Disappointed(f"{what} did not happen within {seconds} s; seen last: {seen!r}")
+            raise TooLate(f"{what} did not happen within {seconds} s; last result: {seen!r}")
         time.sleep(POLL_S)
 
 
@@ -93,7 +93,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(info, io.BytesIO(content))
 
 
-def case_context(runtime: str, case: str, serving: Mapping[str, Any], model_config: str, requirements: str) -> bytes:
+def model_context(runtime: str, case: str, serving: Mapping[str, Any], model_config: str, requirements: str) -> bytes:
     """Return the build context of a case: the model unpacked, and serving.json."""
     model: dict[str, Any] = {"modelName": NAME, "handler": "handler.py", "modelVersion": "1.0"}
     if requirements:
@@ -115,7 +115,7 @@ def case_context(runtime: str, case: str, serving: Mapping[str, Any], model_conf
 
 
 class Container:
-    """A running container and the ways to talk to it."""
+    """A started container, and requests and commands to it."""
 
     def __init__(self, raw: DockerContainer) -> None:
         self.raw = raw
@@ -152,7 +152,7 @@ class Container:
         return json.loads(output)
 
     def inside(self, port: int, path: str, method: str = "GET") -> tuple[int, str]:
-        """Send a request to a port of the container's loopback."""
+        """Send a request to a port of the container's loopback interface."""
         program = (
             "import http.client, json\n"
             f"c = http.client.HTTPConnection('127.0.0.1', {port}, timeout=20)\n"
@@ -210,8 +210,8 @@ class Container:
 
 
 @contextmanager
-def kept_connections(container: Container, count: int = 4) -> Iterator[list[str]]:
-    """Run clients that keep their connection until a reply asks to close it; yields the list of their failures."""
+def persistent_connections(container: Container, count: int = 4) -> Iterator[list[str]]:
+    """Run clients that keep their connection until an answer closes it; yields the list of their failures."""
     failures: list[str] = []
     stop = threading.Event()
 
@@ -227,7 +227,7 @@ def kept_connections(container: Container, count: int = 4) -> Iterator[list[str]
             except (OSError, http.client.HTTPException) as error:
                 failures.append(repr(error))
                 connection.close()
-            stop.wait(0.05)  # idle for most of the time, which is when it would be cut
+            stop.wait(0.05)  # idle for most of the time: an idle connection is the one that is closed
         connection.close()
 
     clients = [threading.Thread(target=ask) for _ in range(count)]
@@ -252,9 +252,9 @@ class Factory:
         self.started: list[Container] = []
 
     def image(self, case: str, serving: Mapping[str, Any], model_config: str, requirements: str) -> str:
-        return self.built(case_context(self.runtime, case, serving, model_config, requirements))
+        return self.build(model_context(self.runtime, case, serving, model_config, requirements))
 
-    def image_of(self, files: Mapping[str, bytes], serving: Mapping[str, Any]) -> str:
+    def archive_image(self, files: Mapping[str, bytes], serving: Mapping[str, Any]) -> str:
         """Return the tag of an image that serves an archive's files, unpacked over the runtime image."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -262,9 +262,9 @@ class Factory:
             for name, content in files.items():
                 add(archive, f"opt/torchrelay/models/{NAME}/{name}", content)
             add(archive, "opt/torchrelay/serving.json", json.dumps(SERVING | dict(serving)).encode())
-        return self.built(buffer.getvalue())
+        return self.build(buffer.getvalue())
 
-    def built(self, context: bytes) -> str:
+    def build(self, context: bytes) -> str:
         tag = f"torchrelay-test/case:{hashlib.sha256(context).hexdigest()[:16]}"
         try:
             self.client.images.get(tag)

@@ -1,4 +1,4 @@
-"""Archives cross over: ours by build.sh serve on stock TorchServe 0.12, torch-model-archiver's in our image."""
+"""Archives of `torchrelay archive` and build.sh serve on stock TorchServe 0.12; those of torch-model-archiver in our image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,8 @@ from torchrelay.core.paths import ROOT
 from torchrelay.image import mar
 
 EXAMPLE = ROOT / "examples/resnet-factory"
-# Needs what unpack_dependencies leaves, which stock TorchServe's own steps do not bring.
+DIGITS = ROOT / "examples/digits"
+# Needs the files of unpack_dependencies, which stock TorchServe does not run.
 UNPACKS = """
 import os
 from torch import nn
@@ -37,7 +39,7 @@ def init_function():
 
 handler = handler_factory(init_function=init_function, unpack_dependencies=unpack_dependencies)
 """
-# Seed 000's style: a class of TorchServe's kind, a model file and a state_dict.
+# A usual TorchServe model: a handler class, a model file and a state_dict.
 FOREIGN = """
 import os
 import torch
@@ -70,7 +72,7 @@ def run(*argv: str | Path, cwd: Path) -> None:
 
 
 def sources(folder: Path) -> None:
-    """What the two archives by build.sh are made of."""
+    """Write the files of the two archives by build.sh."""
     with tarfile.open(folder / "source.tar.gz", "w:gz") as archive:
         archive.add(EXAMPLE / "model.py", "model.py")
     with zipfile.ZipFile(folder / "names.zip", "w") as names:
@@ -81,8 +83,8 @@ def sources(folder: Path) -> None:
     (folder / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\nbatchSize: 4\nmaxBatchDelay: 2\nresponseTimeout: 60\n")
 
 
-def test_build_sh_archives_serve_on_stock_torchserve(client: docker.DockerClient, runtime: str, tmp_path: Path) -> None:
-    """TorchServe by its own launcher: no front, no entrypoint and no library of ours but what the archives carry."""
+def test_our_archives_serve_on_stock_torchserve(client: docker.DockerClient, runtime: str, tmp_path: Path) -> None:
+    """TorchServe by its own launcher: without our front and entrypoint; of our libraries only those in the archives."""
     sources(tmp_path)
     script = ROOT / "handlers/build.sh"
     common = ["--version", "1.0", "--config_file", "model-config.yaml"]
@@ -97,21 +99,26 @@ def test_build_sh_archives_serve_on_stock_torchserve(client: docker.DockerClient
         script, "--model_name", "unpacks", "--model_file", "unpacks.py", "--checkpoint_file", torchless,
         "--extra_files", "names.tar", "--setup_at_start", *common, cwd=tmp_path,
     )  # fmt: skip
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns(".torchrelay"))
+    run(sys.executable, "-m", "torchrelay", "archive", "digits", "--output", tmp_path / "digits.mar", cwd=tmp_path)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("resnet", "unpacks"):
+        for name in ("resnet", "unpacks", "digits"):
             archive.add(tmp_path / f"{name}.mar", f"store/{name}.mar")
-    picture = base64.b64encode((EXAMPLE / "samples/two.png").read_bytes()).decode()
+    two, seven = (
+        base64.b64encode(file.read_bytes()).decode() for file in (EXAMPLE / "samples/two.png", DIGITS / "samples/seven.png")
+    )
     ask = (
         "import base64, json, urllib.request\n"
         "def ask(name, body, kind):\n"
         "    request = urllib.request.Request(f'http://127.0.0.1:8080/predictions/{name}', body, {'Content-Type': kind})\n"
         "    return json.loads(urllib.request.urlopen(request, timeout=30).read())\n"
-        f"print(json.dumps([ask('resnet/1.0', base64.b64decode('{picture}'), 'image/png'), "
-        "ask('unpacks', b'[[1, 2], [3, 4]]', 'application/json')]))\n"
+        f"print(json.dumps([ask('resnet/1.0', base64.b64decode('{two}'), 'image/png'), "
+        f"ask('unpacks', b'[[1, 2], [3, 4]]', 'application/json'), ask('digits', base64.b64decode('{seven}'), 'image/png')]))\n"
     )
     launch = (
-        "torchserve --foreground --ncs --disable-token-auth --model-store /tmp/store --models resnet=resnet.mar unpacks=unpacks.mar"
+        "torchserve --foreground --ncs --disable-token-auth --model-store /tmp/store"
+        " --models resnet=resnet.mar unpacks=unpacks.mar digits=digits.mar"
     )
     container = client.containers.create(
         runtime,
@@ -131,9 +138,10 @@ def test_build_sh_archives_serve_on_stock_torchserve(client: docker.DockerClient
             assert isinstance(output, bytes)
             return json.loads(output) if code == 0 else None
 
-        resnet, unpacks = poll("TorchServe's answers", answers, 90)
+        resnet, unpacks, digits = poll("TorchServe's answers", answers, 90)
         assert resnet[1:] == [2, "two"]
         assert unpacks == [1, 2, 3, 4]
+        assert digits["class"] == "7"
     except AssertionError:
         print(container.logs().decode())
         raise
@@ -155,7 +163,7 @@ def test_an_archive_by_torch_model_archiver_serves_in_our_image(container: Facto
     unpacked = tmp_path / "unpacked"
     files = {path.relative_to(unpacked).as_posix(): path.read_bytes() for path in unpacked.rglob("*") if path.is_file()}
     warmup = {"content_type": "application/json", "body": base64.b64encode(b"[1, 2]").decode()}
-    tag = container.image_of(files, {"batch_size": 4, "warmup": warmup})
+    tag = container.archive_image(files, {"batch_size": 4, "warmup": warmup})
     on = container.start(tag).wait_ready()
     answer = on.send("POST", PREDICT, b"[10, 100]")
     assert (answer.status, answer.json) == (200, [321.0])

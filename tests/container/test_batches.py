@@ -1,7 +1,7 @@
-"""Requests that come together are answered as each is alone, whatever comes with them: every shipped handler and example.
+"""Requests in one batch are answered as each is alone: every shipped handler and example.
 
 Tolerance: numbers to 1e-4 (a batch is added up in another order than a sample alone), a mask to one pixel in a thousand, all else
-exactly. Poison gets the very 4xx that it gets alone. A handler that answers its batch by `data[0]` fails the same test.
+exactly. A bad request gets the same 4xx as alone. A handler that answers its batch by `data[0]` fails the same test.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ByTheFirst:
         self.model = nn.Flatten()
 
     def handle(self, data, context):
-        answer = self.model(torch.tensor([data[0]["body"]])).sum().item()  # the seeds' mistake, with a list of the right length
+        answer = self.model(torch.tensor([data[0]["body"]])).sum().item()  # a usual mistake, with a list of the right length
         return [answer] * len(data)
 """
 WORDS = ["red", "green", "blue", "up", "down", "left", "right", "the"]
@@ -74,7 +74,7 @@ def png(pixels: np.ndarray) -> Body:
 
 
 def noise(height: int, width: int) -> Callable[[int], Body]:
-    """Blots: unlike noise of single pixels, they survive scaling and are told apart."""
+    """Blots: unlike noise of single pixels, they survive scaling and stay different."""
     return lambda seed: png(
         np.random.default_rng(seed).integers(0, 256, (4, 4), np.uint8).repeat(height // 4, 0).repeat(width // 4, 1)
     )
@@ -121,8 +121,8 @@ def text_model(folder: Path) -> Path:
     )
     (folder / "model.py").write_text(TEXT_MODEL)
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    told = "name: text\nweights: model.pt\nhandler: text-classifier\nmodel_file: model.py\n"
-    (folder / "model.yaml").write_text(told + "handler_args: {vocab: vocab.txt, classes: [a, b, c], example: red up, top_k: 3}\n")
+    keys = "name: text\nweights: model.pt\nhandler: text-classifier\nmodel_file: model.py\n"
+    (folder / "model.yaml").write_text(keys + "handler_args: {vocab: vocab.txt, classes: [a, b, c], example: red up, top_k: 3}\n")
     return folder
 
 
@@ -142,7 +142,7 @@ def served(container: Factory, folder: Path, good: Body) -> Container:
     for entry in plan_entries(folder, model, weights, weights.name, "1.0"):
         with entry.open() as file:
             files[entry.name] = file.read()
-    tag = container.image_of(files, {"batch_size": 32, "batch_delay_ms": 30, "warmup": warmup})
+    tag = container.archive_image(files, {"batch_size": 32, "batch_delay_ms": 30, "warmup": warmup})
     return container.start(tag, cpus=2.0).wait_ready()
 
 
@@ -183,13 +183,15 @@ def near_mask(wanted: str, got: str) -> bool:
 
 
 def differences(on: Container, good: Sequence[Body], poison: Sequence[Body]) -> list[str]:
-    """Where requests are answered otherwise together than alone; [] when none is touched by its neighbours."""
+    """The requests that are answered differently together and alone; [] if there are none."""
     everything = [*good, *poison]
     alone = {body: together(on, [body])[0] for body in everything}
-    found = [f"{body.content[:40]!r} alone: {alone[body].status}" for body in good if alone[body].status != 200]
-    found += [f"poison {body.content[:40]!r} alone: {alone[body].status}" for body in poison if not 400 <= alone[body].status < 500]
+    failures = [f"{body.content[:40]!r} alone: {alone[body].status}" for body in good if alone[body].status != 200]
+    failures += [
+        f"poison {body.content[:40]!r} alone: {alone[body].status}" for body in poison if not 400 <= alone[body].status < 500
+    ]
     if len({answer.body for body, answer in alone.items() if body in good}) < len(good) // 2:
-        found.append("the samples are answered alike: nothing would show that they were mixed up")
+        failures.append("the samples are answered alike: nothing would show that they were mixed up")
     dice = random.Random(3)
     for size in SIZES:
         for _ in range(max(2, 12 // size)):
@@ -202,14 +204,14 @@ def differences(on: Container, good: Sequence[Body], poison: Sequence[Body]) -> 
                     answer.status,
                     answer.headers.get("content-type"),
                 ) or not same(wanted.json, answer.json):
-                    found.append(
+                    failures.append(
                         f"{body.content[:40]!r} among {size}: {answer.status} {answer.body[:80]!r}, alone {wanted.body[:80]!r}"
                     )
-    return found
+    return failures
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_answers_are_the_same_in_any_company(container: Factory, name: str, tmp_path: Path) -> None:
+def test_answers_are_the_same_in_any_batch(container: Factory, name: str, tmp_path: Path) -> None:
     make, poison = KINDS[name]
     good = [make(seed) for seed in range(1, 33)]
     folder = text_model(tmp_path) if name == "text" else EXAMPLES / name
@@ -218,7 +220,7 @@ def test_answers_are_the_same_in_any_company(container: Factory, name: str, tmp_
     assert on.logs().count("model loaded on") == 1, "a worker was restarted"
 
 
-def test_a_handler_that_looks_at_data_0_alone_fails_the_same_test(container: Factory, tmp_path: Path) -> None:
+def test_a_handler_that_reads_only_data_0_fails_the_same_test(container: Factory, tmp_path: Path) -> None:
     good = [numbers(seed) for seed in range(1, 33)]
-    found = differences(served(container, data_0(tmp_path), good[0]), good, BAD_JSON[:1])
-    assert [line for line in found if "among 32: 200" in line]
+    failures = differences(served(container, data_0(tmp_path), good[0]), good, BAD_JSON[:1])
+    assert [line for line in failures if "among 32: 200" in line]

@@ -1,4 +1,4 @@
-"""What the container needs: no particular user, no network, no disk but /tmp, and only its share of the machine (T21-T24)."""
+"""The container needs no user, network, disk but /tmp or more than its share of the machine (docs/torchserve.md, T21 to T24)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_any_user_serves_with_a_read_only_root_and_no_network(container: Factory
 
 
 def test_nothing_is_written_outside_tmp(container: Factory) -> None:
-    """With a writable root and as its owner, so that an attempt would succeed and be seen."""
+    """The root is writable and the user is its owner, so that an attempt would succeed and be seen."""
     one = container(read_only=False, user="0").wait_ready()
     assert one.predict(report=True).status == 200
     one.raw.kill("SIGTERM")
@@ -44,7 +44,7 @@ def test_nothing_is_written_outside_tmp(container: Factory) -> None:
 
 
 def test_requirements_are_not_installed_at_start(container: Factory) -> None:
-    """T21: a package that cannot be had, in a file that TorchServe would install, is not even tried."""
+    """docs/torchserve.md, T21: TorchServe would try to install this missing package at the start."""
     one = container(network="none", requirements="torchrelay-no-such-package==0\n").wait_ready()
     assert "torchrelay-no-such-package" not in one.logs()
     assert (
@@ -64,14 +64,14 @@ def test_threads_follow_the_cpu_limit(container: Factory, cpus: float, threads: 
     assert seen["heap"] == "-Xmx224m", "a full queue of 16 bodies of 1 MiB, within a quarter of 2 GiB"
 
 
-def test_a_gpu_model_without_a_gpu_says_so_and_ends(container: Factory) -> None:
+def test_a_gpu_model_without_a_gpu_ends_with_a_message(container: Factory) -> None:
     one = container(serving={"device": "gpu"})
     assert one.wait_exit(20) == 2
     (line,) = one.logs().strip().splitlines()
     assert line.startswith("torchrelay: the model's device is gpu and no GPU is visible here")
 
 
-def test_an_image_without_a_model_says_so_and_ends(container: Factory) -> None:
+def test_an_image_without_a_model_ends_with_a_message(container: Factory) -> None:
     one = container.start(container.runtime)
     assert one.wait_exit(20) == 2
     (line,) = one.logs().strip().splitlines()
@@ -86,14 +86,14 @@ def test_the_log_has_no_line_per_request(shared: Container) -> None:
     assert len(shared.logs().splitlines()) - before <= 1
 
 
-def test_the_access_log_is_there_on_request(container: Factory) -> None:
+def test_the_access_log_can_be_switched_on(container: Factory) -> None:
     one = container(environment={"TORCHRELAY_ACCESS_LOG": "1"}).wait_ready()
     assert one.predict().status == 200
     poll("the line", lambda: '"POST /predictions/model HTTP/1.1" 200' in one.logs() or None, 5)
 
 
-def test_without_the_front_the_server_listens_on_loopback_alone(container: Factory) -> None:
-    """What the local target uses on laptops; free ports for the rest, so that two of them fit on one machine."""
+def test_without_the_front_the_server_listens_only_on_loopback(container: Factory) -> None:
+    """The local target uses this on laptops; the other ports are free ones, so that two servers fit on one machine."""
     one = container(environment={"TORCHRELAY_FRONT": "none", "TORCHRELAY_PORT": "9191"}).wait_ready()
     status, body = one.inside(9191, "/predictions/model", "POST")
     assert (status, "pid" in body) == (200, True)

@@ -1,4 +1,4 @@
-"""What is reachable from outside, and what the server would do if it were (T15, T16, T17)."""
+"""What is reachable from outside, and what the server would do if it were (docs/torchserve.md, T15 to T17)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_front_has_no_way_to_the_management_api(shared: Container) -> None:
 @pytest.mark.parametrize(
     "query", ["", "%", "%zz", "a=%ff", "=&&=;", "a=%00", "data=[1]", "body=x", "%u1234", "a=%0d%0aX:1", "model_name=b"]
 )
-def test_a_query_of_any_kind_changes_no_answer(shared: Container, query: str) -> None:
+def test_a_query_changes_no_answer(shared: Container, query: str) -> None:
     plain = shared.send("POST", PREDICT, b"{}")
     answer = shared.send("POST", f"{PREDICT}?{query}", b"{}")
     assert (answer.status, answer.body) == (plain.status, plain.body) == (200, plain.body)
@@ -48,7 +48,7 @@ def test_a_query_of_any_kind_changes_no_answer(shared: Container, query: str) ->
     [("/", 404), ("%2f", 404), ("%", 400), ("%zz", 400), ("/%00", 400), (";x=1", 404), ("/1/2", 404), ("?" + "a" * 9000, 414)],
     ids=lambda value: str(value)[:8],
 )
-def test_an_address_that_is_none_is_refused(shared: Container, path: str, status: int) -> None:
+def test_an_invalid_path_is_refused(shared: Container, path: str, status: int) -> None:
     answer = shared.send("POST", PREDICT + path, b"{}")
     assert (answer.status, answer.headers["content-type"], answer.json["code"]) == (status, JSON, status)
 
@@ -58,7 +58,7 @@ def test_models_cannot_be_registered_or_removed_even_on_loopback(shared: Contain
     assert shared.inside(INTERNAL["management"], "/models/model", "DELETE")[0] == 405
 
 
-def test_the_api_is_not_described_to_strangers(shared: Container) -> None:
+def test_the_api_is_not_described_from_outside(shared: Container) -> None:
     answer = shared.send("OPTIONS", "/predictions/model")
     assert (answer.status, answer.json["type"]) == (405, "MethodNotAllowed")
     status, body = shared.inside(INTERNAL["inference"], "/", "OPTIONS")
@@ -66,7 +66,7 @@ def test_the_api_is_not_described_to_strangers(shared: Container) -> None:
     assert "openapi" in json.loads(body)
 
 
-def test_no_token_is_asked_for(shared: Container) -> None:
+def test_no_token_is_required(shared: Container) -> None:
     """A token would guard /ping too, and it expires; loopback is the guard."""
     assert shared.inside(INTERNAL["inference"], "/ping")[0] == 200
     assert shared.exec("sh", "-c", "find / -xdev -name key_file.json 2>/dev/null; find /tmp -name key_file.json")[1] == ""
@@ -110,7 +110,7 @@ print(json.dumps(answers))
 
 
 def test_no_url_is_ever_fetched(shared: Container) -> None:
-    """T17, the second line of defence: with the model API on, the address is refused unseen. Control: an allowed one is fetched."""
+    """docs/torchserve.md, T17: the model API, if it were on, refuses the URL. Control: an allowed URL is fetched."""
     answers = shared.python(REGISTER)
     assert "does not match any allowed URL" in answers["None"]
     assert "does not match any allowed URL" not in answers["http://127.0.0.1:8080/.*"]

@@ -1,4 +1,4 @@
-"""The end of a container: nothing in flight is lost (T1), and the server's end is the container's (T2)."""
+"""The end of a container: no request in flight is lost, and the container ends with the server (docs/torchserve.md, T1 and T2)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.container.harness import PYTHON, Answer, Container, Factory, kept_connections, poll
+from tests.container.harness import PYTHON, Answer, Container, Factory, persistent_connections, poll
 
 BATCH = 8
 SLEEP_S = 1.5
-# What the front forwarded and has no answer to yet, as drain.py counts it.
+# The forwarded requests without an answer yet, as drain.py counts them.
 COUNT = """
 import pathlib
 from torchrelay_runtime.front import in_flight
@@ -24,10 +24,10 @@ print(in_flight(pathlib.Path("/tmp/torchrelay")))
 
 @contextmanager
 def in_flight(container: Container, seconds: float = SLEEP_S) -> Iterator[list[Future[Answer]]]:
-    """Give requests that are with the worker, each over a connection of its own."""
+    """Send requests to the worker, each over a separate connection; yields their futures."""
     with ThreadPoolExecutor(BATCH) as pool:
         futures = [pool.submit(container.predict, 60.0, echo=number, sleep=seconds) for number in range(BATCH)]
-        poll("all requests' being in flight", lambda: container.python(COUNT) == BATCH or None, 10)
+        poll("all requests in flight", lambda: container.python(COUNT) == BATCH or None, 10)
         yield futures
 
 
@@ -48,7 +48,7 @@ def test_term_loses_no_request_in_flight(container: Factory) -> None:
     assert one.wait_exit(20) == 0
 
 
-def test_control_the_servers_own_end_loses_them(container: Factory) -> None:
+def test_control_the_end_of_the_server_loses_requests(container: Factory) -> None:
     one = start(container)
     with in_flight(one) as futures:
         assert one.exec("sh", "-c", f"kill -TERM {one.server_pid()}")[0] == 0
@@ -73,46 +73,42 @@ def test_drain_answers_requests_while_it_waits_and_returns_when_none_is_left(con
     with in_flight(one, 3.0) as futures:
         command = ["docker", "exec", "-e", "TORCHRELAY_PROPAGATION_S=0.5", one.id, PYTHON, "-P", "-m", "torchrelay_runtime.drain"]
         with subprocess.Popen(command) as drain:
-            answer = poll("not being ready", lambda: ((a := one.send("GET", "/ping")).status == 503 and a) or None, 10)
+            answer = poll("the not-ready status", lambda: ((a := one.send("GET", "/ping")).status == 503 and a) or None, 10)
             assert answer.json == {"ready": False, "reason": "draining", "failed": False}
             assert drain.poll() is None
             with ThreadPoolExecutor(1) as pool:
                 late = pool.submit(one.predict, 60.0, echo="late")
                 assert drain.wait(30) == 0
                 assert all(future.done() for future in futures), "drain returned before the last answer"
-                assert late.result().json["echo"] == "late", "who has not heard of it yet is served"
+                assert late.result().json["echo"] == "late", "a client that does not know yet is served"
         assert statuses(futures) == [200] * BATCH
     assert one.ready()["reason"] == "draining"
     assert one.running()
+    began = time.monotonic()
+    assert one.exec("env", "TORCHRELAY_PROPAGATION_S=0", PYTHON, "-P", "-m", "torchrelay_runtime.drain")[0] == 0
+    assert time.monotonic() - began < 3, "control: drain does not wait when nothing is in flight"
 
 
-def test_connections_in_use_are_told_to_close_before_the_end(container: Factory) -> None:
+def test_connections_in_use_are_closed_by_a_header_before_the_end(container: Factory) -> None:
     one = container().wait_ready()
     assert one.predict().headers["connection"] == "keep-alive"
     command = ["docker", "exec", "-e", "TORCHRELAY_PROPAGATION_S=2", one.id, PYTHON, "-P", "-m", "torchrelay_runtime.drain"]
-    with kept_connections(one) as failures, subprocess.Popen(command) as drain:
-        poll("the word to close", lambda: one.predict().headers["connection"] == "close" or None, 10)
+    with persistent_connections(one) as failures, subprocess.Popen(command) as drain:
+        poll("the header that closes", lambda: one.predict().headers["connection"] == "close" or None, 10)
         assert drain.poll() is None
-    assert drain.returncode in (0, 1), "clients that go on for the whole drain time are not its failure"
+    assert drain.returncode in (0, 1), "clients that continue for the whole drain time are not a failure"
     assert failures == []
 
 
-def test_control_drain_does_not_wait_when_nothing_is_in_flight(container: Factory) -> None:
-    one = start(container)
-    began = time.monotonic()
-    assert one.exec("env", "TORCHRELAY_PROPAGATION_S=0", PYTHON, "-P", "-m", "torchrelay_runtime.drain")[0] == 0
-    assert time.monotonic() - began < 3
-
-
 @pytest.mark.parametrize(("signal", "code"), [("KILL", 137), ("TERM", 143)])
-def test_the_servers_end_is_the_containers_end(container: Factory, signal: str, code: int) -> None:
+def test_the_container_ends_with_the_server(container: Factory, signal: str, code: int) -> None:
     one = container().wait_ready()
     assert one.exec("sh", "-c", f"kill -{signal} {one.server_pid()}")[0] == 0
     assert one.wait_exit(10) == code
     assert "the server (torchserve) ended with code" in one.logs()
 
 
-def test_the_fronts_end_is_the_containers_end(container: Factory) -> None:
+def test_the_container_ends_with_the_front(container: Factory) -> None:
     one = container().wait_ready()
     assert one.exec("sh", "-c", "kill -KILL $(cat /tmp/torchrelay/nginx.pid)")[0] == 0
     assert one.wait_exit(10) == 137
@@ -128,7 +124,7 @@ def test_a_stop_before_the_start_is_over_is_quick(container: Factory) -> None:
 
 
 def test_a_restarted_container_serves_again(container: Factory) -> None:
-    """The writable folder outlives a restart without a tmpfs: old sockets and status files must not matter."""
+    """Without a tmpfs, the writable folder survives a restart: old sockets and status files must not matter."""
     one = container(read_only=False).wait_ready()
     one.raw.kill("SIGKILL")
     one.wait_exit(10)

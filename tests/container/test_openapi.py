@@ -1,14 +1,13 @@
-"""What a container says of itself is so: requests made of its own /openapi.json by schemathesis, and its answers held against it.
+"""A container matches its own /openapi.json: schemathesis generates requests from it and checks the answers against it.
 
-No 5xx, no status code, content type or JSON that the document does not tell of, whatever is sent; and what the document calls right
-is taken, where a schema can say that (a text of known words and the bytes of a picture it cannot).
+Whatever is sent, there is no 5xx, and no status code, content type or JSON that the document does not contain. Requests that are
+valid by the document are answered, where a schema can say that (for a text of known words or the bytes of a picture it cannot).
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.container.corpus.arrays import npy
 from tests.container.corpus.pictures import picture
-from tests.container.corpus.served import KINDS, served
-from tests.container.harness import JSON, PREDICT, Factory
+from tests.container.corpus.served import KindServer
+from tests.container.harness import JSON, PREDICT
 
 CHECKS: list[CheckFunction] = [
     not_a_server_error,
@@ -51,12 +50,12 @@ _ROWS = st.lists(st.lists(st.floats(width=32), min_size=3, max_size=5), min_size
 schemathesis.openapi.media_type("text/csv", _ROWS.map(lambda rows: "\n".join(",".join(map(str, row)) for row in rows).encode()))
 
 
-def asked(document: dict[str, Any], base_url: str, examples: dict[str, int]) -> list[str]:
-    """What is wrong with the answers to requests made of the document, by operation; `examples` of each path, at most."""
-    found: list[str] = []
+def failures_of(document: dict[str, Any], base_url: str, examples: dict[str, int]) -> list[str]:
+    """Send requests generated from the document, at most `examples` to each path; return what is wrong with the answers."""
+    failures: list[str] = []
     schema = schemathesis.openapi.from_dict(document)
     with requests.Session() as session:
-        session.trust_env = False  # a proxy of this machine's knows nothing of containers
+        session.trust_env = False  # this machine's proxy does not reach containers
         for result in schema.get_all_operations():
             assert isinstance(result, Ok), result
             operation = result.ok()
@@ -64,21 +63,21 @@ def asked(document: dict[str, Any], base_url: str, examples: dict[str, int]) -> 
             modes += [GenerationMode.NEGATIVE] if operation.path == PREDICT and operation.method == "post" else []
             for mode in modes:
                 try:
-                    hold(
+                    send_examples(
                         operation, mode, base_url, session, examples.get(operation.path, FEW) if operation.method == "post" else FEW
                     )
                 except (FailureGroup, AssertionError) as error:
                     several = error.exceptions if isinstance(error, FailureGroup) else [error]
-                    found += [f"{operation.label}: {one}"[:1500] for one in several]
-    return found
+                    failures += [f"{operation.label}: {one}"[:1500] for one in several]
+    return failures
 
 
-def hold(operation: Any, mode: GenerationMode, base_url: str, session: requests.Session, examples: int) -> None:
-    """Send that many examples of one operation. Raises what a check says of an answer."""
-    # Numbers, unlike pictures and texts, a schema can tell in full.
-    told = mode is GenerationMode.POSITIVE and "text/csv" in operation.get_request_payload_content_types()
+def send_examples(operation: Any, mode: GenerationMode, base_url: str, session: requests.Session, examples: int) -> None:
+    """Send that many examples of one operation. Raises what a check raises."""
+    # A schema can describe numbers completely; pictures and texts it cannot.
+    complete = mode is GenerationMode.POSITIVE and "text/csv" in operation.get_request_payload_content_types()
 
-    # Slow data and filtered data are schemathesis' own; shrinking would repeat requests for no better message.
+    # schemathesis itself generates slow and filtered data; shrinking would repeat requests for no better message.
     @settings(
         max_examples=examples,
         deadline=None,
@@ -91,31 +90,28 @@ def hold(operation: Any, mode: GenerationMode, base_url: str, session: requests.
     def sent(case: Any) -> None:
         response = case.call(base_url=base_url, session=session, timeout=30)
         case.validate_response(response, checks=CHECKS)
-        if told and case.media_type == JSON:
+        if complete and case.media_type == JSON:
             assert response.status_code == 200, f"{case.body!r} is refused: {response.text}"
 
     sent()
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_container_answers_as_its_own_description_says(container: Factory, name: str, tmp_path: Path) -> None:
-    kind = KINDS[name]
-    on, described = served(container, kind.make(tmp_path), kind.good, kind.options)
+def test_a_container_answers_as_its_description_says(kind_server: KindServer) -> None:
+    on = kind_server.container
     answer = on.send("GET", "/openapi.json")
-    assert (answer.status, answer.headers["content-type"], answer.body) == (200, JSON, described)
+    assert (answer.status, answer.headers["content-type"], answer.body) == (200, JSON, kind_server.document)
     assert on.send("POST", "/openapi.json", b"{}").status == 405
-    assert asked(json.loads(answer.body), f"http://{on.address}:8080", {PREDICT: MANY}) == []
+    assert failures_of(json.loads(answer.body), f"http://{on.address}:8080", {PREDICT: MANY}) == []
 
 
-def test_a_description_that_says_less_than_there_is_fails_the_same_checks(container: Factory, tmp_path: Path) -> None:
-    kind = KINDS["tensor"]
-    on, described = served(container, kind.make(tmp_path), kind.good, kind.options)
-    base_url, whole = f"http://{on.address}:8080", json.loads(described)
+@pytest.mark.parametrize("kind_server", ["tensor"], indirect=True)
+def test_an_incomplete_description_fails_the_same_checks(kind_server: KindServer) -> None:
+    base_url, whole = f"http://{kind_server.container.address}:8080", json.loads(kind_server.document)
     whole["paths"] = {PREDICT: {"post": whole["paths"][PREDICT]["post"]}}
     less, other = copy.deepcopy(whole), copy.deepcopy(whole)
     del less["paths"][PREDICT]["post"]["responses"]["400"]
     other["components"]["schemas"]["Answer"] = {"type": "string"}
-    assert "Undocumented status code" in "".join(asked(less, base_url, {PREDICT: MANY}))
-    assert "Response violates schema" in "".join(asked(other, base_url, {PREDICT: MANY}))
+    assert "Undocumented status code" in "".join(failures_of(less, base_url, {PREDICT: MANY}))
+    assert "Response violates schema" in "".join(failures_of(other, base_url, {PREDICT: MANY}))
     whole["components"]["schemas"]["Sample"] = {"type": "array", "items": {"type": "number"}}
-    assert "is refused" in "".join(asked(whole, base_url, {PREDICT: MANY}))
+    assert "is refused" in "".join(failures_of(whole, base_url, {PREDICT: MANY}))

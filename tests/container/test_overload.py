@@ -1,4 +1,4 @@
-"""What the front refuses and how: large bodies (T14), a full queue (T8, T9), slow clients (T10), clients that leave (T7)."""
+"""How the front refuses large bodies, a full queue, slow clients and clients that leave (docs/torchserve.md, T7 to T10, T14)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.container.harness import JSON, PREDICT, SERVING, Container, Factory, poll
 
-# Opens connections that never finish their request, to the front and to the server itself; tells after how many seconds each ended.
+# Opens connections that never finish their request, to the front and to the server. Prints after how many seconds each ended.
 SLOW_LORIS = """
 import json, select, socket, time
 head = b"POST /predictions/model HTTP/1.1\\r\\nHost: x\\r\\n"
@@ -34,7 +34,7 @@ print(json.dumps(closed))
 """
 
 
-def test_a_body_over_the_limit_is_413_with_the_limit_named(shared: Container) -> None:
+def test_a_body_over_the_limit_is_413_and_the_limit_is_named(shared: Container) -> None:
     limit = SERVING["max_body_bytes"]
     fits = shared.send("POST", PREDICT, b'{"echo": "' + b"x" * (limit - 12) + b'"}')
     assert (fits.status, len(fits.json["echo"])) == (200, limit - 12)
@@ -80,7 +80,7 @@ def test_slow_clients_are_cut_off(shared: Container) -> None:
     assert all(9 <= seconds <= 15 for seconds in closed.values())
 
 
-def test_clients_that_leave_take_no_capacity_with_them(container: Factory) -> None:
+def test_clients_that_leave_cost_no_capacity(container: Factory) -> None:
     one = container(serving={"batch_size": 4, "batch_delay_ms": 5}).wait_ready()
     body = json.dumps({"sleep": 0.05}).encode()
     head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -98,6 +98,6 @@ def test_headers_that_are_too_large_are_refused_in_json(shared: Container) -> No
     assert (answer.status, answer.headers["content-type"]) in [(400, JSON), (414, JSON)]
 
 
-def test_a_request_that_is_refused_for_good_has_no_retry_after(shared: Container) -> None:
+def test_a_final_refusal_has_no_retry_after(shared: Container) -> None:
     assert "retry-after" not in shared.predict().headers
     assert "retry-after" not in shared.send("GET", "/nothing").headers

@@ -1,10 +1,25 @@
-"""/ping is 200 only while a worker can answer (T3, T4, T6). The control is the server's own /ping: 200 in the same moment."""
+"""/ping is 200 only while a worker can answer (docs/torchserve.md, T3 to T6). Control: the server's own /ping is 200 earlier."""
 
 from __future__ import annotations
 
-from tests.container.harness import Container, Disappointed, Factory, poll
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from tests.container.harness import Container, Factory, TooLate, poll
 
 SERVER_PORT = 8085
+
+
+@pytest.fixture(scope="module")
+def recovering(
+    client: docker.DockerClient, runtime: str, server: str, images: set[str], request: pytest.FixtureRequest
+) -> Iterator[Container]:
+    """A ready container for the tests whose worker is replaced; each leaves it ready."""
+    factory = Factory(client, runtime, server, images)
+    yield factory(serving={"response_timeout_s": 1}).wait_ready()
+    factory.remove_all(show=request.session.testsfailed > 0)
 
 
 def server_ping(container: Container) -> int:
@@ -17,7 +32,7 @@ def not_ready(container: Container) -> dict[str, object] | None:
 
 
 def failed(container: Container, seconds: float) -> dict[str, object]:
-    """Wait until the server gave up for good."""
+    """Wait until the server has given up."""
     return poll("giving up", lambda: ((status := container.ready())["failed"] and status) or None, seconds)
 
 
@@ -31,7 +46,7 @@ def test_not_ready_while_the_model_is_loaded(container: Factory) -> None:
     )
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"
-    assert server_ping(one) == 200, "control: the server's own /ping is no sign of a loaded model"
+    assert server_ping(one) == 200, "control: the server's own /ping does not mean that the model is loaded"
     assert one.send("GET", "/ping").status == 503
     one.wait_ready()
     assert one.send("GET", "/ping").status == 200
@@ -45,7 +60,7 @@ def test_not_ready_when_a_loaded_model_cannot_answer(container: Factory) -> None
         30,
     )
     assert not status["failed"]
-    assert server_ping(one) == 200, "control: the server's own /ping knows nothing of answers"
+    assert server_ping(one) == 200, "control: the server's own /ping does not check answers"
     answer = one.send("GET", "/ping")
     assert (answer.status, answer.json["ready"]) == (503, False)
 
@@ -62,7 +77,7 @@ def test_a_model_that_cannot_be_loaded_is_given_up_and_its_traceback_is_in_the_l
 
 
 def test_a_start_that_takes_too_long_is_given_up(container: Factory) -> None:
-    """T6: `startupTimeout` is kept; without it, loading would go on for 6 s and succeed."""
+    """docs/torchserve.md, T6: `startupTimeout` is passed on; without it, loading would go on for 6 s and succeed."""
     one = container(
         "slow_to_load",
         serving={"startup_timeout_s": 1},
@@ -71,9 +86,9 @@ def test_a_start_that_takes_too_long_is_given_up(container: Factory) -> None:
     assert not failed(one, 60)["ready"]
 
 
-def test_ready_again_after_a_worker_died_and_came_back(container: Factory) -> None:
-    """T5: the worker's death is one request's 5xx; the container lives and the next worker has to answer before it is ready."""
-    one = container().wait_ready()
+def test_ready_again_after_a_worker_died_and_came_back(recovering: Container) -> None:
+    """docs/torchserve.md, T5: one request gets a 5xx; the next worker must answer before the container is ready."""
+    one = recovering
     before = one.predict().json["pid"]
     assert one.predict(exit=137).status in (500, 503, 507)
     poll("a worker's answer", lambda: one.predict().status == 200 or None, 30)
@@ -82,33 +97,33 @@ def test_ready_again_after_a_worker_died_and_came_back(container: Factory) -> No
     assert one.running()
 
 
-def test_not_ready_while_the_worker_crashes_at_every_start(container: Factory) -> None:
-    one = container().wait_ready()
+def test_not_ready_while_the_worker_crashes_at_every_start(recovering: Container) -> None:
+    one = recovering
     assert one.predict(**{"break": True}).status >= 500
-    poll("not being ready", lambda: not_ready(one), 10)
+    poll("the not-ready status", lambda: not_ready(one), 10)
     assert one.send("GET", "/ping").status == 503
     assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108
     one.wait_ready()
     assert one.predict().status == 200
 
 
-def test_giving_up_for_good_is_reported(container: Factory) -> None:
-    """T4: the server stops restarting its worker after `maxRetryTimeoutInSec`; the container lives on, not ready and failed."""
+def test_a_server_that_gave_up_is_reported(container: Factory) -> None:
+    """docs/torchserve.md, T4: after `maxRetryTimeoutInSec` the server does not restart its worker; the container has failed."""
     one = container(model_config="maxRetryTimeoutInSec: 1\nminWorkers: 1\nmaxWorkers: 1\n").wait_ready()
     assert one.predict(**{"break": True}).status >= 500
     status = failed(one, 40)
     assert status["reason"] == "the server gave up restarting its worker"
     assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108
     try:
-        poll("control: a restart that nobody tries any more", lambda: one.ready()["ready"] or None, 4)
-    except Disappointed:
+        poll("control: a restart", lambda: one.ready()["ready"] or None, 4)
+    except TooLate:
         return
     raise AssertionError("the server had not given up")
 
 
-def test_a_request_that_takes_too_long_is_answered_and_the_worker_replaced(container: Factory) -> None:
-    """T6: `responseTimeout` is kept, and the answer is the server's own, not the front's 504."""
-    one = container(serving={"response_timeout_s": 1}).wait_ready()
+def test_a_request_that_takes_too_long_is_answered_and_the_worker_replaced(recovering: Container) -> None:
+    """docs/torchserve.md, T6: `responseTimeout` is passed on; the server answers, not the front with 504."""
+    one = recovering
     answer = one.predict(sleep=30)
     assert answer.status in (500, 503)
     assert "Worker died" in answer.body.decode()

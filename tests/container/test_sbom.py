@@ -1,4 +1,4 @@
-"""The bill of materials beside reality: what dpkg and pip say inside the running image, name by name and version by version."""
+"""The bill of materials has the names and versions that dpkg, pip and java report inside the running image."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def image() -> str:
 @pytest.fixture(scope="module")
 def document(image: str) -> dict[str, Any]:
     assert image
-    made = compose(ensure_runtime(cpu_settings(), Quiet()), list(model_layers()), {})
-    listed = sbom(made, contents(made, Quiet()), model())
-    assert canonical(sbom(made, contents(made, Quiet()), model())) == canonical(listed)
+    composed = compose(ensure_runtime(cpu_settings(), Quiet()), list(model_layers()), {})
+    listed = sbom(composed, contents(composed, Quiet()), model())
+    assert canonical(sbom(composed, contents(composed, Quiet()), model())) == canonical(listed)
     return listed
 
 
@@ -47,10 +47,10 @@ def inside(client: docker.DockerClient, image: str, *command: str) -> str:
 
 
 def test_debian_packages_are_those_that_dpkg_lists(client: docker.DockerClient, image: str, document: dict[str, Any]) -> None:
-    told = inside(
+    output = inside(
         client, image, "dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package} ${Version} ${Architecture}\\n"
     )
-    installed = [line.split() for line in told.splitlines() if line[1] == "i"]
+    installed = [line.split() for line in output.splitlines() if line[1] == "i"]
     assert len(installed) > 80
     assert listed(document, "deb") == {(name, version) for _, name, version, _ in installed}
     urls = {one["purl"] for one in document["components"] if one.get("purl", "").startswith("pkg:deb/debian/")}
@@ -61,12 +61,12 @@ def test_debian_packages_are_those_that_dpkg_lists(client: docker.DockerClient, 
 
 
 def test_python_packages_are_those_that_pip_lists(client: docker.DockerClient, image: str, document: dict[str, Any]) -> None:
-    told = inside(client, image, "python", "-m", "pip", "list", "--format", "json", "--disable-pip-version-check")
-    assert listed(document, "pypi") == {(one["name"], one["version"]) for one in json.loads(told)}
+    output = inside(client, image, "python", "-m", "pip", "list", "--format", "json", "--disable-pip-version-check")
+    assert listed(document, "pypi") == {(one["name"], one["version"]) for one in json.loads(output)}
     assert "torchserve" in {name for name, _ in listed(document, "pypi")}
 
 
-def test_java_is_the_one_that_runs(client: docker.DockerClient, image: str, document: dict[str, Any]) -> None:
-    told = inside(client, image, "/opt/torchrelay/jre/bin/java", "--version")
+def test_java_has_the_version_that_runs(client: docker.DockerClient, image: str, document: dict[str, Any]) -> None:
+    output = inside(client, image, "/opt/torchrelay/jre/bin/java", "--version")
     ((_, version),) = {pair for pair in listed(document, "generic") if pair[0] == "openjdk"}
-    assert version in told.splitlines()[0]
+    assert version in output.splitlines()[0]

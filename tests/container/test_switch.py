@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from tests.container.harness import PYTHON, Container, Factory, kept_connections, poll
+from tests.container.harness import PYTHON, Container, Factory, persistent_connections, poll
 
 STATE = "/tmp/torchrelay"  # noqa: S108 -- inside the container
 
 
 @pytest.fixture
 def network(client: docker.DockerClient) -> Iterator[str]:
-    """A separate network: only there are containers reachable by name, and only by a given one."""
+    """A separate network: only there are containers reachable by name, and only by a chosen one."""
     network = client.networks.create("torchrelay-test-switch")
     yield str(network.name)
     for one in client.containers.list(filters={"network": str(network.name)}):
@@ -79,7 +79,7 @@ def test_no_used_connection_is_closed_without_notice(container: Factory, network
     old.wait_ready()
     new.wait_ready()
     poll("the front's start", lambda: version(front) == "old" or None, 20)
-    with kept_connections(front) as failures:
+    with persistent_connections(front) as failures:
         for upstream in ("new", "old", "new"):
             assert switch(front, f"torchrelay-test-{upstream}:8080") == (0, "")
     assert failures == []

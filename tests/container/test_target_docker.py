@@ -1,4 +1,4 @@
-"""The docker target on a real daemon: replaced without a lost request, broken, killed half-way, rolled back and deleted."""
+"""The docker target on a real daemon: replaces versions without a lost request, survives failures, rolls back and deletes."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class Deployment:
         return Release(version, digest, (sample(version=expected or version),))
 
     def release_of_runtime(self, version: str, runtime: str) -> Release:
-        """A version whose image was made of another runtime image."""
+        """A version whose image has another runtime image."""
         tag = self.factory.image("answers_as_requested", {"version": version, "environment": {"DECLARED": version}}, "", "")
-        made = f"{tag}-{runtime}"
-        self.factory.images.add(made)
+        relabelled = f"{tag}-{runtime}"
+        self.factory.images.add(relabelled)
         described = io.BytesIO(f"FROM {tag}\nLABEL {RUNTIME}={runtime}\n".encode())
-        self.factory.client.images.build(fileobj=described, tag=made, rm=True)
-        return Release(version, str(self.factory.client.images.get(made).id), (sample(version=version),))
+        self.factory.client.images.build(fileobj=described, tag=relabelled, rm=True)
+        return Release(version, str(self.factory.client.images.get(relabelled).id), (sample(version=version),))
 
     def front_runtime(self) -> str:
         """The runtime of the one front's image."""
@@ -84,8 +84,10 @@ class Deployment:
 
     def containers(self) -> dict[str, str]:
         """Name -> state of all that the target made."""
-        found = self.factory.client.containers.list(all=True, filters={"label": f"org.torchrelay.name={NAME}"}, ignore_removed=True)
-        return {str(one.name): str(one.status) for one in found}
+        containers = self.factory.client.containers.list(
+            all=True, filters={"label": f"org.torchrelay.name={NAME}"}, ignore_removed=True
+        )
+        return {str(one.name): str(one.status) for one in containers}
 
     def name(self, release: Release, **changes: Any) -> str:
         return Containers(self.factory.client, self.target(**changes).model).version_name(release.digest)
@@ -99,13 +101,13 @@ def free_port() -> int:
 
 @pytest.fixture
 def deployment(client: docker.DockerClient, runtime: str, images: set[str], tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(Factory(client, runtime, "torchserve", images), tmp_path)
-    made.target().delete()
-    yield made
-    for name in made.containers():
+    deployment = Deployment(Factory(client, runtime, "torchserve", images), tmp_path)
+    deployment.target().delete()
+    yield deployment
+    for name in deployment.containers():
         print(f"--- {name}\n{client.containers.get(name).logs(tail=30).decode(errors='replace')}")
-    made.target().delete()
-    assert made.containers() == {}
+    deployment.target().delete()
+    assert deployment.containers() == {}
     assert client.networks.list(names=[f"torchrelay-{NAME}"]) == []
 
 
@@ -167,9 +169,7 @@ def test_a_version_is_replaced_without_a_lost_request_and_comes_back(deployment:
     assert set(seen) == {"one", "two"}
 
 
-def test_what_is_published_is_the_front_alone_and_every_container_is_hardened(
-    deployment: Deployment, client: docker.DockerClient
-) -> None:
+def test_only_the_front_is_published_and_every_container_is_hardened(deployment: Deployment, client: docker.DockerClient) -> None:
     release = deployment.release("one")
     deployment.target().apply(release)
     model = client.containers.get(deployment.name(release)).attrs
@@ -233,9 +233,7 @@ def test_a_version_that_fails_behind_the_port_is_replaced_by_the_old_one(
     assert deployment.target().status() == first
 
 
-def test_a_run_that_was_killed_before_the_switch_leaves_nothing_that_lasts(
-    deployment: Deployment, client: docker.DockerClient
-) -> None:
+def test_the_next_run_cleans_up_after_one_killed_before_the_switch(deployment: Deployment, client: docker.DockerClient) -> None:
     deployment.apply("one")
     before = deployment.containers()
     stray = deployment.release("stray")
@@ -340,9 +338,7 @@ def test_a_front_that_does_not_start_leaves_the_old_one(deployment: Deployment, 
     assert (deployment.target().status().version, deployment.answer()) == ("one", "one")
 
 
-def test_another_copy_of_the_directory_waits_its_turn(
-    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_copy_of_the_directory_waits(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_target, "TURN_S", 0.2)
     one, two, target = deployment.release("one"), deployment.release("two"), deployment.target()
     copy = DockerTarget(replace(target.context, model_dir=tmp_path / "copy"))
@@ -372,7 +368,7 @@ def test_a_restarted_front_finds_the_live_version(deployment: Deployment, client
     assert deployment.apply("two").skipped
 
 
-def test_another_port_is_taken_before_the_old_one_is_given_up(deployment: Deployment) -> None:
+def test_a_changed_port_is_opened_before_the_old_one_is_closed(deployment: Deployment) -> None:
     deployment.apply("one")
     deployment.port = free_port()
     moved = deployment.apply("one")
@@ -391,7 +387,7 @@ def test_a_taken_port_is_reported_before_anything_starts(deployment: Deployment,
     assert "targets: {docker: {port:" in caught.value.fix
 
 
-def test_a_port_that_is_taken_meanwhile_leaves_nothing(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_taken_during_the_run_leaves_nothing(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Containers, "require_port", lambda *_: None)
     with socket.create_server(("127.0.0.1", deployment.port)), pytest.raises(PortTaken, match=str(deployment.port)):
         deployment.apply("one")
@@ -407,7 +403,7 @@ def test_a_version_that_ended_is_started_again(deployment: Deployment, client: d
     assert deployment.answer() == "one"
 
 
-def test_without_an_image_or_a_previous_version_it_says_so(deployment: Deployment) -> None:
+def test_a_missing_image_or_previous_version_is_reported(deployment: Deployment) -> None:
     missing = Release("x", "sha256:" + "0" * 64, (sample(),))
     with pytest.raises(DeployFailed, match="the daemon has no image"):
         deployment.target().apply(missing)
@@ -417,7 +413,7 @@ def test_without_an_image_or_a_previous_version_it_says_so(deployment: Deploymen
         deployment.target().rollback()
 
 
-def test_large_bodies_go_through_exec(deployment: Deployment, client: docker.DockerClient) -> None:
+def test_large_bodies_pass_through_exec(deployment: Deployment, client: docker.DockerClient) -> None:
     release = deployment.release("one")
     deployment.target().apply(release)
     body = json.dumps({"echo": "x" * 900_000}).encode()

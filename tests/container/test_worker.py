@@ -1,11 +1,11 @@
-"""The worker of the image is the one that the handlers know how to make cheap, and its gauge is still told."""
+"""The image has the worker that the handlers can speed up, and its metric is still published."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import pytest
 
-from tests.container.corpus.served import KINDS, served
-from tests.container.harness import PREDICT, SERVING, Factory
+from tests.container.corpus.served import KindServer
+from tests.container.harness import PREDICT, SERVING
 
 EASED = f"""
 import json, sys
@@ -16,11 +16,11 @@ print(json.dumps([worker.speed_up(None, otf_message_handler), worker.ANNOUNCEMEN
 """
 
 
-def test_torchserve_in_the_image_is_the_known_one(container: Factory, tmp_path: Path) -> None:
-    kind = KINDS["tensor"]
-    on, _ = served(container, kind.make(tmp_path), kind.good, {})
+@pytest.mark.parametrize("kind_server", ["tensor"], indirect=True)
+def test_torchserve_in_the_image_is_the_known_one(kind_server: KindServer) -> None:
+    kind, on = kind_server.kind, kind_server.container
     assert on.python(EASED) == [True, True]
-    large = b"[" + b" " * 1_500_000 + kind.good.body[1:]  # many pieces of the reader's
+    large = b"[" + b" " * 1_500_000 + kind.good.body[1:]  # more than one read
     for body in (kind.good.body, large, kind.good.body):
         assert on.send("POST", PREDICT, body, kind.good.content_type).body == on.send("POST", PREDICT, kind.good.body).body
     assert b"PredictionTime{" in on.send("GET", "/metrics").body

@@ -1,4 +1,4 @@
-"""The CUDA image, built for real from the package index; on a machine without a GPU it says so and ends."""
+"""The CUDA image, built for real from the package index; on a machine without a GPU it ends with a message."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def gpu_image() -> str:
         return build_if_missing(client, settings)
 
 
-def test_it_holds_torch_with_cuda(gpu_image: str) -> None:
+def test_the_image_has_torch_with_cuda(gpu_image: str) -> None:
     client = docker.from_env(timeout=600)
     code = "import json, torch; print(json.dumps([torch.version.cuda, torch.ones(2).sum().item()]))"
     output = client.containers.run(gpu_image, entrypoint=[IMAGE_PYTHON, "-c", code], remove=True, network_mode="none")
@@ -40,7 +40,7 @@ def test_it_holds_torch_with_cuda(gpu_image: str) -> None:
     print(f"GPU image: {client.images.get(gpu_image).attrs['Size'] / 1e9:.1f} GB unpacked, CUDA {cuda}")
 
 
-def test_without_a_gpu_it_says_so_in_one_line_and_ends(gpu_image: str, tmp_path: Path) -> None:
+def test_without_a_gpu_it_ends_with_one_message(gpu_image: str, tmp_path: Path) -> None:
     serving = tmp_path / "serving.json"
     serving.write_text(json.dumps(SERVING))
     client = docker.from_env(timeout=600)

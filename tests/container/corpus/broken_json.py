@@ -1,4 +1,4 @@
-"""Bodies that are no JSON, or are JSON that says two things at once, whatever the model takes."""
+"""Bodies that are not JSON, or that are ambiguous JSON; no model accepts them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _BYTES = (b"\xff", b"\xc0\x80", b"\xe2\x82", b"\xed\xa0\x80", b"\xf5\x80\x80\x80
 
 
 def broken(name: str, good: str) -> list[Case]:
-    """Bad JSON around `good`, which is a JSON object or list as text; `name` is a key that the model knows."""
+    """Bad JSON around `good`, a JSON object or list as text; `name` is a key that the model knows."""
     size = len(good)
     shapes = [
         *((f"cut after {part} of 8", good[: size * part // 8]) for part in range(1, 8)),
@@ -86,17 +86,17 @@ def broken(name: str, good: str) -> list[Case]:
         ("form", "data=1&more=2"),
         ("toml", "data = [1, 2]\n"),
     ]
-    made = cases("no json", shapes, says=NO_JSON)
-    made += cases("no number", ((text, f'{{"{name}": [{text}]}}') for text in _NUMBERS), says=NO_JSON)
-    made += cases(
+    corpus = cases("no json", shapes, says=NO_JSON)
+    corpus += cases("no number", ((text, f'{{"{name}": [{text}]}}') for text in _NUMBERS), says=NO_JSON)
+    corpus += cases(
         "too large a number", ((text, f'{{"{name}": [{text}]}}') for text in ("1e999", "-1e999", "9" * 5000)), says="JSON|number"
     )
-    made += cases("no value", ((text, f'{{"{name}": {text}}}') for text in _WORDS), says=NO_JSON)
-    made += cases("no string", ((repr(text), f'{{"{name}": {text}}}') for text in _STRINGS), says=NO_JSON)
-    made += cases("no utf-8", ((repr(raw), b'{"' + name.encode() + b'": "' + raw + b'"}') for raw in _BYTES), says=NO_JSON)
+    corpus += cases("no value", ((text, f'{{"{name}": {text}}}') for text in _WORDS), says=NO_JSON)
+    corpus += cases("no string", ((repr(text), f'{{"{name}": {text}}}') for text in _STRINGS), says=NO_JSON)
+    corpus += cases("no utf-8", ((repr(raw), b'{"' + name.encode() + b'": "' + raw + b'"}') for raw in _BYTES), says=NO_JSON)
     encodings = ((kind, good.encode(kind)) for kind in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp037"))
-    made += cases("another encoding", (pair for pair in encodings if pair[1] != good.encode()), says=NO_JSON)
-    made += cases(
+    corpus += cases("another encoding", (pair for pair in encodings if pair[1] != good.encode()), says=NO_JSON)
+    corpus += cases(
         "nesting",
         [
             ("100000 lists, open", "[" * 100_000),
@@ -107,7 +107,7 @@ def broken(name: str, good: str) -> list[Case]:
         ],
         says=NO_JSON,
     )
-    made += cases(
+    corpus += cases(
         "a key twice",
         [
             ("same value", f'{{"{name}": 1, "{name}": 1}}'),
@@ -120,7 +120,7 @@ def broken(name: str, good: str) -> list[Case]:
         ],
         says="given twice",
     )
-    made += cases(
+    corpus += cases(
         "another format",
         [
             ("gzip", gzip.compress(good.encode(), mtime=0)),
@@ -134,18 +134,18 @@ def broken(name: str, good: str) -> list[Case]:
         ],
         says=NO_JSON,
     )
-    made.append(Case("empty body", b"", "application/json", says="empty"))
-    return made
+    corpus.append(Case("empty body", b"", "application/json", says="empty"))
+    return corpus
 
 
 def typed(good: bytes, prefix: str) -> list[Case]:
     """A good JSON body under content types and headers that make it something else, and under odd ones that do not."""
     charsets = ("nonsense", "idna", "rot13", "utf-9", "cp1251", "big5", "base64", "unicode_escape", "punycode")
-    made = [Case(f"{prefix}: charset {name}", good, f"application/json; charset={name}", says="charset") for name in charsets]
+    corpus = [Case(f"{prefix}: charset {name}", good, f"application/json; charset={name}", says="charset") for name in charsets]
     wide = ("utf-16", "utf-32", "utf-16-le")
     # UTF-16 makes other characters of the bytes, or refuses an odd number of them.
-    made += [Case(f"{prefix}: read as {name}", good, f"application/json; charset={name}", says="JSON|not text") for name in wide]
-    made += [
+    corpus += [Case(f"{prefix}: read as {name}", good, f"application/json; charset={name}", says="JSON|not text") for name in wide]
+    corpus += [
         Case(f"{prefix}: as {kind}", good, kind, wanted="answered")
         for kind in (
             "application/json;charset=UTF-8",
@@ -162,11 +162,11 @@ def typed(good: bytes, prefix: str) -> list[Case]:
         (("Accept", "\u00e9/*;q=x"),),
         (("Accept", "text/html"),),
     )
-    made += [
-        Case(f"{prefix}: header {told[0][0][:20]} {told[0][1][:10]}", good, "application/json", told, wanted="answered")
-        for told in headers
+    corpus += [
+        Case(f"{prefix}: header {pairs[0][0][:20]} {pairs[0][1][:10]}", good, "application/json", pairs, wanted="answered")
+        for pairs in headers
     ]
-    return made
+    return corpus
 
 
 def in_other_places(values: dict[str, object], around: dict[str, str], says: str, prefix: str) -> list[Case]:

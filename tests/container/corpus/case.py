@@ -23,7 +23,7 @@ class Case:
 
     @property
     def sent(self) -> tuple[bytes, str, tuple[tuple[str, str], ...]]:
-        """What tells one request from another."""
+        """The parts by which requests differ."""
         return (self.body, self.content_type, self.headers)
 
 
@@ -31,8 +31,8 @@ def cases(
     prefix: str, bodies: Iterable[tuple[str, bytes | str]], content_type: str = JSON, says: str = ".", wanted: Wanted = "refused"
 ) -> list[Case]:
     """Cases of one kind; text is sent as UTF-8."""
-    made = [(name, body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body) for name, body in bodies]
-    return [Case(f"{prefix}: {name}", body, content_type, wanted=wanted, says=says) for name, body in made]
+    pairs = [(name, body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body) for name, body in bodies]
+    return [Case(f"{prefix}: {name}", body, content_type, wanted=wanted, says=says) for name, body in pairs]
 
 
 def bad(corpus: Iterable[Case]) -> int:

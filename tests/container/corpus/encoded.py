@@ -31,7 +31,7 @@ def json_cases() -> list[Case]:
     around = {"alone": "%s", "instances": '{"instances": [' + json.dumps(good) + ", %s]}"}
     around |= {f"as {name}": f'{{"{name}": %s}}' for name in ("image", "data", "b64", "image_bytes")}
     expected = "image|base64"
-    made = in_other_places(values, around, expected, "json value")
+    corpus = in_other_places(values, around, expected, "json value")
     texts = {
         "web alphabet": good.replace("+", "-").replace("/", "_").replace("=", "") + "-_",
         "no padding": good.rstrip("=") if good.endswith("=") else good[:-1],
@@ -71,8 +71,8 @@ def json_cases() -> list[Case]:
         "bomb": base64.b64encode(png(60_000, 60_000)).decode(),
         "svg": base64.b64encode(b"<svg/>").decode(),
     }
-    made += cases("json base64", ((name, json.dumps({"image": text})) for name, text in texts.items()), says=expected + "|pixels")
-    made += cases("json text", ((name, json.dumps(text)) for name, text in list(texts.items())[:12]), says=expected)
+    corpus += cases("json base64", ((name, json.dumps({"image": text})) for name, text in texts.items()), says=expected + "|pixels")
+    corpus += cases("json text", ((name, json.dumps(text)) for name, text in list(texts.items())[:12]), says=expected)
     addresses = (
         "https://example.com/a.png",
         "http://169.254.169.254/latest/meta-data/",
@@ -83,8 +83,8 @@ def json_cases() -> list[Case]:
         ["https://example.com"],
         "data:image/png;base64," + good,
     )
-    made += cases("json url", ((repr(url)[:40], json.dumps({"url": url})) for url in addresses), says="URL are not allowed")
-    made += cases(
+    corpus += cases("json url", ((repr(url)[:40], json.dumps({"url": url})) for url in addresses), says="URL are not allowed")
+    corpus += cases(
         "json url besides",
         [
             ("an image", json.dumps({"url": "https://example.com", "image": good})),
@@ -106,7 +106,7 @@ def json_cases() -> list[Case]:
         ("b64 twice", {"image": {"b64": {"b64": good}}}),
         ("a list of pictures", [good, good]),
     ]
-    made += cases("json object", ((name, json.dumps(value)) for name, value in objects), says="image")
+    corpus += cases("json object", ((name, json.dumps(value)) for name, value in objects), says="image")
     wrong: tuple[object, ...] = (None, {}, "", 0, True, [])
     instances: list[tuple[str, object]] = [(repr(value), {"instances": value}) for value in wrong]
     instances += [
@@ -114,10 +114,10 @@ def json_cases() -> list[Case]:
         ("too many", {"instances": [good] * (MOST + 1)}),
         ("a text", {"instances": good}),
     ]
-    made += cases("json instances", ((name, json.dumps(value)) for name, value in instances), says="instances|parameters|at most")
-    made += broken("image", json.dumps({"image": good}))
-    made += typed(json.dumps({"image": good}).encode(), "json type")
-    made += cases(
+    corpus += cases("json instances", ((name, json.dumps(value)) for name, value in instances), says="instances|parameters|at most")
+    corpus += broken("image", json.dumps({"image": good}))
+    corpus += typed(json.dumps({"image": good}).encode(), "json type")
+    corpus += cases(
         "base64 as text",
         [("no base64", "?"), ("no image", "aGVsbG8="), ("white space", "  "), ("cut", good[:-3])],
         "text/plain",
@@ -130,7 +130,7 @@ def json_cases() -> list[Case]:
         ("data address", json.dumps({"image": f"data:image/png;base64,{good}"})),
         ("b64", json.dumps({"image": {"b64": good}})),
     ]
-    made += cases(
+    corpus += cases(
         "json legal",
         [
             *legal,
@@ -139,5 +139,5 @@ def json_cases() -> list[Case]:
         ],
         wanted="answered",
     )
-    made.append(Case("base64 as text, legal", good.encode(), "text/plain", wanted="answered"))
-    return [*made, Case("json oversize", json.dumps({"image": "A" * (1 << 21)}).encode(), "application/json", says="larger")]
+    corpus.append(Case("base64 as text, legal", good.encode(), "text/plain", wanted="answered"))
+    return [*corpus, Case("json oversize", json.dumps({"image": "A" * (1 << 21)}).encode(), "application/json", says="larger")]

@@ -29,14 +29,14 @@ def form(*parts: bytes) -> bytes:
 
 def form_cases() -> list[Case]:
     """Forms of one part that is wrong, and wrong forms."""
-    made = [Case(f"part: {name}", form(part(body, kind)), FORM) for name, body, kind in _parts()]
-    made += [
+    corpus = [Case(f"part: {name}", form(part(body, kind)), FORM) for name, body, kind in _parts()]
+    corpus += [
         Case(f"file: {name}", form(part(body, kind, name='name="data"; filename="x"')), FORM)
         for name, body, kind in _parts()
         if kind
     ]
-    made += [Case(f"form: {name}", body, FORM, wanted="refused") for name, body in _forms()]
-    made += [Case(f"form odd: {name}", body, FORM, wanted="either") for name, body in _odd()]
+    corpus += [Case(f"form: {name}", body, FORM, wanted="refused") for name, body in _forms()]
+    corpus += [Case(f"form odd: {name}", body, FORM, wanted="either") for name, body in _odd()]
     good = form(part(_TEXT, "application/json"))
     boundaries = (
         "",
@@ -50,7 +50,7 @@ def form_cases() -> list[Case]:
         "boundary=b b",
         "charset=utf-8",
     )
-    made += [Case(f"boundary: {told[:20]!r}", good, f"multipart/form-data; {told}") for told in boundaries]
+    corpus += [Case(f"boundary: {boundary[:20]!r}", good, f"multipart/form-data; {boundary}") for boundary in boundaries]
     kinds = (
         "multipart/mixed; boundary=b",
         "multipart/related; boundary=b",
@@ -59,8 +59,8 @@ def form_cases() -> list[Case]:
         "multipart/",
         "message/rfc822",
     )
-    made += [Case(f"type: {kind}", good, kind) for kind in kinds]
-    made += [Case(f"body: {name}", body, FORM) for name, body in _bodies()]
+    corpus += [Case(f"type: {kind}", good, kind) for kind in kinds]
+    corpus += [Case(f"body: {name}", body, FORM) for name, body in _bodies()]
     legal = [
         ("json", part(_TEXT, "application/json")),
         ("json file", part(_TEXT, "application/json", name='name="data"; filename="a.json"')),
@@ -71,8 +71,8 @@ def form_cases() -> list[Case]:
         ("no type", part(_TEXT)),
         ("any name", part(_TEXT, name='name="anything"')),
     ]
-    made += [Case(f"legal: {name}", form(one), FORM, wanted="answered") for name, one in legal]
-    return [*made, Case("oversize", form(part("1" * (1 << 21))), FORM, says="larger")]
+    corpus += [Case(f"legal: {name}", form(one), FORM, wanted="answered") for name, one in legal]
+    return [*corpus, Case("oversize", form(part("1" * (1 << 21))), FORM, says="larger")]
 
 
 def _parts() -> Iterator[tuple[str, bytes | str, str]]:
@@ -153,7 +153,7 @@ def _forms() -> Iterator[tuple[str, bytes]]:
 
 
 def _odd() -> Iterator[tuple[str, bytes]]:
-    """Forms that one parser takes and another refuses: what a server's own parser makes of them is its choice, but no failure."""
+    """Forms that one parser takes and another refuses: either answer is right, unless it is a 5xx."""
     good = part(_TEXT, "application/json")
     yield "the same name twice", form(good, good)
     yield "no name", form(part(_TEXT, name="x=y"))
@@ -209,7 +209,7 @@ def _odd() -> Iterator[tuple[str, bytes]]:
 
 
 def _bodies() -> Iterator[tuple[str, bytes]]:
-    """Bodies that are no form, or end too early."""
+    """Bodies that are not a form, or end too early."""
     good = form(part(_TEXT, "application/json"))
     for size in sorted({1, 2, 3, 5, *range(8, len(good) - 6, 6)}):
         yield f"cut after {size}", good[:size]

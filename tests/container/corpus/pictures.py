@@ -19,12 +19,12 @@ _NO_IMAGE = "not an image of a supported format|damaged"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-def picture(kind: str = "PNG", size: tuple[int, int] = (32, 24), mode: str = "RGB", **told: object) -> bytes:
-    """Blots that differ everywhere, in a format of Pillow's."""
+def picture(kind: str = "PNG", size: tuple[int, int] = (32, 24), mode: str = "RGB", **options: object) -> bytes:
+    """Blots that differ everywhere, in one of Pillow's formats."""
     pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)
     image = Image.fromarray(pixels).resize(size).convert(mode)
     buffer = io.BytesIO()
-    image.save(buffer, kind, **told)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -43,26 +43,26 @@ def png(width: int, height: int, depth: int = 8, colour: int = 2, rest: bytes | 
 
 def image_cases() -> list[Case]:
     """Files as they are."""
-    made: list[Case] = []
+    corpus: list[Case] = []
     for kind in ("PNG", "JPEG", "WEBP"):
         good, media = picture(kind), f"image/{kind.lower()}"
         # The last bytes of a file may be missing without any pixel being lost.
         cuts = sorted({int(len(good) * part / 16) for part in range(1, 15)} | {1, 2, 4, 9, 12, 20})
-        made += cases(f"{kind} cut", ((f"after {size} bytes", good[:size]) for size in cuts), media, _NO_IMAGE)
-        made += cases(f"{kind} twice", [("magic alone", good[:8] * 4)], media, _NO_IMAGE)
+        corpus += cases(f"{kind} cut", ((f"after {size} bytes", good[:size]) for size in cuts), media, _NO_IMAGE)
+        corpus += cases(f"{kind} twice", [("magic alone", good[:8] * 4)], media, _NO_IMAGE)
         dice = np.random.default_rng(len(good))
-        made += cases(
+        corpus += cases(
             f"{kind} noise after its magic", ((str(seed), good[:12] + dice.bytes(200)) for seed in range(6)), media, _NO_IMAGE
         )
-        made += cases(f"{kind} changed", _changed(good), media, wanted="either")
-        made.append(Case(f"{kind} legal", good, media, wanted="answered"))
-        made.append(Case(f"{kind} of another type", good, "image/gif", wanted="answered"))
-        made.append(Case(f"{kind} and more", good + b"<script>alert(1)</script>", media, wanted="answered"))
-    made += cases("png header", _headers(), PNG, _NO_IMAGE + "|max_pixels|pixels")
-    made += cases("png chunks", _chunks(), PNG, _NO_IMAGE)
-    made += cases("too many pixels", _large(), PNG, "max_pixels|pixels|elongated")
-    made += cases("another format", _others(), PNG, _NO_IMAGE)
-    made += cases("no image", _nothing(), PNG, _NO_IMAGE)
+        corpus += cases(f"{kind} changed", _changed(good), media, wanted="either")
+        corpus.append(Case(f"{kind} legal", good, media, wanted="answered"))
+        corpus.append(Case(f"{kind} of another type", good, "image/gif", wanted="answered"))
+        corpus.append(Case(f"{kind} and more", good + b"<script>alert(1)</script>", media, wanted="answered"))
+    corpus += cases("png header", _headers(), PNG, _NO_IMAGE + "|max_pixels|pixels")
+    corpus += cases("png chunks", _chunks(), PNG, _NO_IMAGE)
+    corpus += cases("too many pixels", _large(), PNG, "max_pixels|pixels|elongated")
+    corpus += cases("another format", _others(), PNG, _NO_IMAGE)
+    corpus += cases("no image", _nothing(), PNG, _NO_IMAGE)
     kinds = (
         "application/json",
         "text/csv",
@@ -71,10 +71,10 @@ def image_cases() -> list[Case]:
         "application/problem+json",
         "text/html; charset=nonsense",
     )
-    made += [Case(f"png as {kind}", picture(), kind, says="JSON|not text|npy|charset") for kind in kinds]
-    made += cases("png odd", _odd(), PNG, wanted="either")
-    made.append(Case("image empty", b"", PNG, says="empty"))
-    return [*made, Case("image oversize", picture() + bytes(1 << 21), PNG, says="larger")]
+    corpus += [Case(f"png as {kind}", picture(), kind, says="JSON|not text|npy|charset") for kind in kinds]
+    corpus += cases("png odd", _odd(), PNG, wanted="either")
+    corpus.append(Case("image empty", b"", PNG, says="empty"))
+    return [*corpus, Case("image oversize", picture() + bytes(1 << 21), PNG, says="larger")]
 
 
 def _changed(good: bytes) -> Iterator[tuple[str, bytes]]:

@@ -55,20 +55,20 @@ def csv_cases() -> list[Case]:
         "\ufeff1x",
         "a" * 1000,
     ]
-    made = []
+    corpus = []
     for place in (0, 3):
         rows = (
             (repr(cell[:12]), ",".join([*good[:place], cell if "," not in cell else f'"{cell}"', *good[place + 1 :]]))
             for cell in cells
         )
-        made += cases(f"csv cell {place}", rows, CSV, "is not a number|no row|CSV")
+        corpus += cases(f"csv cell {place}", rows, CSV, "is not a number|no row|CSV")
     finite = ("nan", "NaN", "inf", "-inf", "Infinity", "1e400", "-1e400", "1e39", "9" * 400)
-    made += cases(
+    corpus += cases(
         "csv not finite", ((cell[:10], ",".join([*good[:3], cell])) for cell in finite), CSV, "NaN, infinite or too large"
     )
     row = ",".join(good)
     counts = ((f"{count} columns", ",".join(["1"] * count)) for count in (1, 2, 3, 5, 6, 100, 5000))
-    made += cases("csv columns", counts, CSV, "shape")
+    corpus += cases("csv columns", counts, CSV, "shape")
     bad = [
         ("header line", f"a,b,c,d\n{row}\n"),
         ("header in quotes", f'"a","b","c","d"\n{row}\n'),
@@ -102,22 +102,22 @@ def csv_cases() -> list[Case]:
         ("too many rows", f"{row}\n" * (MOST + 1)),
         ("ten thousand rows", f"{row}\n" * 10_000),
     ]
-    made += cases("csv", bad, CSV, "number|CSV|shape|at most")
+    corpus += cases("csv", bad, CSV, "number|CSV|shape|at most")
     raw = (
         (repr(part), part + b"," + row.encode()[4:])
         for part in (b"\xff", b"\xc0\x80", b"\xe2\x82", b"\xed\xa0\x80", b"\x80", b"\xfc")
     )
-    made += cases("csv no utf-8", raw, CSV, "not text")
+    corpus += cases("csv no utf-8", raw, CSV, "not text")
     encodings = ((kind, row.encode(kind)) for kind in ("utf-16", "utf-16-le", "utf-32", "cp037"))
-    made += cases("csv encoding", encodings, CSV, "not text|number")
+    corpus += cases("csv encoding", encodings, CSV, "not text|number")
     charsets = ("nonsense", "idna", "rot13", "cp1251", "base64", "utf-7", "hex", "zip", "undefined")
-    made += [Case(f"csv charset {name}", row.encode(), f"text/csv; charset={name}", says="charset") for name in charsets]
-    made += [
+    corpus += [Case(f"csv charset {name}", row.encode(), f"text/csv; charset={name}", says="charset") for name in charsets]
+    corpus += [
         Case(f"csv read as {name}", row.encode() + b"\n", f"text/csv; charset={name}", says="not text|number")
         for name in ("utf-16", "utf-32")
     ]
     others = ("text/plain", "application/json", "image/png", "text/tab-separated-values", "application/vnd.ms-excel", "text/csvx")
-    made += [Case(f"csv as {kind}", row.encode(), kind, says="number|JSON|text") for kind in others]
+    corpus += [Case(f"csv as {kind}", row.encode(), kind, says="number|JSON|text") for kind in others]
     legal = [
         ("one row", row),
         ("two rows", f"{row}\r\n{row}\r\n"),
@@ -130,7 +130,7 @@ def csv_cases() -> list[Case]:
         ("no last line end", f"{row}\n{row}"),
         ("exponents", "1e1,2E1,3e-1,4"),
     ]
-    made += cases("csv legal", legal, CSV, wanted="answered")
-    made.append(Case("csv in utf-16", row.encode("utf-16"), "text/csv; charset=utf-16", wanted="answered"))
-    made.append(Case("csv empty", b"", CSV, says="empty"))
-    return [*made, Case("csv oversize", b"1,2,3,4\n" * (1 << 19), CSV, says="larger")]
+    corpus += cases("csv legal", legal, CSV, wanted="answered")
+    corpus.append(Case("csv in utf-16", row.encode("utf-16"), "text/csv; charset=utf-16", wanted="answered"))
+    corpus.append(Case("csv empty", b"", CSV, says="empty"))
+    return [*corpus, Case("csv oversize", b"1,2,3,4\n" * (1 << 19), CSV, says="larger")]

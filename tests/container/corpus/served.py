@@ -31,7 +31,7 @@ VERSION = str(SERVING["version"])
 
 @dataclass(frozen=True)
 class Kind:
-    """A model directory with further options, a request that it answers, and one of its `instances`."""
+    """A model directory and its extra options, a request that it answers, and one of its `instances`."""
 
     make: Callable[[Path], Path]
     good: Case
@@ -39,23 +39,23 @@ class Kind:
     options: dict[str, Any] = field(default_factory=dict)
 
     def of_every_size(self) -> list[Case]:
-        """A request of each number of samples that one batch may hold: torch keeps memory for every size it has met."""
+        """A request of each number of samples that one batch may hold: torch keeps memory for every size it has seen."""
         bodies = (json.dumps({"instances": [self.instance] * count}).encode() for count in range(1, BATCH + 1))
         return [Case(f"{count + 1} instances", body, JSON, wanted="answered") for count, body in enumerate(bodies)]
 
 
 def example(name: str) -> Callable[[Path], Path]:
-    """Makes nothing: the example's directory as it is."""
+    """Return the unchanged directory of an example."""
     return lambda _: EXAMPLES / name
 
 
 def segmenter(folder: Path) -> Path:
-    """A model directory whose network is one convolution: that of the example would take most of the test's time."""
+    """A model directory whose network is one convolution: the example's network would take most of the test's time."""
     torch.manual_seed(1)
     torch.save(nn.Conv2d(3, 6, 1).state_dict(), folder / "model.pt")
     (folder / "model.py").write_text("from torch import nn\n\n\ndef init_function():\n    return nn.Conv2d(3, 6, 1)\n")
-    told = "name: segments\nweights: model.pt\nhandler: image-segmenter\nmodel_file: model.py\n"
-    (folder / "model.yaml").write_text(told + "handler_args: {answer: [mask, size, png, classes]}\n")
+    keys = "name: segments\nweights: model.pt\nhandler: image-segmenter\nmodel_file: model.py\n"
+    (folder / "model.yaml").write_text(keys + "handler_args: {answer: [mask, size, png, classes]}\n")
     return folder
 
 
@@ -72,8 +72,21 @@ KINDS = {
 }
 
 
+@dataclass(frozen=True)
+class KindServer:
+    """A running container of a kind, and its OpenAPI document."""
+
+    name: str
+    container: Container
+    document: bytes
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.name]
+
+
 def served(container: Factory, folder: Path, good: Case, options: dict[str, Any]) -> tuple[Container, bytes]:
-    """The folder's archive, unpacked over the runtime image and serving in batches of up to BATCH; and what it says of itself."""
+    """The folder's archive, unpacked over the runtime image and serving in batches of up to BATCH; and its OpenAPI document."""
     model = load_model(folder)
     changed = {"name": NAME, "max_body_mb": LARGEST_BODY_MIB, "handler_args": model.handler_args | options}
     model = model.model_copy(update={"batch": Batch(size=BATCH, delay_ms=1), **changed})
@@ -90,4 +103,4 @@ def served(container: Factory, folder: Path, good: Case, options: dict[str, Any]
                 add(archive, f"{HOME.lstrip('/')}/models/{NAME}/{entry.name}", file.read())
         add(archive, f"{HOME.lstrip('/')}/serving.json", json.dumps(serving).encode())
         add(archive, IMAGE_OPENAPI.lstrip("/"), described)
-    return container.start(container.built(buffer.getvalue()), cpus=2.0).wait_ready(), described
+    return container.start(container.build(buffer.getvalue()), cpus=2.0).wait_ready(), described

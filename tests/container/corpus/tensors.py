@@ -38,7 +38,7 @@ def json_cases() -> list[Case]:
         "as the data": '{"data": %s}',
         "in a list": "[[5.1, 3.5, 1.4, 0.2], [1, %s, 3, 4]]",
     }
-    made = in_other_places(values, around, _NUMBERS + "|valid JSON", "json value")
+    corpus = in_other_places(values, around, _NUMBERS + "|valid JSON", "json value")
     shapes: list[tuple[str, object]] = [(f"{count} numbers", [1.0] * count) for count in (1, 2, 3, 5, 8, 1000)]
     shapes += [(f"rows of {count}", [[1.0] * count] * 2) for count in (1, 3, 5)]
     shapes += [
@@ -48,7 +48,7 @@ def json_cases() -> list[Case]:
         ("deep", _nested(40, 1.0)),
     ]
     shapes += [("60 deep and wide", _nested(60, GOOD)), ("mixed depth", [1, [2], 3, 4]), ("a row and a number", [GOOD, 1])]
-    made += cases("json shape", ((name, json.dumps(value)) for name, value in shapes), says=_NUMBERS)
+    corpus += cases("json shape", ((name, json.dumps(value)) for name, value in shapes), says=_NUMBERS)
     envelopes: list[tuple[str, object]] = [
         (f"{name!r}", {name: GOOD}) for name in ("inputs", "x", "", "Data", "DATA", "instance", "body", "\0")
     ]
@@ -57,7 +57,7 @@ def json_cases() -> list[Case]:
         ("within each other", {"data": {"input_data": {"data": GOOD}}}),
         ("numbers as keys", {str(n): n for n in range(4)}),
     ]
-    made += cases("json envelope", ((name, json.dumps(value)) for name, value in envelopes), says="numbers are expected")
+    corpus += cases("json envelope", ((name, json.dumps(value)) for name, value in envelopes), says="numbers are expected")
     wrong_instances: tuple[object, ...] = (None, {}, "", 0, True, [], "[[1, 2, 3, 4]]")
     instances: list[tuple[str, object]] = [(repr(value), {"instances": value}) for value in wrong_instances]
     instances += [
@@ -65,11 +65,11 @@ def json_cases() -> list[Case]:
         ("too many", {"instances": [GOOD] * (MOST + 1)}),
     ]
     instances += [("too many rows", [GOOD] * (MOST + 1)), ("within each other", {"instances": [{"instances": [GOOD]}]})]
-    made += cases(
+    corpus += cases(
         "json instances", ((name, json.dumps(value)) for name, value in instances), says="instances|parameters|at most|numbers"
     )
-    made += broken("data", good)
-    made += typed(good.encode(), "json type")
+    corpus += broken("data", good)
+    corpus += typed(good.encode(), "json type")
     wrong = (
         "text/plain",
         "image/png",
@@ -82,7 +82,9 @@ def json_cases() -> list[Case]:
         "video/mp4",
         "/",
     )
-    made += [Case(f"json as {kind}", good.encode(), kind, says="numbers are expected.*content type|text|string") for kind in wrong]
+    corpus += [
+        Case(f"json as {kind}", good.encode(), kind, says="numbers are expected.*content type|text|string") for kind in wrong
+    ]
     legal: list[tuple[str, str]] = [
         ("integers", "[1, 2, 3, 4]"),
         ("exponents", "[1e0, 2E1, -3e-2, 0.4e+1]"),
@@ -97,8 +99,8 @@ def json_cases() -> list[Case]:
         ("empty parameters", json.dumps({"instances": [GOOD], "parameters": {}})),
         ("as many as allowed", json.dumps([GOOD] * MOST)),
     ]
-    made += cases("json legal", legal, wanted="answered")
-    return [*made, Case("json oversize", b"[" + b"1," * (1 << 20) + b"1]", "application/json", says="larger")]
+    corpus += cases("json legal", legal, wanted="answered")
+    return [*corpus, Case("json oversize", b"[" + b"1," * (1 << 20) + b"1]", "application/json", says="larger")]
 
 
 def _nested(depth: int, value: object) -> object:

@@ -41,7 +41,7 @@ def text_cases() -> list[Case]:
         "as the text of an instance": '{"instances": [{"text": "red"}, {"text": %s}]}',
     }
     expected = "must be a text|nothing to classify"
-    made = in_other_places(values, around, expected + "|at least one sample", "json value")
+    corpus = in_other_places(values, around, expected + "|at least one sample", "json value")
     objects: list[tuple[str, object]] = [
         (repr(name), {name: GOOD}) for name in ("Text", "TEXT", "texts", "input", "prompt", "", "body", "sentence", "q", "\0")
     ]
@@ -56,7 +56,7 @@ def text_cases() -> list[Case]:
         ("a text and a list", [GOOD, [GOOD]]),
         ("bytes", {"b64": "cmVk"}),
     ]
-    made += cases("json object", ((name, json.dumps(value)) for name, value in objects), says=expected)
+    corpus += cases("json object", ((name, json.dumps(value)) for name, value in objects), says=expected)
     wrong: tuple[object, ...] = (None, {}, "", 0, True, [], GOOD)
     instances: list[tuple[str, object]] = [(repr(value), {"instances": value}) for value in wrong]
     instances += [
@@ -64,10 +64,10 @@ def text_cases() -> list[Case]:
         ("too many", {"instances": [GOOD] * (MOST + 1)}),
         ("too many texts", [GOOD] * (MOST + 1)),
     ]
-    made += cases("json instances", ((name, json.dumps(value)) for name, value in instances), says="instances|parameters|at most")
-    made += broken("text", json.dumps({"text": GOOD}))
-    made += typed(json.dumps({"text": GOOD}).encode(), "json type")
-    return made + _plain() + _legal()
+    corpus += cases("json instances", ((name, json.dumps(value)) for name, value in instances), says="instances|parameters|at most")
+    corpus += broken("text", json.dumps({"text": GOOD}))
+    corpus += typed(json.dumps({"text": GOOD}).encode(), "json type")
+    return corpus + _plain() + _legal()
 
 
 def _plain() -> list[Case]:
@@ -102,7 +102,7 @@ def _plain() -> list[Case]:
         ("not a number", "NaN"),
         ("controls", "".join(map(chr, range(1, 32)))),
     ]
-    made = cases("text of nothing known", nothing, TEXT, "nothing to classify")
+    corpus = cases("text of nothing known", nothing, TEXT, "nothing to classify")
     long = [(f"{size} characters", "red " * (size // 4 + 1)) for size in (LONGEST + 1, 2 * LONGEST, 100_000, 1_000_000)]
     long += [
         ("wide characters", "\U0001f600" * (LONGEST + 1)),
@@ -110,8 +110,8 @@ def _plain() -> list[Case]:
         ("one word", "x" * (LONGEST + 1)),
         ("accents", "e" + "\u0301" * LONGEST),
     ]
-    made += cases("text too long", long, TEXT, "max_characters")
-    made += cases("json text too long", ((name, json.dumps({"text": text})) for name, text in long[:3]), says="max_characters")
+    corpus += cases("text too long", long, TEXT, "max_characters")
+    corpus += cases("json text too long", ((name, json.dumps({"text": text})) for name, text in long[:3]), says="max_characters")
     bad = (
         b"\xff",
         b"\xc0\x80",
@@ -124,7 +124,7 @@ def _plain() -> list[Case]:
         b"\xf8\x88\x80\x80\x80",
         b"\xff\xfer\0e\0d\0",
     )
-    made += cases("text no utf-8", ((repr(raw), raw) for raw in bad), TEXT, "not text in")
+    corpus += cases("text no utf-8", ((repr(raw), raw) for raw in bad), TEXT, "not text in")
     charsets = (
         "nonsense",
         "idna",
@@ -139,7 +139,7 @@ def _plain() -> list[Case]:
         "mbcs",
         "unicode_escape",
     )
-    made += [Case(f"text charset {name}", GOOD.encode(), f"text/plain; charset={name}", says="charset") for name in charsets]
+    corpus += [Case(f"text charset {name}", GOOD.encode(), f"text/plain; charset={name}", says="charset") for name in charsets]
     wrong = (
         ("ascii", b"gr\xc3\xbcn"),
         ("utf-16", b"red"),
@@ -147,13 +147,13 @@ def _plain() -> list[Case]:
         ("utf-16-le", b"red"),
         ("utf-16", b"\xff\xfe\x00"),
     )
-    made += [Case(f"text in {name} {raw!r}", raw, f"text/plain; charset={name}", says="not text in") for name, raw in wrong]
-    made.append(Case("text empty", b"", TEXT, says="empty"))
+    corpus += [Case(f"text in {name} {raw!r}", raw, f"text/plain; charset={name}", says="not text in") for name, raw in wrong]
+    corpus.append(Case("text empty", b"", TEXT, says="empty"))
     kinds = ("text/csv", "application/json", "application/x-npy", "application/problem+json", "application/x-www-form-urlencoded")
-    made += [Case(f"text as {kind}", GOOD.encode(), kind, says="number|JSON|npy|form") for kind in kinds]
+    corpus += [Case(f"text as {kind}", GOOD.encode(), kind, says="number|JSON|npy|form") for kind in kinds]
     others = ("image/png", "audio/wav", "application/octet-stream", "application/pdf")
-    made += [Case(f"bytes as {kind}", b"\x89\xff\x00\x01", kind, says="must be a text|nothing") for kind in others]
-    return [*made, Case("text oversize", b"red " * (1 << 20), TEXT, says="larger")]
+    corpus += [Case(f"bytes as {kind}", b"\x89\xff\x00\x01", kind, says="must be a text|nothing") for kind in others]
+    return [*corpus, Case("text oversize", b"red " * (1 << 20), TEXT, says="larger")]
 
 
 def _legal() -> list[Case]:
@@ -164,18 +164,18 @@ def _legal() -> list[Case]:
         ("as long as allowed", "red " * (LONGEST // 4)),
     ]
     legal += [("line ends", "red\r\nup\rleft\n"), ("zero byte", "red\0up"), ("emoji", "red \U0001f600"), ("markup", "<b>red</b>")]
-    made = cases("text legal", legal, TEXT, wanted="answered")
-    made += [
+    corpus = cases("text legal", legal, TEXT, wanted="answered")
+    corpus += [
         Case(f"text in {kind}", GOOD.encode(kind), f"text/plain; charset={kind}", wanted="answered")
         for kind in ("utf-16", "iso-8859-1", "utf-32", "us-ascii")
     ]
-    made += [
+    corpus += [
         Case(f"text as {kind}", GOOD.encode(), kind, wanted="answered")
         for kind in ("text/markdown", "application/octet-stream", "image/png", "x/y", "")
     ]
     many = json.dumps([GOOD] * MOST)
     return [
-        *made,
+        *corpus,
         *cases(
             "json legal",
             [("a text", json.dumps(GOOD)), ("as many as allowed", many), ("escapes", '{"text": "\\u0072ed"}')],

@@ -1,4 +1,4 @@
-"""The relay end to end: one proved, pushed and deployed copy of examples/digits, shared by all tests that leave it as it is."""
+"""The relay end to end: one verified, pushed and deployed copy of examples/digits, shared by all tests that do not change it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["registry_host"]
 
 @dataclass(frozen=True)
 class Live:
-    """A relay that went through: its directory, its first run, and where it went."""
+    """A finished relay: its directory, its first run, and where it is deployed."""
 
     dir: Path
     name: str
@@ -31,7 +31,7 @@ class Live:
 
     @property
     def arguments(self) -> list[str | Path]:
-        """What it was run with."""
+        """The arguments of its first run."""
         return ["relay", self.dir, *self.options]
 
     @property
@@ -41,7 +41,7 @@ class Live:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The URL that answers predictions."""
         return f"http://127.0.0.1:{self.port}/predictions/{self.name}"
 
 
@@ -64,8 +64,8 @@ def live(cli: Cli, client: docker.DockerClient, registry_host: str, tmp_path_fac
 
 @pytest.fixture
 def model(live: Live, tmp_path: Path) -> Path:
-    """A copy of the live directory with all that is proved already; the same inputs give the same image."""
-    assert live.first.code == 0, live.first.told
+    """A copy of the live directory with its verdict; the same inputs give the same image."""
+    assert live.first.code == 0, live.first.output
     return copy_of(live.dir, tmp_path / "model")
 
 

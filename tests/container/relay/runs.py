@@ -1,4 +1,4 @@
-"""The command as users run it: a process of its own over a copy of an example, with a name and a port of the tests' own."""
+"""The command as users run it: a separate process on a copy of an example, with a separate name and port."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
 TIMEOUT_S = 240.0
 
-# The digits network behind a handler file of the case's own; one request, which any handler gets to see.
+# The digits network with a model's own handler file, and one request for any handler.
 OWN_HANDLER = """\
 name: {name}
 weights: model.pt
@@ -52,39 +52,39 @@ class Outcome:
     @property
     def result(self) -> dict[str, Any]:
         """The JSON object on stdout."""
-        assert self.code == 0, self.told
+        assert self.code == 0, self.output
         return dict(json.loads(self.out))
 
     @property
-    def told(self) -> str:
-        """All that a person saw."""
+    def output(self) -> str:
+        """The exit code, and everything that was printed."""
         return f"exit code {self.code} after {self.seconds:.1f} s\n{self.out}\n{self.err}"
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What one stage told."""
+        """The row of one stage."""
         return dict(next(stage for stage in self.result["stages"] if stage["stage"] == name))
 
     def refused(self, code: int, *fragments: str) -> str:
         """Assert that it ended in one clear error with this exit code; returns the error."""
-        assert self.code == code, self.told
-        assert "Traceback" not in self.err or code == 20, self.told  # a model's own traceback belongs to the gate
+        assert self.code == code, self.output
+        assert "Traceback" not in self.err or code == 20, self.output  # a model's own traceback belongs to the gate
         errors = re.findall(r"^torchrelay: ", self.err, re.MULTILINE)
-        assert len(errors) == 1, self.told
+        assert len(errors) == 1, self.output
         error = self.err[self.err.index("torchrelay: ") :]
         for fragment in fragments:
-            assert fragment in error, self.told
+            assert fragment in error, self.output
         return error
 
 
 @dataclass
 class Cli:
-    """Starts the command with an environment, and ends what a test left running."""
+    """Starts the command with an environment, and ends the processes that a test left running."""
 
     env: dict[str, str]
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None, shell: str = "") -> subprocess.Popen[str]:
-        """Start the command in a process group of its own; `shell` is a program that ends by running `"$@"`."""
+        """Start the command in a separate process group; `shell` is a program that ends by running `"$@"`."""
         command = [sys.executable, "-m", "torchrelay", *map(str, arguments)]
         process = subprocess.Popen(
             ["sh", "-c", shell, "sh", *command] if shell else command,
@@ -116,7 +116,7 @@ class Cli:
         return self.finish(self.start(*arguments, env=env, shell=shell), timeout)
 
     def end_all(self) -> None:
-        """Kill what still runs."""
+        """Kill the processes that still run."""
         for process in self.started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -125,7 +125,7 @@ class Cli:
 
 
 def digits(folder: Path, name: str, port: int) -> Path:
-    """Copy examples/digits, with a name and a port of the tests' own: whoever tried the example has it deployed still."""
+    """Copy examples/digits, with a separate name and port: the example itself may be deployed on this machine."""
     ignored = shutil.ignore_patterns(".torchrelay", "weights.lock", "train.py", "README.md")
     shutil.copytree(EXAMPLES / "digits", folder, ignore=ignored)
     edit(folder / "model.yaml", "name: digits", f"name: {name}")
@@ -154,9 +154,9 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def copy_of(proved: Path, folder: Path) -> Path:
-    """Copy a model directory with its state: nothing is proved again as long as its inputs stay the same."""
-    shutil.copytree(proved, folder)
+def copy_of(verified: Path, folder: Path) -> Path:
+    """Copy a model directory with its state: nothing is verified again while its inputs stay the same."""
+    shutil.copytree(verified, folder)
     return folder
 
 
@@ -175,14 +175,14 @@ def verdict(folder: Path) -> dict[str, Any]:
 
 def scratch_containers(client: docker.DockerClient, folder: Path) -> list[str]:
     """Name the containers that a run over this directory made for itself and did not remove."""
-    found = client.containers.list(all=True, filters={"label": f"{LABEL}={owner(folder)}"}, ignore_removed=True)
-    return [str(container.name) for container in found]
+    containers = client.containers.list(all=True, filters={"label": f"{LABEL}={owner(folder)}"}, ignore_removed=True)
+    return [str(container.name) for container in containers]
 
 
 def deployed_containers(client: docker.DockerClient, name: str) -> dict[str, str]:
-    """Name -> state of all that the docker target made for a model."""
-    found = client.containers.list(all=True, filters={"label": f"org.torchrelay.name={name}"}, ignore_removed=True)
-    return {str(container.name): str(container.status) for container in found}
+    """Name -> state of the containers that the docker target started for a model."""
+    containers = client.containers.list(all=True, filters={"label": f"org.torchrelay.name={name}"}, ignore_removed=True)
+    return {str(container.name): str(container.status) for container in containers}
 
 
 def half_written(folder: Path) -> list[str]:
@@ -196,7 +196,7 @@ def repositories(host: str) -> list[str]:
 
 
 def wait_for(what: str, look: Any, process: subprocess.Popen[str], seconds: float = 60.0) -> Any:
-    """Wait for something to be seen while a process runs; its end before that is told with all that it said."""
+    """Wait until `look` returns something while a process runs. Raises AssertionError with its output if it ends first."""
 
     def alive() -> Any:
         seen = look()
@@ -210,7 +210,7 @@ def wait_for(what: str, look: Any, process: subprocess.Popen[str], seconds: floa
 
 @contextmanager
 def removed_afterwards(client: docker.DockerClient, name: str) -> Iterator[None]:
-    """Take away what the docker target made for a model, and its images, whatever happened."""
+    """Remove a model's containers, network and images in the end, after a failure too."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Servers that hold a stage where a test wants it: a package index for the dependencies, a proxy before a registry."""
+"""Servers that stop a stage where a test needs it: a package index for the dependencies, a proxy before a registry."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wheel(package: str = PACKAGE) -> bytes:
 
 @dataclass
 class Hold:
-    """Requests wait for `go`; `reached` tells that one does."""
+    """Requests wait for `go`; `reached` is set when one does."""
 
     go: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
@@ -60,7 +60,7 @@ class Hold:
 
 @dataclass
 class Index:
-    """A package index that containers reach: where it is, what was asked of it, and what holds it."""
+    """A package index for containers: the variables that name it, the requested paths, and its Hold."""
 
     env: dict[str, str]
     asked: list[str]
@@ -69,7 +69,7 @@ class Index:
 
 @contextmanager
 def running(handler: type[BaseHTTPRequestHandler], host: str, **state: Any) -> Iterator[int]:
-    """Serve until the block ends; gives the port. The server has `state` as attributes."""
+    """Serve until the block ends; yields the port. The server has `state` as attributes."""
     server: Any = ThreadingHTTPServer((host, 0), handler)
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # clients are killed on purpose here
@@ -95,15 +95,15 @@ class _IndexHandler(BaseHTTPRequestHandler):
         content = wheel()
         link = f'<a href="/{name}#sha256={hashlib.sha256(content).hexdigest()}">{name}</a>'
         pages = {f"/simple/{PACKAGE.replace('_', '-')}/": link.encode(), f"/{name}": content}
-        found = pages.get(self.path)
-        self.send_response(200 if found is not None else 404)
+        page = pages.get(self.path)
+        self.send_response(200 if page is not None else 404)
         self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "application/zip")
-        self.send_header("Content-Length", str(len(found or b"")))
+        self.send_header("Content-Length", str(len(page or b"")))
         self.end_headers()
-        self.wfile.write(found or b"")
+        self.wfile.write(page or b"")
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -141,12 +141,12 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _handle  # noqa: N815 -- http.server's names
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def registry_proxy(upstream: str) -> Iterator[tuple[str, Hold]]:
-    """Pass everything on to a registry, but hold uploads when told."""
+    """Pass everything on to a registry, but hold uploads while the Hold is closed."""
     hold = Hold()
     with running(_ProxyHandler, "127.0.0.1", upstream=upstream, hold=hold) as port:
         yield f"127.0.0.1:{port}", hold

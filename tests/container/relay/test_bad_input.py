@@ -1,4 +1,4 @@
-"""Bad input: one clear error, its own exit code, nothing half-done; and the next good run ends where an undisturbed one does."""
+"""Bad input: one clear error, its own exit code, nothing half-done; the next good run ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def own_handler_file(content: str) -> Spoil:
     return write
 
 
-# what is spoilt, how, the exit code and what is told
+# name of the mistake, how it is made, the exit code, and parts of the message
 CASES: dict[str, tuple[Spoil, int, tuple[str, ...]]] = {
     "no_model_yaml": (without("model.yaml"), 10, ("model.yaml: does not exist", "torchrelay init")),
     "model_yaml_is_a_folder": (folder_instead("model.yaml"), 10, ("is not a file",)),
@@ -117,7 +117,7 @@ def nothing_happened(live: Live, folder: Path, client: docker.DockerClient, befo
 
 
 def world(live: Live, client: docker.DockerClient) -> dict[str, Any]:
-    """All that a failed run must leave as it is: what is deployed, and what the registry has."""
+    """What a failed run must not change: the deployed containers and the registry's content."""
     tags = requests.get(f"http://{live.registry}/v2/models/{live.name}/tags/list", timeout=5).json()
     return {"deployed": deployed_containers(client, live.name), "repositories": repositories(live.registry), "tags": tags}
 
@@ -130,15 +130,15 @@ def converges(live: Live, cli: Cli, folder: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_mistake_in_the_directory(live: Live, model: Path, cli: Cli, client: docker.DockerClient, case: str) -> None:
-    spoil, code, told = CASES[case]
+    spoil, code, fragments = CASES[case]
     before = world(live, client)
     spoil(model)
-    cli("relay", model, *live.options).refused(code, *told)
+    cli("relay", model, *live.options).refused(code, *fragments)
     nothing_happened(live, model, client, before)
 
 
 def test_one_fix_after_another_converges(live: Live, model: Path, cli: Cli) -> None:
-    """Every mistake of the table at once would be told at once; here the mended directory goes through, as if nothing had been."""
+    """After each mistake is fixed, the directory goes through as if nothing had happened."""
     good = {name: (model / name).read_bytes() for name in ("model.yaml", "model.pt")}
     for case in ("wrong_type", "weights_truncated", "weights_lfs_pointer"):
         spoil, code, _ = CASES[case]
@@ -159,9 +159,9 @@ def test_no_such_directory_and_no_such_option(cli: Cli, tmp_path: Path) -> None:
 def test_an_error_is_json_for_programs(cli: Cli, model: Path) -> None:
     edit(model / "model.yaml", "workers: 1", "workers: many")
     failed = cli("check", model, "--json")
-    told = json.loads(failed.out)["error"]
-    assert (failed.code, told["exit_code"], told["kind"]) == (10, 10, "model_invalid")
-    assert [(one["file"], one["line"], one["field"]) for one in told["problems"]] == [("model.yaml", WORKERS, "workers")]
+    error = json.loads(failed.out)["error"]
+    assert (failed.code, error["exit_code"], error["kind"]) == (10, 10, "model_invalid")
+    assert [(one["file"], one["line"], one["field"]) for one in error["problems"]] == [("model.yaml", WORKERS, "workers")]
 
 
 def test_an_unreadable_model_yaml(cli: Cli, model: Path) -> None:
@@ -173,7 +173,7 @@ def test_an_unreadable_model_yaml(cli: Cli, model: Path) -> None:
 
 @contextmanager
 def weights_at(server: WeightsServer, model: Path, cache: Path) -> Iterator[dict[str, str]]:
-    """The model's weights come over HTTP now, into an empty cache of downloads beside the runtime image's real one."""
+    """Serve the model's weights over HTTP; the cache of downloads is empty, the runtime image's cache is the real one."""
     edit(model / "model.yaml", "weights: model.pt", f"weights: {server.url}/model.pt")
     (model / "model.pt").unlink()
     yield {"TORCHRELAY_CACHE": str(private_cache(cache))}
@@ -185,7 +185,7 @@ def server(model: Path) -> Iterator[WeightsServer]:
         yield running
 
 
-def test_weights_that_are_not_there_then_are(
+def test_missing_weights_that_appear_later(
     live: Live, model: Path, cli: Cli, server: WeightsServer, tmp_path: Path, client: docker.DockerClient
 ) -> None:
     before = world(live, client)
@@ -193,14 +193,14 @@ def test_weights_that_are_not_there_then_are(
         server.next = [status(404)]
         cli("relay", model, *live.options, env=env).refused(11, "404", f"{server.url}/model.pt")
         nothing_happened(live, model, client, before)
-        server.next = [reset(20_000)]  # cut once: it goes on from there by itself
+        server.next = [reset(20_000)]  # cut once: the download resumes
         again = cli("relay", model, *live.options, env=env)
         assert again.result["image"] == live.first.result["image"]
         assert server.asked[-1]["range"].startswith("bytes=")
         assert half_written(tmp_path / "cache/weights") == []
 
 
-def test_weights_that_change_under_their_address(live: Live, model: Path, cli: Cli, server: WeightsServer, tmp_path: Path) -> None:
+def test_weights_that_change_at_the_same_url(live: Live, model: Path, cli: Cli, server: WeightsServer, tmp_path: Path) -> None:
     with weights_at(server, model, tmp_path / "cache") as env:
         (model / "weights.lock").unlink()
         assert cli("fetch", model, env=env).code == 0
@@ -213,7 +213,7 @@ def test_weights_that_change_under_their_address(live: Live, model: Path, cli: C
 
 
 def on_small_disk(folder: Path, size: str, filler: int, again: str = 'rm "$SMALL/filler"; ') -> str:
-    """A shell program that runs the command twice with $SMALL on a tmpfs that is full, then not; it is unmounted in any case."""
+    """A shell program that runs the command twice with $SMALL on a tmpfs, first full and then not; it always unmounts it."""
     unshare = "unshare --mount" if os.geteuid() == 0 else "unshare --mount --map-root-user"
     inner = (
         f'set -u; export SMALL={folder}; cp -r "$SMALL" "$SMALL.saved"; mount -t tmpfs -o size={size} small "$SMALL"; '
@@ -226,9 +226,9 @@ def on_small_disk(folder: Path, size: str, filler: int, again: str = 'rm "$SMALL
 
 
 def disk_full_then_not(outcome: Outcome) -> None:
-    assert outcome.out.split() == ["code=41", "code=0"], outcome.told
-    assert outcome.err.count("torchrelay: ") == 1, outcome.told
-    assert "Traceback" not in outcome.err, outcome.told
+    assert outcome.out.split() == ["code=41", "code=0"], outcome.output
+    assert outcome.err.count("torchrelay: ") == 1, outcome.output
+    assert "Traceback" not in outcome.err, outcome.output
     assert ".tmp" not in outcome.err
     assert ".part" not in outcome.err
 
@@ -287,7 +287,7 @@ def test_requirements_that_do_not_resolve(live: Live, model: Path, cli: Cli, cli
 
 @pytest.fixture
 def strict_registry(tmp_path: Path) -> Iterator[str]:
-    """A registry that wants a user and a password."""
+    """A registry that requires a user and a password."""
     port = free_port()
     (tmp_path / "htpasswd").write_text("relay:$2b$05$VuExwItAouln9fe9xSUqluAT5rwxW776pcebxdy9AYslpfPUj6Qma\n")
     config = tmp_path / "registry.yml"
@@ -313,7 +313,7 @@ def _status(url: str) -> int:
         return 0
 
 
-def test_a_registry_that_asks_who_is_there(
+def test_a_registry_that_requires_a_login(
     live: Live, model: Path, cli: Cli, strict_registry: str, tmp_path: Path, client: docker.DockerClient
 ) -> None:
     before = world(live, client)
@@ -334,7 +334,7 @@ def test_a_registry_that_asks_who_is_there(
     shutil.rmtree(tmp_path / "data")
 
 
-def test_registries_that_are_not_there(live: Live, model: Path, cli: Cli, tmp_path: Path, client: docker.DockerClient) -> None:
+def test_unreachable_registries(live: Live, model: Path, cli: Cli, tmp_path: Path, client: docker.DockerClient) -> None:
     """Both wait through their retries, so they run at the same time."""
     before = world(live, client)
     other = copy_of(live.dir, tmp_path / "other")
@@ -363,15 +363,15 @@ def test_a_port_that_is_taken(live: Live, model: Path, cli: Cli, client: docker.
 
 
 def test_two_relays_at_once(live: Live, model: Path, cli: Cli, server: WeightsServer, tmp_path: Path) -> None:
-    """The second one ends at once and says who works here; the first one never notices."""
+    """The second one ends at once and names the process that is working; the first one is not disturbed."""
     go = threading.Event()
 
-    def held(handler: Handler) -> None:
+    def wait(handler: Handler) -> None:
         go.wait(60)
         handler.good()
 
     with weights_at(server, model, tmp_path / "cache") as env:
-        server.next = [held]
+        server.next = [wait]
         first = cli.start("relay", model, *live.options, env=env)
         wait_for("the first relay's request for the weights", lambda: server.asked, first)
         try:
@@ -384,7 +384,7 @@ def test_two_relays_at_once(live: Live, model: Path, cli: Cli, server: WeightsSe
         assert cli.finish(first).result["image"] == live.first.result["image"]
 
 
-def test_a_lock_file_that_says_something_else(model: Path, cli: Cli) -> None:
+def test_a_truncated_lock_file(model: Path, cli: Cli) -> None:
     content = (model / "model.pt").read_bytes()
     good = (model / "weights.lock").read_text()
     (model / "weights.lock").write_text(good[:-10])

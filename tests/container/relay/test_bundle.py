@@ -1,4 +1,4 @@
-"""From job to job: what one proved is all that the other gets, and what it loads, pushes and puts into service."""
+"""From job to job: a bundle is verified in one, and the other loads, pushes and deploys exactly that."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def git(folder: Path, *arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Handed:
-    """Bundles of two commits of one model, oldest first; the directory that they were made in is gone."""
+    """Bundles of two commits of one model, oldest first; the model directory is gone."""
 
     name: str
     url: str
     folders: list[Path]
-    told: list[dict[str, Any]]
+    results: list[dict[str, Any]]
     commits: list[str]
 
     def config(self, number: int) -> str:
@@ -47,27 +47,29 @@ def handed(cli: Cli, client: docker.DockerClient, tmp_path_factory: pytest.TempP
     top = tmp_path_factory.mktemp("handed")
     model = digits(top / "model", name, port)
     git(model, "init", "-q", "-b", "main")
-    made = Handed(name, f"http://127.0.0.1:{port}/predictions/{name}", [], [], [])
+    handed = Handed(name, f"http://127.0.0.1:{port}/predictions/{name}", [], [], [])
     with removed_afterwards(client, name):
         for number in range(2):
             (model / "README.md").write_text(f"commit {number}")
             git(model, "add", "-A")
             git(model, "commit", "-qm", str(number))
-            made.commits.append(git(model, "rev-parse", "HEAD"))
+            handed.commits.append(git(model, "rev-parse", "HEAD"))
             assert cli("verify", model, env=ENV).code == 0
-            made.folders.append(top / f"bundle{number}")
-            made.told.append(cli("bundle", model, "--output", made.folders[-1], "--json", env=ENV).result)
+            handed.folders.append(top / f"bundle{number}")
+            handed.results.append(cli("bundle", model, "--output", handed.folders[-1], "--json", env=ENV).result)
         shutil.rmtree(model)
-        yield made
+        yield handed
 
 
 def deploy(cli: Cli, handed: Handed, number: int, folder: Path | None = None, *more: str) -> Any:
     where = folder or handed.folders[number]
-    return cli("deploy", "--bundle", where, "--target", "docker", "--expect-digest", handed.told[number]["digest"], *more, "--json")
+    return cli(
+        "deploy", "--bundle", where, "--target", "docker", "--expect-digest", handed.results[number]["digest"], *more, "--json"
+    )
 
 
 def forget(client: docker.DockerClient, image: str) -> None:
-    """Take an image out of the daemon, as it is on another machine."""
+    """Remove an image from the daemon, which then is like another machine's."""
     client.images.remove(image, force=True)
     with pytest.raises(docker.errors.ImageNotFound):
         client.images.get(image)
@@ -77,7 +79,7 @@ def test_a_daemon_without_the_image_gets_it_from_the_bundle(handed: Handed, cli:
     forget(client, handed.config(0))
     result = deploy(cli, handed, 0).result
     assert (result["result"], result["endpoint"]["digest"], result["endpoint"]["state"]) == ("passed", handed.config(0), "ready")
-    assert handed.told[0]["version"] == handed.commits[0][:12]
+    assert handed.results[0]["version"] == handed.commits[0][:12]
     picture = Path(__file__).parents[3] / "examples/digits/samples/seven.png"
     answer = requests.post(handed.url, data=picture.read_bytes(), headers={"Content-Type": "image/png"}, timeout=30)
     assert answer.json()["class"] in (7, "7", "seven")
@@ -90,7 +92,7 @@ def test_the_newer_goes_live_after_a_push_and_the_older_stays_out(
 ) -> None:
     deploy(cli, handed, 0)
     pushed = cli("push", "--bundle", handed.folders[1], "--repository", f"{registry_host}/bundles/", "--json").result
-    assert pushed["digest"] == handed.told[1]["image"]
+    assert pushed["digest"] == handed.results[1]["image"]
     assert cli("push", "--bundle", handed.folders[1], "--repository", f"{registry_host}/bundles/", "--json").result["bytes"] == 0
     assert deploy(cli, handed, 1).result["endpoint"]["digest"] == handed.config(1)
     (version,) = client.containers.list(filters={"label": f"org.torchrelay.commit={handed.commits[1]}"})
@@ -104,12 +106,12 @@ def test_the_newer_goes_live_after_a_push_and_the_older_stays_out(
 
 
 def test_a_changed_layer_is_not_loaded(handed: Handed, cli: Cli, client: docker.DockerClient, tmp_path: Path) -> None:
-    """The daemon lacks the image, so its layers are read; a byte of the handler's was changed, its size was not."""
+    """The daemon lacks the image, so its layers are read; one byte of the handler's layer was changed, not its size."""
     for container in client.containers.list(all=True, filters={"label": f"org.torchrelay.name={handed.name}"}):
-        container.remove(force=True, v=True)  # the front is of the first version's image
+        container.remove(force=True, v=True)  # the front uses the first version's image
     forget(client, handed.config(0))
     spoiled = shutil.copytree(handed.folders[0], tmp_path / "bundle")
-    manifest = json.loads((spoiled / "blobs" / handed.told[0]["image"].replace(":", "/")).read_text())
+    manifest = json.loads((spoiled / "blobs" / handed.results[0]["image"].replace(":", "/")).read_text())
     layer = spoiled / "blobs" / manifest["layers"][-1]["digest"].replace(":", "/")
     data = layer.read_bytes()
     middle = len(data) // 2

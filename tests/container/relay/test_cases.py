@@ -63,7 +63,7 @@ def test_a_case(started: dict[str, StartedCase], label: str, client: docker.Dock
     one = started[label]
     expected, outcome = one.case.expect, one.run.result(timeout=280)
     if expected.verdict == "passed":
-        assert outcome.code == 0, outcome.told
+        assert outcome.code == 0, outcome.output
         assert verdict(one.folder)["result"] == "passed"
     else:
         error = outcome.refused(20, expected.reason, expected.fix)

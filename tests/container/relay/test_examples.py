@@ -1,4 +1,4 @@
-"""The examples that are not the relay tests' own subject, each from its files to an endpoint on Docker."""
+"""The examples that no other relay test uses, each from its files to an endpoint on Docker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.conftest import free_port
 
 
 def relayed(cli: Cli, folder: Path, example: str, name: str, registry: str) -> tuple[str, Outcome]:
-    """Take a copy of an example through the whole relay; gives where it answers."""
+    """Run the whole relay on a copy of an example; return its URL and the run."""
     port = free_port()
     shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns(".torchrelay", "weights.lock", "__pycache__"))
     edit(folder / "model.yaml", f"name: {example}", f"name: {name}")
@@ -38,8 +38,8 @@ def test_an_example_goes_through_the_whole_relay(
         assert done.stage("verify")["result"] == "passed"
         if example == "segmentation":
             picture = (tmp_path / "model/samples/large.jpg").read_bytes()
-            told = {"Content-Type": "image/jpeg", "Accept": "image/png; size=input"}
-            answer = requests.post(url, data=picture, headers=told, timeout=30)
+            headers = {"Content-Type": "image/jpeg", "Accept": "image/png; size=input"}
+            answer = requests.post(url, data=picture, headers=headers, timeout=30)
             assert answer.headers["Content-Type"] == "image/png"
             assert Image.open(io.BytesIO(answer.content)).size == Image.open(io.BytesIO(picture)).size
         else:

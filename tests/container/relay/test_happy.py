@@ -1,14 +1,11 @@
-"""A model directory in, a proved and answering endpoint out; what was proved is what was pushed is what runs."""
+"""A model directory in, a verified and answering endpoint out; the verified image is pushed and runs."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import secrets
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import docker
 import pytest
 import requests
 
-from tests.container.harness import PYTHON, poll
 from tests.container.relay.conftest import Live
 from tests.container.relay.runs import (
     Cli,
@@ -35,11 +31,11 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 def layers(built: dict[str, Any]) -> dict[str, list[str]]:
-    """Who made it -> digests of its layers."""
-    found: dict[str, list[str]] = {}
+    """Creator -> digests of its layers."""
+    by_stage: dict[str, list[str]] = {}
     for layer in built["layers"]:
-        found.setdefault(layer["created_by"], []).append(layer["digest"])
-    return found
+        by_stage.setdefault(layer["created_by"], []).append(layer["digest"])
+    return by_stage
 
 
 def manifest_of(live: Live, digest: str) -> dict[str, Any]:
@@ -60,15 +56,15 @@ def test_the_endpoint_answers_with_the_right_class(live: Live) -> None:
         assert answer.json()["confidence"] == pytest.approx(expected["confidence"], abs=0.001)
 
 
-def test_what_was_proved_is_what_was_pushed_is_what_runs(live: Live, client: docker.DockerClient) -> None:
-    proved = verdict(live.dir)
+def test_the_verified_image_is_pushed_and_runs(live: Live, client: docker.DockerClient) -> None:
+    verified = verdict(live.dir)
     result = live.first.result
-    assert proved["result"] == "passed"
-    assert result["image"] == proved["image"] == result["pushed"]["digest"]
+    assert verified["result"] == "passed"
+    assert result["image"] == verified["image"] == result["pushed"]["digest"]
     manifest = manifest_of(live, result["image"])
-    assert manifest["config"]["digest"] == proved["config"] == result["pushed"]["config_digest"]
+    assert manifest["config"]["digest"] == verified["config"] == result["pushed"]["config_digest"]
     running = client.containers.list(filters={"label": f"org.torchrelay.name={live.name}"})
-    assert {one.attrs["Image"] for one in running} == {proved["config"]}
+    assert {one.attrs["Image"] for one in running} == {verified["config"]}
     assert len(running) == 2  # the version and its front
     assert scratch_containers(client, live.dir) == []
     assert half_written(live.dir) == []
@@ -124,9 +120,7 @@ def test_an_edit_sends_one_small_layer(live: Live, model: Path, cli: Cli, client
     assert deployed_containers(client, live.name) == before
 
 
-def test_requirements_are_a_layer_of_their_own_made_once(
-    cli: Cli, client: docker.DockerClient, index: Index, tmp_path: Path
-) -> None:
+def test_requirements_are_a_separate_layer_made_once(cli: Cli, client: docker.DockerClient, index: Index, tmp_path: Path) -> None:
     name = f"relay-test-{secrets.token_hex(3)}"
     folder = own_handler(tmp_path / "model", "imports_a_requirement", name)
     with (folder / "requirements.txt").open("a") as file:
@@ -144,44 +138,3 @@ def test_requirements_are_a_layer_of_their_own_made_once(
         assert second["digest"] != first["digest"]
         assert len(index.asked) == asked
         assert scratch_containers(client, folder) == []
-
-
-def test_the_archive_serves_on_stock_torchserve(live: Live, client: docker.DockerClient, runtime: str) -> None:
-    """TorchServe 0.12 by its own launcher: no front, no entrypoint and no library of ours but what the archive carries."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(live.dir / f".torchrelay/{live.name}.mar", f"store/{live.name}.mar")
-    image = base64.b64encode((live.dir / "samples/seven.png").read_bytes()).decode()
-    ask = (
-        "import base64, urllib.request\n"
-        f"body = base64.b64decode('{image}')\n"
-        f"url, headers = 'http://127.0.0.1:8080/predictions/{live.name}', {{'Content-Type': 'image/png'}}\n"
-        "request = urllib.request.Request(url, body, headers)\n"
-        "print(urllib.request.urlopen(request, timeout=30).read().decode())\n"
-    )
-    bin_folder = PYTHON.rpartition("/")[0]
-    options = "--foreground --ncs --disable-token-auth --model-store /tmp/store"
-    container = client.containers.create(
-        runtime,
-        entrypoint=["sh", "-c", f"cd /tmp && PATH={bin_folder}:$PATH torchserve {options} --models {live.name}={live.name}.mar"],
-        network_mode="none",
-        environment={"TEMP": "/tmp"},  # noqa: S108
-        healthcheck={"test": ["NONE"]},
-    )
-    try:
-        container.put_archive("/tmp", buffer.getvalue())  # noqa: S108
-        container.start()
-
-        def answer() -> Any:
-            container.reload()
-            assert container.status == "running", container.logs().decode()
-            code, output = container.exec_run([PYTHON, "-c", ask])
-            assert isinstance(output, bytes)
-            return json.loads(output) if code == 0 else None
-
-        assert poll("TorchServe's answer", answer, 90)["class"] == "7"
-    except AssertionError:
-        print(container.logs().decode())
-        raise
-    finally:
-        container.remove(force=True, v=True)

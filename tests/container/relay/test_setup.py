@@ -1,4 +1,4 @@
-"""install_packages and unpack_dependencies run when the image is built, in seed 004's order, and nothing of them at start."""
+"""install_packages and unpack_dependencies run in this order when the image is built, and not at start."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def names_zip() -> bytes:
 @pytest.fixture
 def folder(client: docker.DockerClient, tmp_path: Path) -> Iterator[Path]:
     name = f"setup-test-{secrets.token_hex(3)}"
-    made = own_handler(tmp_path / "model", "sets_itself_up", name, extra_files=f"[names.zip, {WHEEL}]")
-    (made / WHEEL).write_bytes(wheel("setup_test_words"))
-    (made / "names.zip").write_bytes(names_zip())
+    folder = own_handler(tmp_path / "model", "sets_itself_up", name, extra_files=f"[names.zip, {WHEEL}]")
+    (folder / WHEEL).write_bytes(wheel("setup_test_words"))
+    (folder / "names.zip").write_bytes(names_zip())
     with removed_afterwards(client, name):
-        yield made
+        yield folder
 
 
-def test_they_run_at_build_once_and_the_image_needs_no_network(
+def test_setup_runs_once_at_build_and_the_image_needs_no_network(
     cli: Cli, client: docker.DockerClient, index: Index, folder: Path
 ) -> None:
     edit(folder / "model.yaml", "model_file: model.py\n", "")
@@ -47,8 +47,8 @@ def test_they_run_at_build_once_and_the_image_needs_no_network(
     edit(
         folder / "handler.py", 'os.system("python -m zipfile -e names.zip unpacked")', 'os.system("python -m zipfile -e no.zip x")'
     )
-    told = cli("build", folder, env=index.env).refused(
+    message = cli("build", folder, env=index.env).refused(
         14, "unpack_dependencies failed", "python -m zipfile -e no.zip x", "ended with 1"
     )
-    assert "|| true" in told
+    assert "|| true" in message
     assert scratch_containers(client, folder) == []

@@ -1,4 +1,4 @@
-"""Ctrl-C, TERM and KILL in every stage: nothing of it stays behind, and the next run ends where an undisturbed one does."""
+"""Ctrl-C, TERM and KILL in every stage: nothing stays behind, and the next run ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ ENDS_WITHIN_S = 15.0
 def interrupt(
     cli: Cli, arguments: list[str | Path], what: str, reached: Callable[[], Any], sent: int, env: Mapping[str, str] | None = None
 ) -> None:
-    """Start the command, wait until it is where it is wanted, send it a signal and see how it ends."""
+    """Start the command, send it a signal when `reached` returns true, and check how it ends."""
     process = cli.start(*arguments, env=env)
     wait_for(what, reached, process)
     os.killpg(process.pid, sent)
     outcome = cli.finish(process, ENDS_WITHIN_S)
     if sent == signal.SIGKILL:
-        assert outcome.code == -signal.SIGKILL, outcome.told
+        assert outcome.code == -signal.SIGKILL, outcome.output
     else:
         outcome.refused(130, "interrupted", "run it again")
-        assert '"exit_code": 130' in outcome.out or "--json" not in arguments, outcome.told
+        assert '"exit_code": 130' in outcome.out or "--json" not in arguments, outcome.output
 
 
 def test_in_fetch(live: Live, model: Path, cli: Cli, client: docker.DockerClient, tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_in_archive(cli: Cli, tmp_path: Path) -> None:
         interrupt(cli, ["archive", folder, "--json"], "the archive's growing", writing, sent)
         assert not (state / "relay-test.mar").exists()
         assert bool(half_written(folder)) == (sent == signal.SIGKILL)
-    made = [cli("archive", one, "--json").result for one in (folder, undisturbed)]
+    archives = [cli("archive", one, "--json").result for one in (folder, undisturbed)]
     assert half_written(folder) == []
-    assert made[0]["inputs"] == made[1]["inputs"]
-    digests = [hashlib.file_digest(Path(one["path"]).open("rb"), "sha256").hexdigest() for one in made]  # noqa: SIM115
+    assert archives[0]["inputs"] == archives[1]["inputs"]
+    digests = [hashlib.file_digest(Path(one["path"]).open("rb"), "sha256").hexdigest() for one in archives]  # noqa: SIM115
     assert digests[0] == digests[1]
     shutil.rmtree(tmp_path / "undisturbed")
     shutil.rmtree(folder)
@@ -163,7 +163,7 @@ def answers(live: Live) -> bool:
 
 
 def test_in_deploy(live: Live, model: Path, cli: Cli, client: docker.DockerClient) -> None:
-    """The version that serves goes on serving; at the end the new one does, then the old one again."""
+    """The deployed version keeps serving; at the end the new one serves, then the old one again."""
     before = deployed_containers(client, live.name)
     edit(model / "model.py", '"""A small', '"""Still a small')
     assert cli("verify", model).code == 0
@@ -189,8 +189,8 @@ def test_in_deploy(live: Live, model: Path, cli: Cli, client: docker.DockerClien
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_time_ends_it_at_once(model: Path, cli: Cli, client: docker.DockerClient, sent: int) -> None:
-    """Whoever presses Ctrl-C again while it puts things away gets one error too; what it leaves, the next run removes."""
+def test_a_second_signal_ends_it_at_once(model: Path, cli: Cli, client: docker.DockerClient, sent: int) -> None:
+    """A second Ctrl-C during the cleanup gives one error too; the next run removes what is left."""
     (model / ".torchrelay/verdict.json").unlink()
     process = cli.start("verify", model)
     wait_for("the container", lambda: scratch_containers(client, model), process)

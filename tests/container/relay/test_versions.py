@@ -53,7 +53,9 @@ def model_of(folder: Path, name: str, version: str, port: int) -> Path:
 
 
 @pytest.mark.parametrize("target", ["docker", "local"])
-def test_both_answer_and_the_chosen_one_by_default(cli: Cli, client: docker.DockerClient, tmp_path: Path, target: str) -> None:
+def test_both_versions_answer_and_the_chosen_one_is_the_default(
+    cli: Cli, client: docker.DockerClient, tmp_path: Path, target: str
+) -> None:
     name, port = f"two-{secrets.token_hex(3)}", free_port()
     model_of(tmp_path / "old", name, "1.0", port)
     folder = model_of(tmp_path / "new", name, "2.0", port)
@@ -65,12 +67,12 @@ def test_both_answer_and_the_chosen_one_by_default(cli: Cli, client: docker.Dock
     with removed_afterwards(client, name):
         try:
             done = cli("relay", folder, "--target", target, "--json")
-            assert done.code == 0, done.told
+            assert done.code == 0, done.output
             url = f"http://127.0.0.1:{port}/predictions/{name}"
-            said = {
+            words = {
                 path: requests.post(url + path, json=[1, 2], timeout=10).json().get("says") for path in ("", "/1.0", "/2.0", "/3.0")
             }
-            assert said == {"": "1.0", "/1.0": "1.0", "/2.0": "2.0", "/3.0": None}
+            assert words == {"": "1.0", "/1.0": "1.0", "/2.0": "2.0", "/3.0": None}
             if target == "docker":
                 edit(folder / "greeting.py", "'2.0'", "'3.0'")
                 edit(folder / "samples/new.json", '"json": {"says": "2.0"', '"json": {"says": "wrong"')
@@ -80,14 +82,14 @@ def test_both_answer_and_the_chosen_one_by_default(cli: Cli, client: docker.Dock
             cli("delete", folder, "--target", target)
 
 
-def test_an_example_beside_another_models_archive_is_refused(cli: Cli, tmp_path: Path) -> None:
+def test_the_archive_of_another_model_is_refused(cli: Cli, tmp_path: Path) -> None:
     folder = model_of(tmp_path / "new", "one-name", "2.0", 8080)
     assert cli("archive", EXAMPLES / "tabular", "--output", folder / "old.mar").code == 0
     with (folder / "model.yaml").open("a") as file:
         file.write("versions: [old.mar, handler.py, gone.mar]\ndefault_version: '3'\n")
-    told = cli("check", folder).err
-    assert 'model.yaml:8: versions[0]: "old.mar" is an archive of model "tabular", this model is one-name' in told
-    assert 'versions[1]: "handler.py" is not a model archive' in told
-    assert 'versions[2]: "gone.mar" does not exist' in told
+    problems = cli("check", folder).err
+    assert 'model.yaml:8: versions[0]: "old.mar" is an archive of model "tabular", this model is one-name' in problems
+    assert 'versions[1]: "handler.py" is not a model archive' in problems
+    assert 'versions[2]: "gone.mar" does not exist' in problems
     edit(folder / "model.yaml", "versions: [old.mar, handler.py, gone.mar]\n", "")
     assert 'default_version: there is no version "3" here; write one of 2.0' in cli("check", folder).err

@@ -1,4 +1,4 @@
-"""A handler in seed 004's style: the two functions use os.system, and the network needs what they leave."""
+"""A handler whose setup functions use os.system, and whose network needs the files that they write."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ def install_packages():
     """Comes after the requirements, and lets pip install what was packed along."""
     import relay_test_words  # noqa: F401
 
-    os.system("pip install --no-deps setup_test_words-1.0-py3-none-any.whl")  # noqa: S605 -- as the seed writes it
+    os.system("pip install --no-deps setup_test_words-1.0-py3-none-any.whl")  # noqa: S605 -- as model authors write it
 
 
 def unpack_dependencies():
