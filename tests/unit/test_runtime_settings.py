@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from torchrelay_runtime.settings import Settings, SettingsError, own_port, parse_serving, read_settings
+from torchrelay_runtime.settings import Settings, SettingsError, own_port, parse_serving, propagation, read_settings
 
 GOOD: dict[str, Any] = {
     "name": "digits",
@@ -116,3 +116,14 @@ def test_an_ipv6_address_is_bracketed(tmp_path: Path) -> None:
 
 def test_without_the_front_it_binds_to_loopback(tmp_path: Path) -> None:
     assert settings(tmp_path, {"TORCHRELAY_FRONT": "none"}).bind == "127.0.0.1"
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "abc", "601"])
+def test_a_propagation_that_is_not_a_time_is_named(text: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        propagation({"TORCHRELAY_PROPAGATION_S": text})
+    assert f"TORCHRELAY_PROPAGATION_S is {text!r}" in str(refused.value)
+
+
+def test_the_propagation_has_a_default() -> None:
+    assert (propagation({}), propagation({"TORCHRELAY_PROPAGATION_S": "0"})) == (5.0, 0.0)
