@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import ArchiveInvalid, ModelInvalid, WeightsChanged
 from torchrelay.core.paths import ROOT, cache_dir
 from torchrelay.core.progress import Quiet
@@ -148,6 +150,6 @@ def test_an_unpacked_export_has_no_stale_file_and_keeps_other_folders(model_dir:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "precious").write_text("")
-    with pytest.raises(ArchiveInvalid, match="not an empty folder"):
+    with fails(ArchiveInvalid, words=messages.NOT_EMPTY_FOLDER):
         archiving.export(model_dir, model, fetched, "1.0", Quiet(), "no-archive", theirs)
     assert (theirs / "precious").exists()

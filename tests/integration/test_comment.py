@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from tests.integration.github_server import BOT, GitHub, serving
 from torchrelay.core.errors import GitHubRefused
 from torchrelay.workflow import comment
@@ -163,7 +165,7 @@ def test_temporary_failures_are_retried(answers: list[Any], waits: list[float], 
 def test_there_is_a_deadline(answer: Any, hub: GitHub) -> None:
     hub.next = [answer] * 1000
     clock = Clock()
-    with pytest.raises(GitHubRefused, match="was not written"):
+    with fails(GitHubRefused, words=messages.COMMENT_NOT_WRITTEN):
         put(hub, "body", clock)
     assert clock.now <= comment.DEADLINE_S
     assert hub.comments == []
@@ -245,5 +247,5 @@ def test_a_repository_is_owner_and_name(repository: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("api", ["http://api.example", "ftp://127.0.0.1", "api.github.com"])
 def test_the_token_is_not_sent_without_tls(api: str, tmp_path: Path) -> None:
-    with pytest.raises(GitHubRefused, match="TLS"):
+    with fails(GitHubRefused, "TLS"):
         pull_request_of(environment(tmp_path, PULL, GITHUB_API_URL=api))

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from tests.integration import bundles
 from tests.integration.conftest import free_port
 from tests.integration.test_bundle import run
@@ -111,13 +113,13 @@ def test_an_unreachable_server_is_not_a_failure(model: Path) -> None:
 
 
 def test_errors_without_a_comparison(model: Path) -> None:
-    with pytest.raises(InputsInvalid, match="input live-url"):
+    with fails(InputsInvalid, "input live-url"):
         diff.run(model, "file:///etc/passwd")
     (model / "samples/more.json").write_text('{"request": {"json": 1}, "expect": {"json": 1}}')
-    with pytest.raises(NotVerified, match="no answers of this image to these samples"):
+    with fails(NotVerified, words=messages.NO_ANSWERS):
         diff.run(model, "http://127.0.0.1:9")
     (model / "samples/more.json").unlink()
     layers = [bundles.layer("runtime", b"other", 5)]
     save_image(Workspace(model).image_record, bundles.image_of(layers))
-    with pytest.raises(NotVerified, match="no answers of this image"):
+    with fails(NotVerified, words=messages.NO_ANSWERS):
         diff.run(model, "http://127.0.0.1:9")

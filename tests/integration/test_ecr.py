@@ -9,6 +9,8 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
+from tests import messages
+from tests.errors import fails
 from tests.integration.weights_server import Behaviour, Handler, serving
 from torchrelay.core.errors import RegistryError
 from torchrelay.oci import ecr
@@ -63,7 +65,7 @@ def test_mutable_tags_are_possible() -> None:
 def test_without_credentials_the_fix_explains_how_to_get_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(RegistryError, match="no AWS credentials") as caught:
+    with fails(RegistryError, words=messages.NO_AWS_CREDENTIALS) as caught:
         ecr.credentials(HOST)
     assert "aws sso login" in caught.value.fix
 
@@ -114,5 +116,5 @@ def test_ecrs_refusals_are_explained(monkeypatch: pytest.MonkeyPatch, code: str,
 def test_nobody_at_the_endpoint_ends_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(RegistryError, match="is unreachable"):
+    with fails(RegistryError, words=messages.UNREACHABLE):
         ecr.credentials(HOST)

@@ -13,6 +13,8 @@ from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from tests import messages
+from tests.errors import fails
 from tests.integration.accounts import answering, moto
 from tests.integration.weights_server import serving
 from torchrelay.core.errors import ClusterRefused
@@ -158,6 +160,6 @@ def test_without_credentials_the_fix_is_to_log_in(cluster: dict[str, Any], monke
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     for function in (eks.kubeconfig, eks.token):
-        with pytest.raises(ClusterRefused, match="no AWS credentials") as caught:
+        with fails(ClusterRefused, words=messages.NO_AWS_CREDENTIALS) as caught:
             function(cluster["arn"])
         assert "aws-role" in caught.value.fix

@@ -15,6 +15,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests import messages
+from tests.errors import fails
 from tests.integration.weights_server import Behaviour, Handler, serving
 from torchrelay.core.errors import WeightsChanged, WeightsMissing
 from torchrelay.core.progress import Quiet
@@ -213,7 +215,7 @@ def test_a_missing_object_is_reported(tmp_path: Path, uri: str, message: str, fi
 def test_without_credentials_the_fix_explains_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(WeightsMissing, match="no AWS credentials") as caught:
+    with fails(WeightsMissing, words=messages.NO_AWS_CREDENTIALS) as caught:
         get(tmp_path)
     assert "aws sso login" in caught.value.fix
 
@@ -221,7 +223,7 @@ def test_without_credentials_the_fix_explains_how_to_get_some(tmp_path: Path, mo
 @pytest.mark.usefixtures("bucket")
 def test_a_profile_that_does_not_exist_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(WeightsMissing, match="nobody"):
+    with fails(WeightsMissing, "nobody"):
         get(tmp_path)
 
 
@@ -263,5 +265,5 @@ def test_errors_that_moto_does_not_make_come_from_a_stand_in(
 @pytest.mark.usefixtures("bucket")
 def test_nobody_at_the_endpoint_ends_in_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(WeightsMissing, match="gave up"):
+    with fails(WeightsMissing, words=messages.GAVE_UP):
         get(tmp_path)

@@ -13,6 +13,8 @@ import boto3
 import pytest
 import yaml
 
+from tests import messages
+from tests.errors import fails
 from tests.integration.accounts import CLAIMS, SIGNATURE, answering, exported, moto, sts_error, token_service
 from tests.integration.conftest import serve_registry
 from tests.integration.weights_server import Handler, serving, status
@@ -153,7 +155,7 @@ def test_trouble_at_sts_is_retried(aws: str, monkeypatch: pytest.MonkeyPatch, jo
     with token_service(monkeypatch), serving(b"") as sts:
         sts.next = [sts_error("Throttling", status=400), sts_error("InternalFailure", status=500), sts_error("AccessDenied")]
         monkeypatch.setenv("AWS_ENDPOINT_URL", sts.url)
-        with pytest.raises(LoginFailed, match="does not let this job take"):
+        with fails(LoginFailed, words=messages.ROLE_REFUSED):
             login.run(login.LoginRequest(aws_role=ROLE, aws_region="eu-west-1"), login.this_job())
     assert len(sts.asked) == 3
     assert aws

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import pytest
 import requests
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import NotVerified, RegistryError
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
@@ -88,13 +90,13 @@ def record(model_dir: Path, built: Image, *, config: str, result: Literal["passe
 
 def test_only_a_verified_image_is_pushed(registry_host: str, tmp_path: Path) -> None:
     built = image()
-    with pytest.raises(NotVerified, match="no built image"):
+    with fails(NotVerified, words=messages.NO_IMAGE):
         push.run(tmp_path, f"{registry_host}/verified", Quiet())
     record(tmp_path, built, config=built.config_digest, result="gate_failed")
-    with pytest.raises(NotVerified, match="gate_failed"):
+    with fails(NotVerified, words=messages.GATE_FAILED):
         push.run(tmp_path, f"{registry_host}/verified", Quiet())
     record(tmp_path, built, config=image(b"another").config_digest)
-    with pytest.raises(NotVerified, match="the verdict is on"):
+    with fails(NotVerified, words=messages.OTHER_VERDICT):
         push.run(tmp_path, f"{registry_host}/verified", Quiet())
     assert client(registry_host).manifest_digest("verified", "1.0") is None
     record(tmp_path, built, config=built.config_digest)
@@ -196,7 +198,7 @@ def test_a_refusal_is_not_retried_and_comes_with_a_fix(flaky: Any, status: int, 
 
 def test_a_registry_that_is_down_ends_in_one_error() -> None:
     waits: list[float] = []
-    with pytest.raises(RegistryError, match="gave up after 6 attempts"):
+    with fails(RegistryError, words=messages.SIX_ATTEMPTS):
         push_image(image(), client("127.0.0.1:9", sleep=waits.append), parse_reference("127.0.0.1:9/x", "1.0"), Quiet())
     assert len(waits) == 5
     assert waits == sorted(waits)
@@ -206,7 +208,7 @@ def test_a_call_is_not_retried_when_another_thread_failed() -> None:
     waits: list[float] = []
     registry = client("127.0.0.1:9", sleep=waits.append)
     registry.stop.set()
-    with pytest.raises(RegistryError, match="not retried because another call failed"):
+    with fails(RegistryError, words=messages.NOT_RETRIED):
         registry.check_access()
     assert waits == []
 
@@ -220,6 +222,6 @@ def test_weights_that_changed_since_the_build_are_refused_by_their_digest(regist
         changed = tar_layer([LayerFile("model.pt", Slice(weights, 0, 5000), 5000)], "weights", task)
     weights.write_bytes(b"1" * 5000)
     config = {"rootfs": {"type": "layers", "diff_ids": [changed.diff_id]}, "config": {}}
-    with pytest.raises(RegistryError, match="DIGEST_INVALID"):
+    with fails(RegistryError, "DIGEST_INVALID"):
         push_image(Image(config, (changed,), {}), client(registry_host), parse_reference(f"{registry_host}/changed", "1"), Quiet())
     assert client(registry_host).manifest_digest("changed", "1") is None

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from tests.integration.wheels import wheel
 from torchrelay.core import paths
 from torchrelay.core.errors import Busy, DeployFailed, GateFailed, PortTaken, RolledBack
@@ -128,7 +130,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one_running(digits: Digits)
     first = digits.apply()
     pid = digits.pid()
     (digits.dir / "model.py").write_text((digits.dir / "model.py").read_text() + BROKEN)
-    with pytest.raises(GateFailed, match="no weights today") as caught:
+    with fails(GateFailed, "no weights today") as caught:
         digits.apply()
     assert "Traceback" in caught.value.message
     assert "org.pytorch" not in caught.value.message
@@ -144,7 +146,7 @@ def test_a_version_that_answers_wrongly_never_gets_the_port(digits: Digits) -> N
     release = digits.release()
     sample = next(one for one in release.samples if one.name == "nine")
     wrong = replace(sample, expect=replace(sample.expect, value={"class": "3"}))
-    with pytest.raises(GateFailed, match="nine: "):
+    with fails(GateFailed, "nine: "):
         digits.target.apply(replace(release, samples=(wrong,)))
     assert digits.pid() == pid
     assert digits.answer() == "9"
@@ -165,7 +167,7 @@ def test_a_version_that_fails_on_the_port_gives_it_back(digits: Digits) -> None:
             (home / "model/MAR-INF/MANIFEST.json").unlink(missing_ok=True)
 
     target.versions.stop = stop_and_damage  # type: ignore[method-assign]
-    with pytest.raises(RolledBack, match="answers again"):
+    with fails(RolledBack, words=messages.ANSWERS_AGAIN):
         target.apply(release)
     assert digits.target.status() == first
     assert digits.answer() == "9"
@@ -225,7 +227,7 @@ def test_a_port_that_another_relay_has_locked_is_left_unchanged(digits: Digits) 
 
 
 def test_a_rollback_without_a_previous_version_is_refused(digits: Digits) -> None:
-    with pytest.raises(DeployFailed, match="no previous version"):
+    with fails(DeployFailed, words=messages.NO_PREVIOUS_VERSION):
         digits.target.rollback()
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import RegistryError
 from torchrelay.oci import ecr
 
@@ -34,7 +36,7 @@ def test_a_host_contains_account_and_region(host: str, region: str) -> None:
 )
 def test_any_other_host_is_not_ecr(host: str) -> None:
     assert not ecr.is_ecr(host)
-    with pytest.raises(RegistryError, match="not an ECR registry"):
+    with fails(RegistryError, words=messages.NOT_ECR):
         ecr.credentials(host)
 
 
@@ -45,5 +47,5 @@ def test_a_repository_is_a_registry_and_a_name() -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "Digits", "a//b", "../x", "x" * 257, "digits:tag", "digits@sha256:0"])
 def test_a_name_that_ecr_would_refuse_is_refused_here(name: str) -> None:
-    with pytest.raises(RegistryError, match="not an ECR repository"):
+    with fails(RegistryError, words=messages.NOT_ECR_REPOSITORY):
         ecr.parse_repository(f"{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com/{name}")

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.authoring.fastai.export import Options, export, plan
 from torchrelay.authoring.fastai.pickle_names import read_names
 from torchrelay.core.errors import ModelInvalid
@@ -92,11 +94,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(good)
     with pytest.raises(ModelInvalid, match=r"not a file that learn.export\(\) writes"):
         read_names(path)
-    with pytest.raises(ModelInvalid, match="not one that"):
+    with fails(ModelInvalid, words=messages.NOT_EXPORTED):
         read_names(saved(tmp_path, good, other__data__pkl=b"", **{"b__data.pkl": good}))
-    with pytest.raises(ModelInvalid, match="TorchScript"):
+    with fails(ModelInvalid, words=messages.TORCHSCRIPT):
         read_names(saved(tmp_path, good, **{"archive__constants.pkl": good}))
-    with pytest.raises(ModelInvalid, match="is not a file"):
+    with fails(ModelInvalid, words=messages.NOT_A_FILE):
         export(Options(tmp_path / "none.pkl", tmp_path / "out"))
 
 
@@ -105,5 +107,5 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "model.yaml").touch()
-    with pytest.raises(ModelInvalid, match="exists already"):
+    with fails(ModelInvalid, words=messages.EXISTS_ALREADY):
         export(Options(path, output, trust=True))

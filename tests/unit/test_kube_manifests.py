@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import DeployFailed
 from torchrelay.model.model import Model
 from torchrelay.model.origin import Origin
@@ -132,7 +134,7 @@ def test_the_render_command(monkeypatch: pytest.MonkeyPatch, there: list[str], c
 
 def test_without_kustomize_or_kubectl_the_fix_is_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(DeployFailed, match="neither kustomize nor kubectl"):
+    with fails(DeployFailed, words=messages.NO_RENDERER):
         kustomize_command(Path("/x"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.errors import fails
 from tests.unit.kube_cluster import ONLY_AS_CANDIDATE, Document, FakeCluster, Killed
 from torchrelay.core.errors import Busy, GateFailed, RolledBack
 from torchrelay.core.progress import Quiet
@@ -145,7 +146,7 @@ def test_a_model_with_large_batches_is_verified_in_full_batches(world: World) ->
 
 def test_a_version_that_fails_as_candidate_changes_nothing(world: World) -> None:
     world.deploy("one")
-    with pytest.raises(GateFailed, match="one: "):
+    with fails(GateFailed, "one: "):
         world.deploy("wrong")
     assert (world.versions, world.cluster.candidates()) == (("one", True, ""), set())
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import LoginFailed
 from torchrelay.credentials import kubeconfig
 
@@ -116,7 +118,7 @@ def test_other_text_is_refused_with_its_line_only(text: str, message: str) -> No
 def test_a_second_exec_cannot_hide_behind_the_first() -> None:
     """Other readers use the last of two equal keys and this one the first, so a file that repeats a key is refused."""
     text = json.dumps(config(runs("aws", "eks", "get-token"))).replace('"command": "aws"', '"command": "aws", "command": "sh"')
-    with pytest.raises(LoginFailed, match="written twice"):
+    with fails(LoginFailed, words=messages.WRITTEN_TWICE):
         kubeconfig.checked(text)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from tests.small_image import SITE, WEIGHTS, image, layer, metadata, model, model_layers, python, runtime
 from torchrelay.attestation import image_contents
 from torchrelay.attestation.image_contents import contents
@@ -271,21 +273,21 @@ def test_a_gzipped_layer_gives_the_same_document() -> None:
 
 @pytest.mark.parametrize("damaged", [squeezed(runtime(), cut=20), squeezed(runtime(), cut=2000)])
 def test_a_layer_that_ends_early_is_refused(damaged: Layer) -> None:
-    with pytest.raises(BundleInvalid, match="ends early"):
+    with fails(BundleInvalid, words=messages.ENDS_EARLY):
         bill(image(damaged, *model_layers()))
 
 
 def test_a_layer_with_another_digest_than_in_the_config_is_refused(own_cache: Path) -> None:
     honest = image()
     other = replace(runtime(), diff_id=honest.layers[1].diff_id)
-    with pytest.raises(BundleInvalid, match="which the image's config names"):
+    with fails(BundleInvalid, words=messages.NO_LAYER):
         bill(image(other, *model_layers()))
     assert not (own_cache / "scans").exists()
 
 
 def test_a_record_of_boundless_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_contents, "RECORD_LIMIT", 100)
-    with pytest.raises(BundleInvalid, match="larger than"):
+    with fails(BundleInvalid, words=messages.TOO_LARGE):
         bill(image())
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import DependenciesUnresolved
 from torchrelay.core.progress import Quiet
 from torchrelay.image import setup, setup_program
@@ -83,7 +85,7 @@ def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
     ids=lambda info: str(info.name),
 )
 def test_anything_else_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
-    with pytest.raises(DependenciesUnresolved, match="not a file of the model"):
+    with fails(DependenciesUnresolved, words=messages.NOT_IN_MODEL):
         setup._names(tar(tmp_path / "x.tar", bad), FOLDER)
 
 

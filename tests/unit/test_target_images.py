@@ -5,6 +5,8 @@ from typing import Any
 import docker
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import DeployFailed, DockerUnavailable
 from torchrelay.core.progress import Quiet
 from torchrelay.model.model import Model
@@ -31,7 +33,7 @@ class Daemon:
 
 def test_the_containerd_image_store_is_refused_with_the_fix() -> None:
     daemon: Any = Daemon([["driver-type", "io.containerd.snapshotter.v1"]])
-    with pytest.raises(DockerUnavailable, match="containerd image store") as caught:
+    with fails(DockerUnavailable, words=messages.CONTAINERD_STORE) as caught:
         image_id(daemon, MODEL, RELEASE, Quiet())
     assert '"containerd-snapshotter": false' in caught.value.fix
 
@@ -39,5 +41,5 @@ def test_the_containerd_image_store_is_refused_with_the_fix() -> None:
 @pytest.mark.parametrize("status", [None, [], [["Backing Filesystem", "extfs"], ["Supports d_type", "true"]]])
 def test_the_classic_store_only_lacks_the_image(status: list[list[str]] | None) -> None:
     daemon: Any = Daemon(status)
-    with pytest.raises(DeployFailed, match="the daemon has no image"):
+    with fails(DeployFailed, words=messages.DAEMON_NO_IMAGE):
         image_id(daemon, MODEL, RELEASE, Quiet())

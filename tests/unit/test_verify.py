@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import DeployFailed, GateFailed
 from torchrelay.docker.container import hardened
 from torchrelay.model.model import Model
@@ -65,11 +67,11 @@ def test_one_sample_still_fills_a_batch() -> None:
 def test_an_unsupported_target_is_refused_before_the_build() -> None:
     with pytest.raises(DeployFailed, match="the target 'nonsense' is not supported"):
         chosen_target(model(), "nonsense")
-    with pytest.raises(DeployFailed, match="vertex"):
+    with fails(DeployFailed, "vertex"):
         chosen_target(model(targets={"vertex": {}}), None)
-    with pytest.raises(DeployFailed, match="builds no image"):
+    with fails(DeployFailed, words=messages.BUILDS_NO_IMAGE):
         plan(model(), "local", "host.example/x")
-    with pytest.raises(DeployFailed, match="pulls the image from a registry"):
+    with fails(DeployFailed, words=messages.NEEDS_REGISTRY):
         plan(model(), "kubernetes", None)
     assert plan(model(), "kubernetes", "host.example/x")
     assert plan(model(), None, "host.example/x")[3:6] == ["build", "verify", "push to host.example/x"]
@@ -85,7 +87,7 @@ def test_a_failed_sample_is_reported_at_its_line() -> None:
         result="gate_failed", model="m", version="1", image="i", config="c", samples_digest="s", conditions="d",
         concurrency=1, ready_s=1, load_s=1, total_s=1, samples=results, reason="bad: $: no",
     )  # fmt: skip
-    with pytest.raises(GateFailed, match="bad: ") as failed:
+    with fails(GateFailed, "bad: ") as failed:
         require_passed(verdict, samples)
     assert [(one.file, one.line, one.field, one.message) for one in failed.value.problems] == [
         ("samples/bad.json", 3, "bad", "$: no")

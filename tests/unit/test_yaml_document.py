@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests import messages
+from tests.errors import fails
 from torchrelay.core.errors import ModelInvalid
 from torchrelay.model.yaml_document import MAX_NODES, parse
 
@@ -42,7 +44,7 @@ from torchrelay.model.yaml_document import MAX_NODES, parse
 )
 def test_scalars(text: str, value: Any) -> None:
     if text == "a: b: c":
-        with pytest.raises(ModelInvalid, match="is not YAML"):
+        with fails(ModelInvalid, words=messages.NOT_YAML):
             parse(f"x: {text}\n".encode(), "f")
         return
     result = parse(f"x: {text}\n".encode(), "f").value["x"]

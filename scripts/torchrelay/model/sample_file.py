@@ -24,7 +24,7 @@ Kind = Literal["json", "text", "bytes", "status", "missing"]
 class Expect:
     """The expected answer to a sample, and how it is compared.
 
-    `kind` says what `value` is: a JSON value, text, bytes, or nothing because only the status counts, or because it has
+    `kind` names the type of `value`: a JSON value, text, bytes, or nothing because only the status counts, or because it has
     not been recorded yet (`missing`).
     """
 
@@ -51,7 +51,7 @@ class Sample:
     version: str = ""
 
     def path(self, predict: str) -> str:
-        """Return the path that it is sent to; `predict` is the path of the default version."""
+        """Return the path that the request is sent to; `predict` is the path of the default version."""
         return f"{predict}/{self.version}" if self.version else predict
 
 

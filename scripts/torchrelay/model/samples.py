@@ -137,7 +137,7 @@ class _Reader:
         return read_bytes(path, f"{self.folder}/{name}", limit)
 
     def _peek(self, name: str) -> SampleFile | None:
-        """The file's content when it is a sample at all: asked first, to tell samples from JSON bodies."""
+        """The file's content if it is a sample: called first, because a JSON file can also be the body of a sample."""
         try:
             document = parse(self._bytes(name), f"{self.folder}/{name}")
             return SampleFile.model_validate(document.value)

@@ -1,4 +1,4 @@
-"""model-config.yaml: TorchServe's own file beside model.yaml, read as strictly; what both can say is said once, or alike.
+"""model-config.yaml: TorchServe's own file beside model.yaml, read as strictly; a setting in both files must be equal.
 
 Keys and types are those of TorchServe 0.12 (frontend/archive ModelConfig), which only warns of a wrong type and ignores an
 unknown key, and `system`, which the handler library reads (`maxGPUMemory` in MB, `extraFiles` archives with source files).
@@ -223,7 +223,7 @@ def _unpacked(model_dir: Path, document: Document, config: ServerConfig) -> tupl
 def applied(model: Model, config_file: ServerConfigFile, document: Document | None = None) -> tuple[Model, list[Problem]]:
     """The model with the file's values where model.yaml says nothing, and a problem for each on which the two differ.
 
-    `document` is model.yaml's, for its lines. What is applied once counts as said by model.yaml: doing it again changes nothing.
+    `document` is model.yaml's, for its lines. Applied values count as written there, so applying the file again changes nothing.
     """
     problems: list[Problem] = []
     for key, path, value in _entries(config_file):

@@ -55,7 +55,7 @@ def fields_of(model: type[BaseModel]) -> list[str]:
 
 
 def _existing(document: Document, path: FieldPath) -> FieldPath:
-    """The path without a last part that the file does not have because it wrote the short form (`weights: URI`)."""
+    """The path without a last part that is missing in the file because of the short form (`weights: URI`)."""
     value: Any = document.value
     for index, part in enumerate(path):
         if isinstance(value, str):

@@ -29,7 +29,7 @@ def checked_uri(uri: str) -> str:
     """The URI, when it has one of the forms that fetch reads.
 
     Raises:
-        PydanticCustomError: it has not; says which form its scheme has.
+        PydanticCustomError: it does not; the message has the form of its scheme.
     """
     if not uri.strip() or not uri.isprintable():
         raise refuse(f"{shown(uri)} is not a path or address", f"write {FORMS}")
@@ -101,7 +101,7 @@ def file_name(uri: str) -> str:
 
 
 def legal_name(name: str) -> bool:
-    """Whether a file of this name can lie at the top of every archive and image."""
+    """Whether a file of this name can be at the top of every archive and image."""
     return bool(name) and name not in {".", ".."} and name.isprintable() and not set(name) & set('/\\:*?"<>|')
 
 
