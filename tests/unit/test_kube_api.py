@@ -13,7 +13,7 @@ import pytest
 from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
 
 from torchrelay.core.errors import ClusterRefused, DeployFailed, GateFailed
-from torchrelay.model.model import Kubernetes
+from torchrelay.model.targets import Kubernetes
 from torchrelay.targets.kubernetes import api as kube_api
 from torchrelay.targets.kubernetes import eks
 from torchrelay.targets.kubernetes.api import Api, connect

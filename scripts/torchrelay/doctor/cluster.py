@@ -7,7 +7,7 @@ from urllib3.exceptions import HTTPError
 
 from torchrelay.core.text import printable
 from torchrelay.doctor.finding import Finding, Subject, bad, good
-from torchrelay.model.model import Kubernetes
+from torchrelay.model.targets import Kubernetes
 from torchrelay.targets.kubernetes.api import connect
 from torchrelay.targets.kubernetes.permissions import RULES, Rule
 

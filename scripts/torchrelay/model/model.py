@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -10,16 +10,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
     ValidationError,
-    model_validator,
 )
 
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import printable
 from torchrelay.model import fields, quantities
 from torchrelay.model.handlers import SHIPPED
+from torchrelay.model.targets import Part, Targets
 from torchrelay.model.validation import explain
 from torchrelay.model.weights_uri import Weights, from_text
 from torchrelay.model.yaml_document import MAX_BYTES, Document, FieldPath, parse, read_bytes
@@ -31,14 +29,9 @@ SCHEMA_URL = "https://raw.githubusercontent.com/org/deploy/main/schema/model.sch
 
 RelativePath = Annotated[str, AfterValidator(fields.relative_path)]
 PythonFile = Annotated[str, AfterValidator(fields.relative_path), AfterValidator(fields.python_file)]
-Port = Annotated[int, Field(ge=1, le=65535, description="TCP port of the loopback address of this machine.")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Batch(_Part):
+class Batch(Part):
     """Batching: several requests are answered by one pass through the network."""
 
     size: int = Field(
@@ -53,7 +46,7 @@ class Batch(_Part):
     )
 
 
-class Timeouts(_Part):
+class Timeouts(Part):
     """Time limits, in seconds."""
 
     startup_s: int = Field(
@@ -71,7 +64,7 @@ class Timeouts(_Part):
     )
 
 
-class Resources(_Part):
+class Resources(Part):
     """The resources of one container."""
 
     cpu: float = Field(1, gt=0, le=1024, description="CPU cores of one container; fractions are allowed.", examples=[0.5, 4])
@@ -83,83 +76,7 @@ class Resources(_Part):
     gpu: int = Field(0, ge=0, le=64, description="GPUs of one container. When device is gpu, 0 means 1.", examples=[1])
 
 
-class Kubernetes(_Part):
-    """Options of the target kubernetes."""
-
-    replicas: int = Field(1, ge=1, le=10_000, description="Number of pods.", examples=[3])
-    namespace: Annotated[str, AfterValidator(fields.legal_name)] = Field(
-        "default",
-        description="Namespace to deploy to. It must exist.",
-        json_schema_extra={"pattern": f"^{fields.NAME.pattern}$"},
-    )
-    context: str | None = Field(
-        None, min_length=1, description="Context of the kubeconfig. Default: its current context.", examples=["staging"]
-    )
-    cluster: Annotated[str, AfterValidator(fields.eks_cluster)] | None = Field(
-        None,
-        description="ARN of an Amazon EKS cluster. Its address and a short-lived token come from AWS, and no kubeconfig is used. "
-        "Default: the cluster of the kubeconfig.",
-        examples=["arn:aws:eks:eu-west-1:123456789012:cluster/serving"],
-        json_schema_extra={"pattern": f"^{fields.EKS_CLUSTER.pattern}$"},
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.cluster and self.context:
-            raise fields.refuse("names both a cluster and a context", "a context is for kubeconfigs: remove it")
-        return self
-
-
-class PortTarget(_Part):
-    """Options of a target on this machine."""
-
-    port: Port = 8080
-
-
-def _empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
-Free = Annotated[dict[str, Any] | None, BeforeValidator(_empty, json_schema_input_type=dict[str, Any] | None)]
-
-
-class Targets(_Part):
-    """The targets that the model is deployed to. The first one is the default of `torchrelay deploy`."""
-
-    kubernetes: Annotated[Kubernetes | None, BeforeValidator(_empty)] = Field(
-        None, description="A Kubernetes cluster. Default: not deployed there."
-    )
-    sagemaker: Free = Field(
-        None, description="An Amazon SageMaker endpoint. Not supported yet: options are ignored with a warning."
-    )
-    lambda_: Free = Field(
-        None, alias="lambda", description="An AWS Lambda function. Not supported yet: options are ignored with a warning."
-    )
-    vertex: Free = Field(None, description="A Google Vertex AI endpoint. Not supported yet: options are ignored with a warning.")
-    docker: Annotated[PortTarget, BeforeValidator(_empty, json_schema_input_type=PortTarget | None)] = Field(
-        PortTarget(), description="A Docker container on this machine."
-    )
-    local: Annotated[PortTarget, BeforeValidator(_empty, json_schema_input_type=PortTarget | None)] = Field(
-        PortTarget(), description="A process on this machine, without Docker. It does not limit CPU or memory."
-    )
-
-    _declared: tuple[str, ...] = PrivateAttr(())
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _keep_order(cls, value: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
-        targets = make(value)
-        if isinstance(value, dict):
-            targets._declared = tuple(str(key) for key in value)
-        return targets
-
-    @property
-    def declared(self) -> tuple[str, ...]:
-        """The targets that the file names, in its order."""
-        return self._declared
-
-
-class Model(_Part):
+class Model(Part):
     """A model to serve: its weights, its handler, their requirements and the targets."""
 
     name: Annotated[str, AfterValidator(fields.legal_name)] = Field(

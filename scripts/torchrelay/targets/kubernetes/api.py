@@ -17,7 +17,7 @@ from torchrelay.core.errors import ClusterRefused, TorchrelayError
 from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.retry import Policy, RetryLater, retry_after_s, retrying
 from torchrelay.core.text import printable
-from torchrelay.model.model import Kubernetes
+from torchrelay.model.targets import Kubernetes
 from torchrelay.targets.kubernetes.api_errors import first_line, is_transient, refusal, status_code
 from torchrelay.targets.kubernetes.exec import exec_in
 from torchrelay.targets.kubernetes.manifests import CONTAINER, MANAGER, Document

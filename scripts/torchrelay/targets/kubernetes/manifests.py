@@ -16,7 +16,8 @@ import yaml
 
 from torchrelay.core import paths, shell
 from torchrelay.core.errors import DeployFailed
-from torchrelay.model.model import Kubernetes, Model
+from torchrelay.model.model import Model
+from torchrelay.model.targets import Kubernetes
 from torchrelay.targets.contract import Release
 from torchrelay.verification.ready import START_MARGIN_S
 

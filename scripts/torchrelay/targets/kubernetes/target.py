@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from torchrelay.core.errors import DeployFailed, GateFailed
-from torchrelay.model.model import Kubernetes, Model, predict_path
+from torchrelay.model.model import Model, predict_path
 from torchrelay.model.samples import Sample
+from torchrelay.model.targets import Kubernetes
 from torchrelay.targets import contract
 from torchrelay.targets.contract import Context, Deployed, DeploymentRecord, DeployPlan, Endpoint, Release, State
 from torchrelay.targets.kubernetes import state
