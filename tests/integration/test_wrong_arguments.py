@@ -71,8 +71,7 @@ def test_a_directory_that_is_not_there(verb: list[str], tmp_path: Path) -> None:
 def test_results_that_are_not_a_folder(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     file.write_text("{}")
-    for path in (file, tmp_path / "nowhere"):
-        assert str(path) in refused("inputs_invalid", "report", "--results", path)
+    assert str(file) in refused("inputs_invalid", "report", "--results", file)
 
 
 @pytest.mark.parametrize("repository", ["http://x/y", "127.0.0.1:9/UPPER", "registry.example.com/x y"])

@@ -38,7 +38,7 @@ def run(
     """
     begin(as_json=as_json)
     jobs = _parsed(needs)
-    if not results.is_dir() and (results.exists() or not jobs):
+    if results.exists() and not results.is_dir():  # a missing folder means that no job left a result
         raise InputsInvalid(f"--results: {results} is not a folder", "name the folder that has the result files")
     loaded, unreadable = run_results.load(results, jobs)
     by_model = run_results.completed(run_results.merged([*loaded, *run_results.unreadable(unreadable)]), jobs)
