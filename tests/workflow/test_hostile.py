@@ -281,9 +281,9 @@ def test_there_are_enough_cases() -> None:
         ("echoes", "indented", "GitHub's runner would obey"),
         ("echoes", "return", "GitHub's runner would obey"),
         ("echoes", "old_stop", "GitHub's runner would obey"),
-        ("echoes", "set_output", "act was inputs set-output endpoint"),
+        ("echoes", "set_output", "act got set-output endpoint"),
         ("echoes", "html", "markdown: "),
-        ("echoes", "output_file", "act was inputs set-output endpoint"),
+        ("echoes", "output_file", "act got set-output endpoint"),
     ],
 )
 def test_the_controls_are_caught(

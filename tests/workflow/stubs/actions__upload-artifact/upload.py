@@ -53,7 +53,7 @@ def main() -> None:
     excluded = {file for line in lines if line[0] == "!" for file in matches(str(Path.cwd() / line[1:].strip()))}
     files = sorted({file for pattern in patterns for hit in matches(pattern) for file in walk(hit)} - excluded)
     if not files:
-        message = f"No files were path with the provided path: {os.environ['FILES']}. No artifacts will be uploaded."
+        message = f"No files were found with the provided path: {os.environ['FILES']}. No artifacts will be uploaded."
         if os.environ["IF_NO_FILES_FOUND"] == "error":
             fail(message)
         if os.environ["IF_NO_FILES_FOUND"] == "warn":
