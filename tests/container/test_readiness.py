@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from tests.container.harness import Container, Factory, TooLate, poll
+from tests.container.harness import Answer, Container, Factory, TooLate, poll
 
 SERVER_PORT = 8085
 
@@ -39,11 +39,15 @@ def failed(container: Container, seconds: float) -> dict[str, object]:
 def test_not_ready_while_the_model_is_loaded(container: Factory) -> None:
     one = container("slow_to_load")
     poll("the front's start", lambda: "nginx" in one.exec("sh", "-c", "cat /proc/[0-9]*/comm")[1] or None, 20)
-    answer = poll(
-        "the server's start",
-        lambda: ((a := one.send("GET", "/ping")).json["reason"] == "the model is being loaded" and a) or None,
-        20,
-    )
+
+    def loading() -> Answer | None:
+        try:
+            ping = one.send("GET", "/ping")
+        except ConnectionError:  # the front's process exists before it listens
+            return None
+        return ping if b"the model is being loaded" in ping.body else None
+
+    answer = poll("the server's start", loading, 20)
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"
     assert server_ping(one) == 200, "control: the server's own /ping does not mean that the model is loaded"

@@ -9,7 +9,7 @@ from pathlib import Path
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.git import git_bytes
 from torchrelay.core.locks import exclusive
-from torchrelay.core.text import printable
+from torchrelay.core.text import first_line, printable
 
 STATE_DIR = ".torchrelay"
 LOCK = "lock"
@@ -48,8 +48,9 @@ class Workspace:
         # Whoever owns the files, only git's index is read; names differ in case where the file system ignores case.
         tracked = git_bytes(["ls-files", "-z", "--", f":(icase){STATE_DIR}"], self.model_dir, any_owner=True)
         if tracked.returncode != 0:
-            fix = f"repair it (`git status` must work), or delete {STATE_DIR}"
-            raise ModelInvalid([Problem(STATE_DIR, None, "", "git cannot say whether it is committed", fix)])
+            reason = first_line(tracked.stderr.decode(errors="replace"))
+            fix = f"make `git status` work in the model directory, or delete {STATE_DIR}"
+            raise ModelInvalid([Problem(STATE_DIR, None, "", f"git cannot say whether it is committed: {printable(reason)}", fix)])
         if tracked.stdout:
             fix = f"run `git rm -r --cached {STATE_DIR}`, and commit that"
             raise ModelInvalid([Problem(STATE_DIR, None, "", "is committed to git; state from the repository is not trusted", fix)])

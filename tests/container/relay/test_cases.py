@@ -12,11 +12,11 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.container.case import CASES, Case, read
+from tests.container.case import CASES, FILE, Case, read
 from tests.container.relay.runs import Cli, Outcome, deployed_containers, repositories, scratch_containers, verdict
 
 AT_ONCE = 2
-NAMES = sorted(folder.name for folder in CASES.iterdir())
+NAMES = sorted(file.parent.name for file in CASES.glob(f"*/{FILE}"))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from pydantic import Field, IPvAnyAddress
+from pydantic import Field
 
 from torchrelay.core.errors import DeployFailed, GateFailed, RollbackFailed, RolledBack
 from torchrelay.core.locks import turn
@@ -47,7 +47,7 @@ class DockerSettings(EnvironmentSettings):
 
     read_by = "the docker target"
 
-    docker_bind: IPvAnyAddress = Field(IPv4Address("127.0.0.1"), description="IP address that the port is published on.")
+    docker_bind: IPv4Address = Field(IPv4Address("127.0.0.1"), description="IPv4 address that the port is published on.")
 
 
 class DockerTarget:
