@@ -20,10 +20,10 @@ RUN jlink --output /opt/torchrelay/jre --strip-debug --no-header-files --no-man-
     && /opt/torchrelay/jre/bin/java -Xshare:dump
 
 
-# As above: BASE_IMAGE carries its tag or digest, and Debian keeps only the newest build of a package.
+# DL3006 wants a tag on each FROM: BASE_IMAGE carries it, or a digest.
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE} AS venv
-# As above.
+# Debian keeps only the newest build of a package, so a pinned version would stop resolving at the next security fix.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 python3-venv \
@@ -52,10 +52,10 @@ COPY runtime/torchrelay_runtime/ /opt/torchrelay/runtime/torchrelay_runtime/
 RUN ["/opt/torchrelay/venv/bin/python", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/opt/torchrelay/runtime"]
 
 
-# As above.
+# DL3006 wants a tag on each FROM: BASE_IMAGE carries it, or a digest.
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE}
-# As above.
+# Debian keeps only the newest build of a package, so a pinned version would stop resolving at the next security fix.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates nginx python3 \
