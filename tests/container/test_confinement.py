@@ -1,4 +1,4 @@
-"""The container needs no user, network, disk but /tmp or more than its share of the machine (docs/torchserve.md, T21 to T24)."""
+"""The container runs as any user, without a network, and writes only to /tmp (docs/torchserve.md, T21 to T24)."""
 
 from __future__ import annotations
 
