@@ -66,8 +66,8 @@ def of_example(name: str) -> tuple[dict[str, Any], list[Sample]]:
 
 
 def fits(document: dict[str, Any], part: str, kind: str, value: Any) -> bool:
-    """Return whether the value fits the schema of `Asked` or of `Answered`."""
-    place = document["components"]["requestBodies" if part == "Asked" else "responses"][part]
+    """Return whether the value fits the schema of `Request` or of `Answer`."""
+    place = document["components"]["requestBodies" if part == "Request" else "responses"][part]
     return Draft202012Validator({**place["content"][kind]["schema"], "components": document["components"]}).is_valid(value)
 
 
@@ -87,7 +87,7 @@ def test_the_document_is_valid(variant: str) -> None:
 def test_an_examples_document_is_valid_and_has_its_samples(name: str) -> None:
     document, samples = of_example(name)
     validate(document)
-    shown = document["components"]["requestBodies"]["Asked"]["content"].get(JSON, {}).get("examples", {})
+    shown = document["components"]["requestBodies"]["Request"]["content"].get(JSON, {}).get("examples", {})
     short = [s for s in samples if s.content_type == JSON and s.expect.status == 200 and len(s.body) <= openapi.LONGEST_EXAMPLE]
     assert shown.keys() == ({s.name for s in short[: openapi.MOST_EXAMPLES]} if JSON in shown else shown.keys())
     if name == "tabular":
@@ -99,11 +99,11 @@ def test_samples_fit_the_document(name: str) -> None:
     document, samples = of_example(name)
     for sample in samples:
         if sample.expect.status == 200 and sample.expect.mode != "subset":
-            assert fits(document, "Answered", JSON, sample.expect.value), sample.name
+            assert fits(document, "Answer", JSON, sample.expect.value), sample.name
         if sample.content_type == JSON:
-            assert fits(document, "Asked", JSON, json.loads(sample.body)) == (sample.expect.status == 200), sample.name
+            assert fits(document, "Request", JSON, json.loads(sample.body)) == (sample.expect.status == 200), sample.name
         else:
-            assert sample.content_type in document["components"]["requestBodies"]["Asked"]["content"]
+            assert sample.content_type in document["components"]["requestBodies"]["Request"]["content"]
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -152,10 +152,10 @@ def test_the_handler_accepts_and_refuses_the_same_requests_as_the_document(
     handler = shipped.make("tensor", nn.Identity, arguments).load(None)
     for value in [*good, *bad]:
         (answer,) = handler.predict([json.dumps(value).encode()], JSON)
-        assert fits(document, "Asked", JSON, value) == (value in good), value
+        assert fits(document, "Request", JSON, value) == (value in good), value
         assert (answer.status == 200) == (value in good), value
         if answer.status == 200:
-            assert fits(document, "Answered", JSON, answer.json()), value
+            assert fits(document, "Answer", JSON, answer.json()), value
         else:
             assert Draft202012Validator(document["components"]["schemas"]["Problem"]).is_valid(answer.json())
 
@@ -187,16 +187,16 @@ def test_an_image_handlers_answers_fit_the_document(variant: str) -> None:
     good: list[Any] = [text, {"image": text}, {"b64": {"b64": text}}, {"instances": [text, {"data": text}]}]
     bad: list[Any] = [3, {"images": text}, {"image": text, "data": text}, {}, [], {"instances": []}]
     for value in good:
-        assert fits(document, "Asked", JSON, value)
+        assert fits(document, "Request", JSON, value)
         (answer,) = handler.predict([json.dumps(value).encode()], JSON)
         assert answer.status == 200
-        assert fits(document, "Answered", JSON, answer.json())
+        assert fits(document, "Answer", JSON, answer.json())
     for value in bad:
-        assert not fits(document, "Asked", JSON, value)
+        assert not fits(document, "Request", JSON, value)
         assert handler.predict([json.dumps(value).encode()], JSON)[0].status == 400
-    assert fits(document, "Asked", JSON, {"url": "https://a.example.com/x.png"}) == ("url_hosts" in arguments)
+    assert fits(document, "Request", JSON, {"url": "https://a.example.com/x.png"}) == ("url_hosts" in arguments)
     for kind in ("image/png", "application/octet-stream"):
-        assert kind in document["components"]["requestBodies"]["Asked"]["content"]
+        assert kind in document["components"]["requestBodies"]["Request"]["content"]
         assert handler.predict([png()], kind)[0].status == 200
 
 
@@ -219,9 +219,9 @@ def test_large_and_refused_samples_are_no_examples(tmp_path: Path) -> None:
     )
     loaded = load_model(folder)
     document = json.loads(openapi.rendered(folder, loaded, "1", load_samples(folder, loaded)))
-    shown = document["components"]["requestBodies"]["Asked"]["content"][JSON]["examples"]
+    shown = document["components"]["requestBodies"]["Request"]["content"][JSON]["examples"]
     assert shown == {"one": {"value": [1, 2, 3, 4]}}
-    assert document["components"]["responses"]["Answered"]["content"][JSON]["examples"].keys() == {"one", "large"}
+    assert document["components"]["responses"]["Answer"]["content"][JSON]["examples"].keys() == {"one", "large"}
 
 
 @pytest.mark.parametrize(("default", "routes"), [(None, {"", "/1.0"}), ("1.0", {"", "/1.0"}), ("old", {"/1.0"})])

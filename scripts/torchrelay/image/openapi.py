@@ -103,7 +103,7 @@ def document(model: Model, version: str, samples: Sequence[Sample], classes: lis
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
-            "requestBodies": {"Asked": {"required": True, "content": _with_requests(bodies.takes, samples)}},
+            "requestBodies": {"Request": {"required": True, "content": _with_requests(bodies.takes, samples)}},
             "responses": _responses(bodies, samples),
             "schemas": {**_SCHEMAS, **bodies.schemas},
         },
@@ -118,13 +118,13 @@ def _predict(operation: str, bodies: Bodies) -> dict[str, Any]:
     responses = {status: {"$ref": f"#/components/responses/{name}"} for status, name in _names(bodies).items()}
     if not bodies.known:
         responses["default"] = {"description": "Whatever else this model's own handler answers."}
-    body = {"$ref": "#/components/requestBodies/Asked"}
+    body = {"$ref": "#/components/requestBodies/Request"}
     return {"operationId": operation, "summary": "Ask the model.", "requestBody": body, "responses": responses}
 
 
 def _names(bodies: Bodies) -> dict[str, str]:
     """Return the name of each response below `components`, by its status."""
-    return {"200": "Answered", **{str(status): f"Refused{status}" for status in sorted(_reasons(bodies))}}
+    return {"200": "Answer", **{str(status): f"Refused{status}" for status in sorted(_reasons(bodies))}}
 
 
 def _reasons(bodies: Bodies) -> dict[int, str]:
@@ -133,7 +133,7 @@ def _reasons(bodies: Bodies) -> dict[int, str]:
 
 def _responses(bodies: Bodies, samples: Sequence[Sample]) -> dict[str, Any]:
     answered = {"description": "The answer, one for each sample.", "content": _with_answers(bodies.gives, samples)}
-    responses: dict[str, Any] = {"Answered": answered}
+    responses: dict[str, Any] = {"Answer": answered}
     for status, reason in _reasons(bodies).items():
         responses[f"Refused{status}"] = {"description": reason, "content": {JSON: _ref("ServerError"), PROBLEM: _ref("Problem")}}
     responses["Refused503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
