@@ -16,6 +16,13 @@ LOCK = "lock"
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the temporary names of atomic_write: tempfile uses eight characters
 
 
+def require_directory(model_dir: Path) -> None:
+    """Raise ModelInvalid unless the model directory is there."""
+    if not model_dir.is_dir():
+        what = "is not a directory" if model_dir.exists() else "does not exist"
+        raise ModelInvalid([Problem(printable(str(model_dir)), None, "", what, "name a directory that holds model.yaml")])
+
+
 class Workspace:
     """Paths of the files that stages pass to each other; the folder ignores itself in git."""
 
@@ -79,9 +86,7 @@ class Workspace:
 
         Raises Busy when another process holds it, ModelInvalid as `reject_foreign` does, and when there is no such directory.
         """
-        if not self.model_dir.is_dir():
-            what = "is not a directory" if self.model_dir.exists() else "does not exist"
-            raise ModelInvalid([Problem(printable(str(self.model_dir)), None, "", what, "name a directory that holds model.yaml")])
+        require_directory(self.model_dir)
         self.reject_foreign()
         self.ensure()
         with exclusive(self.root / LOCK, f"{self.model_dir}: another relay (process {{}}) is working on this directory"):

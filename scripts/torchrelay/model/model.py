@@ -15,6 +15,7 @@ from pydantic import (
 
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import printable
+from torchrelay.core.workspace import require_directory
 from torchrelay.model import fields, quantities
 from torchrelay.model.handlers import SHIPPED
 from torchrelay.model.targets import Part, Targets
@@ -221,9 +222,7 @@ def load(model_dir: Path) -> Loaded:
     Raises:
         ModelInvalid: there is nothing to go on with: no file, or no YAML mapping in it.
     """
-    if not model_dir.is_dir():
-        what = "is not a directory" if model_dir.exists() else "does not exist"
-        raise ModelInvalid([Problem(printable(str(model_dir)), None, "", what, "name a directory that holds model.yaml")])
+    require_directory(model_dir)
     try:
         data = read_bytes(model_dir / FILE, FILE, MAX_BYTES)
     except ModelInvalid as error:
