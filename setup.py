@@ -1,6 +1,6 @@
 """Packs into the wheel what the command reads beside its modules; everything else about the build is in pyproject.toml.
 
-A build step of our own (https://setuptools.pypa.io/en/latest/userguide/extension.html), because package data can only name files
+A build step for setuptools (https://setuptools.pypa.io/en/latest/userguide/extension.html), as package data can name only files
 inside the package, and these files have their places at the top of the repository. The step also puts them into the sdist.
 """
 
@@ -34,8 +34,8 @@ class BuildAssets(Command):
 
     def get_source_files(self) -> list[str]:
         """Return the files, relative to the project; the sdist takes them from here."""
-        found = [file for name in ASSETS for file in ([Path(name)] if Path(name).is_file() else Path(name).rglob("*"))]
-        return sorted(file.as_posix() for file in found if file.is_file() and not IGNORED.intersection(file.parts))
+        files = [file for name in ASSETS for file in ([Path(name)] if Path(name).is_file() else Path(name).rglob("*"))]
+        return sorted(file.as_posix() for file in files if file.is_file() and not IGNORED.intersection(file.parts))
 
     def get_output_mapping(self) -> dict[str, str]:
         """Return each file of the wheel with the file that it is a copy of."""

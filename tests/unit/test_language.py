@@ -40,6 +40,7 @@ COVERED = (
     "scripts/pictures.py",
     "scripts/reference_pages",
     "scripts/references.py",
+    "setup.py",
     "scripts/torchrelay",
     ".ci",
     ".devcontainer",

@@ -49,30 +49,30 @@ def _write_model_dir(folder: Path, flags: argparse.Namespace) -> None:
         shutil.copyfile(_existing(flags.config_file, "--config_file"), folder / server_config.FILE)
     archives = [_existing(name.strip(), "--extra_files") for name in (flags.extra_files or "").split(",") if name.strip()]
     in_config = _archives_in_config(folder)
-    for packed in archives:
-        if packed.name in in_config:
-            shutil.copyfile(packed, folder / packed.name)
+    for source in archives:
+        if source.name in in_config:
+            shutil.copyfile(source, folder / source.name)
             continue
         try:
-            files = source_archives.read(packed)
+            files = source_archives.read(source)
         except ValueError as error:
-            fix = f"pack it with `tar -czf {packed.stem}.tar.gz -C FOLDER file1 file2 directory/`"
-            raise ModelInvalid([Problem("--extra_files", None, "", f"{packed} {error}", fix)]) from error
+            fix = f"pack it with `tar -czf {source.stem}.tar.gz -C FOLDER file1 file2 directory/`"
+            raise ModelInvalid([Problem("--extra_files", None, "", f"{source} {error}", fix)]) from error
         for name, content in files.items():
             target = folder / name
             if target.exists() or target == folder / FILE:
                 reason = "which exists already" if target.exists() else "but the flags replace that file"
                 raise ModelInvalid(
-                    [Problem("--extra_files", None, "", f"{packed} holds {name}, {reason}", "keep only one of them")]
+                    [Problem("--extra_files", None, "", f"{source} holds {name}, {reason}", "keep only one of them")]
                 )
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             except (FileExistsError, NotADirectoryError) as error:
-                message = f"{packed} holds {name}, but its folder has the same name as a file"
+                message = f"{source} holds {name}, but its folder has the same name as a file"
                 raise ModelInvalid([Problem("--extra_files", None, "", message, "rename one of them")]) from error
         model["extra_files"] += sorted(files)
-    for missing in sorted(in_config - {packed.name for packed in archives}):
+    for missing in sorted(in_config - {source.name for source in archives}):
         message = f"system.extraFiles names {missing}, but --extra_files does not"
         raise ModelInvalid([Problem(str(flags.config_file), None, "", message, f"add --extra_files {missing}, or remove the key")])
     (folder / "model.yaml").write_text(yaml.safe_dump(model))

@@ -205,7 +205,8 @@ def _docker(host: str, user: str, password: str, job: Job) -> str:
             Registry(parse_reference(f"{host}/x", "latest").base, credentials=lambda _: (user, password)).check_access()
     except RegistryError as error:
         raise LoginFailed(
-            f"{host}: {error.message}", f"{error.fix}; or correct the secrets registry-username and registry-password"
+            f"{host}: {error.message}",
+            "; or ".join(filter(None, (error.fix, "correct the secrets registry-username and registry-password"))),
         ) from error
     folder = job.temporary / "torchrelay-home" / ".docker"
     before = (

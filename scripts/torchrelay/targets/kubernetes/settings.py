@@ -13,4 +13,4 @@ class KubernetesSettings(EnvironmentSettings):
     kubeconfig: SecretStr = Field(
         SecretStr(""), description="A kubeconfig: its text, or the path of the file. Used instead of `KUBECONFIG`."
     )
-    force_conflicts: bool = Field(False, description="`1`: take over fields of the objects that another tool manages.")
+    force_conflicts: bool = Field(False, description="`1` or `true`: take over fields of the objects that another tool manages.")
