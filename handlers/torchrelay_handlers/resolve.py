@@ -101,7 +101,7 @@ def entry_of(module: ModuleType, attribute: str = "") -> AnyHandler:  # noqa: PL
         return _as_entry(getattr(module, attribute), f"{module.__name__}.py:{attribute}")
     handlers = [value for value in vars(module).values() if isinstance(value, Handler)]
     if isinstance(getattr(module, "handler", None), Handler):
-        return module.handler  # type: ignore[no-any-return]
+        return module.handler  # type: ignore[no-any-return] # a module's attribute has no type
     if len(handlers) == 1:
         return handlers[0]
     if callable(getattr(module, "handle", None)):

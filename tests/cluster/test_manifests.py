@@ -41,7 +41,7 @@ def test_the_base_is_complete_and_valid_alone(cluster: Cluster, namespace: Calla
 )
 def test_rendered_manifests_are_valid(cluster: Cluster, namespace: Callable[[], str], changes: dict[str, object]) -> None:
     where = namespace()
-    targets = {"kubernetes": {**changes.get("targets", {"kubernetes": {}})["kubernetes"], "namespace": where}}  # type: ignore[index]
+    targets = {"kubernetes": {**changes.get("targets", {"kubernetes": {}})["kubernetes"], "namespace": where}}  # type: ignore[index] # JSON's type is not known
     documents = render(model(**changes | {"targets": targets}), Release("v1", DIGEST, (), reference=f"acme/digits@{DIGEST}"))
     code, output = validated(cluster, where, yaml.safe_dump_all(documents))
     assert (code, output.count("created (server dry run)"), "Warning" in output) == (0, len(KINDS), False), output

@@ -312,7 +312,7 @@ class Factory:
             user=user,
             network=network,
             read_only=read_only,
-            tmpfs={"/tmp": ""} if read_only else None,  # noqa: S108
+            tmpfs={"/tmp": ""} if read_only else None,  # noqa: S108 -- inside the container
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             nano_cpus=int(cpus * 1e9),

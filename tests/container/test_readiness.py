@@ -106,7 +106,7 @@ def test_not_ready_while_the_worker_crashes_at_every_start(recovering: Container
     assert one.predict(**{"break": True}).status >= 500
     poll("the not-ready status", lambda: not_ready(one), 10)
     assert one.send("GET", "/ping").status == 503
-    assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108
+    assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108 -- inside the container
     one.wait_ready()
     assert one.predict().status == 200
 
@@ -117,7 +117,7 @@ def test_a_server_that_gave_up_is_reported(container: Factory) -> None:
     assert one.predict(**{"break": True}).status >= 500
     status = failed(one, 40)
     assert status["reason"] == "the server gave up restarting its worker"
-    assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108
+    assert one.exec("rm", "/tmp/broken")[0] == 0  # noqa: S108 -- inside the container
     try:
         poll("control: a restart", lambda: one.ready()["ready"] or None, 4)
     except TooLate:

@@ -351,7 +351,7 @@ def test_another_copy_of_the_directory_waits(deployment: Deployment, tmp_path: P
             assert caught.value.exit_code == 40
         wait_ready(containers, container)
 
-    target._wait_ready = wait_while_the_copy_tries  # type: ignore[method-assign]
+    target._wait_ready = wait_while_the_copy_tries  # type: ignore[method-assign] # replaced for this test
     assert target.apply(one).state == "ready"
     assert deployment.answer() == "one"
 

@@ -266,7 +266,7 @@ def test_a_trickle_is_given_up(server: WeightsServer, model_dir: Path, cache: Pa
 def test_an_answer_without_weights_is_refused_at_once(
     server: WeightsServer, model_dir: Path, cache: Path, behaviour: object, reason: str
 ) -> None:
-    server.next = [behaviour]  # type: ignore[list-item]
+    server.next = [behaviour]  # type: ignore[list-item] # a stand-in
     with fails(WeightsMissing, reason):
         get(server, model_dir, cache)
     assert len(server.asked) == 1
@@ -319,7 +319,7 @@ def test_a_changed_digest_under_one_address_is_refused_without_update_lock(
 def raise_whole(action: object) -> None:
     """Run, and raise any WeightsChanged again with its fix in the message, for `match`."""
     try:
-        action()  # type: ignore[operator]
+        action()  # type: ignore[operator] # it is of this kind here
     except WeightsChanged as error:
         raise WeightsChanged(str(error).replace("\n", " ")) from error
 

@@ -108,7 +108,7 @@ def dropped(handler: Handler) -> None:
 @pytest.mark.parametrize("trouble", [[status(503)], [status(429)] * 2, [dropped], [status(500)] * 4])
 def test_trouble_at_githubs_service_is_waited_out(monkeypatch: pytest.MonkeyPatch, trouble: list[object]) -> None:
     with token_service(monkeypatch) as service:
-        service.next[:0] = trouble  # type: ignore[assignment]
+        service.next[:0] = trouble  # type: ignore[assignment] # a stand-in
         who = oidc.identity("sts.amazonaws.com", sleep=lambda _: None)
     assert who.claims == CLAIMS
     assert len(service.asked) == len(trouble) + 1
@@ -129,7 +129,7 @@ def test_a_service_that_gives_none_ends_in_one_error(
     monkeypatch: pytest.MonkeyPatch, answer: object, message: str, asked: int
 ) -> None:
     with token_service(monkeypatch) as service:
-        service.next = [answer] * 9  # type: ignore[list-item]
+        service.next = [answer] * 9  # type: ignore[list-item] # a stand-in
         with pytest.raises(LoginFailed, match=message) as caught:
             oidc.identity("sts.amazonaws.com", sleep=lambda _: None)
     assert len(service.asked) == asked

@@ -166,7 +166,7 @@ def test_a_version_that_fails_on_the_port_gives_it_back(digits: Digits) -> None:
         if handle == home.name:
             (home / "model/MAR-INF/MANIFEST.json").unlink(missing_ok=True)
 
-    target.versions.stop = stop_and_damage  # type: ignore[method-assign]
+    target.versions.stop = stop_and_damage  # type: ignore[method-assign] # replaced for this test
     with fails(RolledBack, words=messages.ANSWERS_AGAIN):
         target.apply(release)
     assert digits.target.status() == first

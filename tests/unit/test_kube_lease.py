@@ -80,7 +80,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def taken(leases: Leases, holder: str = "me", patience_s: float = 60.0) -> HeldLease:
-    return take_lease(leases, "digits", holder, patience_s)  # type: ignore[arg-type]
+    return take_lease(leases, "digits", holder, patience_s)  # type: ignore[arg-type] # a stand-in
 
 
 def test_a_free_lease_is_acquired_and_a_held_one_is_waited_for(clock: Clock) -> None:
@@ -152,14 +152,14 @@ class Waits:
 def test_keep_renews_tries_again_soon_and_ends_when_it_is_lost(clock: Clock) -> None:
     leases = Leases(fails=["", "answer lost", ""])
     held = taken(leases)
-    held.over = waits = Waits(clock, 5)  # type: ignore[assignment]
+    held.over = waits = Waits(clock, 5)  # type: ignore[assignment] # a stand-in
     held.keep()
     usual, soon = lock.RENEW_S, lock.POLL_S
     assert waits.pauses == [usual, usual, soon, soon, usual, usual]
     held.require()
 
     leases.taken_by("other")
-    held.over = waits = Waits(clock, 5)  # type: ignore[assignment]
+    held.over = waits = Waits(clock, 5)  # type: ignore[assignment] # a stand-in
     held.keep()
     assert waits.pauses == [usual]
     assert held.is_lost

@@ -92,7 +92,7 @@ class World:
 
 
 def version(name: str) -> DeployedVersion:
-    return state.version_of(release(name), rendered(None, release(name)))  # type: ignore[arg-type]
+    return state.version_of(release(name), rendered(None, release(name)))  # type: ignore[arg-type] # a stand-in
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_model_with_large_batches_is_verified_in_full_batches(world: World) ->
             concurrency.append(int(stdin.split(b'"concurrency": ')[1].split(b",")[0]))
         return execute(pod, command, stdin, timeout_s)
 
-    world.cluster.execute = noted  # type: ignore[method-assign]
+    world.cluster.execute = noted  # type: ignore[method-assign] # replaced for this test
     world.put("one")
     world.target.model = Model.model_validate(
         {"name": NAME, "weights": "model.pt", "handler": "tensor", "batch": {"size": 32, "delay_ms": 10}}
@@ -295,7 +295,7 @@ def test_going_back_leaves_the_number_of_pods_to_an_autoscaler(world: World) -> 
         world.put("two", previous="one")
         live = world.cluster.objects["Deployment", NAME]
         live["metadata"]["managedFields"] = [{"manager": manager, **fields}]
-        apply_version(world.cluster, live, version("one"), verified=True, previous=None)  # type: ignore[arg-type]
+        apply_version(world.cluster, live, version("one"), verified=True, previous=None)  # type: ignore[arg-type] # a stand-in
         assert ("replicas" not in world.cluster.objects["Deployment", NAME]["spec"]) is scaled, manager
 
 
@@ -308,5 +308,5 @@ def test_evicted_pods_delay_no_rollout(world: World, phase: str, trouble: str | 
     status = {"phase": phase, "containerStatuses": [ended]}
     world.cluster.objects["Pod", "a"] = {"metadata": {"name": "a", "labels": labels}, "status": status}
     world.cluster.objects["ReplicaSet", "s"] = {"metadata": {"name": "s", "labels": labels, **revision}}
-    _, reason, _ = newest_pods(world.cluster, {"metadata": revision}, NAME)  # type: ignore[arg-type]
+    _, reason, _ = newest_pods(world.cluster, {"metadata": revision}, NAME)  # type: ignore[arg-type] # a stand-in
     assert (reason and reason.what.partition(" before")[0]) == trouble

@@ -46,7 +46,7 @@ def test_a_password_does_not_go_out_in_the_clear() -> None:
         def get(self, *_: object, **__: object) -> None:
             raise AssertionError("the realm was asked")
 
-    registry = Registry("https://host.example", credentials=lambda _host: ("user", "secret"), session=Asked())  # type: ignore[arg-type]
-    assert registry._authenticate(Challenge("http://elsewhere.example/token")) is False  # type: ignore[arg-type]
+    registry = Registry("https://host.example", credentials=lambda _host: ("user", "secret"), session=Asked())  # type: ignore[arg-type] # a stand-in
+    assert registry._authenticate(Challenge("http://elsewhere.example/token")) is False  # type: ignore[arg-type] # a stand-in
     with pytest.raises(AssertionError, match="realm was asked"):
-        registry._authenticate(Challenge("https://elsewhere.example/token"))  # type: ignore[arg-type]
+        registry._authenticate(Challenge("https://elsewhere.example/token"))  # type: ignore[arg-type] # a stand-in

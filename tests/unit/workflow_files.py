@@ -28,7 +28,7 @@ class File:
     @cached_property
     def data(self) -> Node:
         # CBaseLoader: `on` stays a string and every value is text, as in GitHub; it creates only text, lists and maps
-        return dict(yaml.load(self.text, Loader=yaml.CBaseLoader))  # noqa: S506
+        return dict(yaml.load(self.text, Loader=yaml.CBaseLoader))  # noqa: S506 -- CBaseLoader makes only strings
 
     @property
     def is_action(self) -> bool:

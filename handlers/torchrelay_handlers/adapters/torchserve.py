@@ -30,11 +30,11 @@ class Context(Protocol):
     manifest: dict[str, Any] | None
 
     @property
-    def system_properties(self) -> dict[str, Any]: ...  # noqa: D102
-    def get_all_request_header(self, idx: int) -> dict[str, Any]: ...  # noqa: D102
-    def get_request_id(self, idx: int = 0) -> str | None: ...  # noqa: D102
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...  # noqa: D102
-    def set_response_header(self, idx: int, key: str, value: str) -> None: ...  # noqa: D102
+    def system_properties(self) -> dict[str, Any]: ...  # noqa: D102 -- TorchServe's own methods
+    def get_all_request_header(self, idx: int) -> dict[str, Any]: ...  # noqa: D102 -- TorchServe's own methods
+    def get_request_id(self, idx: int = 0) -> str | None: ...  # noqa: D102 -- TorchServe's own methods
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...  # noqa: D102 -- TorchServe's own methods
+    def set_response_header(self, idx: int, key: str, value: str) -> None: ...  # noqa: D102 -- TorchServe's own methods
 
 
 def end_process() -> None:

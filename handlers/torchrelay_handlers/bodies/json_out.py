@@ -8,7 +8,7 @@ from dataclasses import dataclass
 try:
     import orjson
 except ImportError:  # a stock TorchServe image may lack it: the standard library does the same, slower
-    orjson = None  # type: ignore[assignment]
+    orjson = None  # type: ignore[assignment] # the optional module is missing
 
 
 @dataclass(frozen=True, slots=True)

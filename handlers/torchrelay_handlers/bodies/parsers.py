@@ -16,11 +16,11 @@ from torchrelay_handlers.problems import BadSample
 try:
     import orjson
 except ImportError:  # a stock TorchServe image may lack it
-    orjson = None  # type: ignore[assignment]
+    orjson = None  # type: ignore[assignment] # the optional module is missing
 try:
     import numpy as np
 except ImportError:  # torch works without numpy
-    np = None  # type: ignore[assignment]
+    np = None  # type: ignore[assignment] # the optional module is missing
 
 _BOM = codecs.BOM_UTF8
 # Those that browsers and spreadsheets write. Python has codecs that are not charsets, and some that take quadratic time (idna).

@@ -12,7 +12,7 @@ from torchrelay_handlers.problems import BadSample
 try:
     import numpy as np
 except ImportError:  # torch works without numpy; lists are then converted by torch, several times slower
-    np = None  # type: ignore[assignment]
+    np = None  # type: ignore[assignment] # the optional module is missing
 
 DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)

@@ -278,7 +278,7 @@ class _Check:
         self.problems += server_config.collisions(self._server, taken, RESERVED)
 
     def _listed_before(self, path: FieldPath) -> set[str]:
-        return {name for other, name in self._extra if other[1] < path[1]}  # type: ignore[operator]
+        return {name for other, name in self._extra if other[1] < path[1]}  # type: ignore[operator] # the second part of these paths is a list index
 
     def _named(self) -> Iterator[tuple[FieldPath, str, str]]:
         """Yield field, path in the model directory and name in the archive of every file that the model names."""

@@ -97,7 +97,7 @@ def test_in_archive(cli: Cli, tmp_path: Path) -> None:
     archives = [cli("archive", one, "--json").result for one in (folder, undisturbed)]
     assert half_written(folder) == []
     assert archives[0]["inputs"] == archives[1]["inputs"]
-    digests = [hashlib.file_digest(Path(one["path"]).open("rb"), "sha256").hexdigest() for one in archives]  # noqa: SIM115
+    digests = [hashlib.file_digest(Path(one["path"]).open("rb"), "sha256").hexdigest() for one in archives]  # noqa: SIM115 -- closed with the process
     assert digests[0] == digests[1]
     shutil.rmtree(tmp_path / "undisturbed")
     shutil.rmtree(folder)

@@ -89,29 +89,29 @@ def test_urls_and_bodies_share_a_batch_and_each_has_its_own_fate(server: str) ->
     answers = handler.predict(bodies, "application/json")
     assert [answer.status for answer in answers] == [200, 200, 400, 413, 400, 400, 424, 200, 200, 400, 400, 400]
     assert len({answer.body for answer in answers if answer.status == 200}) == 1
-    assert "public internet" in answers[2].json()["detail"]  # type: ignore[index]
-    assert "within 1 s" in answers[6].json()["detail"]  # type: ignore[index]
+    assert "public internet" in answers[2].json()["detail"]  # type: ignore[index] # JSON's type is not known
+    assert "within 1 s" in answers[6].json()["detail"]  # type: ignore[index] # JSON's type is not known
 
 
 def test_instances_may_be_urls(server: str) -> None:
     body = json.dumps({"instances": [{"url": server + "/a.png"}, {"url": server + "/page"}]}).encode()
     good = json.dumps({"instances": [{"url": server + "/a.png"}] * 2}).encode()
     bad, answered = classifier(server).predict([body, good], "application/json")
-    assert (bad.status, bad.json()["instance"]) == (400, 1)  # type: ignore[index]
-    assert len(answered.json()["predictions"]) == 2  # type: ignore[index]
+    assert (bad.status, bad.json()["instance"]) == (400, 1)  # type: ignore[index] # JSON's type is not known
+    assert len(answered.json()["predictions"]) == 2  # type: ignore[index] # JSON's type is not known
 
 
 def test_this_machine_is_refused_without_the_option(server: str) -> None:
     (answer,) = classifier(server, loopback=False).predict([json.dumps({"url": server + "/a.png"}).encode()], "application/json")
     assert answer.status == 400
-    assert "public internet" in answer.json()["detail"]  # type: ignore[index]
+    assert "public internet" in answer.json()["detail"]  # type: ignore[index] # JSON's type is not known
 
 
 def test_urls_are_off_by_default_and_the_refusal_says_how_to_enable_them(server: str) -> None:
     handler = shipped.make("image-classifier", Brightness, {"size": 4, "mode": "L"}).load(None)
     (answer,) = handler.predict([json.dumps({"url": server + "/a.png"}).encode()], "application/json")
     assert answer.status == 400
-    assert "url_hosts" in answer.json()["detail"]  # type: ignore[index]
+    assert "url_hosts" in answer.json()["detail"]  # type: ignore[index] # JSON's type is not known
 
 
 def test_a_plain_server_behind_https_is_a_failed_fetch(server: str) -> None:

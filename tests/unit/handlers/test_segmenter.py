@@ -141,7 +141,7 @@ def test_masks_that_are_not_made_are_refused(options: dict[str, Any], accept: st
 def test_several_pictures_in_one_body_are_answered_in_json_whatever_is_accepted() -> None:
     body = b'{"instances": [{"b64": "%s"}]}' % base64.b64encode(scene())
     (answer,) = segmenter().answer([Request(body, JSON, "image/png")])
-    assert answer.json()["predictions"][0].keys() == {"base64_prediction"}  # type: ignore[index]
+    assert answer.json()["predictions"][0].keys() == {"base64_prediction"}  # type: ignore[index] # JSON's type is not known
 
 
 def test_one_channel_is_classified_by_its_sign_and_a_dict_gives_its_out() -> None:

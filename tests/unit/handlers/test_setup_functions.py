@@ -88,7 +88,7 @@ def exits() -> None:
 
 def asks_the_shell() -> None:
     os.system("wget https://somewhere/x")  # noqa: S605 -- never run: see below
-    os.system("true")  # noqa: S605
+    os.system("true")  # noqa: S605 -- as model authors write it
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_top_k_lists_the_likeliest_first() -> None:
 
 
 def test_without_names_the_index_is_the_class() -> None:
-    assert classifier(classes=None).predict([picture()])[0].json()["class"] == "0"  # type: ignore[index]
+    assert classifier(classes=None).predict([picture()])[0].json()["class"] == "0"  # type: ignore[index] # JSON's type is not known
 
 
 def test_pixels_are_scaled_and_normalized_per_channel() -> None:

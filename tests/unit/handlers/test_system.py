@@ -136,7 +136,7 @@ def test_torchserve_hands_it_over_before_the_handler_is_imported(tmp_path: Path,
     )
     tar(tmp_path / "x.tar.gz", {"their_network.py": b"factor = 3"})
     context = FakeContext(str(tmp_path), [JSON])
-    context.model_yaml_config = {"system": {"extraFiles": "x.tar.gz", "maxGPUMemory": 500}}  # type: ignore[attr-defined]
+    context.model_yaml_config = {"system": {"extraFiles": "x.tar.gz", "maxGPUMemory": 500}}  # type: ignore[attr-defined] # TorchServe sets it on its context
     assert Service()(as_torchserve([b"[2]"], JSON), context) == [b"6"]
     assert capped[0] == (torch.device("cpu"), 500)
 

@@ -185,7 +185,7 @@ def test_native_handler_gets_json_parsed_even_when_torchserve_leaves_that_to_us(
 
 def test_native_handler_gets_text_as_text_and_broken_bodies_as_they_are() -> None:
     seen: list[Any] = []
-    native = Native(TorchServeEntry(lambda data, _: seen.append(data[0]["body"]) or [1], print))  # type: ignore[func-returns-value]
+    native = Native(TorchServeEntry(lambda data, _: seen.append(data[0]["body"]) or [1], print))  # type: ignore[func-returns-value] # append returns None, so the list follows
     for body, content_type in ((b"text", "text/plain"), (b"{", JSON), (b"\xff", "text/plain"), (b"x", "image/png")):
         native.answer([{"body": bytearray(body)}], FakeContext("", [content_type]))
     assert seen == ["text", b"{", b"\xff", b"x"]
@@ -200,7 +200,7 @@ def test_native_handlers_unprotected_would_fail_the_test_of_neighbours(model_dir
         return [(status, json.dumps(answer).encode()) for status, answer in zip(context.statuses, answers, strict=True)]
 
     def unprotected(some: list[bytes]) -> list[tuple[int, bytes]]:
-        handle = service.served.entry.handle  # type: ignore[union-attr]
+        handle = service.served.entry.handle  # type: ignore[union-attr] # it is of this kind here
         return [(200, json.dumps(answer).encode()) for answer in handle(as_torchserve(some, JSON), None)]
 
     assert differences(protected, bodies) == []

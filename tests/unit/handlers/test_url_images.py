@@ -79,7 +79,7 @@ class Faked(Fetcher):
     def resolve(self, host: str, port: int, deadline: float) -> list[str]:  # noqa: ARG002 - the signature of the real one
         return self.names[host].pop(0)
 
-    def connect(self, addresses: Sequence[str], port: int, deadline: float) -> socket.socket:  # noqa: ARG002
+    def connect(self, addresses: Sequence[str], port: int, deadline: float) -> socket.socket:  # noqa: ARG002 -- the signature of the real one
         self.connected.append((addresses[0], port))
         self.wires.append(Wire(self.answers.pop(0)))
         return self.wires[-1]  # type: ignore[return-value] # the part of a socket that is used
@@ -144,7 +144,7 @@ def test_https_stays_https_and_verifies() -> None:
             names.append(server_hostname)
             return plain
 
-    Passing.context = Context()  # type: ignore[assignment]
+    Passing.context = Context()  # type: ignore[assignment] # a stand-in
     fetcher = Passing(Rules(("*",)), {"a.example": [[PUBLIC], [PUBLIC]]}, [moved("http://a.example/"), IMAGE])
     assert "https to something else" in refusal(fetcher, "https://a.example/").detail
     assert names == ["a.example"]

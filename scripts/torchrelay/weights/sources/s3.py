@@ -69,7 +69,7 @@ def basename(uri: str) -> str:
 def client() -> "S3Client":
     """Make a client; credentials and region are found as by every AWS tool."""
     no_retries = {"total_max_attempts": 1}  # the downloader retries
-    config = Config(connect_timeout=10, read_timeout=30, retries=no_retries, max_pool_connections=CONNECTIONS)  # type: ignore[arg-type]
+    config = Config(connect_timeout=10, read_timeout=30, retries=no_retries, max_pool_connections=CONNECTIONS)  # type: ignore[arg-type] # the stubs want a TypedDict of their module
     return boto3.Session().client("s3", config=config)
 
 

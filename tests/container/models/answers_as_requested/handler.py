@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-BROKEN = Path("/tmp/broken")  # noqa: S108
+BROKEN = Path("/tmp/broken")  # noqa: S108 -- inside the container
 
 
 def report():
