@@ -319,7 +319,7 @@ def test_a_changed_digest_under_one_address_is_refused_without_update_lock(
 def raise_whole(action: object) -> None:
     """Run, and raise any WeightsChanged again with its fix in the message, for `match`."""
     try:
-        action()  # type: ignore[operator] # it is of this kind here
+        action()  # type: ignore[operator] # its kind is known here
     except WeightsChanged as error:
         raise WeightsChanged(str(error).replace("\n", " ")) from error
 

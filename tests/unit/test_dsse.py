@@ -44,7 +44,7 @@ def signer(key: Any) -> dsse.Signer:
 def test_the_specifications_vector_is_signed_and_accepted() -> None:
     assert Envelope(b"hello world", "http://example.com/HelloWorld", {}).pae() == VECTOR_PAE
     key = signer(ec.derive_private_key(VECTOR_KEY, ec.SECP256R1()))
-    numbers = key.verifier.key.public_numbers()  # type: ignore[union-attr] # it is of this kind here
+    numbers = key.verifier.key.public_numbers()  # type: ignore[union-attr] # its kind is known here
     assert (numbers.x, numbers.y) == (VECTOR_X, VECTOR_Y)
     raw = base64.b64decode(VECTOR_SIGNATURE)
     theirs = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))

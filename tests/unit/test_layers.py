@@ -28,7 +28,7 @@ def test_a_layer_is_a_tar_with_fixed_owners_and_times(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames() == ["opt", "opt/m", "opt/h.py", "opt/m/model.pt"]
         assert {(member.uid, member.gid, member.mtime) for member in archive} == {(0, 0, 0)}
-        assert archive.extractfile("opt/m/model.pt").read() == b"WEIGHTS"  # type: ignore[union-attr] # it is of this kind here
+        assert archive.extractfile("opt/m/model.pt").read() == b"WEIGHTS"  # type: ignore[union-attr] # its kind is known here
 
 
 def test_a_layer_does_not_depend_on_the_order_of_its_files() -> None:

@@ -129,4 +129,4 @@ def test_a_file_of_two_names_is_packed_twice(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "r.tar") as archive:
         files = [member for member in archive if not member.isdir()]
         assert [member.isreg() for member in files] == [True, True]
-        assert [archive.extractfile(member).read() for member in files] == [b"bytes"] * 2  # type: ignore[union-attr] # it is of this kind here
+        assert [archive.extractfile(member).read() for member in files] == [b"bytes"] * 2  # type: ignore[union-attr] # its kind is known here

@@ -134,7 +134,7 @@ def test_the_networks_dtype_stays(net: nn.Module, path: Path) -> None:
 
 @pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"module." + k: v for k, v in s.items()}])
 def test_checkpoints_and_parallel_models_are_understood(net: nn.Module, path: Path, wrap: object) -> None:
-    torch.save(wrap(net.state_dict()), path)  # type: ignore[operator] # it is of this kind here
+    torch.save(wrap(net.state_dict()), path)  # type: ignore[operator] # its kind is known here
     check(net, path, loading.STATE_DICT)
 
 

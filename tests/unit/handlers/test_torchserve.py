@@ -200,7 +200,7 @@ def test_native_handlers_unprotected_would_fail_the_test_of_neighbours(model_dir
         return [(status, json.dumps(answer).encode()) for status, answer in zip(context.statuses, answers, strict=True)]
 
     def unprotected(some: list[bytes]) -> list[tuple[int, bytes]]:
-        handle = service.served.entry.handle  # type: ignore[union-attr] # it is of this kind here
+        handle = service.served.entry.handle  # type: ignore[union-attr] # its kind is known here
         return [(200, json.dumps(answer).encode()) for answer in handle(as_torchserve(some, JSON), None)]
 
     assert differences(protected, bodies) == []
