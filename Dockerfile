@@ -58,7 +58,7 @@ FROM ${BASE_IMAGE}
 # Debian keeps only the newest build of a package, so a pinned version would stop resolving at the next security fix.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates nginx python3 \
+    && apt-get install --yes --no-install-recommends ca-certificates libnginx-mod-http-lua nginx python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/lib/nginx /etc/nginx/sites-enabled
 COPY --from=jre /opt/torchrelay/jre /opt/torchrelay/jre
 COPY --from=venv /opt/torchrelay/venv /opt/torchrelay/venv
@@ -73,7 +73,7 @@ LABEL org.opencontainers.image.title="torchrelay runtime" \
       org.opencontainers.image.description="TorchServe behind a front proxy, ready for a model layer"
 USER 1000
 WORKDIR /tmp
-EXPOSE 8080
+EXPOSE 8080 9090
 HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=2 \
     CMD ["/opt/torchrelay/venv/bin/python", "-P", "-m", "torchrelay_runtime.probe", "--ready"]
 # -P: the current folder, where a model may write, is not on the import path.

@@ -25,6 +25,7 @@ PROGRAMS = {
     "debootstrap": "debootstrap",
     "skopeo": "skopeo",
     "nginx": "nginx-light",
+    "/usr/lib/nginx/modules/ngx_http_lua_module.so": "libnginx-mod-http-lua",
     "iptables": "iptables",
     "git": "git",
     "openssl": "openssl",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -26,14 +26,14 @@ class Launch:
 class Upstream:
     """Where the server listens (`host:port`), and the path of each version that the front forwards to, the default first.
 
-    `renamed`: content types whose bodies the server would parse itself, and the names under which it leaves them whole.
+    `neutral`: bodies reach the server under one content type that it does not parse; the handlers read the client's own elsewhere.
     """
 
     inference: str
     predict_paths: Mapping[str, str]
     metrics: str
     metrics_path: str
-    renamed: Mapping[str, str] = field(default_factory=dict)
+    neutral: bool = False
 
 
 class Server(Protocol):
@@ -41,6 +41,9 @@ class Server(Protocol):
 
     def upstream(self, settings: Settings) -> Upstream:
         """Where the front finds the server."""
+
+    def body_budget(self, settings: Settings, limits: Limits) -> int:
+        """How many bytes of request bodies the server can hold at one time. Raises: SettingsError when not even one fits."""
 
     def prepare(self, settings: Settings, limits: Limits, env: dict[str, str]) -> Launch:
         """Write the configuration below `settings.state`, return the command. Raises: SettingsError when it cannot run here."""

@@ -1,7 +1,8 @@
 """PID 1 of the container: starts the server and the front, publishes readiness, drains on TERM, dies when the server dies.
 
 entrypoint.py [serve]                        the model's container (SageMaker passes `serve`)
-entrypoint.py front --upstream HOST:PORT     the front alone, before another container (see front.py switch)
+entrypoint.py front --upstream HOST:PORT     the front alone, before another container (see front.py switch); --max-body-bytes: the
+                                             largest body that it forwards
 """
 
 from __future__ import annotations
@@ -25,10 +26,20 @@ from torchrelay_runtime.limits import read_limits
 from torchrelay_runtime.nginx import Front, front_of
 from torchrelay_runtime.processes import Child, Children
 from torchrelay_runtime.readiness import Readiness
-from torchrelay_runtime.settings import Settings, SettingsError, own_bind, own_port, read_settings, state_dir
-from torchrelay_runtime.state import OWN_TEMPORARY, READY, STATUS, Status, prepare_draining, start_draining, write_status
+from torchrelay_runtime.settings import Serving, Settings, SettingsError, own_bind, own_port, read_settings, state_dir
+from torchrelay_runtime.state import (
+    OWN_TEMPORARY,
+    READY,
+    STATUS,
+    Status,
+    forget_cancelled,
+    prepare_draining,
+    start_draining,
+    write_status,
+)
 
 REFUSED = 2  # the configuration of the container is invalid
+LARGEST_FRONT = 4 << 30  # bytes of memory that a front alone reckons with
 SERVER_STOP_S = 5.0  # of the drain time, reserved for the server's own end
 
 
@@ -104,6 +115,7 @@ def publish(server: Server, settings: Settings, stop: threading.Event) -> None:
     machine = Readiness(needs_answer=settings.serving.warmup is not None, started=started)
     published: Status | None = None
     complained = False
+    longest_s = 4.0 * settings.serving.response_timeout_s  # a request is answered or refused long before
     while not stop.is_set():
         try:
             machine.saw_workers(time.monotonic(), server.workers(settings))
@@ -124,6 +136,7 @@ def publish(server: Server, settings: Settings, stop: threading.Event) -> None:
             if not complained:
                 log(f"not ready until it can be written down: {error}")
             complained = True
+        forget_cancelled(settings.state, time.time() - longest_s)
         stop.wait(machine.poll_s)
 
 
@@ -173,7 +186,8 @@ def serve(children: Children) -> int:
     launch = adapter.prepare(settings, limits, env)
     proxy = None
     if settings.front == "nginx":
-        config = front_of(settings, adapter.upstream(settings), limits.threads, as_root=as_root())
+        budget = adapter.body_budget(settings, limits)
+        config = front_of(settings, adapter.upstream(settings), limits.threads, budget, as_root=as_root())
         front.prepare(config)
         proxy = children.start("the front proxy", front.command(settings.state))
     server = children.start(f"the server ({settings.server})", launch.argv, launch.env, launch.cwd)
@@ -183,12 +197,19 @@ def serve(children: Children) -> int:
     return supervise(children, server, proxy, settings.state, float(settings.serving.drain_timeout_s), stop)
 
 
-def serve_front(children: Children, upstream: str) -> int:
+def serve_front(children: Children, upstream: str, max_body_bytes: int) -> int:
     """Run the front alone."""
     state = state_dir(os.environ)
     make_state(state)
+    memory = read_limits().memory or LARGEST_FRONT
     config = Front(
-        state=state, bind=own_bind(os.environ, "nginx"), port=own_port(os.environ), inference=upstream, as_root=as_root()
+        state=state,
+        bind=own_bind(os.environ, "nginx"),
+        port=own_port(os.environ),
+        inference=upstream,
+        max_body_bytes=max_body_bytes,
+        body_budget=min(memory, LARGEST_FRONT) // 6,  # its files are three times that
+        as_root=as_root(),
     )
     front.prepare(config)
     (state / "front.json").write_text(json.dumps(asdict(replace(config, state=Path())), default=str), encoding="utf-8")
@@ -204,11 +225,15 @@ def main(argv: list[str]) -> int:
     )
     verbs = parser.add_subparsers(dest="verb")
     verbs.add_parser("serve", help="serve the model (the default)")
-    verbs.add_parser("front", help="the front alone").add_argument("--upstream", required=True, type=front.parse_address)
+    alone = verbs.add_parser("front", help="the front alone")
+    alone.add_argument("--upstream", required=True, type=front.parse_address)
+    alone.add_argument("--max-body-bytes", type=int, default=Serving.max_body_bytes)
     arguments = parser.parse_args(argv)
     children = Children()  # first of all: PID 1 ignores every signal that it has no handler for
     try:
-        return serve_front(children, arguments.upstream) if arguments.verb == "front" else serve(children)
+        if arguments.verb == "front":
+            return serve_front(children, arguments.upstream, arguments.max_body_bytes)
+        return serve(children)
     except SettingsError as error:
         log(str(error))
         return REFUSED

@@ -1,7 +1,7 @@
 """The front proxy: nginx's configuration, its start, and `front.py switch HOST:PORT`, which points a running front elsewhere.
 
-It adds what the server behind it lacks: time-outs for headers and bodies, size limits, honest /ping, JSON errors, 503 with
-Retry-After, and an end that lets requests in flight finish.
+It adds what the server behind it lacks: time-outs for headers and bodies, limits by size and number, honest /ping, an access log,
+problem documents, 503 with Retry-After, and an end that lets requests in flight finish.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from torchrelay_runtime.nginx import CLOSING, CONFIG, PID, SOCKET, Front, render
 from torchrelay_runtime.settings import SettingsError, state_dir
-from torchrelay_runtime.state import replace
+from torchrelay_runtime.state import CANCELLED, replace
 
 PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
 SETTLE_S = 1.0  # time for active clients to send one more request and get `Connection: close`
@@ -45,7 +45,8 @@ def prepare(front: Front) -> None:
     """
     if not PLAIN.fullmatch(str(front.state)):
         raise SettingsError(f"TORCHRELAY_STATE is {front.state}, and nginx's configuration takes letters, digits and ._-/ only")
-    (front.state / "nginx").mkdir(parents=True, exist_ok=True)
+    for name in ("nginx", CANCELLED):
+        (front.state / name).mkdir(parents=True, exist_ok=True)
     (front.state / SOCKET).unlink(missing_ok=True)
     (front.state / CLOSING).unlink(missing_ok=True)
     replace(front.state / CONFIG, render(front))
@@ -162,17 +163,20 @@ def main(argv: list[str]) -> int:
     """Run `front.py switch HOST:PORT`."""
     parser = argparse.ArgumentParser(prog="front.py", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("switch", help="send new requests to another container").add_argument("upstream", type=parse_address)
+    other = verbs.add_parser("switch", help="send new requests to another container")
+    other.add_argument("upstream", type=parse_address)
+    other.add_argument("--max-body-bytes", type=int, help="the largest body that it takes; default: as before")
     arguments = parser.parse_args(argv)
     state = state_dir(os.environ)
     saved = json.loads((state / "front.json").read_text(encoding="utf-8"))
-    front = Front(
-        **saved | {"state": state, "inference": arguments.upstream, "generation": f"{arguments.upstream}@{time.time_ns()}"}
+    changed = {"inference": arguments.upstream} | (
+        {"max_body_bytes": arguments.max_body_bytes} if arguments.max_body_bytes is not None else {}
     )
+    front = Front(**saved | changed | {"state": state, "generation": f"{arguments.upstream}@{time.time_ns()}"})
     if problem := switch(state, front):
         print(f"torchrelay: the front still serves {saved['inference']}: {problem}", file=sys.stderr)
         return 1
-    replace(state / "front.json", json.dumps(saved | {"inference": arguments.upstream}))
+    replace(state / "front.json", json.dumps(saved | changed))
     return 0
 
 

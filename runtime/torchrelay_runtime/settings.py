@@ -6,9 +6,9 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 SERVING = "/opt/torchrelay/serving.json"
@@ -44,7 +44,8 @@ class Version:
 class Serving:
     """serving.json: times in seconds, sizes in bytes.
 
-    `default`: the version that answers the route without a version; empty: `version`.
+    `default`: the version that answers the route without a version; empty: `version`. `trusted_proxies`: networks (CIDR) of proxies
+    whose X-Forwarded-For names the client.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Serving:
     environment: Mapping[str, str] = field(default_factory=dict)
     versions: tuple[Version, ...] = ()
     default: str = ""
+    trusted_proxies: tuple[str, ...] = ()
 
     @property
     def default_version(self) -> str:
@@ -90,6 +92,8 @@ class Settings:
     health_route: str | None
     access_log: bool
     log_level: str
+    metrics_port: int = 9090
+    trusted_proxies: tuple[str, ...] = ()
 
 
 def parse_serving(text: str, source: str) -> Serving:
@@ -104,11 +108,13 @@ def parse_serving(text: str, source: str) -> Serving:
             raise SettingsError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
         warmup = raw.pop("warmup", None)
         deps_dir = raw.pop("deps_dir", None)
+        trusted = parse_networks(raw.pop("trusted_proxies", ()), f"{source}: trusted_proxies")
         versions = tuple(Version(one["version"], Path(one["model_dir"])) for one in raw.pop("versions", ()))
         serving = Serving(
             **raw | {"model_dir": Path(raw["model_dir"])},
             deps_dir=Path(deps_dir) if deps_dir else None,
             versions=versions,
+            trusted_proxies=trusted,
             warmup=Warmup(warmup["content_type"], base64.b64decode(warmup["body"], validate=True)) if warmup else None,
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -148,10 +154,29 @@ def parse_port(text: str, source: str) -> int:
     return int(text)
 
 
+def parse_networks(texts: Iterable[str], source: str) -> tuple[str, ...]:
+    """Return the networks in `texts`, such as 10.0.0.0/8, in nginx's form."""
+    try:
+        return tuple(str(ip_network(text, strict=False)) for text in texts)
+    except ValueError as error:
+        raise SettingsError(f"{source}: {error}; write networks such as 10.0.0.0/8") from error
+
+
 def own_port(env: Mapping[str, str]) -> int:
     """Return the port that the container answers on; Vertex AI's own variable wins."""
     name = "AIP_HTTP_PORT" if env.get("AIP_HTTP_PORT") else "TORCHRELAY_PORT"
     return parse_port(env.get(name) or "8080", name)
+
+
+def own_metrics_port(env: Mapping[str, str], port: int) -> int:
+    """Return the port of /metrics: 9090, or 9091 where the model itself answers on 9090."""
+    text = env.get("TORCHRELAY_METRICS_PORT")
+    if not text:
+        return 9091 if port == 9090 else 9090
+    chosen = parse_port(text, "TORCHRELAY_METRICS_PORT")
+    if chosen == port:
+        raise SettingsError(f"the model and its metrics cannot both listen on {port}: set TORCHRELAY_METRICS_PORT to another port")
+    return chosen
 
 
 def own_bind(env: Mapping[str, str], front: str) -> str:
@@ -209,15 +234,19 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     if not SERVER.fullmatch(server) or not (Path(__file__).parent / server / "server.py").is_file():
         raise SettingsError(f"TORCHRELAY_SERVER is {server!r}: this runtime has no such server")
     front = one_of(env, "TORCHRELAY_FRONT", "nginx", ("nginx", "none"))
+    port = own_port(env)
+    metrics_port = own_metrics_port(env, port)
     return Settings(
         serving=parse_serving(text, source),
         state=state_dir(env),
-        port=own_port(env),
+        port=port,
         bind=own_bind(env, front),
         front=front,
         server=server,
         predict_route=route(env, "AIP_PREDICT_ROUTE"),
         health_route=route(env, "AIP_HEALTH_ROUTE"),
-        access_log=one_of(env, "TORCHRELAY_ACCESS_LOG", "0", ("0", "1")) == "1",
+        access_log=one_of(env, "TORCHRELAY_ACCESS_LOG", "1", ("0", "1")) == "1",
         log_level=one_of(env, "TORCHRELAY_LOG_LEVEL", "warn", ("error", "warn", "info", "debug")),
+        metrics_port=metrics_port,
+        trusted_proxies=parse_networks(env.get("TORCHRELAY_TRUSTED_PROXIES", "").split(), "TORCHRELAY_TRUSTED_PROXIES"),
     )

@@ -2,6 +2,7 @@
 
 status.json   {"ready", "reason", "failed"}, written by the entrypoint; the front sends it as the body of a 503 on /ping
 ready         exists while the container is ready; the front looks at it for every /ping
+cancelled/    a file for each request whose client left before the answer; the handler library removes those that it meets
 draining.json exists once draining began; it overrides `ready` from then on
 .draining.json is written at the start and renamed to draining.json then, so that draining needs no space on the disk
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 STATUS = "status.json"
 READY = "ready"
 DRAINING = "draining.json"
+CANCELLED = "cancelled"
 RESERVE = ".draining.json"
 OWN_TEMPORARY = re.compile(r"\.(status|\.?draining)\.json\.[0-9]+")
 
@@ -72,6 +74,14 @@ def start_draining(state: Path) -> None:
                 write_draining(state / DRAINING)
     with contextlib.suppress(OSError):
         (state / READY).unlink(missing_ok=True)
+
+
+def forget_cancelled(state: Path, older_than: float) -> None:
+    """Remove the files of cancelled requests from before `older_than` (seconds since 1970): those requests are over."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(state / CANCELLED):
+            if entry.stat().st_mtime < older_than:
+                Path(entry.path).unlink()
 
 
 def read_status(state: Path) -> Status:

@@ -22,19 +22,28 @@ OTHER_VARIABLES = {
         "the handler",
         "`true`: run `install_packages` and `unpack_dependencies` when the server starts, for a `.mar` that is served elsewhere.",
     ),
-    "TORCHRELAY_ACCESS_LOG": ("the image", "`1`: log one line per request. Default: `0`."),
+    "TORCHRELAY_ACCESS_LOG": (
+        "the image",
+        "`1` (the default): a line of JSON for each request, without body and query. `0`: none.",
+    ),
     "TORCHRELAY_BIND": ("the image", "IP address to listen on. Default: `0.0.0.0` behind the front, `127.0.0.1` without it."),
     "TORCHRELAY_FRONT": ("the image", "`nginx` (the default) or `none`: start the server without the front proxy."),
     "TORCHRELAY_LOG_LEVEL": ("the image", "`error`, `warn` (the default), `info` or `debug`."),
+    "TORCHRELAY_METRICS_PORT": ("the image", "Port of `/metrics`. Default: `9090`, or `9091` if the model itself answers on that."),
     "TORCHRELAY_PORT": ("the image", "Port to listen on; `AIP_HTTP_PORT` wins. Default: `8080`."),
     "TORCHRELAY_PROPAGATION_S": ("the image", "Seconds that the preStop program waits until no new requests arrive. Default: `5`."),
     "TORCHRELAY_SERVER": ("the image", "The server to start. Default: `torchserve`."),
     "TORCHRELAY_SERVING": ("the image", "Path of `serving.json`, which describes the model."),
     "TORCHRELAY_STATE": ("the image", "Folder for everything that the runtime writes."),
+    "TORCHRELAY_TRUSTED_PROXIES": (
+        "the image",
+        "Networks, separated by spaces, of proxies whose `X-Forwarded-For` names the client; added to `trusted_proxies`.",
+    ),
 }
 """Variables that are not options of a verb and not fields of a settings class: who reads each, and what it does."""
 
 NOT_FOR_USERS = {
+    "TORCHRELAY_CANCELLED": "set by the runtime for the handler library",
     "TORCHRELAY_ROOT": "set by handlers/build.sh for itself",
 }
 """Variables that only this repository's own files pass to each other."""

@@ -30,14 +30,20 @@ One image serves every caller. The server listens on loopback behind nginx; its 
 | TorchServe clients | `/predictions/<name>[/<version>]`, `/ping` | as sent |
 | SageMaker | argument `serve`, `/invocations`, `/ping` | as sent |
 | Vertex AI | `AIP_HTTP_PORT`, `AIP_HEALTH_ROUTE`, `AIP_PREDICT_ROUTE` | `{"instances": [...]}` gives `{"predictions": [...]}` |
-| Prometheus | `/metrics` | |
+| Prometheus | `/metrics` on port 9090 | |
 | anybody | `/openapi.json` | an OpenAPI 3.1 document of this model, written when the image is built |
 
 - **User and disk.** The image runs as any uid, with a read-only root, without capabilities and without a network. It writes to
   `/tmp` only.
 - **Readiness.** `/ping` answers 200 only after a worker has answered the model's own sample, and 503 while it drains.
 - **End.** On TERM it drains: it reports not ready, waits until no request is in flight, and ends. It ends when its server ends.
-- **Limits.** Threads and heap follow the container's CPU and memory limits, not those of the machine.
+- **Limits.** Threads and heap follow the container's CPU and memory limits, not those of the machine. Of the memory a 32nd, and
+  at most 256 MiB, is for the bodies of requests in flight; twice that may be arriving. Further requests get 503 with
+  `Retry-After` at once. A body has 10 seconds to arrive, and 1 second more for each 128 KiB of it.
+- **Access log.** A line of JSON on stdout for each request: time, request id, client, method, route, status, bytes and
+  milliseconds; never bodies or queries. The reply carries the id as `X-Request-Id`, and so do the handler's log lines about it.
+  The client is the address that connects, unless `trusted_proxies` in model.yaml names that address's network.
+- **Clients that leave.** A request whose client has closed its connection is not executed.
 - **OpenAPI.** `GET /openapi.json` lists every route, the content types and JSON that the handler takes with its options (shape
   and dtype, image formats and pixel limit, `{"instances": [...]}`), its answers with the names of the classes, samples as
   examples, and every refusal: the refusal of a single sample is a problem document (RFC 9457) that names what was expected.
@@ -104,8 +110,9 @@ def image() -> str:
         "runtime/ and the Dockerfile",
         IMAGE_TEXT,
         "## Replies of the front",
-        "The front answers these itself, as JSON with `code`, `type` and `message`; 503 carries `Retry-After`.",
-        table(["status", "type", "message"], [[code, f"`{kind}`", message] for code, (kind, message) in replies.items()]),
+        "The front answers these itself, as problem documents (RFC 9457) of the type `urn:torchrelay:problem:<type>`. 503 carries "
+        "`Retry-After`, 405 `Allow`.",
+        table(["status", "type", "detail"], [[code, f"`{kind}`", message] for code, (kind, message) in replies.items()]),
         "## Environment",
         table(["variable", "description"], variables),
         "## serving.json",

@@ -25,6 +25,7 @@ PYTHON = f"{HOME}/venv/bin/python"
 NAME = "model"
 PREDICT = f"/predictions/{NAME}"
 JSON = "application/json"
+PROBLEM = "application/problem+json"
 POLL_S = 0.05
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ def test_sagemaker_and_vertex_are_answered(container: Factory) -> None:
 
 def test_metrics_are_prometheus_text(shared: Container) -> None:
     assert shared.predict().status == 200
-    answer = shared.send("GET", "/metrics")
+    answer = shared.send("GET", "/metrics", port=9090)
     assert answer.status == 200
     assert b"# TYPE ts_inference_requests_total counter" in answer.body
     assert f'ts_inference_requests_total{{model_name="{SERVING["name"]}"'.encode() in answer.body

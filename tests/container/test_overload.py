@@ -7,7 +7,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.container.harness import JSON, PREDICT, SERVING, Container, Factory, poll
+from tests.container.harness import JSON, PREDICT, PROBLEM, SERVING, Container, Factory, poll
 
 # Opens connections that never finish their request, to the front and to the server. Prints after how many seconds each ended.
 SLOW_LORIS = """
@@ -39,11 +39,12 @@ def test_a_body_over_the_limit_is_413_and_the_limit_is_named(shared: Container) 
     fits = shared.send("POST", PREDICT, b'{"echo": "' + b"x" * (limit - 12) + b'"}')
     assert (fits.status, len(fits.json["echo"])) == (200, limit - 12)
     answer = shared.send("POST", PREDICT, b"x" * (limit + 1))
-    assert (answer.status, answer.headers["content-type"]) == (413, JSON)
+    assert (answer.status, answer.headers["content-type"]) == (413, PROBLEM)
     assert answer.json == {
-        "code": 413,
-        "type": "PayloadTooLarge",
-        "message": f"The body is larger than the {limit} bytes that are allowed",
+        "type": "urn:torchrelay:problem:body-too-large",
+        "title": "Request Entity Too Large",
+        "status": 413,
+        "detail": f"The body is larger than the {limit} bytes that are allowed",
     }
 
 
@@ -93,9 +94,9 @@ def test_clients_that_leave_cost_no_capacity(container: Factory) -> None:
     assert one.send("GET", "/ping").status == 200
 
 
-def test_headers_that_are_too_large_are_refused_in_json(shared: Container) -> None:
+def test_headers_that_are_too_large_are_refused(shared: Container) -> None:
     answer = shared.send("GET", "/ping?" + "x" * 40000)
-    assert (answer.status, answer.headers["content-type"]) in [(400, JSON), (414, JSON)]
+    assert (answer.status, answer.headers["content-type"]) in [(431, PROBLEM), (414, PROBLEM)]
 
 
 def test_a_final_refusal_has_no_retry_after(shared: Container) -> None:

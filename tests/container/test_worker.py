@@ -23,4 +23,4 @@ def test_torchserve_in_the_image_is_the_known_one(kind_server: KindServer) -> No
     large = b"[" + b" " * 1_500_000 + kind.good.body[1:]  # more than one read
     for body in (kind.good.body, large, kind.good.body):
         assert on.send("POST", PREDICT, body, kind.good.content_type).body == on.send("POST", PREDICT, kind.good.body).body
-    assert b"PredictionTime{" in on.send("GET", "/metrics").body
+    assert b"PredictionTime{" in on.send("GET", "/metrics", port=9090).body

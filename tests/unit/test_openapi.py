@@ -80,7 +80,7 @@ def test_the_document_is_valid(variant: str) -> None:
     document = described(*VARIANTS[variant])
     validate(document)
     assert document["openapi"].startswith("3.1")
-    assert {"/predictions/m", "/predictions/m/1.0", "/invocations", "/ping", "/metrics"} <= document["paths"].keys()
+    assert {"/predictions/m", "/predictions/m/1.0", "/invocations", "/ping"} <= document["paths"].keys()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -88,8 +88,7 @@ def test_an_examples_document_is_valid_and_has_its_samples(name: str) -> None:
     document, samples = of_example(name)
     validate(document)
     shown = document["components"]["requestBodies"]["Request"]["content"].get(JSON, {}).get("examples", {})
-    short = [s for s in samples if s.content_type == JSON and s.expect.status == 200 and len(s.body) <= openapi.LONGEST_EXAMPLE]
-    assert shown.keys() == ({s.name for s in short[: openapi.MOST_EXAMPLES]} if JSON in shown else shown.keys())
+    assert shown.keys() == {s.name for s in samples if s.public}
     if name == "tabular":
         assert shown["setosa"]["value"] == json.loads(next(s.body for s in samples if s.name == "setosa"))
 
@@ -212,16 +211,20 @@ def test_status_codes_are_those_of_the_options() -> None:
     assert codes("handler.py") - usual == {"default"}
 
 
-def test_large_and_refused_samples_are_no_examples(tmp_path: Path) -> None:
-    numbers = json.dumps({"request": {"json": [1.0] * 2000}, "expect": {"json": [1]}})
-    folder = write(
-        tmp_path, {"samples/large.json": numbers, "samples/bad.json": '{"request": {"json": "x"}, "expect": {"status": 400}}'}
-    )
+def test_private_large_and_refused_samples_are_no_examples(tmp_path: Path) -> None:
+    """Samples may be taken from real requests, so only those marked as public are shown to everyone."""
+    samples = {
+        "large": {"request": {"json": [1.0] * 2000}, "expect": {"json": [1]}, "public": True},
+        "bad": {"request": {"json": "x"}, "expect": {"status": 400}, "public": True},
+        "shown": {"request": {"json": [1, 2, 3, 4]}, "expect": {"json": [2]}, "public": True},
+        "secret": {"request": {"json": [5, 6, 7, 8]}, "expect": {"json": [3]}},
+    }
+    folder = write(tmp_path, {f"samples/{name}.json": json.dumps(sample) for name, sample in samples.items()})
     loaded = load_model(folder)
     document = json.loads(openapi.rendered(folder, loaded, "1", load_samples(folder, loaded)))
     shown = document["components"]["requestBodies"]["Request"]["content"][JSON]["examples"]
-    assert shown == {"one": {"value": [1, 2, 3, 4]}}
-    assert document["components"]["responses"]["Answer"]["content"][JSON]["examples"].keys() == {"one", "large"}
+    assert shown == {"shown": {"value": [1, 2, 3, 4]}}
+    assert document["components"]["responses"]["Answer"]["content"][JSON]["examples"].keys() == {"shown", "large"}
 
 
 @pytest.mark.parametrize(("default", "routes"), [(None, {"", "/1.0"}), ("1.0", {"", "/1.0"}), ("old", {"/1.0"})])
@@ -229,7 +232,8 @@ def test_another_version_is_not_described_as_this_one(default: str | None, route
     two = model("tensor").model_copy(update={"versions": ["old.mar"], "default_version": default})
     expect = Expect(value=[1.0])
     samples = tuple(
-        Sample(name or "plain", name.encode() or b"[0]", JSON, expect, None, "s.json", 1, name) for name in ("old", "1.0", "")
+        Sample(name or "plain", name.encode() or b"[0]", JSON, expect, None, "s.json", 1, name, public=True)
+        for name in ("old", "1.0", "")
     )
     spec = openapi.document(two, "1.0", samples)
     validate(spec)

@@ -13,7 +13,7 @@ from torchrelay_runtime.nginx import OPENAPI, Front, render
 
 
 def test_the_front_serves_the_file_that_the_build_writes() -> None:
-    front = Front(Path("/s"), "0.0.0.0", 8080, "127.0.0.1:8085", routes=(("/invocations", "/predictions/digits"),))
+    front = Front(Path("/s"), "0.0.0.0", 8080, "127.0.0.1:8085", 1, 1, routes=(("/invocations", "/predictions/digits"),))
     (line,) = [line for line in render(front).splitlines() if "location = /openapi.json" in line]
     assert f"alias {paths.IMAGE_OPENAPI};" in line
     assert paths.IMAGE_OPENAPI == OPENAPI

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from torchrelay_runtime import nginx
 from torchrelay_runtime.contract import Upstream
 from torchrelay_runtime.front import parse_address, parse_connections, parse_in_flight
 from torchrelay_runtime.nginx import Front, front_of, render
@@ -15,8 +16,9 @@ SERVING = Serving(
     name="digits", version="abc123", model_dir=Path("/m"), response_timeout_s=60, max_body_bytes=6291456, drain_timeout_s=25
 )
 SETTINGS = Settings(SERVING, Path("/state"), 8080, "0.0.0.0", "nginx", "torchserve", None, None, access_log=False, log_level="warn")
+BUDGET = 64 << 20
 UPSTREAM = Upstream("127.0.0.1:8085", {"abc123": "/predictions/digits"}, "127.0.0.1:8082", "/metrics")
-FRONT = front_of(SETTINGS, UPSTREAM, 2, as_root=False)
+FRONT = front_of(SETTINGS, UPSTREAM, 2, BUDGET, as_root=False)
 
 
 def locations(text: str) -> list[str]:
@@ -25,7 +27,14 @@ def locations(text: str) -> list[str]:
 
 def test_the_models_routes() -> None:
     assert FRONT.routes == tuple(
-        (path, "/predictions/digits") for path in ("/predictions/digits", "/invocations", "/predictions/digits/abc123")
+        (path, "/predictions/digits")
+        for path in (
+            "/predictions/digits",
+            "/invocations",
+            "/predictions/digits/abc123",
+            "/predictions/digits/",
+            "/predictions/digits/abc123/",
+        )
     )
     assert FRONT.health == ("/ping",)
 
@@ -33,8 +42,8 @@ def test_the_models_routes() -> None:
 def test_every_version_has_a_route_and_one_is_the_default() -> None:
     serving = replace(SERVING, versions=(Version("1.0", Path("/old")),), default="1.0")
     paths = {version: f"/predictions/digits/{version}" for version in serving.folders}
-    front = front_of(replace(SETTINGS, serving=serving), replace(UPSTREAM, predict_paths=paths), 2, as_root=False)
-    assert dict(front.routes) == {
+    front = front_of(replace(SETTINGS, serving=serving), replace(UPSTREAM, predict_paths=paths), 2, BUDGET, as_root=False)
+    assert {path: target for path, target in front.routes if not path.endswith("/")} == {
         "/predictions/digits": "/predictions/digits/1.0",
         "/invocations": "/predictions/digits/1.0",
         "/predictions/digits/1.0": "/predictions/digits/1.0",
@@ -44,10 +53,10 @@ def test_every_version_has_a_route_and_one_is_the_default() -> None:
 
 def test_vertex_routes_are_added_once() -> None:
     settings = replace(SETTINGS, predict_route="/invocations", health_route="/v1/health")
-    front = front_of(settings, UPSTREAM, 2, as_root=False)
+    front = front_of(settings, UPSTREAM, 2, BUDGET, as_root=False)
     assert [path for path, _ in front.routes].count("/invocations") == 1
     assert front.health == ("/ping", "/v1/health")
-    served = locations(render(front))
+    served = locations(render(replace(front, metrics=None)))
     assert len(served) == len(set(served)), "nginx refuses a location that is there twice"
 
 
@@ -56,13 +65,14 @@ def test_limits_and_time_outs() -> None:
     for line in (
         "client_max_body_size 6291456;",
         "client_header_timeout 10s;",
-        "client_body_timeout 10s;",
+        "client_body_timeout 68s;",
         "proxy_read_timeout 125s;",
         "worker_shutdown_timeout 25s;",
         "worker_processes 2;",
         "access_log off;",
         "listen 0.0.0.0:8080 backlog=1024;",
-        "limit_conn requests 512;",
+        "flight_requests = 512, flight_bytes = 67108864,",
+        "arriving_bytes = 134217728, address_requests = 256, address_bytes = 67108864,",
     ):
         assert line in text
     assert FRONT.read_timeout_s > SERVING.response_timeout_s, "the server's own answer comes first"
@@ -80,6 +90,7 @@ def test_anything_else_is_404_and_methods_are_few() -> None:
     text = render(FRONT)
     assert "location / { return 404; }" in text
     assert text.count("!~ ^(GET|POST|PUT)$") == len(FRONT.routes)
+    assert text.count("!~ ^(GET|HEAD)$") == len(FRONT.health) + 2, "/ping, /openapi.json, and /metrics on its port"
 
 
 def test_ping_looks_at_draining_before_ready() -> None:
@@ -87,24 +98,23 @@ def test_ping_looks_at_draining_before_ready() -> None:
     assert 0 < text.index("-f /state/draining.json") < text.index("!-f /state/ready")
 
 
-def test_errors_have_the_shape_of_the_servers_own() -> None:
+def test_errors_are_problem_documents() -> None:
     text = render(FRONT)
     assert "error_page 413 /.error/413;" in text
-    assert (
-        '{"code": 413, "type": "PayloadTooLarge", "message": "The body is larger than the 6291456 bytes that are allowed"}' in text
-    )
+    assert '"status": 413, "detail": "The body is larger than the 6291456 bytes that are allowed"}' in text
     assert "error_page 502 =503 /.error/502;" in text
     assert "503 1; }" in text, "the server's own 503 gets a Retry-After"
 
 
-def test_the_front_alone_passes_everything_and_limits_no_body() -> None:
-    text = render(Front(Path("/s"), "0.0.0.0", 8080, "model-a:8080", generation="g1"))
-    assert "proxy_pass http://server; proxy_set_header Host $http_host; proxy_request_buffering off; }" in text
+def test_the_front_alone_passes_every_path_and_limits_bodies() -> None:
+    text = render(Front(Path("/s"), "0.0.0.0", 8080, "model-a:8080", 6 << 20, 64 << 20, generation="g1"))
+    assert "proxy_pass http://server; }" in text
     assert "server model-a:8080 max_fails=0;" in text
-    assert "client_max_body_size 0;" in text
+    assert "client_max_body_size 6291456;" in text
     assert "/ping" not in text
     assert "add_header Retry-After $retry_after" not in text, "the other front's answer has it already"
     assert 'return 200 "g1"' in text
+    assert nginx.TYPE_HEADER not in text, "the other front writes it"
 
 
 def test_root_stays_root() -> None:
@@ -134,8 +144,11 @@ def test_every_route_has_a_twin_that_closes_the_connection() -> None:
     text = render(FRONT)
     for path, target in FRONT.routes:
         assert f"if (-f /state/draining.json) {{ rewrite ^ /.closing{path} last; }}" in text
-        assert f"location = /.closing{path} {{ internal; keepalive_timeout 0; proxy_pass http://server{target}; }}" in text
-    alone = render(Front(Path("/s"), "0.0.0.0", 8080, "model-a:8080"))
+        (twin,) = [line for line in text.splitlines() if line.strip().startswith(f"location = /.closing{path} {{")]
+        assert "internal; keepalive_timeout 0;" in twin
+        assert f"proxy_pass http://server{target};" in twin
+        assert "admit()" in twin
+    alone = render(Front(Path("/s"), "0.0.0.0", 8080, "model-a:8080", 6 << 20, 64 << 20))
     assert "if (-f /s/closing) { rewrite ^ /.closing$uri last; }" in alone
 
 

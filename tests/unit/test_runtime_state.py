@@ -59,7 +59,7 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
 
 def test_a_path_that_would_be_read_as_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="letters, digits"):
-        prepare(Front(tmp_path / "a; include x", "127.0.0.1", 1, "h:1"))
+        prepare(Front(tmp_path / "a; include x", "127.0.0.1", 1, "h:1", 1, 1))
 
 
 class KilledError(BaseException):

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from torchrelay_runtime.limits import Limits
+from torchrelay_runtime.nginx import buffered_bytes
 from torchrelay_runtime.settings import Serving, Settings, SettingsError, Version
 from torchrelay_runtime.torchserve import config, server
 
@@ -95,13 +97,25 @@ def test_sizes_follow_the_declaration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "body", "heap"),
-    [(2 << 30, 1 << 20, 320), (2 << 30, 6 << 20, 512), (None, 6 << 20, 960), (16 << 30, 60 << 20, 1024), (256 << 20, 6 << 20, 96)],
-    ids=["a full queue", "a quarter of the limit", "no limit", "the most", "the least"],
+    ("memory", "body", "budget"),
+    [(2 << 30, 6 << 20, 64), (None, 6 << 20, 128), (64 << 30, 6 << 20, 256), (1 << 30, 48 << 20, 48), (256 << 20, 6 << 20, 8)],
+    ids=["a 32nd of the limit", "no limit", "the most", "one large body", "the least"],
 )
-def test_the_heap_is_a_part_of_the_memory(memory: int | None, body: int, heap: int) -> None:
-    settings = replace(SETTINGS, serving=replace(SERVING, max_body_bytes=body))
-    assert config.heap_bytes(settings, Limits(1.0, memory)) == heap << 20
+def test_bodies_heap_buffers_and_files_fit_into_the_memory(memory: int | None, body: int, budget: int) -> None:
+    settings, limits = replace(SETTINGS, serving=replace(SERVING, max_body_bytes=body)), Limits(1.0, memory)
+    assert config.body_budget(settings, limits) == budget << 20
+    argv = config.java_argv(settings, limits, "/jre/bin/java", Path("/site"))
+    sizes = {name: int(re.sub(r"\D", "", word)) << 20 for word in argv for name in ("-Xmx", "MaxDirectMemorySize=") if name in word}
+    assert len(sizes) == 2
+    assert all(size >= 2 * config.body_budget(settings, limits) for size in sizes.values())
+    files = buffered_bytes(config.body_budget(settings, limits))
+    assert sum(sizes.values()) + files + config.FRONT_MEMORY < (memory or 4 << 30)
+
+
+def test_a_body_that_does_not_fit_into_the_memory_is_refused() -> None:
+    settings = replace(SETTINGS, serving=replace(SERVING, max_body_bytes=100 << 20))
+    with pytest.raises(SettingsError, match=r"104857600 bytes need 860 MiB .* limit is 512 MiB: lower max_body_mb"):
+        config.body_budget(settings, Limits(1.0, 512 << 20))
 
 
 @pytest.mark.parametrize(("cpu", "workers", "threads"), [(4.0, 2, "2"), (4.0, 1, "4"), (0.5, 1, "1"), (2.0, 8, "1"), (3.5, 1, "3")])

@@ -7,9 +7,10 @@ the whole batch is tried first; if it fails or returns another number of answers
 import contextlib
 import copy
 import logging
+from collections.abc import Collection
 from typing import Any
 
-from torchrelay_handlers.adapters.renamed_forms import with_fields
+from torchrelay_handlers.adapters.client_headers import cancelled, lowered, request_id, with_fields
 from torchrelay_handlers.answers import problem
 from torchrelay_handlers.bodies.parsers import loads
 from torchrelay_handlers.network.device import is_sticky
@@ -27,12 +28,12 @@ class Native:
         self.one_by_one = False
         self.lost = False
 
-    def answer(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
+    def answer(self, data: list[dict[str, Any]], context: Any, left: Collection[int] = ()) -> list[Any]:
         """Return what `handle` returned for each element of `data`, or an `Answer` with a problem document.
 
-        Sets `lost` when a CUDA error sticks and this process must end.
+        `left`: the places of requests whose client has left. Sets `lost` when a CUDA error sticks and this process must end.
         """
-        rows = [_decoded(row, index, context) for index, row in enumerate(data)]
+        rows = [cancelled() if index in left else _decoded(row, index, context) for index, row in enumerate(data)]
         if any(isinstance(row, Refusal) for row in rows):
             return [
                 problem(row) if isinstance(row, Refusal) else self._single(row, index, context) for index, row in enumerate(rows)
@@ -63,7 +64,8 @@ class Native:
         except Exception as error:
             self.lost = self.lost or is_sticky(error)
             status = getattr(error, "error_code", 500)  # ts.utils.util.PredictionException carries one
-            logger.error("request %s: the handler failed", context.get_request_id(index), exc_info=error)  # noqa: TRY400 - exc_info is that
+            name = request_id(lowered(context, index), context.get_request_id(index))
+            logger.error("request %s: the handler failed", name, exc_info=error)  # noqa: TRY400 - exc_info is that
             if 400 <= status <= 499:
                 return problem(BadSample(str(getattr(error, "message", error)), status=status))
             return problem(Refusal(500, "handler-failed", "the handler failed on this request; the server's log says why"))

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torchrelay_handlers import resolve, settings, setup_functions, system
-from torchrelay_handlers.adapters import worker
+from torchrelay_handlers.adapters import client_headers, worker
 from torchrelay_handlers.adapters.native import Native
-from torchrelay_handlers.adapters.renamed_forms import own_type
+from torchrelay_handlers.answers import problem
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.messages import Answer, Request
 from torchrelay_handlers.network import device
 from torchrelay_handlers.sagemaker import SageMakerHandler
 
 logger = logging.getLogger("torchrelay")
+NOBODY = problem(client_headers.cancelled())
+"""The answer to a request whose client has left."""
 
 
 class Context(Protocol):
@@ -62,10 +64,14 @@ class Service:
             served = self.initialize(context)
         if data is None:
             return None
+        headers = [client_headers.lowered(context, index) for index in range(len(data))]
+        left = {index for index, sent in enumerate(headers) if client_headers.is_cancelled(sent)}
         if isinstance(served, Native):
-            answers = served.answer(data, context)
+            answers = served.answer(data, context, left)
         else:
-            answers = list(served.answer([request_of(row, index, context) for index, row in enumerate(data)]))
+            waiting = (request_of(row, index, headers[index], context) for index, row in enumerate(data) if index not in left)
+            answered = iter(served.answer(list(waiting)) if len(left) < len(data) else ())
+            answers = [NOBODY if index in left else next(answered) for index in range(len(data))]
         if served.lost:
             self.end()
         return [deliver(answer, index, context) for index, answer in enumerate(answers)]
@@ -101,14 +107,13 @@ class Service:
         return self.served
 
 
-def request_of(row: dict[str, Any], index: int, context: Context) -> Request:
-    """TorchServe's dict as a Request.
+def request_of(row: dict[str, Any], index: int, headers: dict[str, Any], context: Context) -> Request:
+    """TorchServe's dict as a Request. `headers`: with names in lower case.
 
     A body is under `body`, a form's fields are under their names. JSON bodies arrive parsed, text as str, all else as a
     bytearray; a JSON body that arrives as bytes is one that TorchServe could not parse (ts/protocol/otf_message_handler.py).
     """
-    headers = {name.lower(): value for name, value in context.get_all_request_header(index).items()}
-    content_type = _text(headers.get("content-type"))
+    content_type = client_headers.own_type(headers)
     name = "body" if "body" in row else next(iter(row)) if len(row) == 1 else None
     if name is None:
         body: object = {key: bytes(value) if isinstance(value, bytearray) else value for key, value in row.items()} or b""
@@ -119,8 +124,7 @@ def request_of(row: dict[str, Any], index: int, context: Context) -> Request:
         content_type = (content_type or of_part) if name == "body" else of_part  # the part's content type lacks the charset
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
-    content_type = own_type(content_type)
-    accept, request_id = _text(headers.get("accept")), context.get_request_id(index) or ""
+    accept, request_id = _text(headers.get("accept")), client_headers.request_id(headers, context.get_request_id(index))
     return Request(body, content_type, accept, request_id, parsed=not isinstance(body, bytes))
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from torchrelay_runtime.limits import MIB, Limits
-from torchrelay_runtime.settings import Settings
+from torchrelay_runtime.nginx import buffered_bytes
+from torchrelay_runtime.settings import Settings, SettingsError
+from torchrelay_runtime.state import CANCELLED
 
 INFERENCE = "127.0.0.1:8085"
 FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grpc_management": 7071, "workers": 9000}
@@ -18,12 +20,8 @@ FIXED_PORTS = {"management": 8081, "metrics": 8082, "grpc_inference": 7070, "grp
 LEAST_QUEUE = 16
 LARGEST_RESPONSE = 64 * MIB
 SERVICE = "torchrelay_service.py"  # the handler in every archive that Torchrelay makes
-# TorchServe parses forms itself, answers 500 to broken ones and forgets the content type of each part. Our handlers
-# know these names and read forms themselves (torchrelay_handlers/adapters/renamed_forms.py).
-FORMS = {
-    "multipart/form-data": "application/vnd.torchrelay.form-data",
-    "application/x-www-form-urlencoded": "application/vnd.torchrelay.form-urlencoded",
-}
+LARGEST_BUDGET = 256 * MIB
+FRONT_MEMORY = 64 * MIB  # nginx itself, and the small bodies that it keeps in memory
 
 
 def home(settings: Settings) -> Path:
@@ -47,15 +45,39 @@ def queue_size(settings: Settings) -> int:
     return max(LEAST_QUEUE, 4 * settings.serving.batch_size * settings.serving.workers)
 
 
-def heap_bytes(settings: Settings, limits: Limits) -> int:
-    """Return the JVM's heap limit: room for a full queue of the largest bodies, yet at most a quarter of the memory.
+def body_budget(settings: Settings, limits: Limits) -> int:
+    """Return how many bytes of bodies TorchServe may hold at one time: a 32nd of the memory, yet at least one largest body.
+
+    TorchServe collects a whole body before it looks at its queue, so the front has to count (docs/torchserve.md, T8 and T10).
+
+    Raises: SettingsError when heap, buffers and the front's files for this budget do not fit into the memory.
+    """
+    budget = max(settings.serving.max_body_bytes, min(memory_of(limits) // 32, LARGEST_BUDGET))
+    needed = heap_bytes(limits, budget) + direct_bytes(limits, budget) + buffered_bytes(budget) + FRONT_MEMORY
+    if needed > memory_of(limits):
+        raise SettingsError(
+            f"bodies of {settings.serving.max_body_bytes} bytes need {needed // MIB} MiB beside the model, and the memory limit is "
+            f"{memory_of(limits) // MIB} MiB: lower max_body_mb, or raise resources.memory"
+        )
+    return budget
+
+
+def memory_of(limits: Limits) -> int:
+    """Return the memory limit in bytes, 4 GiB where there is none."""
+    return limits.memory or 4096 * MIB
+
+
+def heap_bytes(limits: Limits, budget: int) -> int:
+    """Return the JVM's heap limit: TorchServe itself, and each body twice (a request, and its message to the worker).
 
     See docs/torchserve.md, T5 and T13.
     """
-    queues = len(settings.serving.folders)
-    wanted = 192 * MIB + 2 * queues * queue_size(settings) * settings.serving.max_body_bytes
-    quarter = (limits.memory or 4096 * MIB) // 4
-    return max(96 * MIB, min(wanted, quarter, 1024 * MIB))
+    return min(192 * MIB, memory_of(limits) // 8) + 2 * budget
+
+
+def direct_bytes(limits: Limits, budget: int) -> int:
+    """Return the limit of the JVM's buffers outside of the heap, where Netty collects each body and writes it to the worker."""
+    return min(64 * MIB, memory_of(limits) // 16) + 2 * budget
 
 
 def properties(
@@ -105,7 +127,7 @@ def properties(
         "job_queue_size": str(queue_size(settings)),
         # docs/torchserve.md, T14: the front refuses larger bodies first, with a JSON answer.
         # Our handlers parse bodies themselves, in one go and strictly; others get JSON and text decoded, as they expect.
-        **({"decode_input_request": "false"} if renamed(manifests.values()) else {}),
+        **({"decode_input_request": "false"} if parse_no_body(manifests.values()) else {}),
         "max_request_size": str(serving.max_body_bytes + 64 * 1024),
         "max_response_size": str(max(LARGEST_RESPONSE, 4 * serving.max_body_bytes)),
         "limit_max_image_pixels": "true",
@@ -120,9 +142,9 @@ def properties(
     }
 
 
-def renamed(manifests: Collection[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the content types that TorchServe must not see: those of forms, when all handlers are Torchrelay's."""
-    return FORMS if {one.get("handler") for one in manifests} == {SERVICE} else {}
+def parse_no_body(manifests: Collection[Mapping[str, Any]]) -> bool:
+    """Return whether all handlers are Torchrelay's, which parse bodies themselves, strictly; others expect TorchServe to do it."""
+    return {one.get("handler") for one in manifests} == {SERVICE}
 
 
 def known_as(manifest: Mapping[str, Any]) -> str:
@@ -160,15 +182,17 @@ def server_env(settings: Settings, limits: Limits, env: dict[str, str]) -> dict[
         "LOG_LOCATION": str(home(settings)),
         "METRICS_LOCATION": str(home(settings)),
         "TORCHRELAY_LOG_LEVEL": settings.log_level,
+        **({"TORCHRELAY_CANCELLED": str(settings.state / CANCELLED)} if settings.front == "nginx" else {}),
     }
 
 
 def java_argv(settings: Settings, limits: Limits, java: str, packages: Path) -> list[str]:
     """Return the command of the JVM."""
-    folder = home(settings)
+    folder, budget = home(settings), body_budget(settings, limits)
     return [
         java,
-        f"-Xmx{heap_bytes(settings, limits) // MIB}m",
+        f"-Xmx{heap_bytes(limits, budget) // MIB}m",
+        f"-XX:MaxDirectMemorySize={direct_bytes(limits, budget) // MIB}m",
         # The second compiler takes CPU from the model for a minute after every start and makes the frontend no faster.
         "-XX:TieredStopAtLevel=1",
         "-XX:+ExitOnOutOfMemoryError",  # a server without memory must die visibly (docs/torchserve.md, T2) and not limp on

@@ -22,6 +22,7 @@ from torchrelay_runtime.limits import Limits
 from torchrelay_runtime.readiness import Answer, Workers
 from torchrelay_runtime.settings import Settings, SettingsError
 from torchrelay_runtime.state import replace
+from torchrelay_runtime.torchserve import config
 from torchrelay_runtime.torchserve.config import (
     FIXED_PORTS,
     config_file,
@@ -30,8 +31,8 @@ from torchrelay_runtime.torchserve.config import (
     java_argv,
     known_as,
     model_name,
+    parse_no_body,
     properties,
-    renamed,
     render,
     server_env,
 )
@@ -46,7 +47,13 @@ def upstream(settings: Settings) -> Upstream:
     """Where the front finds TorchServe."""
     metrics = read_ports(settings)["metrics"] if settings.front == "none" else FIXED_PORTS["metrics"]
     manifests = [read_manifest(folder) for folder in settings.serving.folders.values()]
-    return Upstream(inference_address(settings), predict_paths(settings), f"127.0.0.1:{metrics}", "/metrics", renamed(manifests))
+    paths = predict_paths(settings)
+    return Upstream(inference_address(settings), paths, f"127.0.0.1:{metrics}", "/metrics", neutral=parse_no_body(manifests))
+
+
+def body_budget(settings: Settings, limits: Limits) -> int:
+    """How many bytes of request bodies TorchServe can hold at one time. Raises: SettingsError."""
+    return config.body_budget(settings, limits)
 
 
 def predict_paths(settings: Settings) -> dict[str, str]:

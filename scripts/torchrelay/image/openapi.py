@@ -31,6 +31,7 @@ _REFUSALS = {
     504: "The model did not answer in time.",
     507: "The model's process ran out of memory and is being restarted.",
 }
+_BY_TORCHSERVE = (500, 503, 507)
 _MORE_REFUSALS = {
     406: "The answer is not available in the form that Accept asks for.",
     422: "The answer to this sample contains NaN or Infinity, which this model is configured to refuse.",
@@ -38,7 +39,7 @@ _MORE_REFUSALS = {
 _SCHEMAS: dict[str, Any] = {
     "Problem": {
         "type": "object",
-        "description": "Why one sample was not answered (RFC 9457).",
+        "description": "Why a request, or one of its samples, was not answered (RFC 9457).",
         "required": ["type", "title", "status", "detail"],
         "properties": {
             "type": {"type": "string", "pattern": "^urn:torchrelay:problem:"},
@@ -52,7 +53,7 @@ _SCHEMAS: dict[str, Any] = {
     },
     "ServerError": {
         "type": "object",
-        "description": "Why a request did not reach the model.",
+        "description": "TorchServe's own message: its queue is full, or the model's process died.",
         "required": ["code", "type", "message"],
         "properties": {"code": {"type": "integer"}, "type": {"type": "string"}, "message": {"type": "string"}},
     },
@@ -78,10 +79,11 @@ def rendered(model_dir: Path, model: Model, version: str, samples: Sequence[Samp
 def document(model: Model, version: str, samples: Sequence[Sample], classes: list[str] | None = None) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of the model's endpoint; `classes` are the names of its classes, if there are any.
 
-    It mentions that the server has other versions, but not which requests they accept: that is not known here.
+    Only samples that are marked as public become examples: authors take samples from real requests. The document mentions that the
+    server has other versions, but not which requests they accept: that is not known here.
     """
     default = model.default_version or version
-    samples = [one for one in samples if (one.version or default) == version]
+    samples = [one for one in samples if one.public and (one.version or default) == version]
     bodies = bodies_of(model.handler, complete_options(model.handler, model.handler_args), classes)
     predict = predict_path(model.name)
     paths: dict[str, Any] = {}
@@ -89,8 +91,7 @@ def document(model: Model, version: str, samples: Sequence[Sample], classes: lis
     for path, name in routes if default == version else routes[1:2]:
         paths[path] = {"post": _predict(name, bodies), "put": _predict(f"{name}ByPut", bodies)}
     paths["/ping"] = {"get": _health()}
-    paths["/metrics"] = {"get": _plain("metrics", "Counters and times, in Prometheus' text format.", "text/plain")}
-    paths["/openapi.json"] = {"get": _plain("describe", "This document.", JSON)}
+    paths["/openapi.json"] = {"get": _describe()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -135,7 +136,8 @@ def _responses(bodies: Bodies, samples: Sequence[Sample]) -> dict[str, Any]:
     answered = {"description": "The answer, one for each sample.", "content": _with_answers(bodies.gives, samples)}
     responses: dict[str, Any] = {"Answer": answered}
     for status, reason in _reasons(bodies).items():
-        responses[f"Refused{status}"] = {"description": reason, "content": {JSON: _ref("ServerError"), PROBLEM: _ref("Problem")}}
+        content = {PROBLEM: _ref("Problem")} | ({JSON: _ref("ServerError")} if status in _BY_TORCHSERVE else {})
+        responses[f"Refused{status}"] = {"description": reason, "content": content}
     responses["Refused503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     return responses
 
@@ -180,17 +182,16 @@ def _health() -> dict[str, Any]:
         "summary": "Whether a request would be answered just now.",
         "responses": {
             "200": {"description": "The model answers.", "content": {JSON: _ref("Health")}},
-            "405": {"description": _REFUSALS[405], "content": {JSON: _ref("ServerError")}},
+            "405": {"description": _REFUSALS[405], "content": {PROBLEM: _ref("Problem")}},
             "503": {"description": "The model is starting, stopping or failed.", "content": {JSON: _ref("NotReady")}},
         },
     }
 
 
-def _plain(operation: str, summary: str, kind: str) -> dict[str, Any]:
-    errors = {str(status): {"description": _REFUSALS[status], "content": {JSON: _ref("ServerError")}} for status in (405, 503)}
-    content = {kind: {"schema": {"type": "object"} if kind == JSON else {"type": "string"}}}
+def _describe() -> dict[str, Any]:
+    errors = {str(status): {"description": _REFUSALS[status], "content": {PROBLEM: _ref("Problem")}} for status in (405, 503)}
     return {
-        "operationId": operation,
-        "summary": summary,
-        "responses": {"200": {"description": summary, "content": content}, **errors},
+        "operationId": "describe",
+        "summary": "This document.",
+        "responses": {"200": {"description": "This document.", "content": {JSON: {"schema": {"type": "object"}}}}, **errors},
     }

@@ -37,6 +37,7 @@ def serving_config(
         "max_body_bytes": model.max_body_mb << 20,
         "deps_dir": deps_dir,
         "warmup": _warmup(samples),
+        **({"trusted_proxies": list(model.trusted_proxies)} if model.trusted_proxies else {}),
         "environment": dict(sorted(model.environment.items())),
         **serving_versions(model, others),
     }

@@ -1,11 +1,12 @@
 """Checks of the texts in model.yaml: names, versions, paths, variables; each message says what is allowed."""
 
 import re
+from ipaddress import ip_network
 from pathlib import PurePosixPath
 
 from pydantic_core import PydanticCustomError
 
-from torchrelay.core.text import meant, shown
+from torchrelay.core.text import meant, printable, shown
 from torchrelay.model import quantities
 from torchrelay.model.handlers import SHIPPED
 
@@ -46,6 +47,14 @@ def eks_cluster(value: str) -> str:
     if not EKS_CLUSTER.fullmatch(value):
         raise refuse(f"{shown(value)} is not the ARN of an EKS cluster", "write arn:aws:eks:REGION:ACCOUNT:cluster/NAME")
     return value
+
+
+def network(value: str) -> str:
+    """A network in CIDR notation; a single address is one too."""
+    try:
+        return str(ip_network(value))
+    except ValueError as error:
+        raise refuse(f"{shown(value)} is not a network: {printable(str(error))}", "write for example 10.0.0.0/8") from error
 
 
 def legal_version(value: str) -> str:

@@ -136,6 +136,12 @@ class Model(Part):
         1, ge=1, le=256, description="Number of worker processes, each with its own copy of the model.", examples=[2]
     )
     timeouts: Timeouts = Field(Timeouts(), description="Time limits of the start, of requests and of the stop, in seconds.")
+    trusted_proxies: list[Annotated[str, AfterValidator(fields.network)]] = Field(
+        [],
+        description="Networks of load balancers before the endpoint, whose X-Forwarded-For names the client: for the access log, "
+        "and for the limits of each client. Default: none.",
+        examples=[["10.0.0.0/8"]],
+    )
     max_body_mb: int = Field(6, ge=1, le=1024, description="Largest request body, in MiB.", examples=[32])
     resources: Resources = Field(Resources(), description="CPU, memory and GPUs of one container.")
     environment: dict[
@@ -201,6 +207,7 @@ _TEXT: tuple[FieldPath, ...] = (
     ("extra_files", "*"),
     ("versions", "*"),
     ("environment", "*"),
+    ("trusted_proxies", "*"),
     ("resources", "memory"),
 )
 

@@ -49,6 +49,7 @@ class Sample:
     file: str
     line: int
     version: str = ""
+    public: bool = False
 
     def path(self, predict: str) -> str:
         """Return the path that the request is sent to; `predict` is the path of the default version."""
@@ -114,9 +115,16 @@ class ExpectPart(Compare):
     base64: Base64 | None = Field(None, description="Expected answer as bytes, encoded in base64.")
 
 
+PUBLIC: Any = Field(
+    False,
+    description="Whether everyone may read this request and its answer: it becomes an example in /openapi.json. Default: false.",
+)
+
+
 class CompareFile(Compare):
     """NAME.compare.json, beside a pair of files."""
 
+    public: bool = PUBLIC
     latency_ms: float | None = Field(None, gt=0, description="Longest time until the answer, in milliseconds. Default: no limit.")
 
 
@@ -128,6 +136,7 @@ class SampleFile(_Part):
     version: Annotated[str, AfterValidator(legal_version)] | None = Field(
         None, description="Version that the request is sent to, one of model.yaml's `versions`. Default: the default version."
     )
+    public: bool = PUBLIC
     expect: ExpectPart | None = Field(None, description=f"Expected answer. When it is missing: {RECORD}.")
     latency_ms: float | None = Field(None, gt=0, description="Longest time until the answer, in milliseconds. Default: no limit.")
 

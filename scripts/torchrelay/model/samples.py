@@ -164,7 +164,7 @@ class _Reader:
             raise ModelInvalid(problems)
         line = document.line(("request",)) or 1
         sample = Sample(name.removesuffix(".json"), body, content_type, expect, file.latency_ms, document.name, line)
-        self._add(replace(sample, version=file.version or ""))
+        self._add(replace(sample, version=file.version or "", public=file.public))
 
     def _body(self, document: Document, request: Request, key: str) -> tuple[bytes, str]:
         value = document.value["request"][key]
@@ -209,7 +209,8 @@ class _Reader:
             return
         content_type = CONTENT_TYPES.get(Path(request).suffix.lower(), BINARY)
         expect = _with(compare, kind, value)
-        self._add(Sample(name, body, content_type, expect, compare.latency_ms, f"{self.folder}/{request}", 1))
+        sample = Sample(name, body, content_type, expect, compare.latency_ms, f"{self.folder}/{request}", 1, public=compare.public)
+        self._add(sample)
 
     def _expected(self, name: str | None) -> tuple[Kind, Any]:
         if name is None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.unit.handlers.support import JSON, Double, FakeContext, as_torchserve, differences
 from torchrelay_handlers import handler_factory
+from torchrelay_handlers.adapters.client_headers import lowered
 from torchrelay_handlers.adapters.native import Native
 from torchrelay_handlers.adapters.torchserve import Service, request_of
 from torchrelay_handlers.resolve import TorchServeEntry
@@ -133,7 +134,7 @@ class Broken(Double):
 def test_torchserves_dicts_are_understood(row: dict[str, Any], headers: dict[str, Any], body: object, content_type: str) -> None:
     context = FakeContext("", [""])
     context.request_processor[0].headers = headers
-    request = request_of(row, 0, context)
+    request = request_of(row, 0, lowered(context, 0), context)
     assert (request.body, request.content_type, request.parsed) == (body, content_type, not isinstance(body, bytes))
     assert request.id == "id-0"
 
