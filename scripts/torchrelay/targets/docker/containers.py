@@ -113,13 +113,16 @@ class Containers:
                     existing.container.remove(force=True, v=True)
         alias = f"m-{secrets.token_hex(6)}"
         facts = {"digest": release.digest, "settings": self.settings, "version": release.version, "alias": alias}
+        facts["max_body"] = str(self.model.max_body_mb << 20)
         labels = self._labels("model", **release.source.facts(), **facts)
         settings = hardened(self.model, name, labels)
         del settings["network_mode"], settings["healthcheck"]
+        network = self._network()
         container = self.client.containers.create(
             image,
             **settings,
-            network=self._network().name,
+            environment={"TORCHRELAY_TRUSTED_PROXIES": " ".join(_subnets(network))},
+            network=network.name,
             networking_config=self._endpoint_config(alias),
             restart_policy=RESTART,
         )
@@ -143,7 +146,7 @@ class Containers:
         name = self.front_name if self.front_name not in taken_names else f"{self.front_name}-{secrets.token_hex(3)}"
         container = self.client.containers.create(
             str(version.container.attrs["Image"]),
-            command=["front", "--upstream", f"{LIVE}:{PORT}"],
+            command=["front", "--upstream", f"{LIVE}:{PORT}", "--max-body-bytes", str(self.model.max_body_mb << 20)],
             name=name,
             labels=self._labels("front", bind=bind, port=str(port)),
             network=self._network().name,
@@ -253,6 +256,7 @@ class Containers:
             labels.get(f"{LABEL}.version", ""),
             labels.get(f"{LABEL}.alias", ""),
             LIVE in _aliases(container, self.network_name),
+            int(labels.get(f"{LABEL}.max_body", "0")),
         )
 
     def _front(self, container: "Container") -> Front:
@@ -289,6 +293,11 @@ def discard(container: "Container") -> None:
 
 def _running_first(fronts: list[Front]) -> Front | None:
     return next((one for one in fronts if one.container.status == "running"), fronts[0] if fronts else None)
+
+
+def _subnets(network: Any) -> list[str]:
+    """Return a network's address ranges: the front is in them, and names the client to the version behind it."""
+    return [one["Subnet"] for one in (network.attrs.get("IPAM", {}).get("Config") or []) if one.get("Subnet")]
 
 
 def _aliases(container: "Container", network: str) -> list[str]:

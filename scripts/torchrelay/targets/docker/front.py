@@ -27,7 +27,10 @@ RUNTIME = f"{LABEL}.runtime"
 
 @dataclass(frozen=True)
 class VersionContainer:
-    """A container that serves one version. `alias` is its host name on the network, `settings` the digest of its limits."""
+    """A container that serves one version.
+
+    `alias` is its host name on the network, `settings` the digest of its limits, `max_body` its largest body in bytes (0: unknown).
+    """
 
     container: "Container"
     name: str
@@ -36,6 +39,7 @@ class VersionContainer:
     version: str
     alias: str
     marked_live: bool
+    max_body: int = 0
 
     @property
     def runtime(self) -> str:
@@ -110,6 +114,7 @@ class Front:
         Raises DeployFailed; the front then serves the same version as before.
         """
         command = [paths.IMAGE_PYTHON, "-P", "-m", f"{paths.RUNTIME_PACKAGE}.front", "switch", f"{version.alias}:{PORT}"]
+        command += ["--max-body-bytes", str(version.max_body)] if version.max_body else []
         try:
             code, _, errors = exec_in(self.container, command, timeout_s=30.0)
         except GateFailed as failure:
