@@ -28,7 +28,7 @@ from torchrelay.verification.prober import ProbeRequest
 
 OWN_CASES = Path(__file__).parent / "cases"
 JSON = "application/json"
-ALL = ("all", "serviceaccount", "poddisruptionbudget", "lease", "configmap", "secret")
+ALL = ("all", "serviceaccount", "poddisruptionbudget", "networkpolicy", "lease", "configmap", "secret")
 REPOSITORY = "https://github.com/acme/digits"
 
 

@@ -13,7 +13,8 @@ from torchrelay.targets import Release
 from torchrelay.targets.kubernetes.manifests import BASE, render
 
 DIGEST = "sha256:" + "a" * 64
-KINDS = {"ServiceAccount", "Service", "Deployment", "PodDisruptionBudget"}
+KINDS = {"ServiceAccount", "Service", "Deployment", "NetworkPolicy", "PodDisruptionBudget"}
+OBJECTS = len(KINDS) + 1  # two NetworkPolicies
 
 
 def model(**changes: object) -> Model:
@@ -31,20 +32,25 @@ def test_the_base_is_complete_and_valid_alone(cluster: Cluster, namespace: Calla
     rendered = cluster.run("kustomize", str(BASE)).stdout
     assert {document["kind"] for document in yaml.safe_load_all(rendered)} == KINDS
     code, output = validated(cluster, namespace(), rendered)
-    assert (code, output.count("created (server dry run)"), "Warning" in output) == (0, len(KINDS), False), output
+    assert (code, output.count("created (server dry run)"), "Warning" in output) == (0, OBJECTS, False), output
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"device": "gpu", "resources": {"cpu": 0.5, "memory": "1.5G"}}, {"targets": {"kubernetes": {"replicas": 3}}}],
-    ids=["as it comes", "gpu", "replicas"],
+    [
+        {},
+        {"handler": "image-classifier", "handler_args": {"url_hosts": ["a.example", "b.example:8443"], "size": 8}},
+        {"device": "gpu", "resources": {"cpu": 0.5, "memory": "1.5G"}},
+        {"targets": {"kubernetes": {"replicas": 3}}},
+    ],
+    ids=["as it comes", "fetches URLs", "gpu", "replicas"],
 )
 def test_rendered_manifests_are_valid(cluster: Cluster, namespace: Callable[[], str], changes: dict[str, object]) -> None:
     where = namespace()
     targets = {"kubernetes": {**changes.get("targets", {"kubernetes": {}})["kubernetes"], "namespace": where}}  # type: ignore[index] # JSON's type is not known
     documents = render(model(**changes | {"targets": targets}), Release("v1", DIGEST, (), reference=f"acme/digits@{DIGEST}"))
     code, output = validated(cluster, where, yaml.safe_dump_all(documents))
-    assert (code, output.count("created (server dry run)"), "Warning" in output) == (0, len(KINDS), False), output
+    assert (code, output.count("created (server dry run)"), "Warning" in output) == (0, OBJECTS, False), output
 
 
 def test_a_mistake_is_refused(cluster: Cluster, namespace: Callable[[], str]) -> None:

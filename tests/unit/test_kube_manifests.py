@@ -16,7 +16,22 @@ from torchrelay.model.model import Model
 from torchrelay.model.origin import Origin
 from torchrelay.targets import Release
 from torchrelay.targets.kubernetes import state
-from torchrelay.targets.kubernetes.manifests import BASE, candidate, cpu_quantity, grace_s, kustomize_command, label_value, overlay
+from torchrelay.targets.kubernetes.manifests import (
+    BASE,
+    TEMPORARY,
+    candidate,
+    cpu_quantity,
+    deployment_patch,
+    egress_ports,
+    grace_s,
+    kustomize_command,
+    label_value,
+    overlay,
+)
+from torchrelay_runtime.limits import Limits
+from torchrelay_runtime.nginx import buffered_bytes
+from torchrelay_runtime.settings import Serving, Settings
+from torchrelay_runtime.torchserve.config import body_budget
 
 DIGEST = "sha256:" + "ab" * 32
 REFERENCE = f"registry.example:5000/models/digits@{DIGEST}"
@@ -104,11 +119,36 @@ def test_the_base_has_the_overlays_default_times() -> None:
     assert spec["template"]["spec"]["containers"][0]["startupProbe"]["failureThreshold"] == 75
 
 
-def test_pods_run_on_the_images_platform_and_accept_the_servers_uploads() -> None:
+def test_pods_run_on_the_images_platform() -> None:
     spec = base()["spec"]["template"]["spec"]
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
-    assert [volume for volume in spec["volumes"] if "sizeLimit" in (volume["emptyDir"] or {})] == []
     assert candidate(base(), 100)["spec"]["nodeSelector"] == spec["nodeSelector"]
+
+
+@pytest.mark.parametrize(("memory", "body"), [("2Gi", 6), ("512Mi", 6), ("64Gi", 1024)])
+def test_the_front_cannot_fill_the_pods_temporary_files(memory: str, body: int) -> None:
+    """A pod over its sizeLimit is evicted with all its requests."""
+    of = model(resources={"memory": memory}, max_body_mb=body)
+    (volume,) = deployment_patch(of)["spec"]["template"]["spec"]["volumes"]
+    budget = body_budget(torchserve_settings(body), Limits(1.0, of.memory_bytes))
+    assert int(volume["emptyDir"]["sizeLimit"]) >= buffered_bytes(budget) + TEMPORARY // 2
+
+
+def test_a_model_is_cut_off_unless_it_fetches_urls() -> None:
+    assert "metadata" not in deployment_patch(model())["spec"]["template"]
+    fetching = model(handler="image-classifier", handler_args={"url_hosts": ["a.example", "b.example:8443"], "size": 8})
+    assert deployment_patch(fetching)["spec"]["template"]["metadata"]["labels"] == {"torchrelay.org/egress": "public"}
+    assert [one["port"] for one in egress_ports(fetching)] == [80, 443, 8443]
+    policies = list(yaml.safe_load_all((BASE / "networkpolicy.yaml").read_text()))
+    assert policies[0]["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert [rule["to"] for rule in policies[0]["spec"]["egress"]] == [[{"podSelector": {"matchLabels": {}}}]]
+    (block, *_) = policies[1]["spec"]["egress"][1]["to"]
+    assert "169.254.0.0/16" in block["ipBlock"]["except"], "the cloud's metadata service"
+
+
+def torchserve_settings(max_body_mb: int) -> Settings:
+    serving = Serving(name="m", version="1", model_dir=Path("/m"), max_body_bytes=max_body_mb << 20)
+    return Settings(serving, Path("/s"), 8080, "0.0.0.0", "nginx", "torchserve", None, None, access_log=False, log_level="warn")
 
 
 def test_a_candidate_is_the_same_pod_but_no_service_selects_it() -> None:

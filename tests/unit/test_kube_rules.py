@@ -26,9 +26,14 @@ def test_the_manifest_grants_the_permissions_that_doctor_checks() -> None:
     assert "*" not in str(role["rules"])
 
 
+def resource_of(kind: str) -> str:
+    """The plural that the API's addresses contain."""
+    stem = KINDS[kind][1].removeprefix("namespaced_").replace("_", "")
+    return f"{stem.removesuffix('y')}ies" if stem.endswith("y") else f"{stem}s"
+
+
 def test_every_kind_of_the_target_has_its_rule() -> None:
-    plural = {stem.removeprefix("namespaced_").replace("_", "") + "s" for _, stem in KINDS.values()}
-    assert {rule.resource for rule in RULES if "/" not in rule.resource} == plural
+    assert {rule.resource for rule in RULES if "/" not in rule.resource} == {resource_of(kind) for kind in KINDS}
 
 
 def test_every_verb_that_the_target_uses_has_its_rule() -> None:
@@ -45,7 +50,7 @@ def test_every_verb_that_the_target_uses_has_its_rule() -> None:
     calls = 0
     for file in sorted((ROOT / "scripts" / "torchrelay" / "targets" / "kubernetes").glob("*.py")):
         for verb, kind in re.findall(r'\bapi\.(get|list|delete)\("(\w+)"', file.read_text()):
-            resource = KINDS[kind][1].removeprefix("namespaced_").replace("_", "") + "s"
+            resource = resource_of(kind)
             assert {(resource, one) for one in needed[verb]} <= granted, (file.name, verb, kind)
             calls += 1
     assert calls > 5

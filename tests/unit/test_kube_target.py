@@ -41,7 +41,7 @@ def rendered(_: Model, of: Release) -> list[Document]:
 
     template = {"metadata": {"labels": dict(LABELS)}, "spec": {"containers": [{"name": "server", "image": of.version}]}}
     deployment = document("Deployment", {"replicas": 1, "template": template})
-    return [deployment, *(document(kind, {}) for kind in ("Service", "PodDisruptionBudget", "ServiceAccount"))]
+    return [deployment, *(document(kind, {}) for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"))]
 
 
 @dataclass

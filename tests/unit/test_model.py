@@ -107,6 +107,26 @@ def test_handler(tmp_path: Path, handler: str, file: str | None, attribute: str 
     assert (model.handler_file, model.handler_attribute) == (file, attribute)
 
 
+def test_bodies_that_the_memory_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalid) as error:
+        model_of(tmp_path, "max_body_mb: 1024\n")
+    (problem,) = error.value.problems
+    assert (problem.field, problem.line) == ("max_body_mb", len(GOOD_YAML.splitlines()) + 1)
+    assert problem.message.startswith("resources.memory is 2048 MiB, and bodies of this size need 7488 MiB")
+    assert model_of(tmp_path / "more", "max_body_mb: 1024\nresources: {memory: 16Gi}\n").max_body_mb == 1024
+
+
+@pytest.mark.parametrize("networks", ["[10.0.0.0/8]", "['2001:db8::/32', 192.0.2.1]"])
+def test_trusted_proxies(tmp_path: Path, networks: str) -> None:
+    assert len(model_of(tmp_path, f"trusted_proxies: {networks}\n").trusted_proxies) >= 1
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "any", "0.0.0.0/0; include x", "300.0.0.0/8"])
+def test_other_texts_are_refused_as_networks(tmp_path: Path, network: str) -> None:
+    with pytest.raises(ModelInvalid, match="is not a network"):
+        model_of(tmp_path, f"trusted_proxies: ['{network}']\n")
+
+
 def test_the_model_cannot_be_changed(tmp_path: Path) -> None:
     model: Any = model_of(tmp_path)
     with pytest.raises(ValueError, match="frozen"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from torchrelay.model.quantities import body_memory
 from torchrelay_runtime.limits import Limits
 from torchrelay_runtime.nginx import buffered_bytes
 from torchrelay_runtime.settings import Serving, Settings, SettingsError, Version
@@ -109,7 +110,9 @@ def test_bodies_heap_buffers_and_files_fit_into_the_memory(memory: int | None, b
     assert len(sizes) == 2
     assert all(size >= 2 * config.body_budget(settings, limits) for size in sizes.values())
     files = buffered_bytes(config.body_budget(settings, limits))
-    assert sum(sizes.values()) + files + config.FRONT_MEMORY < (memory or 4 << 30)
+    needed = sum(sizes.values()) + files + config.FRONT_MEMORY
+    assert needed < (memory or 4 << 30)
+    assert needed <= body_memory(memory or 4 << 30, body) < needed + (4 << 20), "check reckons the same (sizes are whole MiB)"
 
 
 def test_a_body_that_does_not_fit_into_the_memory_is_refused() -> None:

@@ -253,6 +253,12 @@ def from_document(document: Document, model_dir: Path) -> Loaded:
         placeholders = {"name": "model", "weights": "weights", "handler": SHIPPED[0]}
         rest = {key: value for key, value in data.items() if key not in bad}
         model = Model.model_validate(placeholders | rest)
+    needed = quantities.body_memory(model.memory_bytes, model.max_body_mb << 20)
+    if needed > model.memory_bytes and not bad & {"resources", "max_body_mb"}:
+        has = (
+            f"resources.memory is {model.memory_bytes >> 20} MiB, and bodies of this size need {needed >> 20} MiB beside the model"
+        )
+        problems.append(document.problem(("max_body_mb",), has, "lower it, or raise resources.memory"))
     if "requirements" not in data and (model_dir / "requirements.txt").is_file():
         model = model.model_copy(update={"requirements": "requirements.txt"})
     return Loaded(document=document, model=model, bad=bad, problems=problems)

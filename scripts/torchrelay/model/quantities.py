@@ -42,3 +42,13 @@ def parse(text: str) -> int:
 def _near(unit: str) -> str:
     letter = unit[:1].upper()
     return letter if unit.lower() == f"{letter.lower()}b" and letter in "MGT" else f"{letter}i" if letter in set("KMGT") else "Gi"
+
+
+def body_memory(memory: int, max_body: int) -> int:
+    """Return the memory (bytes) that the server needs beside the model when its largest bodies (bytes) arrive.
+
+    The image divides its memory like this and refuses to start with less: `body_budget` in runtime/torchrelay_runtime/torchserve.
+    """
+    mib = 1 << 20
+    budget = max(max_body, min(memory // 32, 256 * mib))
+    return min(192 * mib, memory // 8) + min(64 * mib, memory // 16) + 64 * mib + 7 * budget

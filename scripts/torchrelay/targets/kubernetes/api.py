@@ -46,6 +46,7 @@ KINDS = {
     "Service": ("CoreV1Api", "namespaced_service"),
     "ServiceAccount": ("CoreV1Api", "namespaced_service_account"),
     "PodDisruptionBudget": ("PolicyV1Api", "namespaced_pod_disruption_budget"),
+    "NetworkPolicy": ("NetworkingV1Api", "namespaced_network_policy"),
     "Lease": ("CoordinationV1Api", "namespaced_lease"),
 }
 

@@ -32,6 +32,8 @@ COMPONENT_LABEL = "app.kubernetes.io/component"
 VERSION_LABEL = "app.kubernetes.io/version"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "torchrelay"
+EGRESS_LABEL, PUBLIC = "torchrelay.org/egress", "public"
+EGRESS_NAME = "model-egress"
 SERVER, CANDIDATE = "server", "candidate"
 PROPAGATION_S = 5
 """Seconds until every proxy knows that a pod is gone; the drain program waits as long before it counts requests in flight."""
@@ -40,6 +42,8 @@ STOP_S = 10
 PROBE_S = 2
 PLACE_S = 600
 """Seconds for a pod to get a node, perhaps a new one, and for the node to pull gigabytes."""
+TEMPORARY = 1 << 30
+"""Bytes of a pod's /tmp for temporary files; as many as its memory come on top, of which bodies take a tenth at most."""
 RENDER_S = 60
 NO_KUSTOMIZE = "install kubectl (https://kubernetes.io/docs/tasks/tools/) or kustomize"
 
@@ -88,7 +92,11 @@ def deployment_patch(model: Model) -> Document:
         "resources": {"requests": amounts, "limits": amounts},
         "startupProbe": {"periodSeconds": PROBE_S, "failureThreshold": math.ceil(startup_s(model) / PROBE_S)},
     }
-    pod: Document = {"terminationGracePeriodSeconds": grace_s(model), "containers": [container]}
+    pod: Document = {
+        "terminationGracePeriodSeconds": grace_s(model),
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": str(TEMPORARY + model.memory_bytes)}}],
+    }
     if model.gpus:  # nodes with GPUs are often tainted, to keep other pods away
         pod["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
     return {
@@ -98,9 +106,20 @@ def deployment_patch(model: Model) -> Document:
         "spec": {
             "replicas": settings_of(model).replicas,
             "progressDeadlineSeconds": startup_s(model) + PLACE_S,
-            "template": {"spec": pod},
+            "template": {**({"metadata": {"labels": {EGRESS_LABEL: PUBLIC}}} if fetches_urls(model) else {}), "spec": pod},
         },
     }
+
+
+def fetches_urls(model: Model) -> bool:
+    """Return whether the handler fetches pictures from other hosts; every other model is cut off from the network."""
+    return bool(model.handler_args.get("url_hosts"))
+
+
+def egress_ports(model: Model) -> list[Document]:
+    """Return the ports that pods which fetch URLs may connect to: those of the web, and those that `url_hosts` names."""
+    named = {int(host.rpartition(":")[2]) for host in model.handler_args.get("url_hosts") or () if host.rpartition(":")[1]}
+    return [{"port": port, "protocol": "TCP"} for port in sorted({80, 443} | named)]
 
 
 def overlay(model: Model, release: Release, base: str) -> dict[str, Document]:
@@ -116,7 +135,11 @@ def overlay(model: Model, release: Release, base: str) -> dict[str, Document]:
         )
     if model.name[0].isdigit():
         raise DeployFailed(f'Service names must start with a letter; "{model.name}" does not', "choose another name in model.yaml")
-    rename = [{"op": "replace", "path": "/metadata/name", "value": model.name}]
+    rename = {"op": "replace", "path": "/metadata/name", "value": model.name}
+    egress = [
+        {**rename, "value": egress_name(model.name)},
+        {"op": "replace", "path": "/spec/egress/1/ports", "value": egress_ports(model)},
+    ]
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -129,10 +152,16 @@ def overlay(model: Model, release: Release, base: str) -> dict[str, Document]:
         ],
         "patches": [
             {"path": "deployment.yaml"},
-            {"target": {"name": BASE_NAME}, "options": {"allowNameChange": True}, "patch": json.dumps(rename)},
+            {"target": {"name": BASE_NAME}, "options": {"allowNameChange": True}, "patch": json.dumps([rename])},
+            {"target": {"name": EGRESS_NAME}, "options": {"allowNameChange": True}, "patch": json.dumps(egress)},
         ],
     }
     return {"kustomization.yaml": kustomization, "deployment.yaml": deployment_patch(model)}
+
+
+def egress_name(name: str) -> str:
+    """Return the name of the NetworkPolicy for the pods of a model that fetch URLs."""
+    return f"{name}-egress"
 
 
 def kustomize_command(folder: Path) -> list[str]:
@@ -148,7 +177,7 @@ def kustomize_command(folder: Path) -> list[str]:
 
 
 def render(model: Model, release: Release) -> list[Document]:
-    """Render the manifests of a release: a ServiceAccount, a Service, a Deployment and a PodDisruptionBudget.
+    """Render the manifests of a release: a ServiceAccount, a Service, NetworkPolicies, a Deployment and a PodDisruptionBudget.
 
     Raises DeployFailed.
     """
@@ -160,12 +189,20 @@ def render(model: Model, release: Release) -> list[Document]:
             rendered = shell.run(kustomize_command(folder), timeout=RENDER_S).stdout
         except shell.CommandFailed as error:
             raise DeployFailed(f"kustomize could not render the manifests: {error}", NO_KUSTOMIZE) from error
-    return [document for document in yaml.safe_load_all(rendered) if document]
+    documents = [document for document in yaml.safe_load_all(rendered) if document]
+    for policy in all_of_kind(documents, "NetworkPolicy"):  # candidates too: only their component is another
+        policy["spec"]["podSelector"]["matchLabels"].pop(COMPONENT_LABEL, None)
+    return documents
+
+
+def all_of_kind(documents: list[Document], kind: str) -> list[Document]:
+    """Return the documents of a kind."""
+    return [document for document in documents if document["kind"] == kind]
 
 
 def of_kind(documents: list[Document], kind: str) -> Document:
     """Return the one document of a kind."""
-    (document,) = [document for document in documents if document["kind"] == kind]
+    (document,) = all_of_kind(documents, kind)
     return document
 
 

@@ -6,12 +6,19 @@ from dataclasses import dataclass, replace
 from torchrelay.core.errors import DeployFailed
 from torchrelay.targets.kubernetes import state
 from torchrelay.targets.kubernetes.api import Api
-from torchrelay.targets.kubernetes.manifests import MANAGED_LABEL, MANAGER, Document, of_kind
+from torchrelay.targets.kubernetes.manifests import (
+    MANAGED_LABEL,
+    MANAGER,
+    Document,
+    all_of_kind,
+    egress_name,
+    of_kind,
+)
 from torchrelay.targets.kubernetes.settings import KubernetesSettings
 from torchrelay.targets.kubernetes.state import DeployedVersion, Live
 from torchrelay.targets.kubernetes.waiting import is_complete
 
-MANAGED_KINDS = ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount")
+MANAGED_KINDS = ("Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount")
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,8 @@ def applicable(api: Api, wanted: RenderedRelease, *kinds: str) -> Iterator[Docum
 
     Raises DeployFailed for any other object of that name that Torchrelay did not create.
     """
-    for kind in kinds:
-        document = of_kind(wanted.documents, kind)
-        name, namespace = document["metadata"]["name"], document["metadata"]["namespace"]
+    for document in (one for kind in kinds for one in all_of_kind(wanted.documents, kind)):
+        kind, name, namespace = document["kind"], document["metadata"]["name"], document["metadata"]["namespace"]
         existing = api.get(kind, name)
         if existing is None or is_managed(existing):
             yield document
@@ -80,10 +86,10 @@ def apply_version(
 def remove_managed(api: Api, name: str) -> bool:
     """Remove the applied objects; return whether there were any."""
     removed = False
-    for kind in MANAGED_KINDS:
-        document = api.get(kind, name)
+    for kind, called in (*((kind, name) for kind in MANAGED_KINDS), ("NetworkPolicy", egress_name(name))):
+        document = api.get(kind, called)
         if document is not None and is_managed(document):
-            removed = api.delete(kind, name) or removed
+            removed = api.delete(kind, called) or removed
     return removed
 
 

@@ -21,6 +21,7 @@ RULES = (
     Rule("", "services", APPLIED),
     Rule("", "serviceaccounts", APPLIED),
     Rule("policy", "poddisruptionbudgets", APPLIED),
+    Rule("networking.k8s.io", "networkpolicies", APPLIED),
     Rule("", "pods", (*APPLIED, "list")),
     Rule("", "pods/log", ("get",)),
     Rule("", "pods/exec", ("get", "create")),  # to send samples; before Kubernetes 1.35 a websocket needed only get

@@ -106,7 +106,8 @@ class Rollout:
 
         Raises GateFailed, DeployFailed; the cluster is then as it was.
         """
-        apply_kinds(self.api, release, "ServiceAccount")  # the API refuses a pod whose account is missing
+        # The API refuses a pod whose account is missing, and the candidate runs under the policies that the model will run under.
+        apply_kinds(self.api, release, "ServiceAccount", "NetworkPolicy")
         try:
             with self.waits.running_candidate(release.deployment) as pod:
                 inside = pod_prober(self.api, pod)
