@@ -21,8 +21,9 @@ from torchrelay_handlers.answers import Answers, problem, unforeseen
 from torchrelay_handlers.intake import Intake, Wrap
 from torchrelay_handlers.messages import Answer, Request
 from torchrelay_handlers.network import device
-from torchrelay_handlers.network.batch import Batcher, Failure, Sample, moved, on_cpu
+from torchrelay_handlers.network.batch import Batcher, Failure, Sample, moved
 from torchrelay_handlers.network.network import make_network
+from torchrelay_handlers.network.outputs import on_cpu
 from torchrelay_handlers.network.padding import Padding
 from torchrelay_handlers.problems import Refusal, WorkerLost
 from torchrelay_handlers.settings import Settings

@@ -119,7 +119,9 @@ function _M.admit()
         arrive(size)
         size = received()
     end
-    if not enter("flight", size, limits.flight_requests, limits.flight_bytes) then
+    -- Small bodies have a part of the budget that large ones cannot take.
+    local kind = size > limits.small and "large" or "small"
+    if not enter(kind, size, limits.flight_requests, limits[kind .. "_bytes"]) then
         return ngx.exit(503)
     end
     ngx.var.flight = size
@@ -131,7 +133,7 @@ function _M.leave()
     leave_arriving()
     local flight = tonumber(ngx.var.flight)
     if flight then
-        release("flight", flight)
+        release(flight > limits.small and "large" or "small", flight)
         -- Nobody waits for the answer any more: the handler library looks for this file before it runs the request.
         if limits.cancelled and (ngx.status == 499 or ngx.status == 504) and ngx.var.upstream_addr then
             local file = io.open(limits.cancelled .. "/" .. ngx.var.request_id, "w")

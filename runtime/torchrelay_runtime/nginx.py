@@ -246,6 +246,7 @@ def metrics(front: Front) -> str:
 def limits(front: Front) -> str:
     """Return the arguments of admission.lua, as a Lua table."""
     arriving = max(arriving_bytes(front.body_budget), front.max_body_bytes)
+    small = max(front.body_budget // 4, SMALL_BODY)
     values: dict[str, int | str] = {
         "max_body": front.max_body_bytes,
         "small": SMALL_BODY,
@@ -257,7 +258,8 @@ def limits(front: Front) -> str:
         "address_bytes": max(arriving // 2, front.max_body_bytes),
         "address_lifetime": ADDRESS_LIFETIME_S,
         "flight_requests": REQUESTS,
-        "flight_bytes": max(front.body_budget, front.max_body_bytes),
+        "large_bytes": max(front.body_budget - small, front.max_body_bytes),
+        "small_bytes": small,
         "too_slow": TOO_SLOW,
         **({"cancelled": str(front.state / CANCELLED)} if front.routes else {}),
     }

@@ -265,6 +265,16 @@ class Factory:
             add(archive, "opt/torchrelay/serving.json", json.dumps(SERVING | dict(serving)).encode())
         return self.build(buffer.getvalue())
 
+    def changed(self, tag: str, files: Mapping[str, str]) -> str:
+        """Return the tag of an image with other contents of some of its files."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            copies = "".join(f"COPY file{number} {path}\n" for number, path in enumerate(files))
+            add(archive, "Dockerfile", f"FROM {tag}\n{copies}".encode())
+            for number, content in enumerate(files.values()):
+                add(archive, f"file{number}", content.encode())
+        return self.build(buffer.getvalue())
+
     def build(self, context: bytes) -> str:
         tag = f"torchrelay-test/case:{hashlib.sha256(context).hexdigest()[:16]}"
         try:

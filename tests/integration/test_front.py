@@ -238,14 +238,17 @@ def test_bodies_in_flight_have_a_budget(tmp_path: Path) -> None:
     with running(tmp_path) as front:
         front.server.hold.clear()
         body = "x" * MIB
-        waiting = [front.open(f"{HEAD}Content-Length: {MIB}\nConnection: close\n\n{body}") for _ in range(4)]
-        wait_for("four bodies at the server", lambda: front.server.seen == 4)
-        refused = front.send("POST", PREDICT, b"x" * 1000)
+        waiting = [front.open(f"{HEAD}Content-Length: {MIB}\nConnection: close\n\n{body}") for _ in range(3)]
+        wait_for("three bodies at the server", lambda: front.server.seen == 3)
+        refused = front.send("POST", PREDICT, b"x" * (nginx.SMALL_BODY + 1))
         assert (refused.status, refused.headers["retry-after"], refused.headers["content-type"]) == (503, "1", PROBLEM)
         assert front.send("GET", "/ping").status == 200
-        front.server.hold.set()
-        assert [read(one).split()[1] for one in waiting] == [b"200"] * 4
-        assert front.send("POST", PREDICT, b"x" * 1000).status == 200, "the budget is free again"
+        with front.open(f"{HEAD}Content-Length: 2\nConnection: close\n\n{{}}") as small:
+            wait_for("a small body at the server, for which a part is reserved", lambda: front.server.seen == 4)
+            front.server.hold.set()
+            assert read(small).split()[1] == b"200"
+        assert [read(one).split()[1] for one in waiting] == [b"200"] * 3
+        assert front.send("POST", PREDICT, b"x" * MIB).status == 200, "the budget is free again"
 
 
 def test_the_number_of_requests_in_flight_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

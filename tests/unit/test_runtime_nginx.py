@@ -71,7 +71,7 @@ def test_limits_and_time_outs() -> None:
         "worker_processes 2;",
         "access_log off;",
         "listen 0.0.0.0:8080 backlog=1024;",
-        "flight_requests = 512, flight_bytes = 67108864,",
+        "flight_requests = 512, large_bytes = 50331648, small_bytes = 16777216,",
         "arriving_bytes = 134217728, address_requests = 256, address_bytes = 67108864,",
     ):
         assert line in text

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchrelay_handlers.bodies.tensors import name_of
 from torchrelay_handlers.network.device import is_out_of_memory, is_sticky
+from torchrelay_handlers.network.outputs import CannotSplitError, split
 from torchrelay_handlers.network.padding import Padding
 from torchrelay_handlers.problems import WorkerLost
 
@@ -46,36 +47,6 @@ def stack(samples: Sequence[Sample]) -> Sample:
     return tuple(torch.stack(column) for column in zip(*samples, strict=True))
 
 
-def split(output: Any, count: int) -> list[Any]:  # noqa: PLR0911 - one return per kind of output
-    """One output per sample, of a batch's output: tensors, and tuples, lists, dicts and named tuples of them.
-
-    With one sample, an output that lacks the batch dimension is taken as the sample's own: networks that end in
-    `squeeze()` drop it exactly then.
-
-    Raises:
-        ValueError: the output's first dimension is not the batch.
-    """
-    if isinstance(output, Tensor):
-        if output.dim() and output.shape[0] == count:
-            return list(output.unbind(0))
-        if count == 1:
-            return [output]
-        raise ValueError(f"the network answered {list(output.shape)} to a batch of {count}: its first dimension must be {count}")
-    if isinstance(output, Mapping):
-        columns = {name: split(column, count) for name, column in output.items()}
-        return [{name: column[row] for name, column in columns.items()} for row in range(count)]
-    if isinstance(output, tuple | list):
-        if isinstance(output, list) and len(output) == count and not all(isinstance(item, Tensor) for item in output):
-            return output
-        parts = [split(column, count) for column in output]
-        rows = [[column[row] for column in parts] for row in range(count)]
-        make: Callable[[list[Any]], Any] = type(output)._make if hasattr(output, "_make") else type(output)
-        return [make(row) for row in rows]
-    if count == 1:
-        return [output]
-    return [output] * count
-
-
 def moved(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
     """A stacked batch on the network's device."""
     if isinstance(batch, Tensor):
@@ -87,20 +58,6 @@ def moved(batch: Any, device: torch.device, *, channels_last: bool = False) -> A
     if isinstance(batch, tuple | list):
         return tuple(moved(item, device, channels_last=channels_last) for item in batch)
     return batch
-
-
-def on_cpu(output: Any) -> Any:
-    """A batch's output on the CPU, half precision widened: numpy and JSON know no bfloat16."""
-    if isinstance(output, Tensor):
-        output = output.cpu() if output.device.type != "cpu" else output
-        return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
-    if isinstance(output, Mapping):
-        return {name: on_cpu(item) for name, item in output.items()}
-    if isinstance(output, tuple) and hasattr(output, "_make"):
-        return output._make(on_cpu(item) for item in output)
-    if isinstance(output, list | tuple):
-        return type(output)(on_cpu(item) for item in output)
-    return output
 
 
 def described(key: object) -> object:
@@ -177,7 +134,8 @@ class Batcher:
                 results[part[0]] = Failure(problem, key if self.collate is None else None)
             else:
                 pending += [part[: len(part) // 2], part[len(part) // 2 :]]
-        if not failed and not is_out_of_memory(error):
+        by_chance = isinstance(error, CannotSplitError) and error.by_chance
+        if not failed and not is_out_of_memory(error) and not by_chance:
             logger.warning("batches of %d failed, of %d succeed; that is the limit from now on", len(rows), largest, exc_info=error)
             self.limit = largest
 

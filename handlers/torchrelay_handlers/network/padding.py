@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrelay_handlers.network.outputs import parts_of, with_parts
+
 
 class Padding:
     """Fills samples up at the end of every dimension, to the largest of their batch.
@@ -64,10 +66,9 @@ def _length(sample: Any) -> int | None:
 def _cut(output: Any, length: int | None, padded: int) -> Any:
     if isinstance(output, Tensor):
         return output[:length] if output.dim() and output.shape[0] == padded else output
-    if isinstance(output, Mapping):
-        return {name: _cut(item, length, padded) for name, item in output.items()}
     if isinstance(output, tuple) and hasattr(output, "_make"):
         return output._make(_cut(item, length, padded) for item in output)
     if isinstance(output, list | tuple):
         return type(output)(_cut(item, length, padded) for item in output)
-    return output
+    parts = parts_of(output)
+    return output if parts is None else with_parts(output, {name: _cut(item, length, padded) for name, item in parts.items()})

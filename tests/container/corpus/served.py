@@ -85,16 +85,18 @@ class KindServer:
         return KINDS[self.name]
 
 
-def served(container: Factory, folder: Path, good: Case, options: dict[str, Any]) -> tuple[Container, bytes]:
-    """The folder's archive, unpacked over the runtime image and serving in batches of up to BATCH; and its OpenAPI document."""
+def image_of(
+    container: Factory, folder: Path, good: Case, options: dict[str, Any], largest_mib: int = LARGEST_BODY_MIB
+) -> tuple[str, bytes]:
+    """The folder's archive, unpacked over the runtime image, to be served in batches of up to BATCH; and its OpenAPI document."""
     model = load_model(folder)
-    changed = {"name": NAME, "max_body_mb": LARGEST_BODY_MIB, "handler_args": model.handler_args | options}
+    changed = {"name": NAME, "max_body_mb": largest_mib, "handler_args": model.handler_args | options}
     model = model.model_copy(update={"batch": Batch(size=BATCH, delay_ms=1), **changed})
     samples = load_samples(folder, model) if (folder / "samples").is_dir() else []
     described = openapi.rendered(folder, model, VERSION, samples)
     weights = folder / model.weights.uri
     warmup = {"content_type": good.content_type, "body": base64.b64encode(good.body).decode()}
-    serving = SERVING | {"batch_size": BATCH, "warmup": warmup, "max_body_bytes": LARGEST_BODY_MIB << 20}
+    serving = SERVING | {"batch_size": BATCH, "warmup": warmup, "max_body_bytes": largest_mib << 20}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         add(archive, "Dockerfile", f"FROM {container.runtime}\nCOPY opt /opt\n".encode())
@@ -103,4 +105,10 @@ def served(container: Factory, folder: Path, good: Case, options: dict[str, Any]
                 add(archive, f"{HOME.lstrip('/')}/models/{NAME}/{entry.name}", file.read())
         add(archive, f"{HOME.lstrip('/')}/serving.json", json.dumps(serving).encode())
         add(archive, IMAGE_OPENAPI.lstrip("/"), described)
-    return container.start(container.build(buffer.getvalue()), cpus=2.0).wait_ready(), described
+    return container.build(buffer.getvalue()), described
+
+
+def served(container: Factory, folder: Path, good: Case, options: dict[str, Any]) -> tuple[Container, bytes]:
+    """A ready container of `image_of`, and its OpenAPI document."""
+    tag, described = image_of(container, folder, good, options)
+    return container.start(tag, cpus=2.0).wait_ready(), described

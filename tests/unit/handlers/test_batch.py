@@ -1,16 +1,14 @@
 """Many samples through one network: grouped, narrowed down when they fail, always one result each."""
 
-from collections import namedtuple
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from torchrelay_handlers.network.batch import Batcher, Failure, on_cpu, split
+from torchrelay_handlers.network.batch import Batcher, Failure
+from torchrelay_handlers.network.outputs import on_cpu
 from torchrelay_handlers.problems import WorkerLost
-
-Named = namedtuple("Named", ["a", "b"])
 
 
 def values(results: list[Any]) -> list[Any]:
@@ -105,23 +103,6 @@ def test_a_cuda_error_that_sticks_ends_everything_at_once() -> None:
     with pytest.raises(WorkerLost):
         Batcher(forward, 8).run([torch.tensor(n) for n in range(8)])
     assert calls == 1
-
-
-def test_outputs_of_any_structure_are_split_by_sample() -> None:
-    x = torch.arange(6).reshape(2, 3)
-    assert [t.tolist() for t in split(x, 2)] == [[0, 1, 2], [3, 4, 5]]
-    assert [row["a"].tolist() for row in split({"a": x}, 2)] == [[0, 1, 2], [3, 4, 5]]
-    assert [(type(row), row.b.tolist()) for row in split(Named(x, x + 1), 2)] == [(Named, [1, 2, 3]), (Named, [4, 5, 6])]
-    assert [[t.tolist() for t in row] for row in split((x, x[:, 0]), 2)] == [[[0, 1, 2], 0], [[3, 4, 5], 3]]
-    assert split(["cat", "dog"], 2) == ["cat", "dog"]
-
-
-def test_an_output_without_the_batch_is_an_error_but_for_one_sample() -> None:
-    with pytest.raises(ValueError, match="first dimension must be 2"):
-        split(torch.zeros(3), 2)
-    with pytest.raises(ValueError, match="first dimension must be 2"):
-        split(torch.tensor(1.0), 2)
-    assert split(torch.zeros(3), 1)[0].shape == (3,)
 
 
 def test_an_author_may_collate() -> None:
