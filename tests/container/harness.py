@@ -266,11 +266,11 @@ class Factory:
         return self.build(buffer.getvalue())
 
     def changed(self, tag: str, files: Mapping[str, str]) -> str:
-        """Return the tag of an image with other contents of some of its files."""
+        """Return the tag of an image with other contents of some of its files; compiled ones do not count there."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             copies = "".join(f"COPY file{number} {path}\n" for number, path in enumerate(files))
-            add(archive, "Dockerfile", f"FROM {tag}\n{copies}".encode())
+            add(archive, "Dockerfile", f"FROM {tag}\nENV PYTHONPYCACHEPREFIX=/none\n{copies}".encode())
             for number, content in enumerate(files.values()):
                 add(archive, f"file{number}", content.encode())
         return self.build(buffer.getvalue())

@@ -35,7 +35,7 @@ def split(output: Any, count: int) -> list[Any]:
     Raises:
         CannotSplitError: the output's first dimension is not the batch, or its type is unknown, or it could mean two things.
     """
-    if isinstance(output, _CONSTANTS):  # a constant alone is no answer to several samples
+    if isinstance(output, _CONSTANTS):  # a constant alone does not answer to several samples
         return [output] if count == 1 else _refuse(output)
     return _split(output, count)
 
@@ -83,7 +83,7 @@ def _rows(output: Any, count: int) -> list[Any]:
 def _refuse(output: Any) -> list[Any]:
     kind = type(output)
     raise CannotSplitError(
-        f"the network answered a batch with a {kind.__module__}.{kind.__qualname__}; which part belongs to which sample is unknown: "
+        f"the network answered a batch with a {kind.__module__}.{kind.__qualname__}; which part belongs to which sample? "
         "return tensors whose first dimension is the batch, in tuples, dicts or dataclasses"
     )
 
