@@ -104,7 +104,7 @@ def _replayed(
     try:
         ready_s = round(wait_container_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
         log.info("ready after %.1f s; sending %d samples", ready_s, len(samples))
-        outcome = replay(container_prober(container), model, samples)
+        outcome = replay(container_prober(container), model, samples, neighbours=True)
         if outcome.passed:
             return {"result": "passed", "ready_s": ready_s, "samples": outcome.results}, outcome.answers
         failure = GateFailed(outcome.reason())

@@ -4,12 +4,13 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torchrelay.docker.container import hardened
 from torchrelay.model.model import Model, predict_path
 from torchrelay.model.samples import Sample
 from torchrelay.verification.compare import compare
+from torchrelay.verification.neighbours import neighbour_of
 from torchrelay.verification.prober import ProbeAnswer, Prober, ProbeRequest
 from torchrelay.verification.verdict import SampleResult
 
@@ -47,18 +48,28 @@ def samples_digest(samples: list[Sample]) -> str:
     return digest.hexdigest()
 
 
-def replay(prober: Prober, model: Model, samples: Sequence[Sample]) -> Replay:
+def replay(prober: Prober, model: Model, samples: Sequence[Sample], *, neighbours: bool = False) -> Replay:
     """Send every sample alone, then all of them many at a time, at least `ROUNDS` times, and compare each answer.
 
-    Latency budgets apply to the samples sent alone. Raises what `prober` raises.
+    `neighbours`: each copy is followed by a request of the same shape with other values, so that batches mix even when there is
+    only one sample; a live endpoint gets none. Latency budgets apply to the samples sent alone. Raises what `prober` raises.
     """
     path, concurrency, timeout_s = predict_path(model.name), at_once(model), answer_timeout_s(model)
     first = _send_alone(prober, model, samples)
     rounds = max(ROUNDS, math.ceil(2 * concurrency / max(1, len(samples))))
-    crowd = [(sample, _request(sample, path, f"{turn}/{sample.name}")) for turn in range(rounds) for sample in samples]
+    crowd: list[tuple[Sample | None, ProbeRequest]] = []
+    others = {sample.name: _neighbour(sample, path) for sample in samples} if neighbours else {}
+    for turn in range(rounds):
+        for sample in samples:
+            pair: list[tuple[Sample | None, ProbeRequest]] = [(sample, _request(sample, path, f"{turn}/{sample.name}"))]
+            if other := others.get(sample.name):
+                # Before it in every third turn, so that either can be the first of a batch.
+                pair.insert(1 if turn % 3 else 0, (None, replace(other, id=f"{turn}/{sample.name}/neighbour")))
+            crowd += pair
     together: dict[str, list[ProbeAnswer]] = {sample.name: [] for sample in samples}
-    for (sample, _), answer in zip(crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True):
-        together[sample.name].append(answer)
+    for (sent, _), answer in zip(crowd, prober.send([request for _, request in crowd], concurrency, timeout_s), strict=True):
+        if sent is not None:
+            together[sent.name].append(answer)
     return Replay([_judge(sample, first[sample.name], together[sample.name]) for sample in samples], first)
 
 
@@ -89,6 +100,11 @@ def request_of(model: Model, sample: Sample) -> ProbeRequest:
 
 def _request(sample: Sample, path: str, name: str) -> ProbeRequest:
     return ProbeRequest(name, "POST", sample.path(path), sample.content_type, sample.body)
+
+
+def _neighbour(sample: Sample, path: str) -> ProbeRequest | None:
+    other = neighbour_of(sample) if sample.expect.status == 200 else None
+    return None if other is None else ProbeRequest("", "POST", sample.path(path), other.content_type, other.body)
 
 
 def _judge(sample: Sample, alone: ProbeAnswer, together: list[ProbeAnswer]) -> SampleResult:
@@ -124,5 +140,6 @@ def answer_timeout_s(model: Model) -> float:
 
 def conditions(model: Model, concurrency: int) -> str:
     """Return a sha256 (hex) over the container's limits and how samples are sent: under other conditions it is verified again."""
-    described = json.dumps([hardened(model, "", {}), concurrency, ROUNDS, model.timeouts.startup_s], sort_keys=True, default=str)
+    limits = hardened(model, "", {})
+    described = json.dumps([limits, concurrency, ROUNDS, model.timeouts.startup_s, "neighbours"], sort_keys=True, default=str)
     return hashlib.sha256(described.encode()).hexdigest()
