@@ -6,6 +6,7 @@ from typing import Any
 
 from torchrelay_handlers.answers import unforeseen
 from torchrelay_handlers.bodies import parsers
+from torchrelay_handlers.bodies.accepted import refuse_unsupported
 from torchrelay_handlers.bodies.decode import decode, instances, refuse_too_many
 from torchrelay_handlers.messages import NotedSample, Request
 from torchrelay_handlers.network.batch import Sample
@@ -47,6 +48,7 @@ class Intake:
         Raises:
             Refusal: the body cannot be understood, or holds too many samples.
         """
+        refuse_unsupported(request, self.steps.takes)
         value = decode(request)
         if isinstance(value, parsers.Rows):
             refuse_too_many(len(value), self.most)

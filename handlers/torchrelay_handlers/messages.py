@@ -8,13 +8,17 @@ JSON = "application/json"
 
 @dataclass(slots=True)
 class Request:
-    """One request. `body` is bytes, or parsed by a server (`parsed`): a str, a JSON value, a dict of form fields."""
+    """One request. `body` is bytes, or parsed by a server (`parsed`): a str, a JSON value, a dict of form fields.
+
+    `content_encoding`: the header of that name, such as gzip.
+    """
 
     body: object
     content_type: str = ""
     accept: str = ""
     id: str = ""
     parsed: bool = False
+    content_encoding: str = ""
 
 
 @dataclass(slots=True)

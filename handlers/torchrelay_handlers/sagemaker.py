@@ -15,6 +15,7 @@ import torch
 
 from torchrelay_handlers.answers import problem
 from torchrelay_handlers.bodies import json_out, parsers, tensors
+from torchrelay_handlers.bodies.accepted import refuse_unsupported
 from torchrelay_handlers.bodies.decode import media_type
 from torchrelay_handlers.messages import JSON, Answer, Request
 from torchrelay_handlers.network import device, loading
@@ -60,6 +61,7 @@ class SageMakerHandler:
             return problem(Refusal(503, "worker-lost", "the worker lost its device and is being replaced; try again"))
         stage = "input_fn"
         try:
+            refuse_unsupported(request, None)
             content_type = media_type(request.content_type) or JSON
             accept = media_type(request.accept)
             accept = JSON if accept in ("", "*/*") or "," in accept else accept

@@ -30,6 +30,7 @@ class Steps:
     `preprocess` may return `NotedSample`: `render` gets its note back in `AnswerContext`.
     `render` gets what postprocess returned, and the `AnswerContext`.
     `example` is a sample that the network must be able to take, run once when the model is loaded.
+    `takes` lists the beginnings of content types besides those of JSON, forms and plain bytes; None takes every type.
     """
 
     preprocess: Callable[[object], object]
@@ -43,6 +44,7 @@ class Steps:
     expand: Callable[[object], list[object] | None] | None = None
     example: Any = None
     check_example: Callable[[Any], None] | None = None
+    takes: tuple[str, ...] | None = None
 
 
 class Recipe(Protocol):

@@ -26,7 +26,7 @@ from tests.container.harness import HOME, PREDICT, Container, Factory, poll
 from torchrelay.core.paths import RUNTIME
 
 RATE = 20  # ordinary requests per second
-BEFORE_S, DURING_S, AFTER_S = 4.0, 12.0, 4.0
+BEFORE_S, DURING_S, AFTER_S = 2.0, 8.0, 2.0
 MOST_MIB = 6  # the default of max_body_mb
 KIND = served.KINDS["image-classifier"]
 RUNTIME_FILES = f"{HOME}/runtime/torchrelay_runtime"
@@ -158,7 +158,7 @@ class Clients:
     def ask(self, phase: str) -> None:
         began = time.monotonic()
         try:
-            answer = self.container.send("POST", PREDICT, KIND.good.body, KIND.good.content_type, timeout=10)
+            answer = self.container.send("POST", PREDICT, KIND.good.body, KIND.good.content_type, timeout=5)
         except (OSError, http.client.HTTPException) as error:
             self.refused.setdefault(phase, []).append(type(error).__name__)
             return

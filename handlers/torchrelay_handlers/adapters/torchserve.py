@@ -125,7 +125,8 @@ def request_of(row: dict[str, Any], index: int, headers: dict[str, Any], context
     if isinstance(body, bytearray | memoryview):
         body = bytes(body)
     accept, request_id = _text(headers.get("accept")), client_headers.request_id(headers, context.get_request_id(index))
-    return Request(body, content_type, accept, request_id, parsed=not isinstance(body, bytes))
+    encoding = _text(headers.get("content-encoding"))
+    return Request(body, content_type, accept, request_id, parsed=not isinstance(body, bytes), content_encoding=encoding)
 
 
 def _text(value: object) -> str:

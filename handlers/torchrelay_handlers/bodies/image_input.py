@@ -14,6 +14,8 @@ from torchrelay_handlers.problems import BadSample
 
 MOST_URLS = 8  # per request: one that lists a thousand must not keep its batch waiting
 CHANNELS = {"RGB": 3, "L": 1}
+TAKES = ("image/", "text/plain")
+"""Content types of pictures: the file itself, or its base64."""
 
 
 class Pictures:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchrelay_handlers.bodies.image_input import Pictures
+from torchrelay_handlers.bodies.image_input import TAKES, Pictures
 from torchrelay_handlers.recipes.classes import CONCLUSIONS, Classes, read_classes
 from torchrelay_handlers.steps import Steps
 
@@ -29,6 +29,7 @@ class ImageClassifierRecipe:
             gather=pictures.gather,
             example=pictures.example,
             check_example=classifier.check,
+            takes=TAKES,
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from torchrelay_handlers.bodies.image_input import Pictures
+from torchrelay_handlers.bodies.image_input import TAKES, Pictures
 from torchrelay_handlers.bodies.json_out import Raw
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.recipes.classes import read_classes
@@ -40,6 +40,7 @@ class ImageSegmenterRecipe:
             render=masks.render,
             example=pictures.example,
             check_example=masks.check,
+            takes=TAKES,
         )
 
 

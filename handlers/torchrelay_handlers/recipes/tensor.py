@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrelay_handlers.bodies.decode import unwrapped
+from torchrelay_handlers.bodies.decode import NPY, unwrapped
 from torchrelay_handlers.bodies.tensors import NetworkInput
 from torchrelay_handlers.recipes.classes import CONCLUSIONS
 from torchrelay_handlers.steps import Steps, input_of, same
@@ -29,6 +29,7 @@ class TensorRecipe:
             conclude=conclude,
             expand=_Expand(network_input) if network_input.shape is not None else None,
             example=_example(network_input),
+            takes=("text/csv", "text/plain", *NPY),
         )
 
 

@@ -34,6 +34,7 @@ class TextClassifierRecipe:
             expand=_several,
             example=texts(options["example"]),
             check_example=classifier.check,
+            takes=("text/",),
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrelay_handlers.model_files import import_file
+from torchrelay_handlers.recipes.classnames import lines_of
 
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _LONGEST_WORD = 100  # characters; longer ones are unknown, as in BERT's own tokeniser: its search is quadratic in them
@@ -45,8 +46,8 @@ def read_vocabulary(file: str, model_dir: Path) -> dict[str, int]:
     """
     path = model_dir / file
     try:
-        text = path.read_text(encoding="utf-8")
-        tokens = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        text = path.read_text(encoding="utf-8-sig")
+        tokens = json.loads(text) if path.suffix == ".json" else lines_of(text)
     except (OSError, ValueError) as error:
         raise ValueError(f"handler_args.vocab: {file} cannot be read: {error}") from None
     ids = {token: place for place, token in enumerate(tokens)} if isinstance(tokens, list) else tokens
