@@ -28,9 +28,9 @@ from torchrelay.model.samples import Expect, Sample
 from torchrelay.targets import Context, Endpoint, Release, contract
 from torchrelay.targets.docker import target as docker_target
 from torchrelay.targets.docker.containers import Containers
-from torchrelay.targets.docker.front import RUNTIME, Front
+from torchrelay.targets.docker.front import RUNTIME, Front, VersionContainer
 from torchrelay.targets.docker.target import DockerTarget
-from torchrelay.verification.prober import ExecProber, ProbeRequest, container_prober
+from torchrelay.verification.prober import HttpProber, ProbeRequest, container_prober
 
 NAME = "model"
 
@@ -218,10 +218,10 @@ def test_a_version_that_fails_behind_the_port_is_replaced_by_the_old_one(
     before = deployment.containers()
     real = contract.verify_samples
 
-    def verify_samples(prober: Any, model: Any, samples: Any, *rest: Any) -> None:
+    def verify_samples(prober: Any, model: Any, samples: Any, *rest: Any, **options: Any) -> None:
         """Expect an impossible answer through the port."""
-        outside = not isinstance(prober, ExecProber)
-        real(prober, model, [sample(version="impossible")] if outside else samples, *rest)
+        outside = isinstance(prober, HttpProber) and prober.base_url == f"http://127.0.0.1:{deployment.port}"
+        real(prober, model, [sample(version="impossible")] if outside else samples, *rest, **options)
 
     monkeypatch.setattr(contract, "verify_samples", verify_samples)
     with visitors(deployment.port) as seen, pytest.raises(RolledBack, match="answers again"):
@@ -257,6 +257,45 @@ def test_a_run_that_was_killed_after_the_switch_is_continued(deployment: Deploym
     assert (after.skipped, after.previous) == (True, one.digest)
     assert deployment.target().rollback().version == "one"
     assert deployment.answer() == "one"
+
+
+def test_a_run_that_was_killed_while_it_drained_is_finished(deployment: Deployment, client: docker.DockerClient) -> None:
+    """It left the old version running for ever, and a second front."""
+    one, two = deployment.release("one"), deployment.release("two")
+    deployment.target().apply(one)
+    deployment.target().apply(two)
+    expected = deployment.containers()
+    client.containers.get(deployment.name(one)).start()  # as the killed run leaves it: recorded, and not stopped
+    with Containers(client, deployment.target().model).trial_front(_version(client, deployment, two)) as trial:
+        assert trial.container.status == "running"
+        after = deployment.target().apply(two)
+    assert (after.skipped, after.previous) == (True, one.digest)
+    assert deployment.containers() == expected
+
+
+def _version(client: docker.DockerClient, deployment: Deployment, release: Release) -> VersionContainer:
+    (version,) = [one for one in Containers(client, deployment.target().model).versions() if one.digest == release.digest]
+    return version
+
+
+@pytest.mark.parametrize("version", ["late", "behind"])
+def test_a_version_that_turns_wrong_answers_no_user(deployment: Deployment, version: str) -> None:
+    """After the first dozen requests, or only behind a front. Control: both pass their samples as a candidate, from inside."""
+    deployment.apply("one")
+    with visitors(deployment.port) as seen, pytest.raises(GateFailed):
+        deployment.apply(version, "turns_wrong")
+    assert set(seen) == {"one"}
+    assert len(deployment.containers()) == 2
+    assert deployment.target().status().version == "one"
+
+
+@pytest.mark.parametrize("version", ["late", "behind"])
+def test_control_without_the_trial_it_answers_users(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    deployment.apply("one")
+    monkeypatch.setattr(DockerTarget, "_verify_behind_a_front", lambda *_: None)
+    with visitors(deployment.port) as seen, pytest.raises(RolledBack):
+        deployment.apply(version, "turns_wrong")
+    assert "wrong" in set(seen)
 
 
 def test_an_interrupt_removes_the_candidate(deployment: Deployment) -> None:

@@ -208,6 +208,19 @@ def interrupt_when(versions: Path, processes_running: int) -> None:
         time.sleep(0.02)
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next_even_if_nothing_is_to_do(digits: Digits) -> None:
+    """Each kill left the folder of a state and of a version, and they added up."""
+    digits.apply()
+    target = digits.target
+    states = target.versions.state_root()
+    before = sorted(states.iterdir()), sorted(target.versions.folder.iterdir())
+    for name in ("aaaaaaaa-1", "bbbbbbbb-2"):
+        (states / name / "torchserve").mkdir(parents=True)
+    (target.versions.folder / "cccccccccccc" / "model").mkdir(parents=True)
+    assert digits.apply().skipped
+    assert (sorted(states.iterdir()), sorted(target.versions.folder.iterdir())) == before
+
+
 def test_a_port_in_use_is_reported_before_any_start(digits: Digits) -> None:
     with (
         socket.create_server(("127.0.0.1", digits.port)),

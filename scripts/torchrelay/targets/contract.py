@@ -190,12 +190,18 @@ def require_newer(release: Origin, live: Origin, what: str) -> None:
         )
 
 
-def verify_samples(prober: Prober, model: Model, samples: Sequence[Sample], read_log: Callable[[], str] = str) -> None:
-    """Send the samples to an endpoint, alone and many at a time, and compare the answers.
+LEAST_REQUESTS = 50
+"""Requests that a version answers before it gets traffic: some turn wrong only after a warm-up."""
+
+
+def verify_samples(
+    prober: Prober, model: Model, samples: Sequence[Sample], read_log: Callable[[], str] = str, *, least: int = 0
+) -> None:
+    """Send the samples to an endpoint, alone and many at a time, and compare the answers; `least` requests in all, or more.
 
     Raises GateFailed, with the traceback in the server's log, if any.
     """
-    replayed = replay(prober, model, samples)
+    replayed = replay(prober, model, samples, least=least)
     if not replayed.passed:
         raise explained(GateFailed(replayed.reason(), "compare the answers with the samples"), read_log())
 

@@ -48,15 +48,17 @@ def samples_digest(samples: list[Sample]) -> str:
     return digest.hexdigest()
 
 
-def replay(prober: Prober, model: Model, samples: Sequence[Sample], *, neighbours: bool = False) -> Replay:
+def replay(prober: Prober, model: Model, samples: Sequence[Sample], *, neighbours: bool = False, least: int = 0) -> Replay:
     """Send every sample alone, then all of them many at a time, at least `ROUNDS` times, and compare each answer.
 
     `neighbours`: each copy is followed by a request of the same shape with other values, so that batches mix even when there is
-    only one sample; a live endpoint gets none. Latency budgets apply to the samples sent alone. Raises what `prober` raises.
+    only one sample; a live endpoint gets none. `least`: requests in all, or more. Latency budgets apply to the samples sent alone.
+
+    Raises what `prober` raises.
     """
     path, concurrency, timeout_s = predict_path(model.name), at_once(model), answer_timeout_s(model)
     first = _send_alone(prober, model, samples)
-    rounds = max(ROUNDS, math.ceil(2 * concurrency / max(1, len(samples))))
+    rounds = max(ROUNDS, math.ceil(max(2 * concurrency, least) / max(1, len(samples))))
     crowd: list[tuple[Sample | None, ProbeRequest]] = []
     others = {sample.name: _neighbour(sample, path) for sample in samples} if neighbours else {}
     for turn in range(rounds):

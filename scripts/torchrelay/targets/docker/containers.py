@@ -34,6 +34,8 @@ DISCARD = Policy(attempts=3, first_wait_s=1.0, longest_wait_s=2.0)
 PROPAGATION_S = 1
 """Seconds after the switch until requests in flight are counted: those that the front had accepted reach the old version."""
 RESTART: Any = {"Name": "unless-stopped"}  # types-docker 7.1 knows the other two policies only
+NO_RESTART: Any = {"Name": "no"}
+LOOPBACK = "127.0.0.1"
 OTHER_PORT = "end that process, or set another port in model.yaml: `targets: {docker: {port: 8081}}`"
 NOT_FOUND = 404
 TAKEN = ("port is already allocated", "address already in use")
@@ -144,22 +146,8 @@ class Containers:
         """
         taken_names = {container.name for container in self._list("front")}
         name = self.front_name if self.front_name not in taken_names else f"{self.front_name}-{secrets.token_hex(3)}"
-        container = self.client.containers.create(
-            str(version.container.attrs["Image"]),
-            command=["front", "--upstream", f"{LIVE}:{PORT}", "--max-body-bytes", str(self.model.max_body_mb << 20)],
-            name=name,
-            labels=self._labels("front", bind=bind, port=str(port)),
-            network=self._network().name,
-            ports={f"{PORT}/tcp": (bind, port)},
-            user="1000:1000",
-            read_only=True,
-            tmpfs={"/tmp": "rw,nosuid,nodev"},  # noqa: S108 -- inside the container
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
-            pids_limit=256,
-            mem_limit="512m",
-            restart_policy=RESTART,
-        )
+        labels = self._labels("front", bind=bind, port=str(port))
+        container = self._create_front(version, LIVE, name, labels, (bind, port), RESTART)
         front = self._front(container)
         try:
             if instead_of is not None:
@@ -175,6 +163,51 @@ class Containers:
         if instead_of is not None:
             instead_of.container.remove(force=True, v=True)
         return front
+
+    @contextmanager
+    def trial_front(self, version: VersionContainer) -> Iterator[Front]:
+        """A second front, before a version that gets no traffic, on a port of this machine that nobody knows; removed at the end.
+
+        Raises DeployFailed.
+        """
+        labels = self._labels("trial", bind=LOOPBACK)
+        container = self._create_front(version, version.alias, f"{version.name}-trial", labels, (LOOPBACK, None), NO_RESTART)
+        try:
+            front = Front(container, LOOPBACK, 0)
+            front.ensure_running()
+            front.wait_up()
+            published = container.attrs["NetworkSettings"]["Ports"][f"{PORT}/tcp"][0]["HostPort"]
+            yield Front(container, LOOPBACK, int(published))
+        finally:
+            discard(container)
+
+    def _create_front(
+        self,
+        version: VersionContainer,
+        upstream: str,
+        name: str,
+        labels: dict[str, str],
+        address: Any,  # types-docker 7.1 lacks the pair of an IP and None, for any port
+        restart: Any,
+    ) -> "Container":
+        """Create a front of a version's image that sends to a host name on the network. `address`: IP and port to publish."""
+        command = ["front", "--upstream", f"{upstream}:{PORT}", "--max-body-bytes", str(self.model.max_body_mb << 20)]
+        return self.client.containers.create(
+            str(version.container.attrs["Image"]),
+            command=command,
+            name=name,
+            labels=labels,
+            network=self._network().name,
+            ports={f"{PORT}/tcp": address},
+            user="1000:1000",
+            read_only=True,
+            tmpfs={"/tmp": "rw,nosuid,nodev"},  # noqa: S108 -- inside the container
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=256,
+            mem_limit="512m",
+            restart_policy=restart,
+        )
 
     def require_port(self, bind: str, port: int) -> None:
         """Refuse early when another process listens on the port; a remote daemon reports it only later.
@@ -204,6 +237,8 @@ class Containers:
         for version in self.versions():
             if version.name not in keep:
                 version.container.remove(force=True, v=True)
+        for trial in self._list("trial"):
+            trial.remove(force=True, v=True)
 
     def remove_front(self, bind: str, port: int) -> None:
         """Remove the front on an address, if there is one."""
@@ -223,7 +258,7 @@ class Containers:
 
     def remove_all(self, drain_s: int) -> bool:
         """Remove front, versions and network; return whether there was anything."""
-        containers = [*self._list("front"), *self._list("model")]
+        containers = [*self._list("front"), *self._list("trial"), *self._list("model")]
         for container in containers:
             if container.status == "running":
                 container.stop(timeout=drain_s + 10)

@@ -1,8 +1,9 @@
 """The docker target: replaces a running version without losing a request.
 
 Each version runs in its own container on a private network; one small front container, of the same image, publishes the port.
-A new version starts beside the old one and answers the samples from inside; then the front switches to it and the samples are
-sent through the published port; then the old version drains and is kept, stopped, for a rollback.
+A new version starts beside the old one and answers the samples from inside, and then behind a second front on a port that nobody
+knows, at least 50 requests; then the front switches to it and the samples are sent through the published port; then the old version
+drains and is kept, stopped, for a rollback.
 
     client -> 127.0.0.1:PORT -> torchrelay-NAME-front -> torchrelay-NAME-<digest>-<limits>     (network torchrelay-NAME)
 
@@ -13,6 +14,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -89,7 +91,7 @@ class DockerTarget:
             previous = self._previous(containers, live, record)
             containers.sweep({one.name for one in (live, previous) if one})
             if live is not None and live.stands_for(release, containers.settings) and self._still_serves(containers, live, release):
-                contract.write_record(self.context, NAME, self._record(live, previous))
+                self._retire(containers, live, None, previous)  # a run killed while it drained has left the old version running
                 return replace(self._endpoint(containers, live, previous), skipped=True)
             if containers.front_on(self.bind, self.port) is None:
                 containers.require_port(self.bind, self.port)
@@ -214,10 +216,23 @@ class DockerTarget:
             self._wait_ready(containers, candidate.container)
             inside = container_prober(candidate.container)
             contract.verify_samples(inside, self.model, release.samples, lambda: containers.log(candidate.container))
+            self._verify_behind_a_front(containers, candidate, release.samples)
         except BaseException:
             discard(candidate.container)
             raise
         return candidate
+
+    def _verify_behind_a_front(self, containers: Containers, candidate: VersionContainer, samples: Sequence[Sample]) -> None:
+        """Send the samples to a candidate as users' requests will come, often enough that a warm-up does not hide wrong answers.
+
+        Raises GateFailed, DeployFailed.
+        """
+        with containers.trial_front(candidate) as front:
+            url = f"http://{front.bind}:{front.port}"
+            prober: Prober = container_prober(front.container) if containers.remote else HttpProber(url)
+            wait_ping(lambda: prober, url)
+            read_log = partial(containers.log, candidate.container)
+            contract.verify_samples(prober, self.model, samples, read_log, least=contract.LEAST_REQUESTS)
 
     def _put_live(
         self, containers: Containers, new: VersionContainer, old: VersionContainer | None, samples: Sequence[Sample]

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torchrelay.core.errors import DeployFailed, GateFailed, PortTaken, RollbackFailed, RolledBack
@@ -105,6 +106,7 @@ class LocalTarget:
         live = self._live()
         running = self.versions.running(live.handle) if live else None
         self.versions.end_strays(running)
+        self.versions.sweep({one.handle for one in (record.current, record.previous) if one} | {handle_of(release)})
         if live and running and live.digest == release.digest and running.port == self.port:
             if self.versions.status(running)[0] == "ready" and answers_correctly(self._prober(), self.model, release.samples):
                 return replace(self.status(), skipped=True)
@@ -120,7 +122,7 @@ class LocalTarget:
         if running is None or running.port != self.port:
             self._require_port()
         elif live is not None:
-            self._verify(home, server, _free_port(), release.samples)
+            self._verify(home, server, _free_port(), release.samples, contract.LEAST_REQUESTS)
             self.versions.stop(home.name)
         self._replace(new, server, live if running else None, release.samples)
         if running is not None and running.port != self.port and live is not None:
@@ -159,7 +161,7 @@ class LocalTarget:
 
     def _unpacked(self, release: Release, server: ServerEnvironment) -> Path:
         """Return the folder of a version, created if it is missing; it is complete or absent."""
-        home = self.versions.folder / release.digest.removeprefix("sha256:")[:12]
+        home = self.versions.folder / handle_of(release)
         if (home / "serving.json").exists():
             return home
         if release.archive is None:
@@ -192,16 +194,15 @@ class LocalTarget:
         site = environment.install_beside(server.python, requirements, home / "deps", self.context.progress)
         return str(site.resolve()) if site else None
 
-    def _verify(self, home: Path, server: ServerEnvironment, port: int, samples: Sequence[Sample]) -> None:
-        """Start a version on a port and verify it with samples; one that fails is stopped.
+    def _verify(self, home: Path, server: ServerEnvironment, port: int, samples: Sequence[Sample], least: int = 0) -> None:
+        """Start a version on a port and verify it with samples, `least` requests or more; one that fails is stopped.
 
         Raises GateFailed.
         """
         try:
             self.versions.wait_ready(self.versions.start(home, server, port))
-            contract.verify_samples(
-                HttpProber(f"http://{HOST}:{port}"), self.model, samples, lambda: self.versions.log_of(home.name)
-            )
+            prober, read_log = HttpProber(f"http://{HOST}:{port}"), partial(self.versions.log_of, home.name)
+            contract.verify_samples(prober, self.model, samples, read_log, least=least)
         except BaseException:
             self.versions.stop(home.name)
             raise
@@ -235,10 +236,7 @@ class LocalTarget:
         """Record what serves, and remove all versions but these two."""
         restorable = previous if previous and previous.handle != live.handle else None
         contract.write_record(self.context, NAME, DeploymentRecord(live, restorable))
-        for home in self.versions.folder.iterdir():
-            if home.name not in (live.handle, restorable.handle if restorable else ""):
-                self.versions.stop(home.name)
-                shutil.rmtree(home, ignore_errors=True)
+        self.versions.sweep({live.handle, *([restorable.handle] if restorable else [])})
 
     def _require_port(self) -> None:
         with socket.socket() as probe:
@@ -250,6 +248,11 @@ class LocalTarget:
                     f"cannot listen on {HOST}:{self.port}: {error.strerror}",
                     "end the process that listens there, or set another in model.yaml: `targets: {local: {port: 8081}}`",
                 ) from error
+
+
+def handle_of(release: Release) -> str:
+    """Return the name of a release's folder."""
+    return release.digest.removeprefix("sha256:")[:12]
 
 
 def _free_port() -> int:

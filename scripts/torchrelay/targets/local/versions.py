@@ -124,6 +124,17 @@ class Versions:
             log.info("ending %d processes that an interrupted run left behind", len(strays))
             processes.kill(strays)
 
+    def sweep(self, keep: set[str]) -> None:
+        """Remove the folders of all versions but some, and the states of processes that are gone: a killed run leaves both."""
+        for home in self.folder.glob("*/"):
+            if home.name not in keep:
+                self.stop(home.name)
+                shutil.rmtree(home, ignore_errors=True)
+        used = {running.state for handle in keep if (running := self.running(handle))}
+        for state in self.state_root().glob("*/"):
+            if state not in used:
+                shutil.rmtree(state, ignore_errors=True)
+
     def log_of(self, handle: str) -> str:
         """Return the log of a version's last start."""
         with suppress(OSError):
