@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from torchrelay.core.errors import DependenciesUnresolved
-from torchrelay.image.dependencies import run_to_end
+from torchrelay.core.errors import DependenciesUnresolved, InputsInvalid
+from torchrelay.image.install_container import LAST_LINES, InstallSettings, container_settings, follow_log, run_to_end
 
 MOST_S = 20.0
 
@@ -36,7 +36,7 @@ class Installing:
 
 def test_one_that_never_ends_is_killed() -> None:
     container: Any = Installing(ends=False)
-    with pytest.raises(DependenciesUnresolved, match="setup did not end within 0 s and was stopped: Collecting torch"):
+    with pytest.raises(DependenciesUnresolved, match="setup did not end within 1 s and was stopped: Collecting torch"):
         run_to_end(container, 0.05, "setup")
     assert container.code == 137
 
@@ -45,3 +45,37 @@ def test_one_that_never_ends_is_killed() -> None:
 def test_control_a_process_that_ends_is_not_killed(code: int) -> None:
     container: Any = Installing(ends=True, code=code)
     assert run_to_end(container, MOST_S, "setup") == (code, "Collecting torch\ndone")
+
+
+def test_an_endless_line_and_endless_lines_do_not_fill_the_memory() -> None:
+    class Loud:
+        def logs(self, **_: Any) -> Iterator[bytes]:
+            yield from [b"x" * 10_000] * 100
+            yield from [b"\nline"] * (2 * LAST_LINES)
+
+    container: Any = Loud()
+    output = follow_log(container)
+    assert len(output.split("\n")) <= LAST_LINES + 1
+    assert max(map(len, output.split("\n"))) <= 4096
+
+
+def test_the_container_has_limits_and_no_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MEMORY", "512Mi"), ("PIDS", "99"), ("TIMEOUT_S", "5"), ("LAYER", "1Gi")):
+        monkeypatch.setenv(f"TORCHRELAY_INSTALL_{name}", value)
+    settings = container_settings(InstallSettings.read(), "script", {"A": "b"})
+    assert settings == {
+        "entrypoint": ["timeout", "--kill-after=10", "65", "/bin/sh", "-c", "script"],
+        "user": "0",
+        "environment": {"A": "b"},
+        "healthcheck": {"test": ["NONE"]},
+        "cap_drop": ["ALL"],
+        "cap_add": [],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": 99,
+        "mem_limit": 512 << 20,
+        "memswap_limit": 512 << 20,
+    }
+    assert InstallSettings.read().install_layer == 1 << 30
+    monkeypatch.setenv("TORCHRELAY_INSTALL_MEMORY", "lots")
+    with pytest.raises(InputsInvalid, match="TORCHRELAY_INSTALL_MEMORY"):
+        InstallSettings.read()

@@ -120,6 +120,7 @@ COVERED = (
     "tests/unit/test_target_docker_discard.py",
     "tests/unit/test_target_docker_restore.py",
     "tests/unit/test_target_images.py",
+    "tests/unit/test_untrusted_layer.py",
     "tests/unit/test_verify.py",
     "tests/unit/test_version_lock.py",
     "tests/unit/test_weights_sources.py",

@@ -82,14 +82,3 @@ def test_an_archive_written_again_is_no_longer_the_image_s(tmp_path: Path) -> No
     assert load_image(tmp_path / "image.json") is not None
     os.utime(weights, ns=(1, 1))
     assert load_image(tmp_path / "image.json") is None
-
-
-def test_a_folder_becomes_the_same_tar_at_any_path(tmp_path: Path) -> None:
-    digests = set()
-    for place in ("one", "two"):
-        folder = tmp_path / place
-        (folder / "pkg").mkdir(parents=True)
-        (folder / "pkg" / "a.py").write_text("x = 1\n")
-        (folder / "run").symlink_to("pkg/a.py")
-        digests.add(hashlib.sha256(b"".join(layers.folder_layer_parts(folder, "opt/deps"))).hexdigest())
-    assert len(digests) == 1

@@ -1,6 +1,5 @@
 """The setup layer without Docker: when it exists, its dependencies, and its allowed content."""
 
-import io
 import os
 import tarfile
 from dataclasses import replace
@@ -8,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import messages
-from tests.errors import fails
-from torchrelay.core.errors import DependenciesUnresolved
 from torchrelay.core.progress import Quiet
 from torchrelay.image import setup, setup_program
 from torchrelay.image.mar import Archived, Entry, write_mar
@@ -25,13 +21,6 @@ def archived(folder: Path, files: dict[str, bytes]) -> Archived:
     with Quiet().task("", None) as task:
         stored = write_mar(path, [Entry(name, content) for name, content in {"model.pt": b"w", **files}.items()], task)
     return Archived(path, "m", "1.0", "model.pt", "", stored, skipped=False)
-
-
-def tar(path: Path, *members: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for member in members:
-            archive.addfile(member, io.BytesIO(bytes(member.size)))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -57,36 +46,6 @@ def test_only_changed_code_makes_the_layer_again(tmp_path: Path) -> None:
     assert key(code) != key({"handler.py": b"install_packages()"})
     assert key(code) != key(code | {"names.txt": b"a"})
     assert key(code) != key(code, replace(RUNTIME, config={**RUNTIME.config, "x": 1}))
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    return info
-
-
-def test_files_of_the_model_and_of_pip_are_kept(tmp_path: Path) -> None:
-    names = [f"{FOLDER}/a.txt", "opt/torchrelay/deps/lib/python3.11/site-packages/x.py"]
-    archive = tar(tmp_path / "x.tar", member("opt", tarfile.DIRTYPE), *map(member, names))
-    assert setup._names(archive, FOLDER) == names
-    assert [match[1] for name in names if (match := setup.SITE.match(name))] == ["lib/python3.11/site-packages"]
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        member("etc/passwd"),
-        member("opt/torchrelay/runtime/torchrelay_runtime/entrypoint.py"),
-        member(f"{FOLDER}/../../runtime/torchrelay_runtime/entrypoint.py"),
-        member(f"{FOLDER}-other/x"),
-        member(f"{FOLDER}/device", tarfile.CHRTYPE),
-        member(f"{FOLDER}/pipe", tarfile.FIFOTYPE),
-    ],
-    ids=lambda info: str(info.name),
-)
-def test_anything_else_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
-    with fails(DependenciesUnresolved, words=messages.NOT_IN_MODEL):
-        setup._names(tar(tmp_path / "x.tar", bad), FOLDER)
 
 
 def test_the_reason_is_the_programs_message_or_its_last_line() -> None:

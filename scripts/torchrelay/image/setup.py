@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torchrelay.core import paths
 from torchrelay.core.errors import DependenciesUnresolved
@@ -20,8 +20,18 @@ from torchrelay.core.progress import Progress
 from torchrelay.core.text import printable
 from torchrelay.docker.daemon import daemon, load
 from torchrelay.docker.scratch import scratch_container
-from torchrelay.image.dependencies import CACHE_KEY_VARS, pip_environment, run_to_end
+from torchrelay.image.dependencies import CACHE_KEY_VARS, DEPS, SITE, pip_environment
+from torchrelay.image.install_container import (
+    MEMORY,
+    InstallSettings,
+    container_settings,
+    file_content,
+    out_of_memory,
+    result_required,
+    run_to_end,
+)
 from torchrelay.image.mar import Archived
+from torchrelay.image.untrusted_layer import FORMAT, Allowed, UntrustedLayer, checked_layer
 from torchrelay.oci.blobs import Slice, stored_blob, write_blob
 from torchrelay.oci.image import Image
 from torchrelay.oci.layers import TAR, TAR_FORMAT, Layer, LayerFile, tar_parts
@@ -29,13 +39,14 @@ from torchrelay.oci.layers import TAR, TAR_FORMAT, Layer, LayerFile, tar_parts
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
-TIMEOUT_S = 1800
 LIBRARY = "torchrelay_handlers/"
 CREATED_BY = "torchrelay setup"
 NAMES = re.compile(rb"\b(install_packages|unpack_dependencies)\b")
 PROGRAM = Path(__file__).with_name("setup_program.py")
 RESULT = "/tmp/torchrelay-setup.tar"  # noqa: S108 -- inside the container
-SITE = re.compile(re.escape(paths.IMAGE_DEPS.lstrip("/")) + r"/(lib/python3[^/]*/site-packages)/")
+# `tar` and `cp -p` restore owners when root runs them, as in most setup functions.
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+PROTECTED = (LIBRARY.rstrip("/"), "torchrelay.json", "torchrelay_service.py", "MAR-INF")  # the files of archive, and the weights
 # Any command may write here; losing such files is harmless.
 IGNORED_PATHS = ("/tmp", "/var/tmp", "/var/cache", "/var/log", "/root", "/run")  # noqa: S108 -- compared with, not used
 
@@ -67,21 +78,27 @@ def setup_layer(
             return known["folder"], Layer(blob, blob.digest, TAR, CREATED_BY)
     log.info("running the handler's install_packages and unpack_dependencies (once for this code)")
     with tempfile.TemporaryDirectory() as scratch:
-        tar = Path(scratch) / "setup.tar"
-        _run(model_dir, runtime, archived, dependencies, folder, tar, progress)
-        names = _names(tar, folder)
+        layer = _run(model_dir, runtime, archived, dependencies, folder, Path(scratch) / "setup", progress)
+        names = layer.names
         if not names:
             write_json(record, {"digest": None, "folder": None})
             return None
-        blob = write_blob(Slice(tar, 0, tar.stat().st_size).chunks())
+        blob = write_blob(layer.parts())
     site = next((match[1] for name in names if (match := SITE.match(name))), None)
     imports = f"{paths.IMAGE_DEPS}/{site}" if site else None
     write_json(record, {"digest": blob.digest, "folder": imports})
     return imports, Layer(blob, blob.digest, TAR, CREATED_BY)
 
 
+def allowed(folder: str, weights: str, most_bytes: int) -> Allowed:
+    """Return what setup functions are allowed to leave in the image."""
+    protected = tuple(f"{folder}/{name}" for name in (*PROTECTED, weights))
+    return Allowed("the handler's setup", (folder, DEPS), most_bytes, protected)
+
+
 def _key(runtime: Image, archived: Archived, dependencies: Layer | None, folder: str) -> str:
-    digest = hashlib.sha256(f"{TAR_FORMAT} {runtime.config_digest} {dependencies and dependencies.diff_id} {folder}\n".encode())
+    below = dependencies and dependencies.diff_id
+    digest = hashlib.sha256(f"{TAR_FORMAT} {FORMAT} {runtime.config_digest} {below} {folder}\n".encode())
     digest.update(PROGRAM.read_bytes())
     digest.update("".join(f"{name}={value}\n" for name, value in pip_environment().items() if name in CACHE_KEY_VARS).encode())
     for name, entry in sorted(archived.entries.items()):
@@ -96,18 +113,15 @@ def _run(
     archived: Archived,
     dependencies: Layer | None,
     folder: str,
-    tar: Path,
+    spool: Path,
     progress: Progress,
-) -> None:
-    """Run the program in a container of the runtime image and copy its result to `tar`."""
+) -> UntrustedLayer:
+    """Run the program in a container of the runtime image and return the files that it left."""
+    limits = InstallSettings.read()
     freeze = f"{paths.IMAGE_PYTHON} -m pip freeze --all | grep -E '^(torch|torchserve)==' > /tmp/constraints.txt"
     program = f"{paths.IMAGE_PYTHON} /tmp/setup_program.py /{folder} {paths.IMAGE_DEPS} {RESULT}"
-    settings: dict[str, Any] = {
-        "entrypoint": ["/bin/sh", "-c", f"set -eu\nmkdir -p {paths.IMAGE_DEPS}\n{freeze}\nexec {program}"],
-        "user": "0",
-        "environment": pip_environment() | _pip(dependencies),
-        "healthcheck": {"test": ["NONE"]},
-    }
+    script = f"set -eu\nmkdir -p {paths.IMAGE_DEPS}\n{freeze}\nexec {program}"
+    settings = container_settings(limits, script, pip_environment() | _pip(dependencies), CAPABILITIES)
     with daemon() as client:
         load(client, runtime, f"torchrelay/runtime:{runtime.config_digest[7:23]}", progress)
         with scratch_container(client, model_dir, "setup", runtime.config_digest, settings) as container:
@@ -115,19 +129,19 @@ def _run(
                 container.put_archive("/", dependencies.blob.chunks())
             container.put_archive("/", _model(archived, folder))
             container.start()
-            code, output = run_to_end(container, TIMEOUT_S, "the handler's setup")
+            code, output = run_to_end(container, limits.install_timeout_s, "the handler's setup")
+            if code != 0 and out_of_memory(container):
+                raise DependenciesUnresolved("the handler's setup needs more memory than it is allowed", MEMORY)
             if code != 0:
                 raise DependenciesUnresolved(
                     f"the handler's setup failed in the runtime image: {reason(output)}",
                     "correct the function; it runs as root, without a compiler and without the weights",
                 )
             _warn_of_lost_files(container, folder)
-            stream, _ = container.get_archive(RESULT)
-            with tarfile.open(fileobj=ChunkReader(iter(stream)), mode="r|") as outer, tar.open("wb") as file:
-                for member in outer:
-                    source = outer.extractfile(member)
-                    while source is not None and (chunk := source.read(1 << 20)):
-                        file.write(chunk)
+            with result_required("the handler's setup"):
+                return checked_layer(
+                    file_content(container, RESULT), allowed(folder, archived.weights, limits.install_layer), spool
+                )
 
 
 def _pip(dependencies: Layer | None) -> dict[str, str]:
@@ -154,22 +168,6 @@ def _model(archived: Archived, folder: str) -> Iterator[bytes]:
             files.append(LayerFile(f"{folder}/{name}", Slice(archived.path, entry.offset, entry.size), entry.size))
     for part in tar_parts(files):
         yield from [part] if isinstance(part, bytes) else part.chunks()
-
-
-def _names(tar: Path, folder: str) -> list[str]:
-    """Return the names of the files in the tar. Raises DependenciesUnresolved for one outside the two allowed folders."""
-    allowed = (f"{folder}/", f"{paths.IMAGE_DEPS.lstrip('/')}/")
-    names = []
-    with tarfile.open(tar) as archive:
-        for member in archive:
-            if member.isdir():
-                continue
-            if not member.name.startswith(allowed) or ".." in member.name.split("/") or not (member.isreg() or member.issym()):
-                raise DependenciesUnresolved(
-                    f"the handler's setup left {printable(member.name)!r}, which is not a file of the model"
-                )
-            names.append(member.name)
-    return names
 
 
 def _warn_of_lost_files(container: "Container", folder: str) -> None:

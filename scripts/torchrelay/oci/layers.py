@@ -6,10 +6,10 @@ Layers are left uncompressed by default: plain tar costs one hash, and weights d
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from torchrelay.core.progress import Task
-from torchrelay.oci.blobs import Blob, Part, Slice, from_parts
+from torchrelay.oci.blobs import Blob, Part, from_parts
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -68,21 +68,3 @@ def tar_layer(files: Iterable[LayerFile], created_by: str, task: Task) -> Layer:
     """Make a plain tar layer; it reads the contents once."""
     blob = from_parts(tuple(tar_parts(files)), task)
     return Layer(blob, blob.digest, TAR, created_by)
-
-
-def folder_layer_parts(folder: Path, prefix: str) -> Iterator[bytes]:
-    """Yield a plain tar of a real folder's files and links below `prefix`, in name order, with fixed owners and times."""
-    for path in sorted(folder.rglob("*")):
-        info = tarfile.TarInfo(f"{prefix}/{path.relative_to(folder).as_posix()}")
-        if path.is_symlink():
-            info.type, info.linkname = tarfile.SYMTYPE, str(path.readlink())
-            yield info.tobuf(tarfile.PAX_FORMAT)
-        elif path.is_dir():
-            yield _header(info.name, 0, folder=True)
-        else:
-            info.size = path.stat().st_size
-            info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-            yield info.tobuf(tarfile.PAX_FORMAT)
-            yield from Slice(path, 0, info.size).chunks()
-            yield bytes(-info.size % BLOCK)
-    yield END
