@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.model_dirs import GOOD_YAML, write
 from torchrelay.core.paths import ROOT
+from torchrelay.model.outside import PERMISSION
 from torchrelay.stages import check
 
 OWN = "name: digits\nweights: model.pt\nhandler: handler.py\n"
@@ -89,7 +90,8 @@ def test_warnings(tmp_path: Path) -> None:
     ]
 
 
-def test_weights_of_this_machine_only(tmp_path: Path) -> None:
+def test_weights_of_this_machine_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PERMISSION, "option", True)
     (tmp_path / "w.pt").write_bytes(b"weights")
     folder = write(tmp_path / "model", {"model.yaml": GOOD_YAML.replace("model.pt", str(tmp_path / "w.pt"))})
     assert ["exists only on this machine" in str(warning) for warning in check.run(folder).warnings] == [True]

@@ -101,6 +101,7 @@ COVERED = (
     "tests/unit/test_oidc.py",
     "tests/unit/test_openapi.py",
     "tests/unit/test_openapi_front.py",
+    "tests/unit/test_outside.py",
     "tests/unit/test_plan.py",
     "tests/unit/test_probe.py",
     "tests/unit/test_provenance.py",

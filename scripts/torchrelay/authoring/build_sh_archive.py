@@ -14,6 +14,7 @@ from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.paths import weights_cache
 from torchrelay.model import server_config, source_archives
 from torchrelay.model.model import FILE
+from torchrelay.model.outside import named_by_user
 from torchrelay.model.yaml_document import parse
 from torchrelay.stages import archive, check, fetch
 
@@ -118,7 +119,7 @@ def build(flags: argparse.Namespace) -> Path:
     output = Path(flags.export_path)
     if not output.is_dir():
         raise ModelInvalid([Problem("--export_path", None, "", f"{output} is not a folder", "create it first")])
-    with tempfile.TemporaryDirectory(prefix="torchrelay-build-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="torchrelay-build-") as scratch, named_by_user():
         folder = Path(scratch)
         try:
             _write_model_dir(folder, flags)

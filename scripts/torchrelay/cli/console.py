@@ -10,6 +10,7 @@ import typer
 
 from torchrelay.core import runner, troubleshooting
 from torchrelay.core.errors import TorchrelayError
+from torchrelay.model.outside import PERMISSION
 from torchrelay.stages import error_file
 
 
@@ -78,16 +79,21 @@ VerifyKey = Annotated[
     str | None,
     option("verify-key", "Public key (PEM or @FILE). Accept only images whose passing verdict was signed with its private key."),
 ]
+AllowOutside = Annotated[
+    bool,
+    option("allow-outside", "Also read weights outside of the model's git checkout. Ignored in a workflow, which refuses them."),
+]
 UpdateLock = Annotated[bool, option("update-lock", "Accept weights that differ from weights.lock, and lock these.")]
 AwsRole = Annotated[str, option("aws-role", "ARN of the AWS role to assume with the job's own identity (OIDC).")]
 AwsRegion = Annotated[str, option("aws-region", "AWS region, for example eu-west-1. Default: AWS_REGION.")]
 DEFAULT_DIR = Path()
 
 
-def begin(*, as_json: bool) -> None:
+def begin(*, as_json: bool, allow_outside: bool = False) -> None:
     """Set how the result is printed; every verb calls it first. From here on the runner ignores commands from other programs."""
     invocation = INVOCATION.get()
     invocation.json = as_json
+    PERMISSION.option = allow_outside
     runner.stop()
     error_file.clear(invocation.folder, invocation.verb)
 

@@ -4,6 +4,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from torchrelay.core.errors import ModelInvalid, Problem
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_FILES = 20_000  # of one folder in extra_files
 
@@ -19,6 +21,7 @@ def inside(model_dir: Path, relative: str) -> Path:
         target = path.resolve(strict=True)
         if not target.is_relative_to(model_dir.resolve()):
             raise UnusableFile("leads out of the model directory by a symbolic link")
+        refuse_git_folder(target.relative_to(model_dir.resolve()))
         mode = target.stat().st_mode
     except FileNotFoundError as error:
         raise UnusableFile("is a symbolic link to nothing" if path.is_symlink() else "does not exist") from error
@@ -29,6 +32,12 @@ def inside(model_dir: Path, relative: str) -> Path:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UnusableFile("is neither a file nor a folder")
     return path
+
+
+def refuse_git_folder(path: Path) -> None:
+    """Check that a real path is not in git's own folder, whose files may contain credentials. Raises UnusableFile."""
+    if any(part.casefold() == ".git" for part in path.parts):
+        raise UnusableFile("is in git's own folder")
 
 
 def regular(model_dir: Path, relative: str) -> Path:
@@ -49,6 +58,17 @@ def require_content(path: Path) -> None:
         raise UnusableFile(f"cannot be read: {error.strerror}") from error
     if head == LFS_POINTER:
         raise UnusableFile("is a Git LFS pointer, not the file itself (run `git lfs pull`)")
+
+
+def named_file(model_dir: Path, name: str) -> Path:
+    """Return the path of a configuration file. Raises ModelInvalid when it is a link out of the model directory."""
+    path = model_dir / name
+    if path.is_symlink() and path.exists():
+        try:
+            inside(model_dir, name)
+        except UnusableFile as error:
+            raise ModelInvalid([Problem(name, None, "", str(error), "put the file itself there")]) from error
+    return path
 
 
 def files_below(model_dir: Path, relative: str) -> Iterator[tuple[str, str | None]]:

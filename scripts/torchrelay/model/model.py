@@ -17,6 +17,7 @@ from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import printable
 from torchrelay.core.workspace import require_directory
 from torchrelay.model import fields, quantities
+from torchrelay.model.files import named_file
 from torchrelay.model.handlers import SHIPPED
 from torchrelay.model.targets import Part, Targets
 from torchrelay.model.validation import explain
@@ -231,7 +232,7 @@ def load(model_dir: Path) -> Loaded:
     """
     require_directory(model_dir)
     try:
-        data = read_bytes(model_dir / FILE, FILE, MAX_BYTES)
+        data = read_bytes(named_file(model_dir, FILE), FILE, MAX_BYTES)
     except ModelInvalid as error:
         if not (model_dir / FILE).exists():
             fix = f"run `torchrelay init {shlex.quote(printable(str(model_dir)))}`"

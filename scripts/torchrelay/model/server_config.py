@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.text import field_name, shown
 from torchrelay.model import fields, source_archives
-from torchrelay.model.files import regular
+from torchrelay.model.files import named_file, regular
 from torchrelay.model.model import Model, load
 from torchrelay.model.validation import explain
 from torchrelay.model.yaml_document import Document, FieldPath, parse, read_bytes
@@ -178,7 +178,7 @@ def read(model_dir: Path) -> ServerConfigFile:
     path = model_dir / FILE
     if not path.is_file():
         return ServerConfigFile()
-    document = parse(read_bytes(path, FILE, LIMIT), FILE)
+    document = parse(read_bytes(named_file(model_dir, FILE), FILE, LIMIT), FILE)
     problems = list(document.problems)
     config = ServerConfig()
     try:

@@ -13,6 +13,7 @@ from torchrelay.model.fields import relative_path
 from torchrelay.model.files import UnusableFile, files_below, inside, regular, require_content
 from torchrelay.model.handlers import file_options, option_problems
 from torchrelay.model.model import Loaded, Model, load
+from torchrelay.model.outside import OutsideFile, require_allowed
 from torchrelay.model.samples import Sample, load_samples
 from torchrelay.model.yaml_document import FieldPath, decode, read_bytes
 
@@ -110,7 +111,10 @@ class _Check:
             return
         relative = weights.inside
         try:
-            file = regular(self.dir, relative) if relative else _outside(weights.uri)
+            file = regular(self.dir, relative) if relative else _outside(weights.uri, self.dir)
+        except OutsideFile as error:
+            self._say(path, f"{shown(weights.uri)} {error}", error.fix)
+            return
         except UnusableFile as error:
             fix = "put the file there, or write its s3://, https:// or hf:// address" if "not exist" in str(error) else ""
             self._say(path, f"{shown(weights.uri)} {error}", fix)
@@ -333,9 +337,10 @@ class _Check:
                 self.warnings.append(Problem(printable(sample.file), sample.line, "expect", message, fix))
 
 
-def _outside(uri: str) -> Path:
+def _outside(uri: str, model_dir: Path) -> Path:
     """Return the path of weights given by an absolute path or a file:// address. Raises UnusableFile."""
     path = Path(unquote(urlsplit(uri).path)) if uri.lower().startswith("file:") else Path(uri)
+    require_allowed(path, model_dir)
     try:
         exists, is_file = path.exists(), path.is_file()
     except (OSError, ValueError) as error:

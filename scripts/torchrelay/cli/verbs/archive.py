@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, begin, done, option, planned
+from torchrelay.cli.console import DEFAULT_DIR, AllowOutside, AsJson, DryRun, ModelDir, begin, done, option, planned
 from torchrelay.core import progress
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.version import resolved_version
@@ -15,6 +15,7 @@ from torchrelay.stages.relay import Relay
 
 def run(
     model_dir: ModelDir = DEFAULT_DIR,
+    allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     dry_run: DryRun = False,
     output: Annotated[Path | None, option("output", "File (or folder, for no-archive) to write. Default: in .torchrelay/.")] = None,
@@ -24,7 +25,7 @@ def run(
 
     Stock TorchServe loads it; the same inputs give the same bytes.
     """
-    begin(as_json=as_json)
+    begin(as_json=as_json, allow_outside=allow_outside)
     if format_ not in archive.SUFFIX:
         raise typer.BadParameter(f"{format_!r} is not one of {', '.join(archive.SUFFIX)}", param_hint="--format")
     relay = Relay(model_dir, progress.progress(), dry=dry_run)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, begin, done, option, planned
+from torchrelay.cli.console import DEFAULT_DIR, AllowOutside, AsJson, DryRun, ModelDir, begin, done, option, planned
 from torchrelay.core import progress
 from torchrelay.core.workspace import Workspace
 from torchrelay.stages.relay import Relay
@@ -12,6 +12,7 @@ from torchrelay.stages.relay import Relay
 def run(
     output: Annotated[Path, option("output", "Folder to write: missing, empty, or a bundle.")],
     model_dir: ModelDir = DEFAULT_DIR,
+    allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -19,7 +20,7 @@ def run(
 
     Image, verdict, samples and source in one folder. Push and deploy need nothing else of the model.
     """
-    begin(as_json=as_json)
+    begin(as_json=as_json, allow_outside=allow_outside)
     if dry_run:
         return planned("bundle", [f"write the verified image and its verdict into {output}"])
     with Workspace(model_dir).lock():

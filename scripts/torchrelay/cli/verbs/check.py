@@ -1,17 +1,22 @@
 """`torchrelay check`."""
 
-from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, begin, done, planned
+from torchrelay.cli.console import DEFAULT_DIR, AllowOutside, AsJson, DryRun, ModelDir, begin, done, planned
 from torchrelay.core.log import log
 from torchrelay.core.workspace import Workspace
 from torchrelay.stages import check, journal
 
 
-def run(model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+def run(
+    model_dir: ModelDir = DEFAULT_DIR,
+    allow_outside: AllowOutside = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
     """Find every mistake, with file and line.
 
     Reads model.yaml, its samples and every file they name; runs no code of the model.
     """
-    begin(as_json=as_json)
+    begin(as_json=as_json, allow_outside=allow_outside)
     if dry_run:
         return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
     workspace = Workspace(model_dir)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, begin, done, option, planned
+from torchrelay.cli.console import DEFAULT_DIR, AllowOutside, AsJson, DryRun, ModelDir, begin, done, option, planned
 from torchrelay.core import progress
 from torchrelay.core.workspace import Workspace
 from torchrelay.stages.relay import Relay
@@ -11,6 +11,7 @@ from torchrelay.stages.relay import Relay
 def run(
     live_url: Annotated[str, option("live-url", "Address of the live endpoint; /predictions/NAME is added when it is missing.")],
     model_dir: ModelDir = DEFAULT_DIR,
+    allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -18,7 +19,7 @@ def run(
 
     Sends every sample to the live endpoint and compares its answers with those of the verified image. Changes nothing.
     """
-    begin(as_json=as_json)
+    begin(as_json=as_json, allow_outside=allow_outside)
     if dry_run:
         return planned("diff", [f"send every sample to {live_url}"])
     with Workspace(model_dir).lock():

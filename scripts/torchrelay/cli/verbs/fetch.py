@@ -1,6 +1,6 @@
 """`torchrelay fetch`."""
 
-from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, UpdateLock, begin, done, planned
+from torchrelay.cli.console import DEFAULT_DIR, AllowOutside, AsJson, DryRun, ModelDir, UpdateLock, begin, done, planned
 from torchrelay.core import progress
 from torchrelay.core.paths import weights_cache
 from torchrelay.core.workspace import Workspace
@@ -10,13 +10,17 @@ from torchrelay.stages.relay import Relay
 
 
 def run(
-    model_dir: ModelDir = DEFAULT_DIR, as_json: AsJson = False, dry_run: DryRun = False, update_lock: UpdateLock = False
+    model_dir: ModelDir = DEFAULT_DIR,
+    allow_outside: AllowOutside = False,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    update_lock: UpdateLock = False,
 ) -> None:
     """Download the weights and check them.
 
     Resumes an interrupted download, caches by digest, and locks the digest in weights.lock.
     """
-    begin(as_json=as_json)
+    begin(as_json=as_json, allow_outside=allow_outside)
     model = load_model(model_dir)
     if dry_run:
         return planned("fetch", [fetch.planned(model_dir, model, cache=weights_cache())])

@@ -2,6 +2,7 @@
 
 from torchrelay.cli.console import (
     DEFAULT_DIR,
+    AllowOutside,
     AsJson,
     CreateRepository,
     DryRun,
@@ -24,6 +25,7 @@ def run(
     repository: Repository = None,
     create_repository: CreateRepository = False,
     update_lock: UpdateLock = False,
+    allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -31,7 +33,7 @@ def run(
 
     Skips what is already done, by digest. Without --repository nothing is pushed.
     """
-    begin(as_json=as_json)
+    begin(as_json=as_json, allow_outside=allow_outside)
     if dry_run:
         return planned("relay", relay.plan(load_model(model_dir), target, repository))
     result = relay.run(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from torchrelay.authoring import record
-from torchrelay.cli.console import DEFAULT_DIR, AsJson, DryRun, ModelDir, begin, done, option, planned
+from torchrelay.cli.console import DEFAULT_DIR, AllowOutside, AsJson, DryRun, ModelDir, begin, done, option, planned
 from torchrelay.core import progress
 from torchrelay.core.errors import GateFailed
 from torchrelay.core.urls import require_url
@@ -30,6 +30,7 @@ def run(
     model_dir: ModelDir = DEFAULT_DIR,
     url: Annotated[str | None, option("url", "Address of a running server to ask. Default: the image, built and started.")] = None,
     everything: Annotated[bool, option("all", "Also replace the expected answers that are already recorded.")] = False,
+    allow_outside: AllowOutside = False,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -37,7 +38,7 @@ def run(
 
     Fills in the samples that expect nothing yet. Review them before you commit them.
     """
-    begin(as_json=as_json)
+    begin(as_json=as_json, allow_outside=allow_outside)
     if url is not None:
         require_url("url", url)
     model = load_model(model_dir)

@@ -1,15 +1,17 @@
-"""Weights in the model directory, or anywhere on this machine: read in place, never copied."""
+"""Weights in the checkout, or with --allow-outside anywhere on this machine: read in place, never copied."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from torchrelay.core.errors import WeightsMissing
+from torchrelay.model.files import UnusableFile
+from torchrelay.model.outside import require_allowed
 
 
 def local_path(uri: str, model_dir: Path) -> Path:
     """Return the file that a relative path, an absolute one or a file:// URI names.
 
-    Raises WeightsMissing when it is not a readable, regular file.
+    Raises WeightsMissing when it is not a readable, regular file, or is outside of the checkout and that is not allowed.
     """
     if uri.lower().startswith("file:"):
         parts = urlsplit(uri)
@@ -19,6 +21,7 @@ def local_path(uri: str, model_dir: Path) -> Path:
     else:
         path = model_dir / uri
     try:
+        require_allowed(path, model_dir)
         if not path.exists():
             raise WeightsMissing(
                 f"weights: {path}: no such file",
@@ -28,6 +31,8 @@ def local_path(uri: str, model_dir: Path) -> Path:
             raise WeightsMissing(f"weights: {path}: not a regular file", "name one file; extra_files takes folders")
         with path.open("rb"):
             pass
+    except UnusableFile as error:
+        raise WeightsMissing(f"weights: {path}: {error}", getattr(error, "fix", "name another file")) from error
     except OSError as error:
         raise WeightsMissing(f"weights: {path}: {error.strerror}", "make the file readable to this user") from error
     return path
