@@ -3,6 +3,7 @@
 import ast
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torchrelay.authoring.fastai import directory, export, module_classes, modul
 from torchrelay.authoring.fastai.learner import LearnerDescription, parse
 from torchrelay.authoring.fastai.model_source import DescriptionInvalid, model_file
 from torchrelay.core.errors import ModelInvalid
+from torchrelay.core.text import printable
 
 CONV = {
     "kind": "Conv2d",
@@ -98,6 +100,15 @@ def change(path: list[Any], value: Any) -> dict[str, Any]:
         {"kind": "Presized", "parts": [["other", CONV]], "size": [1, 2]},
         {"kind": "ResBlock", "args": {}, "parts": [["convpath", CONV]]},
         {"kind": "DenseBlock", "parts": [["0", CONV]]},
+        {"kind": "DenseBlock", "parts": [["class", CONV]]},
+        {"kind": "DenseBlock", "parts": [["None", CONV]]},
+        {"kind": "Sequential", "parts": [['a", __import__("os"), ("', CONV]]},
+        {"kind": "Sequential", "parts": [["a\n", CONV]]},
+        {"kind": "Dropout", "args": {"p": 10**400, "inplace": False}},
+        {"kind": "Dropout", "args": {"p": 10**5000, "inplace": False}},
+        {"kind": "Dropout", "args": {"p": float("inf"), "inplace": False}},
+        {"kind": "Dropout", "args": {"p": "0.5", "inplace": False}},
+        {"kind": "Dropout", "args": {"p": True, "inplace": False}},
         change(["parts", 0, 1, "args", "in_channels"], "3); import os; ("),
         change(["parts", 0, 1, "args", "in_channels"], True),
         change(["parts", 0, 1, "args", "in_channels"], -1),
@@ -112,6 +123,76 @@ def change(path: list[Any], value: Any) -> dict[str, Any]:
 def test_a_description_with_more_content_is_refused(network: Any) -> None:
     with pytest.raises(DescriptionInvalid):
         model_file(network, "A title.", (3, 8, 10), "numbers")
+
+
+CODE = "__import__('os').environ.__setitem__('MARK', 'ran')"
+HOSTILE = (
+    f'""";{CODE};"""',
+    f'"""\n{CODE}\n"""',
+    f'"""\r{CODE}\r"""',
+    f'"""\x0c;{CODE};"""',
+    f"''';{CODE};'''",
+    f'\\""";{CODE};#',
+    "\\",
+    '"',
+    "\\N{no such character}",
+    "\\x",
+    "{network}{0}{title.__class__}",
+    "\u202e\u2066evil",
+    "a\0b",
+    "\ud800",
+    "\u2028import os",
+    "\ufeffa",
+    "# -*- coding: utf-7 -*-",
+    "x" * 5000,
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_name_does_not_get_into_the_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MARK", raising=False)
+    usual = ast.parse(directory.files(learner(), "one", "learner.pkl")["model.py"]).body
+    for origin in (name, printable(name)):
+        content = directory.files(learner(), "one", origin)["model.py"]
+        text = content.decode("ascii")
+        network_of(text)
+        code = ast.parse(content).body
+        assert [ast.dump(statement) for statement in code[1:]] == [ast.dump(statement) for statement in usual[1:]]
+        assert isinstance(code[0], ast.Expr)
+        assert isinstance(code[0].value, ast.Constant)
+        assert max(map(len, text.splitlines())) < 400
+    assert "MARK" not in os.environ
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_class_name_is_data_only(name: str) -> None:
+    usual = directory.files(learner(), "one", "learner.pkl")
+    vocab = [name[:1000], "b", "c"]
+    if "\ud800" in name:
+        with pytest.raises(ModelInvalid, match=r"is not valid: vocab\.0"):
+            learner(vocab=vocab)
+        return
+    files = directory.files(learner(vocab=vocab), "one", "learner.pkl")
+    assert files["model.py"] == usual["model.py"]
+    settings, plain = (yaml.safe_load(one["model.yaml"]) for one in (files, usual))
+    listed = settings["handler_args"].pop("classes")
+    del plain["handler_args"]["classes"]
+    assert settings == plain
+    text = files[listed].decode("utf-8-sig")
+    assert (text.removesuffix("\n").split("\n") if listed.endswith(".txt") else json.loads(text)) == vocab
+
+
+def test_a_hostile_folder_name_is_data_only() -> None:
+    usual = yaml.safe_load(directory.files(learner(), "one", "learner.pkl")["model.yaml"])
+    for name in HOSTILE:
+        if name != "\ud800":
+            settings = yaml.safe_load(directory.files(learner(), name, "learner.pkl")["model.yaml"])
+            assert settings == {**usual, "name": name}
+
+
+def test_the_next_steps_quote_the_folder() -> None:
+    exported = export.Exported(Path("a; touch b"), [], "", 0, 0.0, 0.0, [])
+    assert export.next_steps(exported)[0] == "torchrelay relay 'a; touch b'"
 
 
 def test_a_description_without_end_is_refused() -> None:

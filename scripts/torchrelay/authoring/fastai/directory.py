@@ -70,7 +70,7 @@ def class_names(learner: LearnerDescription) -> list[str] | None:
 
 def is_list(names: list[str]) -> bool:
     """Return whether a text file with one name per line can hold them: no name is empty or changes when it is read as a line."""
-    return all(name and name == name.strip() and len(name.splitlines()) == 1 for name in names)
+    return all(name and name == name.strip("\ufeff").strip() and len(name.splitlines()) == 1 for name in names)
 
 
 def handler_args(learner: LearnerDescription, names: list[str] | None) -> dict[str, str]:

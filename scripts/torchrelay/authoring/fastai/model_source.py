@@ -1,5 +1,6 @@
 """Writes model.py from the (untrusted) description of a network. Only entries of `module_kinds`' tables get into the file."""
 
+import keyword
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ MAX_DEPTH = 40
 MAX_MODULES = 20_000
 MAX_COUNT = 1 << 24
 WIDTH = 120
+LONGEST_TITLE = 300
+LONGEST_NUMBER = 1 << 53  # beyond it a float does not hold every whole number
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}|[0-9]{1,5}")
 
 HEAD = '''"""{title}
@@ -118,7 +121,9 @@ class Writer:
 
 
 def model_file(network: object, title: str, shape: tuple[int, int, int], answers: str) -> str:
-    """Return the text of model.py; `shape` is [channels, height, width] of one picture, `answers` the shape of the output.
+    """Return the text of model.py; of `title`, which is untrusted, letters, digits and a few signs are kept.
+
+    `shape` is [channels, height, width] of one picture, `answers` the shape of the output.
 
     Raises:
         DescriptionInvalid: see `Writer.expression`.
@@ -132,12 +137,17 @@ def model_file(network: object, title: str, shape: tuple[int, int, int], answers
     imports += ["import torch"] if "torch." in body.replace("import torch", "") else []
     imports += ["import torch.nn.functional as F"] if "F.interpolate" in body else []
     imports += ["from torch import Tensor, nn" if "Tensor" in body else "from torch import nn"]
-    return HEAD.format(title=title, imports="\n".join(imports)) + body
+    return HEAD.format(title=_words(title), imports="\n".join(imports)) + body
+
+
+def _words(text: str) -> str:
+    """Return text that cannot end a docstring, escape a character in it or mislead its reader."""
+    return re.sub(r"[^A-Za-z0-9 .,_()+-]", "_", text[:LONGEST_TITLE])
 
 
 def _keyed(name: str, part: list[str]) -> list[str]:
-    if name.isdigit():
-        raise DescriptionInvalid("the name of a part of a module is a number")
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise DescriptionInvalid("the name of a part of a module is not a name in Python")
     return _joined(f"{name}=", part, "")
 
 
@@ -169,7 +179,7 @@ def _value(kind: str, name: str, rule: module_kinds.Arg, value: object) -> str:
     legal = {
         module_kinds.FLAG: isinstance(value, bool),
         module_kinds.COUNT: _whole(value),
-        module_kinds.NUMBER: isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value),
+        module_kinds.NUMBER: _number(value),
         module_kinds.WORD: isinstance(value, str) and value in rule.only,
         module_kinds.SIZE: _whole(value) or (isinstance(value, list) and 1 <= len(value) <= 4 and all(map(_whole, value))),
     }[rule.what]
@@ -178,6 +188,10 @@ def _value(kind: str, name: str, rule: module_kinds.Arg, value: object) -> str:
     if rule.what == module_kinds.WORD:
         return f'"{value}"'
     return _size(value) if rule.what == module_kinds.SIZE else repr(value)
+
+
+def _number(value: object) -> bool:
+    return (type(value) is int and abs(value) <= LONGEST_NUMBER) or (type(value) is float and math.isfinite(value))
 
 
 def _whole(value: object) -> bool:
