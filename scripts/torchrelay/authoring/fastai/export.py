@@ -1,6 +1,7 @@
 """export-fastai: makes a model directory from a learner's file, which is loaded in a sandbox, and only when it is trusted."""
 
 import logging
+import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class Options:
     python: str | None = None
     size: tuple[int, int] | None = None
     seconds: int = 600
+    unsafe: bool = False
+    """Load the file also where this machine cannot isolate it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ def plan(options: Options) -> list[str]:
     _require_places(options)
     _require_trust(options, read_names(options.learner))
     python = sandbox.python_with_fastai(options.python)
-    isolation = "in its own namespaces" if sandbox.can_unshare() else "without its own namespaces (unshare is not allowed here)"
+    with tempfile.TemporaryDirectory(prefix="torchrelay-fastai-") as folder:
+        sandbox.Sandbox(python, Path(folder), options.seconds, options.unsafe).require_isolation()
+    isolation = "even if this machine cannot isolate it" if options.unsafe else "isolated"
     return [
         f"load {printable(options.learner.name)} with {python}, {isolation}, in at most {options.seconds} s",
         f"write {printable(str(options.output))}: model.yaml, model.py, {directory.WEIGHTS}, classes and a sample",
@@ -95,13 +100,14 @@ def _require_trust(options: Options, names: PickleNames) -> None:
     if not options.trust:
         fix = (
             "if you know who made it and how it reached you, add --trust-pickle. It is then loaded without your credentials, "
-            "network and files, as far as this machine can isolate it"
+            "network and files"
         )
         raise refused(f"{name} {DANGER}: {names.summary()}", fix)
 
 
 def _exported(options: Options, folder: Path, file: Path) -> Exported:
-    box = sandbox.Sandbox(sandbox.python_with_fastai(options.python), folder, options.seconds)
+    box = sandbox.Sandbox(sandbox.python_with_fastai(options.python), folder, options.seconds, options.unsafe)
+    box.require_isolation()
     limit = 4 * file.stat().st_size + (64 << 20)
     described = learner.parse(box.step("read", {"size": list(options.size) if options.size else None}, [file], limit))
     try:
@@ -173,7 +179,7 @@ def _warnings(described: LearnerDescription) -> list[str]:
 
 def next_steps(exported: Exported) -> list[str]:
     """Return what the author does next."""
-    where = printable(str(exported.output))
+    where = shlex.quote(printable(str(exported.output)))
     return [
         f"torchrelay relay {where}",
         f"to add samples: put your own pictures into {where}/samples, then run torchrelay samples record {where}",

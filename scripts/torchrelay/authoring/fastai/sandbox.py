@@ -1,4 +1,7 @@
-"""Runs one step in the Python that has fastai: no credentials, no network if possible, a scratch folder, limited time."""
+"""Runs one step in the Python that has fastai: no credentials, no network, a scratch folder, limited memory and time.
+
+A machine that cannot isolate the step is found before anything is loaded, and refused unless the user says otherwise.
+"""
 
 import json
 import logging
@@ -23,6 +26,10 @@ MAIN = Path(__file__).with_name("inside") / "main.py"
 MAX_ANSWER = 64 << 20
 # Its own namespaces for users, network and processes: it can reach nothing, and the processes that it starts end with it.
 UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child"]
+UNSAFE = (
+    "use a machine with Linux 5.13 or newer that allows user namespaces (`unshare -rn true`); or, if the file may do everything "
+    "that you can, add --unsafe-no-sandbox"
+)
 HOW_TO = (
     "make an environment with the fastai version of the export, `python3 -m venv fastai && fastai/bin/pip install fastai`, "
     "and name its Python: --python fastai/bin/python"
@@ -31,11 +38,33 @@ HOW_TO = (
 
 @dataclass(frozen=True)
 class Sandbox:
-    """Where and how steps run. `python` has fastai; each step has `seconds` of time and its own folder in `folder`."""
+    """Where and how steps run. `python` has fastai; each step has `seconds` of time and its own folder in `folder`.
+
+    `unsafe`: steps also run where this machine cannot isolate them.
+    """
 
     python: str
     folder: Path
     seconds: int
+    unsafe: bool = False
+
+    def require_isolation(self) -> None:
+        """Check what this machine can take away from a process, before anything untrusted is loaded.
+
+        Raises:
+            ModelInvalid: it cannot isolate a step, and that was not allowed.
+        """
+        answer = self.step("probe", {}, [], 1 << 20)
+        missing = {
+            "namespaces (unshare)": not can_unshare(),
+            "Landlock": not answer.get("fenced"),
+            "seccomp filter for this processor": not answer.get("unplugged"),
+        }
+        lacking = ", ".join(name for name, missed in missing.items() if missed)
+        if lacking and not self.unsafe:
+            raise refused(f"this machine cannot isolate the file, which was not loaded: it has no {lacking}", UNSAFE)
+        if lacking:
+            log.warning("this machine has no %s: while it is loaded, the file can do more than it needs", lacking)
 
     def step(self, name: str, options: Mapping[str, Any], inputs: Iterable[Path], file_bytes: int) -> dict[str, Any]:
         """Run `inside/main.py NAME` over copies of files and return its answer, which is untrusted and not validated yet.
@@ -47,20 +76,15 @@ class Sandbox:
         scratch.mkdir()
         for file in inputs:
             shutil.copyfile(file, scratch / file.name)
-        limits = {"seconds": self.seconds, "file_bytes": file_bytes}
+        limits = {"seconds": self.seconds, "file_bytes": file_bytes, "unsafe": self.unsafe}
         request = scratch / "request.json"
         content = {**options, **limits, "scratch": str(scratch), "import_from": [str(paths.HANDLERS.parent)]}
         request.write_text(json.dumps(content), encoding="utf-8")
         self._run(name, scratch, request)
         try:
-            answer = read_answer(self.take(name, f"{name}.json", MAX_ANSWER))
+            return read_answer(self.take(name, f"{name}.json", MAX_ANSWER))
         except (OSError, ValueError) as error:
             raise refused(f"loading it left no answer: {printable(str(error))}") from error
-        if not answer.get("fenced"):
-            log.warning("this kernel has no Landlock: while it was loaded, the file could read and write everything that you can")
-        if not answer.get("unplugged"):
-            log.warning("Torchrelay has no seccomp filter for this processor: while it was loaded, the file could open sockets")
-        return answer
 
     def take(self, name: str, file: str, most: int) -> Path:
         """Return a copy of a file that a step left. A process that outlived the step cannot change the copy.
@@ -132,7 +156,7 @@ def environment(scratch: Path) -> dict[str, str]:
 
 @cache
 def can_unshare() -> bool:
-    """Return whether this machine allows namespaces; warn once when it does not."""
+    """Return whether this machine allows namespaces."""
     if shutil.which("unshare") is not None:
         try:
             shell.run([*UNSHARE, "true"], timeout=20)
@@ -140,7 +164,6 @@ def can_unshare() -> bool:
             log.debug("%s", error)
         else:
             return True
-    log.warning("this machine allows no namespaces (unshare): only a seccomp filter keeps the file off the network")
     return False
 
 

@@ -15,6 +15,12 @@ def run(
     learner: Annotated[Path, typer.Argument(help="File that learn.export() wrote.", show_default=False)],
     output: Annotated[Path, option("output", "Folder to write: new, or empty.")],
     trust_pickle: Annotated[bool, option("trust-pickle", "Load the file, in a sandbox: you know who made it.")] = False,
+    unsafe_no_sandbox: Annotated[
+        bool,
+        option(
+            "unsafe-no-sandbox", "Load the file even if this machine cannot isolate it: it can then do everything that you can."
+        ),
+    ] = False,
     python: Annotated[str | None, option("python", "Python that has fastai. Default: this one.")] = None,
     size: Annotated[str | None, option("size", "HEIGHTxWIDTH of the pictures, for a learner that does not resize them.")] = None,
     timeout: Annotated[int, option("timeout", "Longest time for loading the file, in seconds.", min=1, max=86_400)] = 600,
@@ -30,7 +36,7 @@ def run(
     if size is not None and sides is None:
         raise typer.BadParameter(f"{size!r} is not HEIGHTxWIDTH, for example 96x128", param_hint="--size")
     pixels = (int(sides[1]), int(sides[2])) if sides is not None else None
-    options = export.Options(learner, output, trust_pickle, python, pixels, timeout)
+    options = export.Options(learner, output, trust_pickle, python, pixels, timeout, unsafe_no_sandbox)
     if dry_run:
         return planned("export-fastai", export.plan(options))
     exported = export.export(options)

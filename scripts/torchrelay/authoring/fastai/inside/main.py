@@ -1,7 +1,7 @@
-"""`python -I main.py read|verify REQUEST.json`: one step in the sandbox. Its answer is a JSON file with tensors beside it.
+"""`python -I main.py probe|read|verify REQUEST.json`: one step in the sandbox. Its answer is a JSON file with tensors beside it.
 
-REQUEST: `scratch` (the only folder that is written to), `seconds`, `file_bytes`, `import_from`, and what the step needs. It has no
-secrets. The caller validates everything that a step writes.
+REQUEST: `scratch` (the only folder that is written to), `seconds`, `file_bytes`, `import_from`, `unsafe` (go on unconfined), and
+the step's own fields. It has no secrets. The caller validates everything that a step writes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parents[3]
+PROBE = "probe"
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/sys/devices/system")
 _PROCESS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/dev/urandom", "/dev/zero")
 
@@ -32,6 +33,8 @@ def main() -> None:
     confine.limit(request["seconds"] * (os.cpu_count() or 1), request["file_bytes"])
     fenced = confine.files([Path(path) for path in readable], [scratch, Path("/dev/null")])
     unplugged = confine.calls()
+    if step != PROBE and not (fenced and unplugged) and not request["unsafe"]:
+        sys.exit("this machine has no Landlock or no seccomp filter, so nothing was loaded")
     module = importlib.import_module(f"torchrelay.authoring.fastai.inside.{step}")  # now, because torch must load confined
     answer = {"fenced": fenced, "unplugged": unplugged, **module.step(request, scratch)}
     (scratch / f"{step}.json").write_text(json.dumps(answer), encoding="utf-8")
