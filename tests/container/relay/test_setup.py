@@ -73,6 +73,25 @@ def setup_files(folder: Path) -> dict[str, tuple[int, bytes]]:
     return files
 
 
+@pytest.mark.parametrize(
+    ("exhausts", "limit", "words"),
+    [
+        ("time", {"TIMEOUT_S": "5"}, "did not end within 5 s"),
+        ("memory", {"MEMORY": "1Gi"}, "needs more memory than it is allowed"),
+        ("processes", {"PIDS": "100"}, "Resource temporarily unavailable"),
+    ],
+)
+def test_a_setup_without_end_is_stopped(
+    cli: Cli, client: docker.DockerClient, tmp_path: Path, exhausts: str, limit: dict[str, str], words: str
+) -> None:
+    name = f"setup-test-{secrets.token_hex(3)}"
+    folder = own_handler(tmp_path / "model", "hostile_setup", name)
+    with removed_afterwards(client, name):
+        edit(folder / "handler.py", 'EXHAUSTS = ""', f'EXHAUSTS = "{exhausts}"')
+        cli("build", folder, env={f"TORCHRELAY_INSTALL_{key}": value for key, value in limit.items()}).refused(14, words)
+        assert scratch_containers(client, folder) == []
+
+
 def test_a_hostile_setup_replaces_nothing_and_has_no_privileges(cli: Cli, client: docker.DockerClient, tmp_path: Path) -> None:
     name = f"setup-test-{secrets.token_hex(3)}"
     folder = own_handler(tmp_path / "model", "hostile_setup", name)

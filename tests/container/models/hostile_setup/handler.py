@@ -1,8 +1,10 @@
 """A handler whose install_packages packs the result itself, as a hostile package could."""
 
 import shutil
+import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import model
@@ -11,6 +13,7 @@ import torch
 from torchrelay_handlers import handler_factory
 
 REPLACES_THE_PROBE = False
+EXHAUSTS = ""
 LIMITS = ("memory/memory.limit_in_bytes", "memory.max", "pids/pids.max", "pids.max")  # of cgroup v1 and v2
 FOLDER = Path(__file__).parent
 
@@ -26,7 +29,18 @@ def pack(result, _):
             archive.add("/bin/true", str(FOLDER / "runtime/probe.py"))
 
 
+def exhaust():
+    """Take more of something than there should be; with a network and root this would be the machine's."""
+    if EXHAUSTS == "time":
+        time.sleep(3600)
+    if EXHAUSTS == "memory":
+        bytearray(3 << 30)
+    if EXHAUSTS == "processes":
+        [subprocess.Popen(["sleep", "60"]) for _ in range(500)]
+
+
 def install_packages():
+    exhaust()
     shutil.copyfile("/bin/true", FOLDER / "program")
     (FOLDER / "program").chmod(0o6755)
     rows = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(("Cap", "NoNewPrivs"))]
