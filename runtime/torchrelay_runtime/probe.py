@@ -1,4 +1,4 @@
-"""Ask the container from inside, where no network reaches it.
+"""Ask the container from inside, or from a container beside it that shares its network, where no other network reaches it.
 
 probe.py           reads {"concurrency", "timeout_s", "requests": [{"id", "method", "path", "content_type", "body" (base64)}]} on
                    one line of stdin, sends them through the front, prints
@@ -15,37 +15,108 @@ import base64
 import http.client
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from torchrelay_runtime.settings import own_port, state_dir
 from torchrelay_runtime.state import read_status
 
+BLOCK = 1 << 16
+MAX_ANSWER_BYTES = 64 << 20
+MAX_BATCH_BYTES = 256 << 20
+TIMEOUT_S = 60.0
 
-def send(connection: http.client.HTTPConnection, request: dict[str, Any]) -> dict[str, Any]:
-    """Send one request; an error of the connection is part of the answer."""
+
+class Refused(ValueError):
+    """An answer is not read to its end, because it is too large."""
+
+
+class Budget:
+    """Bytes that the answers of one batch may have together: they are held in memory until all have come."""
+
+    def __init__(self, total: int) -> None:
+        self._lock = threading.Lock()
+        self._total, self._left = total, total
+
+    def spend(self, count: int) -> None:
+        """Raise Refused when there is not that much left."""
+        with self._lock:
+            self._left -= count
+            if self._left < 0:
+                raise Refused(f"the answers are larger than {self._total} bytes together")
+
+
+def read_body(response: http.client.HTTPResponse, budget: Budget) -> bytes:
+    """Read an answer to its end, up to the limits. Raises Refused, IncompleteRead."""
+    body = bytearray()
+    while block := response.read(BLOCK):
+        body += block
+        if len(body) > MAX_ANSWER_BYTES:
+            raise Refused(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        budget.spend(len(block))
+    if response.length:  # read(n) does not raise when the peer closes early
+        raise http.client.IncompleteRead(b"", response.length)
+    return bytes(body)
+
+
+def send(connection: http.client.HTTPConnection, request: dict[str, Any], budget: Budget | None = None) -> dict[str, Any]:
+    """Send one request; an error of the connection is part of the answer. Its time limit is for the whole answer."""
     answer: dict[str, Any] = {"id": request["id"], "status": 0, "content_type": "", "body": "", "latency_ms": 0.0, "error": None}
     headers = {"Content-Type": request["content_type"]} if request.get("content_type") else {}
+    late = threading.Event()
     started = time.perf_counter()
     try:
         body = base64.b64decode(request.get("body") or "", validate=True)
-        connection.request(request.get("method", "POST"), request["path"], body or None, headers)
-        response = connection.getresponse()
-        content = response.read()
+        if connection.sock is None:
+            connection.connect()
+        with deadline(connection, late):
+            connection.request(request.get("method", "POST"), request["path"], body or None, headers)
+            response = connection.getresponse()
+            content = read_body(response, budget or Budget(MAX_ANSWER_BYTES))
         answer |= {
             "status": response.status,
             "content_type": response.headers.get("Content-Type", ""),
             "body": base64.b64encode(content).decode("ascii"),
         }
+    except Refused as refused:
+        connection.close()
+        answer["error"] = str(refused)
+    except TimeoutError:
+        late.set()
     except (OSError, http.client.HTTPException, ValueError) as error:
         connection.close()
         answer["error"] = f"{type(error).__name__}: {error}"
+    if late.is_set():
+        connection.close()
+        error_text = f"the answer was not complete within {connection.timeout:g} s"
+        answer |= {"status": 0, "content_type": "", "body": "", "error": error_text}
     answer["latency_ms"] = round((time.perf_counter() - started) * 1000, 3)
     return answer
+
+
+@contextmanager
+def deadline(connection: http.client.HTTPConnection, late: threading.Event) -> Iterator[None]:
+    """Cut a connection when its time is up and set `late`: a socket's own limit starts again with every byte."""
+    sock = connection.sock
+
+    def cut() -> None:
+        late.set()
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(connection.timeout or TIMEOUT_S, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def send_all(batch: dict[str, Any], port: int) -> list[dict[str, Any]]:
@@ -54,9 +125,10 @@ def send_all(batch: dict[str, Any], port: int) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = [{} for _ in requests]
     queue: Iterator[tuple[int, dict[str, Any]]] = iter(enumerate(requests))
     lock = threading.Lock()
+    budget = Budget(MAX_BATCH_BYTES)
 
     def lane() -> None:
-        host, timeout_s = str(batch.get("host", "127.0.0.1")), float(batch.get("timeout_s", 60))
+        host, timeout_s = str(batch.get("host", "127.0.0.1")), float(batch.get("timeout_s", TIMEOUT_S))
         connection = http.client.HTTPConnection(host, int(batch.get("port", port)), timeout=timeout_s)
         while True:
             with lock:
@@ -64,7 +136,7 @@ def send_all(batch: dict[str, Any], port: int) -> list[dict[str, Any]]:
             if index < 0:
                 connection.close()
                 return
-            answers[index] = send(connection, request)
+            answers[index] = send(connection, request, budget)
 
     lanes = [threading.Thread(target=lane) for _ in range(max(1, min(int(batch.get("concurrency", 1)), len(requests))))]
     for one in lanes:

@@ -1,9 +1,13 @@
-"""The settings of the hardened container in which an image is verified."""
+"""The settings of the hardened containers of a verification: the one that serves the image, and the prober beside it."""
 
 from typing import Any
 
 from torchrelay.model.model import Model
 from torchrelay.oci.image import Image
+
+PROBER_PIDS = 256
+PROBER_MEMORY = 2 << 30
+"""Bytes for all requests of one batch and their answers, which the probe limits (torchrelay_runtime/probe.py)."""
 
 
 def hardened(model: Model, name: str, labels: dict[str, str]) -> dict[str, Any]:
@@ -26,6 +30,23 @@ def hardened(model: Model, name: str, labels: dict[str, str]) -> dict[str, Any]:
     if model.gpus:
         settings["device_requests"] = [{"count": model.gpus, "capabilities": [["gpu"]]}]
     return settings
+
+
+def prober_settings(container_id: str) -> dict[str, Any]:
+    """Return the settings of a container that shares another one's network, and nothing else: it waits, and commands run in it."""
+    return {
+        "entrypoint": ["sleep"],
+        "command": ["infinity"],
+        "network_mode": f"container:{container_id}",
+        "read_only": True,
+        "user": "1000:1000",
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": PROBER_PIDS,
+        "mem_limit": PROBER_MEMORY,
+        "memswap_limit": PROBER_MEMORY,
+        "healthcheck": {"test": ["NONE"]},
+    }
 
 
 def local_tag(name: str, image: Image) -> str:

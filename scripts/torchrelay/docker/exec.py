@@ -15,6 +15,12 @@ from torchrelay.core.errors import DockerUnavailable, GateFailed
 EXEC_MARGIN_S = 30.0
 """Seconds allowed for `docker exec` itself, beside the requests: Python's start under a tight CPU limit."""
 STDOUT, STDERR = 1, 2
+MAX_OUTPUT_BYTES = 512 << 20
+"""Bytes that a command may print: the program may belong to an untrusted image, and its output is held in memory."""
+
+
+class OutputTooLong(Exception):
+    """A command printed more than MAX_OUTPUT_BYTES."""
 
 
 def exec_in(
@@ -27,7 +33,7 @@ def exec_in(
     """Run a command in a container and return (exit code, stdout, stderr).
 
     Raises:
-        GateFailed: the container is not running, or the command does not end within `timeout_s` seconds.
+        GateFailed: the container is not running, or the command does not end within `timeout_s` seconds, or it prints too much.
         DockerUnavailable: the daemon stopped answering.
     """
     api = container.client.api
@@ -41,6 +47,8 @@ def exec_in(
         return int(api.exec_inspect(exec_id)["ExitCode"] or 0), output, errors
     except TimeoutError as error:
         raise GateFailed(f"container {name}: {command[-1]} did not end within {timeout_s:g} s") from error
+    except OutputTooLong as error:
+        raise GateFailed(f"container {name}: {command[-1]} printed more than {MAX_OUTPUT_BYTES >> 20} MiB") from error
     except requests.HTTPError as error:  # docker.errors.APIError is one: 404 gone, 409 not running
         raise GateFailed(
             f"container {name} cannot run {command[-1]}: {getattr(error, 'explanation', None) or error}",
@@ -65,6 +73,8 @@ def _talk(sock: socket.socket, stdin: bytes | None, deadline: float) -> tuple[by
         feeder.start()
     out: dict[int, bytearray] = {}
     for kind, block in _frames(sock, deadline):
+        if sum(map(len, out.values())) + len(block) > MAX_OUTPUT_BYTES:
+            raise OutputTooLong
         out.setdefault(kind, bytearray()).extend(block)
     if feeder is not None:
         feeder.join(timeout=max(0.0, deadline - time.monotonic()))

@@ -42,6 +42,21 @@ def scratch_container(
     `purpose` is part of its name.
     """
     sweep(client, model_dir)
+    with _created(client, model_dir, purpose, image, settings) as container:
+        yield container
+
+
+@contextmanager
+def companion_container(
+    client: "DockerClient", model_dir: Path, purpose: str, image: str, settings: dict[str, Any]
+) -> Iterator["Container"]:
+    """Create, but do not start, a container beside a scratch container that stays; it is removed at the end in the same way."""
+    with _created(client, model_dir, purpose, image, settings) as container:
+        yield container
+
+
+@contextmanager
+def _created(client: "DockerClient", model_dir: Path, purpose: str, image: str, settings: dict[str, Any]) -> Iterator["Container"]:
     name = f"torchrelay-{purpose}-{uuid.uuid4().hex[:8]}"
     labels = {**settings.get("labels", {}), LABEL: owner(model_dir)}
     try:

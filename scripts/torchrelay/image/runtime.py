@@ -26,7 +26,7 @@ from torchrelay.core.locks import LONGEST_S, exclusive
 from torchrelay.core.log import log
 from torchrelay.core.progress import Progress, Task
 from torchrelay.core.settings import TorchSettings
-from torchrelay.docker.daemon import daemon, has_image
+from torchrelay.docker.daemon import daemon, has_image, load
 from torchrelay.oci.blobs import Slice, stored_blob, write_blob
 from torchrelay.oci.image import Image, load_image, save_image
 from torchrelay.oci.layers import TAR_GZIP, Layer
@@ -123,6 +123,17 @@ def build_if_missing(client: "DockerClient", settings: RuntimeSettings) -> str:
     if not has_image(client, tag_of(inputs)):
         _build(client, settings, inputs)
     return tag_of(inputs)
+
+
+def trusted_runtime(client: "DockerClient", device: str, progress: Progress) -> str:
+    """Return the id of the runtime image that this Torchrelay builds for a device, loaded into the daemon.
+
+    It is named by the digest of its config, so no tag, and nothing in a model's image, decides what runs. A machine that lacks it
+    builds it. Raises what `ensure_runtime` raises.
+    """
+    runtime = ensure_runtime(RuntimeSettings.from_environment(device), progress)
+    load(client, runtime, f"{REPOSITORY}:{runtime.config_digest[7:23]}", progress)
+    return runtime.config_digest
 
 
 def _write_context(settings: RuntimeSettings, file: IO[bytes]) -> None:

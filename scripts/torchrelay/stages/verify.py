@@ -1,8 +1,9 @@
 """Verify: starts the image as it will run, but without a network, and compares the answer to every sample with the expected one.
 
 The container gets no network, a read-only root with a writable /tmp, no root user, no capabilities and the declared CPU and memory.
-Each sample is sent alone, then all of them several at a time, so that they meet in batches. Requests go through the image's own
-front by `docker exec`, because nothing else can reach it.
+Each sample is sent alone, then all of them several at a time, so that they meet in batches. The requests are sent from a container
+of the trusted runtime image that shares the model's loopback interface and nothing else: no program of the verified image reports
+its own answers. Only readiness is asked inside it, where a lie gains nothing: the samples follow.
 """
 
 import json
@@ -20,13 +21,15 @@ from torchrelay.core.workspace import Workspace
 from torchrelay.docker.container import hardened, local_tag
 from torchrelay.docker.daemon import daemon, load
 from torchrelay.docker.scratch import scratch_container
+from torchrelay.image.runtime import trusted_runtime
 from torchrelay.model.model import Model
 from torchrelay.model.samples import Sample
 from torchrelay.model.version import resolved_version
 from torchrelay.oci.image import load_image
 from torchrelay.stages import archive, build, fetch
 from torchrelay.verification import diagnosis, kept_answers
-from torchrelay.verification.prober import ProbeAnswer, ProbeRequest, container_prober
+from torchrelay.verification.outside import outside_prober
+from torchrelay.verification.prober import ProbeAnswer, ProbeRequest
 from torchrelay.verification.ready import START_MARGIN_S, container_log, killed_for_memory, wait_container_ready
 from torchrelay.verification.replay import Replay, answer_timeout_s, at_once, conditions, replay, samples_digest
 from torchrelay.verification.verdict import Verdict, failed_samples, read_verdict, save_verdict
@@ -40,6 +43,7 @@ def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress
     """Verify the built image and write verdict.json.
 
     Returns the verdict, passed or failed. Raises NotVerified when there is nothing to verify, DockerUnavailable, BuildFailed.
+    Without the runtime image on this machine, it is built first.
     """
     begin = time.monotonic()
     concurrency = at_once(model)
@@ -64,12 +68,13 @@ def run(model_dir: Path, model: Model, samples: list[Sample], progress: Progress
     }
     with daemon() as client:
         load(client, image, local_tag(model.name, image), progress)
+        prober_image = trusted_runtime(client, model.device, progress)
         load_s = time.monotonic() - begin
         settings = hardened(model, "", {"org.torchrelay.verify": model.name})
         with scratch_container(client, model_dir, f"verify-{model.name}", image.config_digest, settings) as container:
             container.start()
             container.reload()
-            fields, answers = _replayed(client, container, model, samples)
+            fields, answers = _replayed(client, model_dir, container, model, samples, prober_image)
     kept_answers.save(workspace, image.config_digest, answers)
     verdict = Verdict(**common, **fields, load_s=round(load_s, 3), total_s=round(time.monotonic() - begin, 3))
     save_verdict(workspace, verdict)
@@ -88,15 +93,17 @@ def ask(
     image = build.run(model_dir, model, archived, samples, progress).image
     with daemon() as client:
         load(client, image, local_tag(model.name, image), progress)
+        prober_image = trusted_runtime(client, model.device, progress)
         settings = hardened(model, "", {"org.torchrelay.verify": model.name})
         with scratch_container(client, model_dir, f"record-{model.name}", image.config_digest, settings) as container:
             container.start()
             wait_container_ready(container, model.timeouts.startup_s + START_MARGIN_S)
-            return container_prober(container).send(requests, 1, answer_timeout_s(model))
+            with outside_prober(client, model_dir, container, prober_image) as prober:
+                return prober.send(requests, 1, answer_timeout_s(model))
 
 
 def _replayed(
-    client: "DockerClient", container: "Container", model: Model, samples: list[Sample]
+    client: "DockerClient", model_dir: Path, container: "Container", model: Model, samples: list[Sample], prober_image: str
 ) -> tuple[dict[str, Any], dict[str, ProbeAnswer]]:
     """Return the verdict's fields about the samples, and the answers."""
     ready_s = None
@@ -104,7 +111,8 @@ def _replayed(
     try:
         ready_s = round(wait_container_ready(container, model.timeouts.startup_s + START_MARGIN_S), 3)
         log.info("ready after %.1f s; sending %d samples", ready_s, len(samples))
-        outcome = replay(container_prober(container), model, samples, neighbours=True)
+        with outside_prober(client, model_dir, container, prober_image) as prober:
+            outcome = replay(prober, model, samples, neighbours=True)
         if outcome.passed:
             return {"result": "passed", "ready_s": ready_s, "samples": outcome.results}, outcome.answers
         failure = GateFailed(outcome.reason())

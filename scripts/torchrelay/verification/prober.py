@@ -1,7 +1,8 @@
 """Sends requests to a running model, from outside (HTTP) or from inside its container or pod, and times the replies.
 
-`torchrelay verify` runs the container with `--network none`, so requests go through `torchrelay_runtime.probe` inside it; a live
-endpoint is asked over HTTP, as by any client. Both return the same type, so the code that compares the replies need not know which.
+`torchrelay verify` runs the container with `--network none`, so requests go through `torchrelay_runtime.probe` in a container that
+shares its network (outside.py); a live endpoint is asked over HTTP, as by any client. All return the same type, so the code that
+compares the replies need not know which.
 """
 
 import base64
@@ -193,7 +194,7 @@ class ExecProber:
     def send(self, requests: Sequence[ProbeRequest], concurrency: int, timeout_s: float) -> list[ProbeAnswer]:
         """Send them all, `concurrency` at a time.
 
-        Raises GateFailed when the probe could not run or did not end: the container died, or is not of the runtime image; and
+        Raises GateFailed when the probe could not run or did not end: its container died, or is not of the runtime image; and
         whatever `execute` raises.
         """
         if not requests:
@@ -219,10 +220,14 @@ class ExecProber:
             return Readiness(False, f"the probe ended with code {code}: {tail}", False)
 
 
-def container_prober(container: Any) -> ExecProber:
-    """Return a prober inside a Docker container (`docker.models.containers.Container`)."""
+def container_prober(container: Any, name: str = "", log_command: str = "", address: Address | None = None) -> ExecProber:
+    """Return a prober inside a Docker container (`docker.models.containers.Container`), which asks that container or an address.
+
+    Its probe is part of the container's image: for an answer that has to be true, use `outside.outside_prober`.
+    """
 
     def execute(command: Sequence[str], stdin: bytes, timeout_s: float) -> tuple[int, bytes, bytes]:
         return exec_in(container, command, stdin=stdin or None, timeout_s=timeout_s)
 
-    return ExecProber(execute, f"container {container.name}", f"docker logs {container.name}")
+    own = f"container {container.name}"
+    return ExecProber(execute, name or own, log_command or f"docker logs {container.name}", address)

@@ -17,6 +17,8 @@ from torchrelay.verification.verdict import SampleResult
 CONCURRENCY = 8
 MOST_AT_ONCE = 64
 ROUNDS = 3
+SENT_FROM = "outside"
+"""Where verify sends from: verdicts of versions that used the image's own probe do not count."""
 ANSWER_MARGIN_S = 5.0
 """Seconds that an answer may take beyond the model's own `timeouts.response_s`."""
 
@@ -143,5 +145,6 @@ def answer_timeout_s(model: Model) -> float:
 def conditions(model: Model, concurrency: int) -> str:
     """Return a sha256 (hex) over the container's limits and how samples are sent: under other conditions it is verified again."""
     limits = hardened(model, "", {})
-    described = json.dumps([limits, concurrency, ROUNDS, model.timeouts.startup_s, "neighbours"], sort_keys=True, default=str)
+    how = [limits, concurrency, ROUNDS, model.timeouts.startup_s, SENT_FROM, "neighbours"]
+    described = json.dumps(how, sort_keys=True, default=str)
     return hashlib.sha256(described.encode()).hexdigest()
