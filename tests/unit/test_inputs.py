@@ -39,6 +39,7 @@ def test_absent_inputs_have_their_defaults(text: str) -> None:
         ({"live_url": "https://models.example.org:8443/predictions/digits"}, "https://models.example.org:8443/predictions/digits"),
         ({"live_url": "http://127.0.0.1:8080"}, "http://127.0.0.1:8080"),
         ({"environment": "Staging-EU_1.a"}, "Staging-EU_1.a"),
+        ({"any_branch_environments": " staging\n\nQA.eu\n"}, ["staging", "QA.eu"]),
         ({"runner": "gpu-large"}, "gpu-large"),
     ],
 )
@@ -52,7 +53,7 @@ def test_valid_inputs(inputs: dict[str, Any], value: Any) -> None:
     [
         ({"model": "x"}, 'input "model" is unknown; did you mean models?'),
         ({"dry_runn": "true"}, 'input "dry-runn" is unknown; did you mean dry-run?'),
-        ({"zzzzzz": ""}, 'input "zzzzzz" is unknown; allowed: aws-region'),
+        ({"zzzzzz": ""}, 'input "zzzzzz" is unknown; allowed: any-branch-environments'),
         ({"dry_run": "yes"}, 'input dry-run: "yes" is not a boolean; write true or false'),
         ({"dry_run": "True"}, "input dry-run:"),
         ({"dry_run": 1}, "input dry-run: 1 is not text"),
@@ -86,6 +87,8 @@ def test_valid_inputs(inputs: dict[str, Any], value: Any) -> None:
         ({"environment": "Staging EU/1"}, "input environment:"),
         ({"environment": "prod--eu"}, "input environment:"),
         ({"environment": "prod-"}, "input environment:"),
+        ({"any_branch_environments": "staging\n*"}, "input any-branch-environments:"),
+        ({"any_branch_environments": "staging, qa"}, "input any-branch-environments:"),
         ({"runner": "ubuntu latest"}, "input runner:"),
         ({"runner": "-x"}, "input runner:"),
         ({"skip": "verify"}, 'input skip: "verify" cannot be skipped; allowed: attest, comment, deploy, diff'),

@@ -190,11 +190,27 @@ def test_the_events_that_deploy(event: Event, deploy: bool) -> None:
     assert planned.summary()["build"] is True
 
 
-def test_manual_runs_of_other_branches_deploy_anywhere_but_production() -> None:
-    by_hand = Event("workflow_dispatch", "refs/heads/fix")
-    for environment, deploy in (("staging", True), ("production", False), ("", False)):
-        assert plan_of(by_hand, environment=environment).deploy is deploy, environment
-    assert plan_of(Event("push", "refs/heads/fix"), environment="staging").deploy is False
+@pytest.mark.parametrize("environment", ["production", "Production", "PRODUCTION", "prod", "live", "staging", ""])
+def test_a_manual_run_of_another_branch_deploys_nowhere_by_default(environment: str) -> None:
+    assert plan_of(Event("workflow_dispatch", "refs/heads/fix"), environment=environment).deploy is False
+    assert plan_of(Event("workflow_dispatch", "refs/heads/main"), environment=environment).deploy is True
+
+
+@pytest.mark.parametrize(
+    ("environment", "deploy"), [("staging", True), ("Staging", True), ("qa", True), ("production", False), ("Production", False)]
+)
+def test_a_manual_run_of_another_branch_deploys_to_the_listed_environments(environment: str, deploy: bool) -> None:
+    allowed: dict[str, Any] = {"environment": environment, "any_branch_environments": " STAGING \n\nqa\n"}
+    assert plan_of(Event("workflow_dispatch", "refs/heads/fix"), **allowed).deploy is deploy
+    assert plan_of(Event("push", "refs/heads/fix"), **allowed).deploy is False
+    assert plan_of(Event("pull_request", "refs/pull/1/merge"), **allowed).deploy is False
+
+
+def test_the_samples_of_a_fork_are_not_sent_to_the_live_endpoint() -> None:
+    live: dict[str, Any] = {"live_url": "https://x.org"}
+    assert plan_of(pull_of({"full_name": "acme/models"}), **live).diff is True
+    assert plan_of(pull_of({"full_name": "mallory/models"}), **live).diff is False
+    assert plan_of(pull_of(None), **live).diff is False
 
 
 @pytest.mark.parametrize("values", [{"dry_run": True}, {"dry_run": "true"}, {"skip": "deploy"}])

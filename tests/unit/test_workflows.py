@@ -102,7 +102,7 @@ def inputs_are_used_and_declared(tree: Tree) -> Iterator[str]:
             body = {key: value for key, value in file.data.items() if key != "on"}
         expression = " ".join(expressions(body))
         used = set(re.findall(r"\binputs\.([\w-]+)", expression))
-        whole = {"dry-run", "skip"} if re.search(r"toJSON\(inputs\)", expression) else set()
+        whole = {"any-branch-environments", "dry-run", "skip"} if re.search(r"toJSON\(inputs\)", expression) else set()
         yield from (f"{file.name}: inputs.{name} is not declared" for name in used - declared)
         yield from (f"{file.name}: nothing reads inputs.{name}" for name in declared - used - whole)
 

@@ -276,6 +276,12 @@ def test_clashing_artifacts_are_reported(old: str, new: str) -> None:
     assert clashes(TREE.but(SERVE, old, new)) != []
 
 
+@pytest.mark.parametrize("job", ["test", "publish"])
+def test_a_release_is_made_from_the_default_branch_alone(job: str) -> None:
+    condition = TREE.files[".github/workflows/__release.yml"].data["jobs"][job]["if"]
+    assert condition == "${{ github.ref == format('refs/heads/{0}', github.event.repository.default_branch) }}"
+
+
 def test_a_release_candidate_is_a_prerelease() -> None:
     steps = [
         step for _, step in TREE.files[".github/workflows/__release.yml"].steps() if "gh release create" in step.get("run", "")

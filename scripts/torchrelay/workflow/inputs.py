@@ -61,12 +61,17 @@ def _lines(value: str) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in value.splitlines() if line.strip()))
 
 
+def _environments(value: str) -> list[str]:
+    return [_environment(line) for line in _lines(value)]
+
+
 def _boolean(value: str) -> bool:
     if value not in ("true", "false"):
         raise Refused(f"{shown(value)} is not a boolean; write true or false")
     return value == "true"
 
 
+_environment = _matching(_ENVIRONMENT, "a valid environment name; use letters, digits and . _ - but not --, at most 100 characters")
 _role_arn = _matching(_ROLE, "the ARN of a role; write arn:aws:iam::123456789012:role/NAME")
 
 
@@ -83,10 +88,8 @@ INPUTS: dict[str, Input] = {
     "models": Input(_lines, [], lines=True),
     "target": Input(_target),
     "repository": Input(_repository),
-    "environment": Input(
-        _matching(_ENVIRONMENT, "a valid environment name; use letters, digits and . _ - but not --, at most 100 characters"),
-        "production",
-    ),
+    "environment": Input(_environment, "production"),
+    "any-branch-environments": Input(_environments, [], lines=True),
     "skip": Input(_skip, [], lines=True),
     "dry-run": Input(_boolean, default=False),
     "aws-role": Input(_role_arn),
@@ -105,6 +108,7 @@ class Inputs:
     target: str
     repository: str
     environment: str
+    any_branch_environments: list[str]
     skip: list[str]
     dry_run: bool
     aws_role: str

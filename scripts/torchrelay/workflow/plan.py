@@ -14,11 +14,10 @@ from torchrelay.model.model import FILE, Model, load
 from torchrelay.model.weights_lock import LOCK_NAME
 from torchrelay.workflow.checkout import Checkout
 from torchrelay.workflow.event import Event, baseline
-from torchrelay.workflow.inputs import INPUTS, Inputs
+from torchrelay.workflow.inputs import Inputs
 
 REFUSED = "pull_request_target"
 DEPLOYING = ("", "schedule")  # "": started outside GitHub; events that are neither here nor in `_deploys` deploy nothing
-PRODUCTION = INPUTS["environment"].default
 MAX_MODELS = 256  # GitHub's limit of jobs in a matrix
 PLAIN = "letters, digits, space and . _ + @ - between slashes, no space or - at the start, no space at the end"
 
@@ -186,7 +185,8 @@ def decide(event: Event, inputs: Inputs, models: list[ModelFolder], affected: li
         models=affected,
         deploy=deploy,
         fetched=fetched,
-        diff=bool(affected and inputs.live_url) and "diff" not in inputs.skip,
+        # A fork chooses the samples: they are not sent to the endpoint that serves users.
+        diff=bool(affected and inputs.live_url) and not event.from_fork and "diff" not in inputs.skip,
         comment=bool(affected) and event.name == "pull_request" and "comment" not in inputs.skip,
         attest=bool(deploy and inputs.repository) and "attest" not in inputs.skip,
         dry_run=inputs.dry_run,
@@ -195,9 +195,14 @@ def decide(event: Event, inputs: Inputs, models: list[ModelFolder], affected: li
 
 
 def _deploys(event: Event, inputs: Inputs) -> bool:
-    """Return whether an event may deploy. Commits of two branches have no order, so only one branch may deploy to production."""
+    """Return whether an event may deploy. Commits of two branches have no order, so the default branch alone may.
+
+    `any-branch-environments` lists the exceptions for manual runs. GitHub does not distinguish capitals in the names of
+    environments, so neither does this rule.
+    """
     if event.name == "workflow_dispatch":
-        return event.on_default_branch or inputs.environment != PRODUCTION
+        allowed = {name.casefold() for name in inputs.any_branch_environments}
+        return event.on_default_branch or inputs.environment.casefold() in allowed
     return event.name in DEPLOYING or (event.name == "push" and event.on_default_branch)
 
 
