@@ -27,6 +27,7 @@ from torchrelay.stages import login
 ROLE = "arn:aws:iam::123456789012:role/deploy"
 USER, PASSWORD = "robot", "right horse"
 HTPASSWD = f"{USER}:$2b$05$abcdefghijklmnopqrstuuB05BVy0V7KomGh8K56xgiHLq3Wkqh46\n"
+SECRET_FLAGS = {"--registry-password": "TORCHRELAY_REGISTRY_PASSWORD", "--kubeconfig-data": "TORCHRELAY_KUBECONFIG_DATA"}
 KUBECONFIG = """
 apiVersion: v1
 kind: Config
@@ -186,11 +187,28 @@ def test_trouble_at_sts_is_retried(aws: str, monkeypatch: pytest.MonkeyPatch, jo
         (["--kubeconfig-data", "nonsense"], "kubeconfig:1: is not YAML"),
     ],
 )
-def test_bad_input_is_one_clear_error(job: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_bad_input_is_one_clear_error(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    for flag in set(SECRET_FLAGS) & set(arguments):
+        at = arguments.index(flag)
+        monkeypatch.setenv(SECRET_FLAGS[flag], arguments[at + 1])
+        arguments = arguments[:at] + arguments[at + 2 :]
     assert main.run(["login", *arguments]) == 35
     assert message in capsys.readouterr().err
     assert exported(job / "env") == {}
     assert [path.name for path in (job / "temp").iterdir()] == ["torchrelay-error.json"]
+
+
+@pytest.mark.parametrize("flag", ["--registry-password", "--kubeconfig-data"])
+@pytest.mark.parametrize("form", ["apart", "joined"])
+def test_a_typed_secret_is_refused(job: Path, capsys: pytest.CaptureFixture[str], flag: str, form: str) -> None:
+    typed = [flag, "right horse"] if form == "apart" else [f"{flag}=right horse"]
+    assert main.run(["login", "--registry", "ghcr.io", "--registry-username", "u", *typed]) == 2
+    err = capsys.readouterr().err
+    assert SECRET_FLAGS[flag] in " ".join(err.split())
+    assert "right horse" not in err
+    assert exported(job / "env") == {}
 
 
 @pytest.mark.usefixtures("aws")
@@ -229,8 +247,11 @@ def test_a_registrys_password_is_tried_and_kept_for_docker(
     assert "credsStore" not in json.loads((folder / "config.json").read_text())
 
 
-def test_a_wrong_password_is_refused_before_any_write(locked_registry: str, job: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["login", "--registry", locked_registry, "--registry-username", USER, "--registry-password", "wrong horse"]
+def test_a_wrong_password_is_refused_before_any_write(
+    locked_registry: str, job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHRELAY_REGISTRY_PASSWORD", "wrong horse")
+    arguments = ["login", "--registry", locked_registry, "--registry-username", USER]
     assert main.run(arguments) == 35
     err = capsys.readouterr().err
     assert "401" in err
@@ -262,7 +283,8 @@ def test_outside_of_a_job_nothing_is_written(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RUNNER_TEMP")
-    assert main.run(["login", "--kubeconfig-data", KUBECONFIG]) == 35
+    monkeypatch.setenv("TORCHRELAY_KUBECONFIG_DATA", KUBECONFIG)
+    assert main.run(["login"]) == 35
     assert "RUNNER_TEMP is not set" in capsys.readouterr().err
     assert not (job / "home").exists()
 

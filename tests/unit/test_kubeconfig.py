@@ -43,6 +43,21 @@ def runs(command: str, *arguments: str, env: Any = None) -> dict[str, Any]:
         runs("aws-iam-authenticator", "token", "-i", "c"),
         runs("gke-gcloud-auth-plugin"),
         runs("kubelogin", "get-token", "--login", "workloadidentity"),
+        runs(
+            "kubelogin",
+            "get-token",
+            "--environment",
+            "AzurePublicCloud",
+            "--server-id",
+            "x",
+            "--client-id",
+            "y",
+            "--tenant-id",
+            "z",
+        ),
+        runs(
+            "kubelogin", "get-token", "--oidc-issuer-url=https://issuer.example", "--oidc-client-id=c", "--oidc-extra-scope=email"
+        ),
     ],
 )
 def test_kubeconfigs_of_real_clusters_pass(user: dict[str, Any]) -> None:
@@ -64,6 +79,12 @@ def test_plain_http_on_loopback_passes() -> None:
         (config(runs("aws", "eks", "get-token", "--endpoint-url", "x;y")), "something other than a token"),
         (config(runs("aws", "eks", "get-token", "--cluster-name", "c", "s3", "rm")), "something other than a token"),
         (config(runs("gke-gcloud-auth-plugin", "--impersonate")), "something other than a token"),
+        (config(runs("kubelogin", "get-token", "--browser-command", "/bin/sh")), "something other than a token"),
+        (config(runs("kubelogin", "get-token", "--browser-command=/bin/sh")), "something other than a token"),
+        (config(runs("kubelogin", "get-token", "--login", "--browser-command=/bin/sh")), "something other than a token"),
+        (config(runs("kubelogin", "get-token", "--federated-token-file", "/etc/shadow")), "something other than a token"),
+        (config(runs("kubelogin", "get-token", "--authority-host", "https://evil.example")), "something other than a token"),
+        (config(runs("aws", "eks", "get-token", "--cluster-name", "--endpoint-url=https://evil.example")), "other than a token"),
         (config({"exec": {"command": ["aws"]}}), "would run"),
         (config({"exec": "aws eks get-token"}), "would run None"),
         (config({"exec": {"command": "aws", "args": "eks get-token"}}), "something other than a token"),
@@ -75,6 +96,8 @@ def test_plain_http_on_loopback_passes() -> None:
         (config({"client-key": "key.pem"}), "`client-key` names a file"),
         (config(cluster={"certificate-authority": "ca.pem"}), "`certificate-authority` names a file"),
         (config(cluster={"server": "http://k8s.example"}), "not an https:// address"),
+        (config(cluster={"server": "http://127.0.0.1.evil.example"}), "not an https:// address"),
+        (config(cluster={"server": "ftp://127.0.0.1"}), "not an https:// address"),
         (config(cluster={"server": 5}), "not an https:// address"),
         (config(cluster={"server": "https://[::1"}), "not an https:// address"),
         (config(runs("aws", "eks", "get-token", env=[{"name": [1]}])), "sets"),

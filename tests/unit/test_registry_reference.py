@@ -31,6 +31,31 @@ def test_an_invalid_reference_is_refused_in_one_line(text: str) -> None:
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1.evil.example",
+        "127.evil.example",
+        "127.0.0.1.:5000",
+        "localhost.evil.example",
+        "127.0.0.256",
+        "0127.0.0.1",
+        "127.1",
+    ],
+)
+def test_a_host_that_only_looks_like_this_machine_is_https(host: str) -> None:
+    try:
+        reference = parse_reference(f"{host}/models/digits", "1")
+    except RegistryError:
+        return
+    assert reference.base.startswith("https://")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:5000", "127.8.9.10", "localhost", "localhost:5000"])
+def test_this_machine_is_plain_http(host: str) -> None:
+    assert parse_reference(f"{host}/models/digits", "1").base == f"http://{host}"
+
+
 def test_docker_hub_is_spoken_to_where_it_answers() -> None:
     assert parse_reference("docker.io/me/digits", "1").base == "https://registry-1.docker.io"
     assert parse_reference("docker.io/me/digits", "1").name == "docker.io/me/digits"
@@ -48,5 +73,7 @@ def test_a_password_does_not_go_out_in_the_clear() -> None:
 
     registry = Registry("https://host.example", credentials=lambda _host: ("user", "secret"), session=Asked())  # type: ignore[arg-type] # a stand-in
     assert registry._authenticate(Challenge("http://elsewhere.example/token")) is False  # type: ignore[arg-type] # a stand-in
+    local = Registry("http://127.0.0.1:5000", credentials=lambda _host: ("user", "secret"), session=Asked())  # type: ignore[arg-type] # a stand-in
+    assert local._authenticate(Challenge("http://elsewhere.example/token")) is False  # type: ignore[arg-type] # a stand-in
     with pytest.raises(AssertionError, match="realm was asked"):
         registry._authenticate(Challenge("https://elsewhere.example/token"))  # type: ignore[arg-type] # a stand-in

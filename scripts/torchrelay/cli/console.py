@@ -49,6 +49,19 @@ def option(flag: str, help_text: str, **more: Any) -> Any:
     return typer.Option(f"--{flag}", envvar=f"TORCHRELAY_{flag.upper().replace('-', '_')}", help=help_text, **more)
 
 
+def secret_option(flag: str, help_text: str) -> Any:
+    """Return an option whose value is accepted from its variable only: every process on the machine can read arguments."""
+
+    def refuse_typed(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            variable = f"TORCHRELAY_{flag.upper().replace('-', '_')}"
+            raise typer.BadParameter(f"a secret typed here is seen by every process: set {variable}", param_hint=f"--{flag}")
+        return value
+
+    return option(flag, help_text, callback=refuse_typed)
+
+
 ModelDir = Annotated[
     Path,
     typer.Argument(

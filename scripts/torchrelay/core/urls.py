@@ -1,6 +1,7 @@
-"""The rule for web addresses that people type."""
+"""The rules for web addresses: those that people type, and where a secret may be sent unencrypted."""
 
 import re
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from torchrelay.core.errors import InputsInvalid
@@ -30,6 +31,23 @@ def web_address(value: str) -> str:
     if not plain or "@" in parts.netloc or "?" in value or "#" in value or " " in value or "\\" in value:
         raise Refused(f"{shown(value)} is not an address; {_FORM}")
     return value
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine: an address of it or `localhost`, never a name that only looks like one."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def is_private(url: str) -> bool:
+    """Return whether what is sent to an address cannot be read on the way: it is https, or plain http on this machine."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    except ValueError:  # brackets that do not enclose an IPv6 address
+        return False
 
 
 def require_url(name: str, value: str) -> None:

@@ -14,15 +14,22 @@ from urllib.parse import urlsplit
 
 from torchrelay.core.errors import LoginFailed, ModelInvalid
 from torchrelay.core.text import printable
+from torchrelay.core.urls import is_private
 from torchrelay.model import yaml_document
 
 NAME = "kubeconfig"
-_AWS = r"--(?:cluster-name|cluster-id|role-arn|region|profile|output) [\w:/+=,.@-]+"
+_VALUE = r"[\w:/+=,.@][\w:/+=,.@-]*"  # never a flag itself
+_AWS = rf"--(?:cluster-name|cluster-id|role-arn|region|profile|output) {_VALUE}"
+_KUBELOGIN = (
+    r"--(?:login|environment|server-id|client-id|tenant-id|oidc-issuer-url|oidc-client-id|oidc-client-secret|oidc-extra-scope|grant-type)"
+    rf"[ =]{_VALUE}"
+)
+"""The flags of both programs of this name that choose an identity; others open files or start programs (`--browser-command`)."""
 EXEC_ARGUMENTS = {
     "aws": re.compile(rf"(?:{_AWS} )*eks get-token(?: {_AWS})*"),
-    "aws-iam-authenticator": re.compile(r"token(?: (?:-i|-r|--cluster-id|--role) [\w:/+=,.@-]+)*"),
+    "aws-iam-authenticator": re.compile(rf"token(?: (?:-i|-r|--cluster-id|--role) {_VALUE})*"),
     "gke-gcloud-auth-plugin": re.compile(r""),
-    "kubelogin": re.compile(r"get-token(?: --[a-z-]+ [\w:/+=,.@-]+)*"),
+    "kubelogin": re.compile(rf"get-token(?: {_KUBELOGIN})*"),
 }
 EXEC_ENVIRONMENT = {"AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_STS_REGIONAL_ENDPOINTS", "USE_GKE_GCLOUD_AUTH_PLUGIN"}
 FILES = {
@@ -118,12 +125,9 @@ def _cluster_problems(config: dict[str, Any]) -> Problems:
 
 
 def _is_safe_server(server: Any) -> bool:
-    """Return whether an address is https, or on this machine."""
-    try:
-        parts = urlsplit(server if isinstance(server, str) else "")
-    except ValueError:  # brackets that do not enclose an IPv6 address
-        return False
-    return bool(parts.hostname) and (parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost"))
+    """Return whether an address is https, or http on this machine, and names a host."""
+    text = server if isinstance(server, str) else ""
+    return is_private(text) and bool(urlsplit(text).hostname)
 
 
 def _user_problems(config: dict[str, Any]) -> Problems:

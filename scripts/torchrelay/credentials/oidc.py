@@ -23,6 +23,7 @@ from torchrelay.core.errors import LoginFailed
 from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.retry import Policy, RetryLater, pause, retry_after_s, retrying
 from torchrelay.core.text import printable
+from torchrelay.core.urls import is_private
 
 log = logging.getLogger("torchrelay")
 
@@ -121,8 +122,7 @@ def _unavailable(environment: Mapping[str, str]) -> LoginFailed:
 
 
 def _require_safe(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")):
+    if is_private(url):
         return
     raise LoginFailed(
         f"{URL} is not an https:// address: the job's credentials would be sent unencrypted", "leave it as the runner sets it"

@@ -1,7 +1,6 @@
 """The `weights` field of model.yaml: its URI is checked and split, nothing is read."""
 
 import re
-from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -9,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from torchrelay.core.text import nearest, printable, shown
+from torchrelay.core.urls import is_loopback
 from torchrelay.model.fields import refuse
 
 FORMS = "s3://bucket/key, https://..., hf://org/repo/path[@revision], or a path relative to model.yaml"
@@ -80,14 +80,6 @@ def _check_file(uri: str) -> None:
 
 
 _CHECKS = {"s3": _check_s3, "https": _check_http, "http": _check_http, "hf": _check_hf, "file": _check_file}
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def file_name(uri: str) -> str:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from torchrelay.core.errors import RegistryError
+from torchrelay.core.urls import is_loopback
 
 REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 HOST = re.compile(
@@ -25,7 +26,7 @@ class Reference:
     def base(self) -> str:
         """Address of the registry; http only on this machine, otherwise https."""
         name = self.host.partition(":")[0]
-        scheme = "http" if name == "localhost" or name.startswith("127.") else "https"
+        scheme = "http" if is_loopback(name) else "https"
         return f"{scheme}://{DOCKER_HUB if name == 'docker.io' else self.host}"
 
     @property

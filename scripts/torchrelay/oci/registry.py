@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin, urlparse
+from urllib.parse import urljoin, urlparse, urlsplit
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
@@ -15,7 +15,8 @@ from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.log import log
 from torchrelay.core.progress import Task
 from torchrelay.core.retry import Policy, RetryLater, pause, retry_after_s, retrying
-from torchrelay.core.text import first_line
+from torchrelay.core.text import first_line, shown
+from torchrelay.core.urls import is_private
 from torchrelay.oci.blobs import Blob, sha256_digest
 from torchrelay.oci.docker_config import docker_credentials
 from torchrelay.oci.image import MANIFEST_TYPE
@@ -35,6 +36,13 @@ class _Bearer(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+class _NoCredentials(AuthBase):
+    """Sends a request as it is; without it, `requests` would send a password of ~/.netrc."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
 
 
@@ -135,7 +143,11 @@ class Registry:
         location = answer.headers.get("Location")
         if not location:
             raise RegistryError(f"{self.base}: answered {answer.status_code} without a Location", "this is not an OCI registry")
-        return urljoin(self.base, location)
+        target = urljoin(self.base, location)
+        if not is_private(target):
+            message = f"{self.base}: continues the upload at {shown(target.partition('?')[0])}, which is not https"
+            raise RegistryError(message, "correct the registry's own address in its configuration: it must be https")
+        return target
 
     def put_manifest(self, repository: str, reference: str, manifest: bytes, media_type: str = MANIFEST_TYPE) -> str:
         """Store a manifest or index under a tag or its digest and return the digest that the registry reports."""
@@ -211,13 +223,22 @@ class Registry:
     def _once(
         self, method: str, url: str, *, headers: dict[str, str] | None = None, data: Any = None, stream: bool = False
     ) -> requests.Response:
-        """Send one request; after a 401 send it once more, with the credentials that the challenge asks for."""
+        """Send one request; after a 401 send it once more, with the credentials that the challenge asks for.
+
+        Another host, to which a Location or a redirect leads, gets no credentials, and none that it asks for.
+        """
         options: dict[str, Any] = {"headers": headers, "data": data, "stream": stream, "timeout": TIMEOUT_S}
         target = urljoin(self.base, url)
+        if not self._is_own(target):
+            return self.session.request(method, target, auth=_NoCredentials(), **options)
         answer = self.session.request(method, target, auth=self.auth, **options)
-        if answer.status_code == 401 and self._authenticate(answer):
+        if answer.status_code == 401 and self._is_own(answer.url) and self._authenticate(answer):
             return self.session.request(method, target, auth=self.auth, **options)
         return answer
+
+    def _is_own(self, url: str) -> bool:
+        """Return whether an address is at this registry: the same scheme, host and port."""
+        return _origin(url) == _origin(self.base)
 
     def _authenticate(self, answer: requests.Response) -> bool:
         challenge = answer.headers.get("WWW-Authenticate", "")
@@ -226,10 +247,10 @@ class Registry:
             self.auth = HTTPBasicAuth(*known) if known else None
             return known is not None
         fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-        if self.base.startswith("https:") and not fields.get("realm", "").startswith("https:"):
-            return False  # a registry must not make us send a password unencrypted
         if not challenge.lower().startswith("bearer") or "realm" not in fields:
             return False
+        if not is_private(fields["realm"]) or (self.base.startswith("https:") and not fields["realm"].startswith("https:")):
+            return False  # a registry must not make us send a password unencrypted
         query = {key: fields[key] for key in ("service", "scope") if key in fields}
         login = HTTPBasicAuth(*known) if known else None
         token = self.session.get(fields["realm"], params=query, auth=login, timeout=TIMEOUT_S)
@@ -241,6 +262,12 @@ class Registry:
         except (ValueError, KeyError, AttributeError):
             return False
         return True
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of an address."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _reason(answer: requests.Response) -> str:

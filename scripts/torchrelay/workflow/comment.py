@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 
@@ -16,6 +15,7 @@ from torchrelay.core.errors import GitHubRefused
 from torchrelay.core.json_text import parse_untrusted
 from torchrelay.core.retry import Policy, RetryLater, pause, retry_after_s, retrying
 from torchrelay.core.text import printable
+from torchrelay.core.urls import is_private
 
 log = logging.getLogger("torchrelay")
 
@@ -29,7 +29,6 @@ PAGE = 100  # comments per page: GitHub's maximum
 PAGES = 100
 _RUN = re.compile(r"<!-- run (\d{1,15}) -->")
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class CommentForbidden(GitHubRefused):
@@ -72,8 +71,7 @@ def pull_request_of(environment: Mapping[str, str]) -> PullRequest | None:
         return None
     api = environment.get("GITHUB_API_URL") or "https://api.github.com"
     repository = environment.get("GITHUB_REPOSITORY", "")
-    parts = urlsplit(api)
-    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in LOOPBACK):
+    if not is_private(api):
         raise GitHubRefused(f"GITHUB_API_URL is {printable(api)}: the token is only sent over TLS", "use https")
     if not _REPOSITORY.fullmatch(repository) or set(repository.split("/")) & {".", ".."}:
         raise GitHubRefused(f"GITHUB_REPOSITORY is {printable(repository)!r}, not owner/name", "run it in a workflow")

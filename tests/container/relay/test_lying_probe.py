@@ -25,9 +25,17 @@ from torchrelay.verification.verdict import Verdict
 RUNTIME = "opt/torchrelay/runtime/torchrelay_runtime"
 EXPECTED = {"echo": "what no handler answers"}
 LYING = f"""\
-import base64, json, sys
+import base64, http.client, json, sys
 if "--ready" in sys.argv:
-    print(json.dumps({{"ready": True, "reason": "", "failed": False}}))
+    ready = True
+    if {{waits}}:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", 8080)
+            connection.request("GET", "/ping")
+            ready = connection.getresponse().status == 200
+        except OSError:
+            ready = False
+    print(json.dumps({{"ready": ready, "reason": "", "failed": False}}))
 else:
     body = base64.b64encode({json.dumps(EXPECTED).encode()!r}).decode()
     print(json.dumps([
@@ -60,7 +68,10 @@ def from_inside(_client: Any, _folder: Path, container: Any, _runtime: str) -> I
 
 @pytest.mark.parametrize(
     ("programs", "reason"),
-    [({"probe": LYING}, "what no handler answers"), ({"probe": LYING, "entrypoint": IDLE}, "ConnectionRefusedError")],
+    [
+        ({"probe": LYING.replace("{waits}", "True")}, "what no handler answers"),
+        ({"probe": LYING.replace("{waits}", "False"), "entrypoint": IDLE}, "ConnectionRefusedError"),
+    ],
     ids=["wrong_server", "no_server"],
 )
 def test_a_lying_probe_does_not_pass(

@@ -4,16 +4,19 @@ from typing import Annotated
 
 from pydantic import SecretStr
 
-from torchrelay.cli.console import AsJson, AwsRegion, AwsRole, begin, done, option
+from torchrelay.cli.console import AsJson, AwsRegion, AwsRole, begin, done, option, secret_option
 from torchrelay.stages import login
 
 RegistryHost = Annotated[str, option("registry", "Registry to log in to: host or host/repository. ECR needs only the role.")]
 RegistryUsername = Annotated[str, option("registry-username", "User name for the registry.")]
 RegistryPassword = Annotated[
-    str, option("registry-password", "Password for the registry. Pass it in the variable: other processes can see arguments.")
+    str,
+    secret_option(
+        "registry-password", "Password for the registry. Only the variable is accepted: other processes can see arguments."
+    ),
 ]
 KubeconfigData = Annotated[
-    str, option("kubeconfig-data", "A whole kubeconfig, YAML or base64. Pass it in the variable, like the password.")
+    str, secret_option("kubeconfig-data", "A whole kubeconfig, YAML or base64. Only the variable is accepted, as for the password.")
 ]
 NAMES = {"aws": "AWS as", "expires": "until", "registry": "registry", "kubeconfig": "kubeconfig in"}
 

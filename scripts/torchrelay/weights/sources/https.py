@@ -11,7 +11,7 @@ import urllib3.exceptions
 
 from torchrelay.core.errors import WeightsMissing
 from torchrelay.core.retry import retry_after_s
-from torchrelay.model.weights_uri import is_loopback
+from torchrelay.core.urls import is_loopback
 from torchrelay.weights.sources.stream import BLOCK, RETRIED_STATUSES, Stream, Transient
 
 MAX_REDIRECTS = 5
