@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests import messages
 from tests.errors import fails
 from tests.integration import bundles
-from torchrelay.core.errors import BundleInvalid, DeployFailed, NotAttested, NotVerified
+from torchrelay.core.errors import BundleInvalid, DeployFailed, NotAttested, NotVerified, TorchrelayError
+from torchrelay.core.machine_mark import mark_of
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
 from torchrelay.model.origin import Origin
@@ -454,9 +455,50 @@ def test_push_removes_the_build_jobs_state(registry_host: str, bundle_dir: Path)
     done = run("push", "--bundle", bundle_dir, "--repository", f"{registry_host}/bundled/forgets")
     assert done.returncode == 0, done.stderr
     assert [row["stage"] for row in bundle.read(bundle_dir).stages] == ["push"]
-    assert {path.name for path in state.root.iterdir()} == {".gitignore", "lock", "push.json", "stages.json"}
+    assert {path.name for path in state.root.iterdir()} == {".gitignore", "lock", "machine", "push.json", "stages.json"}
     assert json.loads(state.push_record.read_text())["reference"].startswith(f"{registry_host}/bundled/forgets@")
     assert (bundle_dir.parent / "model" / "model.yaml").exists()
+
+
+def forged_state(folder: Path) -> Workspace:
+    """State that a hostile build job puts into its bundle: the image was pushed to a registry of its own."""
+    state, image = Workspace(folder), bundle.read(folder).image
+    state.root.mkdir(exist_ok=True)
+    forged = {"reference": f"127.0.0.1:1/x@{image.digest}", "digest": image.digest, "config_digest": image.config_digest}
+    state.push_record.write_text(json.dumps({**forged, "tag": "1.0", "blobs": 0, "bytes": 0}))
+    state.deployments.mkdir()
+    (state.deployments / "docker.json").write_text("{}")
+    return state
+
+
+@pytest.mark.parametrize("mark", ["none", "of_another_folder", "of_another_machine", "a_link"])
+def test_state_that_another_machine_wrote_is_removed_before_a_deployment(
+    bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    state = forged_state(bundle_dir)
+    file = state.root / "machine"
+    if mark == "of_another_folder":
+        file.write_text(mark_of(tmp_path / "another" / ".torchrelay"))
+    elif mark == "of_another_machine":
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("TORCHRELAY_CACHE", str(tmp_path / "cache-of-another-machine"))
+            file.write_text(mark_of(state.root))
+    elif mark == "a_link":
+        (tmp_path / "mark").write_text(mark_of(state.root))
+        file.symlink_to(tmp_path / "mark")
+    with fails(NotAttested, words=messages.NOT_PUSHED):
+        deploy_bundle(bundle.read(bundle_dir), Quiet(), target="docker", verify_key="-----BEGIN PUBLIC KEY-----")
+    assert not state.push_record.exists()
+    assert not state.deployments.exists()
+
+
+def test_control_state_of_this_machine_counts(bundle_dir: Path) -> None:
+    Workspace(bundle_dir).ensure()
+    state = forged_state(bundle_dir)
+    with pytest.raises(TorchrelayError) as caught:
+        deploy_bundle(bundle.read(bundle_dir), Quiet(), target="docker", verify_key="-----BEGIN PUBLIC KEY-----")
+    assert "was not pushed" not in caught.value.message
+    assert state.push_record.exists()
 
 
 def test_only_the_build_jobs_stages_are_read(bundle_dir: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests import messages
 from tests.errors import fails
 from torchrelay.core.errors import DeployFailed, GateFailed
-from torchrelay.docker.container import hardened
+from torchrelay.docker.container import hardened, prober_settings
 from torchrelay.model.model import Model
 from torchrelay.model.sample_file import Expect, Sample
 from torchrelay.stages.relay import plan
@@ -42,6 +42,24 @@ def test_the_container_gets_only_the_declared_resources() -> None:
     assert settings["cap_drop"] == ["ALL"]
     assert settings["user"] != "0"
     assert (settings["mem_limit"], settings["memswap_limit"], settings["nano_cpus"]) == (2 << 30, 2 << 30, 10**9)
+
+
+def test_the_prober_shares_the_models_network_and_nothing_else() -> None:
+    settings = prober_settings("abc")
+    assert settings["network_mode"] == "container:abc"
+    assert settings["read_only"] is True
+    assert settings["cap_drop"] == ["ALL"]
+    assert settings["security_opt"] == ["no-new-privileges"]
+    assert settings["user"] == "1000:1000"
+    assert settings["mem_limit"] == settings["memswap_limit"] == 2 << 30
+    assert settings["pids_limit"] == 256
+    assert {"pid_mode", "ipc_mode", "volumes", "volumes_from", "privileged", "environment"}.isdisjoint(settings)
+
+
+def test_a_verdict_of_the_images_own_probe_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = conditions(model(), CONCURRENCY)
+    monkeypatch.setattr("torchrelay.verification.replay.SENT_FROM", "inside")
+    assert conditions(model(), CONCURRENCY) != now
 
 
 class Echo:

@@ -9,10 +9,13 @@ from pathlib import Path
 from torchrelay.core.errors import ModelInvalid, Problem
 from torchrelay.core.git import git_bytes
 from torchrelay.core.locks import exclusive
+from torchrelay.core.log import log
+from torchrelay.core.machine_mark import is_marked, mark_of
 from torchrelay.core.text import first_line, printable
 
 STATE_DIR = ".torchrelay"
 LOCK = "lock"
+MARK = "machine"
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the temporary names of atomic_write: tempfile uses eight characters
 
 
@@ -69,16 +72,35 @@ class Workspace:
                 shutil.rmtree(path)
             elif path.name not in (LOCK, f"{LOCK}.holder"):
                 path.unlink()
+        self._mark()
         self.ensure()
 
     def ensure(self) -> None:
         """Create the folder, with a .gitignore that hides all of it. Raises ModelInvalid when it is a symbolic link."""
         if self.root.is_symlink():
             self.reject_foreign()
-        self.root.mkdir(exist_ok=True)
+        try:
+            self.root.mkdir()
+        except FileExistsError:
+            if not self.root.is_dir():
+                raise
+        else:
+            self._mark()
         ignore = self.root / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n")
+
+    def drop_foreign(self) -> None:
+        """Remove the content of a folder that this machine did not create: a bundle's state counts only where it was written.
+
+        The caller holds the lock.
+        """
+        if not is_marked(self.root, self.root / MARK):
+            log.warning("%s: another machine wrote it: it is not trusted, and removed", printable(str(self.root)))
+            self.clear()
+
+    def _mark(self) -> None:
+        (self.root / MARK).write_text(mark_of(self.root))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

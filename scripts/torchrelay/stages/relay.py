@@ -250,6 +250,7 @@ def deploy_bundle(bundle: Bundle, progress: Progress, *, target: str | None, ver
     chosen = chosen_target(bundle.model, target, bundled=True)
     relay = Relay(bundle.folder, progress)
     with Workspace(bundle.folder).lock():
+        Workspace(bundle.folder).drop_foreign()
         pushed = push.last_push(Workspace(bundle.folder), bundle.image.config_digest)
         endpoint = relay.deploy(bundle.model, chosen, deploy.release_of_bundle(bundle, pushed), verify_key)
     return {"target": chosen, "endpoint": endpoint.summary(), "result": "passed", "stages": relay.stages}

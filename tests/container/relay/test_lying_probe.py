@@ -13,7 +13,7 @@ import docker
 import pytest
 
 from tests.container.base_image import ensure_base_image
-from tests.container.relay.runs import Cli, edit, own_handler, scratch_containers
+from tests.container.relay.runs import Cli, digits, edit, scratch_containers
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
 from torchrelay.oci.image import Image, load_image, save_image
@@ -23,7 +23,7 @@ from torchrelay.verification.prober import ExecProber, container_prober
 from torchrelay.verification.verdict import Verdict
 
 RUNTIME = "opt/torchrelay/runtime/torchrelay_runtime"
-EXPECTED = {"echo": "what no handler answers"}
+EXPECTED = {"class": "4", "confidence": 0.9}  # the picture is a seven
 LYING = f"""\
 import base64, http.client, json, sys
 if "--ready" in sys.argv:
@@ -69,7 +69,7 @@ def from_inside(_client: Any, _folder: Path, container: Any, _runtime: str) -> I
 @pytest.mark.parametrize(
     ("programs", "reason"),
     [
-        ({"probe": LYING.replace("{waits}", "True")}, "what no handler answers"),
+        ({"probe": LYING.replace("{waits}", "True")}, "$.class"),
         ({"probe": LYING.replace("{waits}", "False"), "entrypoint": IDLE}, "ConnectionRefusedError"),
     ],
     ids=["wrong_server", "no_server"],
@@ -83,8 +83,11 @@ def test_a_lying_probe_does_not_pass(
     reason: str,
 ) -> None:
     monkeypatch.setenv("TORCHRELAY_BASE_IMAGE", os.environ.get("TORCHRELAY_BASE_IMAGE") or ensure_base_image())
-    folder = own_handler(tmp_path / "model", "answers_as_requested", "lying")
-    edit(folder / "samples/one.json", '"what the handler answers"', json.dumps(EXPECTED))
+    folder = digits(tmp_path / "model", "lying", 8080)
+    for sample in set((folder / "samples").glob("*.json")) - {folder / "samples/seven.json"}:
+        sample.unlink()
+    edit(folder / "samples/seven.json", '"class": "7"', '"class": "4"')
+    edit(folder / "samples/seven.json", "0.9989", "0.9")
     built = cli("build", folder)
     assert built.code == 0, built.output
     workspace = Workspace(folder)

@@ -84,8 +84,9 @@ def run(
         steps = [f"sign bill of materials, provenance and verdict of {folder}, and store them beside its image in the registry"]
         return planned("attest", steps)
     opened = _bundle(folder, expect_digest, expect_model)
-    reference = attest.pushed_reference(opened, repository)
     with Workspace(folder).lock():
+        Workspace(folder).drop_foreign()
+        reference = attest.pushed_reference(opened, repository)
         stored = Relay(folder, progress.progress()).attest(opened, reference, signer)
     result = {
         "reference": reference,
