@@ -461,7 +461,7 @@ def test_push_removes_the_build_jobs_state(registry_host: str, bundle_dir: Path)
 
 
 def forged_state(folder: Path) -> Workspace:
-    """State that a hostile build job puts into its bundle: the image was pushed to a registry of its own."""
+    """State that a hostile build job puts into its bundle: the image was pushed to an attacker's registry."""
     state, image = Workspace(folder), bundle.read(folder).image
     state.root.mkdir(exist_ok=True)
     forged = {"reference": f"127.0.0.1:1/x@{image.digest}", "digest": image.digest, "config_digest": image.config_digest}

@@ -106,7 +106,7 @@ def weights_size(subject: Subject) -> int:
         locked = read_lock(folder)
     except (OSError, TorchrelayError, ValueError):
         return 0
-    return locked.size if locked is not None and locked.is_of(uri) else 0
+    return locked.size if locked is not None and locked.covers(uri) else 0
 
 
 def _room(name: str, folder: Path, needed: int, why: str, fix: str) -> Finding:

@@ -26,7 +26,7 @@ def weights(subject: Subject) -> Finding | None:
     except Transient as error:
         raise WeightsMissing(str(error), "check that the weights' host is reachable") from error
     locked = read_lock(folder)
-    if locked is not None and locked.is_of(declared.uri) and total is not None and total != locked.size:
+    if locked is not None and locked.covers(declared.uri) and total is not None and total != locked.size:
         return bad(
             "weights",
             f"{declared.uri}: now {total} bytes, but weights.lock has {locked.size}",

@@ -53,8 +53,8 @@ class Locked:
     sha256: str
     version: str
 
-    def is_of(self, uri: str) -> bool:
-        """Return whether this entry is about an address, whatever its signature is."""
+    def covers(self, uri: str) -> bool:
+        """Return whether this entry is for an address, whatever the signature in it."""
         return public_source(self.source) == public_source(uri)
 
 

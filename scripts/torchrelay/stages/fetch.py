@@ -94,7 +94,7 @@ def planned(model_dir: Path, model: "Model", *, cache: Path) -> str:
 
 def expectation(uri: str, declared: str, locked: Locked | None) -> Expected:
     """Return the expected bytes: the sha256 in model.yaml wins, then the lock, if it is for this address."""
-    entry = locked if locked is not None and locked.is_of(uri) else None
+    entry = locked if locked is not None and locked.covers(uri) else None
     if declared:
         same = entry is not None and entry.sha256 == declared.lower()
         return Expected(declared.lower(), entry.size if entry and same else None, "model.yaml")
