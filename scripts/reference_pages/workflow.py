@@ -70,7 +70,8 @@ def serve_yml() -> str:
                 ["`TORCHRELAY_BASE_IMAGE`", "Base image of the runtime image."],
                 [
                     "`TORCHRELAY_VERIFY_KEY`",
-                    "Public key: deploy only images whose passing verdict was signed with its private key.",
+                    "Public keys (PEM, one after the other): deploy only images whose passing verdict was signed by one of them. "
+                    "Required with the secret `signing-key`.",
                 ],
             ],
         ),

@@ -100,6 +100,29 @@ def test_deploy_of_an_unsigned_image_is_refused_before_any_change(pushed: Pushed
     assert run(*deploy, TORCHRELAY_VERIFY_KEY=other).returncode == 25
 
 
+def test_several_verify_keys_count_while_keys_are_exchanged(pushed: Pushed) -> None:
+    key = pem()
+    new, old = (run("attest", "--print-public-key", TORCHRELAY_SIGNING_KEY=one).stdout for one in (key, pem()))
+    assert run("attest", "--bundle", pushed.folder, TORCHRELAY_SIGNING_KEY=key, TORCHRELAY_VERIFY_KEY=old + new).returncode == 0
+    for keys, code in ((old + new, 0), (new + old, 0), (new, 0), (old, 25), (old + "x" + new, 44), (new * 11, 44)):
+        checked = run("attest", "--check", pushed.reference, TORCHRELAY_VERIFY_KEY=keys)
+        assert checked.returncode == code, checked.stderr
+
+
+def test_a_workflow_signs_only_with_a_key_that_is_pinned_outside_of_the_job(pushed: Pushed) -> None:
+    key = pem()
+    public, other = (run("attest", "--print-public-key", TORCHRELAY_SIGNING_KEY=one).stdout for one in (key, pem()))
+    sign: list[str | Path] = ["attest", "--bundle", pushed.folder]
+    unpinned = run(*sign, TORCHRELAY_SIGNING_KEY=key, GITHUB_ACTIONS="true")
+    assert unpinned.returncode == 44, unpinned.stderr
+    assert "gh variable set TORCHRELAY_VERIFY_KEY" in unpinned.stderr
+    wrong = run(*sign, TORCHRELAY_SIGNING_KEY=key, TORCHRELAY_VERIFY_KEY=other, GITHUB_ACTIONS="true")
+    assert wrong.returncode == 44, wrong.stderr
+    assert run("attest", "--check", pushed.reference, TORCHRELAY_VERIFY_KEY=public).returncode == 25, "nothing was signed"
+    pinned = run(*sign, TORCHRELAY_SIGNING_KEY=key, TORCHRELAY_VERIFY_KEY=public, GITHUB_ACTIONS="true")
+    assert pinned.returncode == 0, pinned.stderr
+
+
 def test_a_key_on_the_command_line_is_refused_and_a_file_is_accepted(tmp_path: Path) -> None:
     key = pem()
     typed = run("attest", "--print-public-key", "--signing-key", key)

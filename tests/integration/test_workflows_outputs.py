@@ -145,7 +145,9 @@ def test_outputs_of_a_verified_model(tmp_path: Path, registry_host: str) -> None
     shutil.rmtree(job.workspace)
     job.workspace.mkdir()  # from here on there is only the bundle, no model
     runs["push"] = job.uses("push", bundle=bundle, repository=f"{registry_host}/outputs/")
-    runs["attest"] = job.uses("attest", bundle=bundle, signing_key=f"@{key}")
+    public = tmp_path / "verify.pem"
+    subprocess.run(["openssl", "pkey", "-in", str(key), "-pubout", "-out", str(public)], check=True, capture_output=True)
+    runs["attest"] = job.uses("attest", bundle=bundle, signing_key=f"@{key}", verify_key=f"@{public}")
     runs["summary"] = job.uses("summary", bundle=bundle, output=f"{results}/digits-deploy.json")
     runs["report"] = job.uses("report", results=results)
     assert differing(runs) == {}

@@ -274,7 +274,7 @@ CONTROLS: list[tuple[Rule, Tree]] = [
     (called_as_they_declare, TREE.but(SERVE, "actions/plan@", "actions/plans@")),
     (variables_are_flags, TREE.but(PUSH, "TORCHRELAY_REPOSITORY:", "TORCHRELAY_REPO:")),
     (outputs_come_from_steps, TREE.but(PUSH, "- id: push", "- id: pushed")),
-    (outputs_come_from_steps, TREE.but(SERVE, "steps.attest.outputs.public-key", "steps.attest.outputs.key")),
+    (outputs_come_from_steps, TREE.but(SERVE, "steps.push.outputs.reference", "steps.push.outputs.address")),
     (outputs_come_from_jobs, TREE.but(SERVE, "needs: [plan, fetch]", "needs: fetch")),
     (outputs_come_from_jobs, TREE.but(SERVE, "      verdict: ${{ steps.report.outputs.verdict }}\n", "")),
     (outputs_come_from_jobs, TREE.but(CI, "needs.serve.outputs.verdict", "needs.serve.outputs.result")),

@@ -330,6 +330,12 @@ def signers_amiss(tree: Tree) -> list[str]:
     return wrong
 
 
+@pytest.mark.parametrize("action", ["attest", "deploy"])
+def test_the_verify_key_comes_from_outside_of_the_job(action: str) -> None:
+    (values,) = [step["with"] for step in TREE.serve.jobs["deploy"]["steps"] if TREE.own(step.get("uses", "")) == action]
+    assert values["verify-key"] == "${{ vars.TORCHRELAY_VERIFY_KEY }}"
+
+
 def test_signatures_are_verified_against_the_signing_workflow() -> None:
     assert signers_amiss(TREE) == []
 

@@ -23,15 +23,18 @@ from securesystemslib.signer import CryptoSigner, Signature, SSlibKey  # type: i
 
 from torchrelay.core.errors import InputsInvalid, NotAttested
 from torchrelay.core.json_text import parse_untrusted
+from torchrelay.core.text import shown
 from torchrelay.oci.image import canonical
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 SIGNING_KEY, VERIFY_KEY = "the signing key", "the verify key"
 CREATE_KEY = "create one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out signing.pem`"
+MOST_KEYS = 10
 KINDS = "an ECDSA P-256 or Ed25519 key"
 
 _BEGIN = re.compile(r"^-----BEGIN ([A-Z0-9 ]+)-----\s*$", re.MULTILINE)
+_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?-----END [A-Z0-9 ]+-----", re.DOTALL)
 _PARAMETERS = "EC PARAMETERS"  # `openssl ecparam -genkey` writes them before the key
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -158,6 +161,23 @@ def verifier(pem: str) -> Verifier:
     return Verifier(key)  # type: ignore[arg-type]  # checked by _supported
 
 
+def verifiers(pems: str) -> tuple[Verifier, ...]:
+    """Parse one public key or several in one text, so that an old and a new key count while keys are exchanged.
+
+    Raises InputsInvalid.
+    """
+    blocks = _BLOCK.findall(pems)
+    if len(blocks) > MOST_KEYS:
+        raise InputsInvalid(
+            f"{VERIFY_KEY} holds {len(blocks)} keys, more than {MOST_KEYS}", "remove those that sign nothing any more"
+        )
+    if len(blocks) > 1 and (rest := _BLOCK.sub("", pems).strip()):
+        raise InputsInvalid(
+            f"{VERIFY_KEY} has text between its keys, {shown(rest, 60)}", "give whole PEM blocks, one after the other"
+        )
+    return tuple(verifier(block) for block in blocks) if len(blocks) > 1 else (verifier(pems),)
+
+
 def seal(payload: bytes, key: Signer) -> bytes:
     """Sign an in-toto statement and return it as a bundle."""
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
@@ -173,8 +193,8 @@ def seal(payload: bytes, key: Signer) -> bytes:
     )
 
 
-def unseal(bundle: bytes, key: Verifier) -> dict[str, Any]:
-    """Return the statement of a bundle, parsed from exactly the bytes that the key signed. Raises NotAttested."""
+def unseal(bundle: bytes, *keys: Verifier) -> dict[str, Any]:
+    """Return the statement of a bundle, parsed from exactly the bytes that one of the keys signed. Raises NotAttested."""
     document = json_object(bundle, "the bundle")
     envelope = document.get("dsseEnvelope")
     if document.get("mediaType") != BUNDLE_TYPE or not isinstance(envelope, dict):
@@ -187,13 +207,14 @@ def unseal(bundle: bytes, key: Verifier) -> dict[str, Any]:
     payload, signature = envelope.get("payload"), signatures[0].get("sig")
     if not isinstance(payload, str) or not isinstance(signature, str):
         raise NotAttested("its envelope is not base64")
-    try:
-        statement = key.open(payload, signature)
-    except VerificationError as error:
-        raise NotAttested("the verify key did not sign it, or its payload was changed") from error
-    except ValueError as error:
-        raise NotAttested("its envelope is not base64") from error
-    return json_object(statement, "the statement")
+    for key in keys:
+        try:
+            return json_object(key.open(payload, signature), "the statement")
+        except VerificationError:
+            continue
+        except ValueError as error:
+            raise NotAttested("its envelope is not base64") from error
+    raise NotAttested("the verify key did not sign it, or its payload was changed")
 
 
 def json_object(data: bytes, what: str) -> dict[str, Any]:

@@ -90,7 +90,10 @@ ExpectDigest = Annotated[
 ExpectModel = Annotated[str | None, option("expect-model", "Expected model name in the bundle.")]
 VerifyKey = Annotated[
     str | None,
-    option("verify-key", "Public key (PEM or @FILE). Accept only images whose passing verdict was signed with its private key."),
+    option(
+        "verify-key",
+        "Public keys (PEM or @FILE), one after the other. Accept only images whose passing verdict was signed by one of them.",
+    ),
 ]
 AllowOutside = Annotated[
     bool,

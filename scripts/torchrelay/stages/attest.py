@@ -1,7 +1,7 @@
 """Attest: signs statements about a verified image and stores them beside it in the registry; deploy can require them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torchrelay.attestation import dsse, provenance
 from torchrelay.attestation.image_contents import contents
 from torchrelay.attestation.sbom import sbom
-from torchrelay.core.errors import BundleInvalid, NotAttested, RegistryError
+from torchrelay.core.errors import BundleInvalid, InputsInvalid, NotAttested, RegistryError
 from torchrelay.core.files import read_json
 from torchrelay.core.progress import Progress
 from torchrelay.core.workspace import Workspace
@@ -30,6 +30,10 @@ MOST_TRIED = 200  # bundles of one image that are read before it counts as not a
 CONTENT = {"dev.sigstore.bundle.content": "dsse-envelope"}
 LISTED_AS = (dsse.BUNDLE_TYPE, EMPTY_TYPE, "")  # some registries list the config's type, or none: go-containerregistry 0.21
 PREDICATE = "dev.sigstore.bundle.predicateType"  # cosign's annotation: only says where to look first; it is not trusted
+PIN_FIX = (
+    "run `TORCHRELAY_SIGNING_KEY=@signing.pem torchrelay attest --print-public-key | gh variable set TORCHRELAY_VERIFY_KEY`; "
+    "while keys are exchanged it may contain several, one after the other"
+)
 FIX = "deploy an image that `torchrelay attest` signed, or correct the verify key"
 
 RegistryOf = Callable[[Reference], Registry]
@@ -130,6 +134,20 @@ def pushed_reference(bundle: VerifiedImage, repository: str | None) -> str:
     return reference
 
 
+def require_pinned(signer: dsse.Signer, verify_key: str | None, environment: Mapping[str, str] = os.environ) -> None:
+    """Require that deployments accept the key that is about to sign; in a workflow a verify key must be pinned outside of the job.
+
+    A deployment that verifies with the public half of whatever key the job signed with verifies nothing. Raises InputsInvalid.
+    """
+    if not verify_key:
+        if environment.get("GITHUB_ACTIONS") == "true":
+            raise InputsInvalid("the signing key has no pinned verify key, so deploy would accept any key's signature", PIN_FIX)
+        return
+    accepted = {one.pem for one in dsse.verifiers(dsse.key_text(verify_key, dsse.VERIFY_KEY))}
+    if signer.verifier.pem not in accepted:
+        raise InputsInvalid("the signing key does not belong to the verify key: deploy would refuse what it signs", PIN_FIX)
+
+
 def run(
     bundle: VerifiedImage,
     reference: str,
@@ -193,10 +211,11 @@ def require_attested(
 ) -> Attested:
     """Return the attested facts about an image, if the key's owner signed that exactly this image passed its gate.
 
-    `reference` is host/repository@sha256:..., `verify_key` PEM or @FILE; `config_digest` and `model` are those that the caller is
-    about to deploy. Raises NotAttested, with the reason why each statement does not count, InputsInvalid, RegistryError.
+    `reference` is host/repository@sha256:..., `verify_key` one or several PEM keys or @FILE; `config_digest` and `model` are those
+    that the caller is about to deploy. Raises NotAttested, with the reason why each statement does not count, InputsInvalid,
+    RegistryError.
     """
-    key = dsse.verifier(dsse.key_text(verify_key, dsse.VERIFY_KEY))
+    keys = dsse.verifiers(dsse.key_text(verify_key, dsse.VERIFY_KEY))
     target, digest = pinned(reference)
     registry = registry_of(target)
     described = dsse.json_object(_manifest(registry, target.repository, digest), f"the manifest of {reference}")
@@ -206,7 +225,7 @@ def require_attested(
         raise NotAttested(
             f"{reference} has the config {config}, but the image to deploy has {config_digest}", "push the image again"
         )
-    signed, refused = _signed(registry, target.repository, digest, key)
+    signed, refused = _signed(registry, target.repository, digest, keys)
     verdicts: list[_Verdict] = []
     statements = []
     for one in signed:
@@ -229,14 +248,14 @@ def require_attested(
     return Attested(reference, first.model, first.version, first.config, tuple(statements))
 
 
-def _signed(registry: Registry, repository: str, digest: str, key: dsse.Verifier) -> tuple[list[_Signed], list[str]]:
-    """Return the statements that the key signed, verdicts first, and the reasons why the others do not count."""
+def _signed(registry: Registry, repository: str, digest: str, keys: Sequence[dsse.Verifier]) -> tuple[list[_Signed], list[str]]:
+    """Return the statements that one of the keys signed, verdicts first, and the reasons why the others do not count."""
     listed = [one for one in referrers(registry, repository, digest) if one.artifact_type in LISTED_AS]
     listed.sort(key=lambda one: (one.annotations.get(PREDICATE) != provenance.VERDICT, one.digest))
     signed, refused = [], []
     for one in listed[:MOST_TRIED]:
         try:
-            signed.append(_Signed(one, dsse.unseal(_bundle(registry, repository, digest, one), key)))
+            signed.append(_Signed(one, dsse.unseal(_bundle(registry, repository, digest, one), *keys)))
         except (NotAttested, RegistryError) as error:
             refused.append(error.message)
     if len(listed) > MOST_TRIED:

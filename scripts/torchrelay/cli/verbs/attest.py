@@ -80,6 +80,7 @@ def run(
     if print_public_key:
         return done({"public_key": signer.verifier.pem}, signer.verifier.pem.rstrip())
     folder = require_folder(bundle)
+    attest.require_pinned(signer, verify_key)
     if dry_run:
         steps = [f"sign bill of materials, provenance and verdict of {folder}, and store them beside its image in the registry"]
         return planned("attest", steps)
