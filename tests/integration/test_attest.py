@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from pydantic import SecretStr
 from tests import messages
 from tests.errors import fails
 from tests.small_image import Bundle, image, model_layers, runtime, verdict
-from torchrelay.attestation import dsse, provenance
+from torchrelay.attestation import dsse, provenance, signed_verdict
 from torchrelay.core.errors import BundleInvalid, NotAttested, RegistryError
 from torchrelay.core.files import write_json
 from torchrelay.core.progress import Quiet
 from torchrelay.core.workspace import Workspace
+from torchrelay.model.origin import Origin
 from torchrelay.oci.blobs import from_bytes, sha256_digest
 from torchrelay.oci.image import MANIFEST_TYPE, Image
 from torchrelay.oci.reference import Reference, parse_reference
@@ -98,7 +100,8 @@ class Pushed:
 
     def sealed(self, signer: dsse.Signer = SIGNER, *, name: str = "", digest: str = "", **changed: Any) -> bytes:
         """A verdict statement as attest makes it, with these changes."""
-        predicate = verdict(self.image, **changed).model_dump(mode="json")
+        today, source = changed.pop("today", None), changed.pop("source", self.bundle.source)
+        predicate = signed_verdict.predicate(verdict(self.image, **changed).model_dump(mode="json"), source, {}, today)
         name, digest = name or self.target.name, digest or self.image.digest
         return dsse.seal(provenance.statement(provenance.VERDICT, predicate, name, digest), signer)
 
@@ -143,7 +146,7 @@ def test_the_registry_stores_an_oci_artifact_with_the_image_as_its_subject(pushe
     assert manifest["artifactType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
     assert manifest["subject"] == pushed.subject
     assert manifest["config"]["mediaType"] == "application/vnd.oci.empty.v1+json"
-    assert manifest["annotations"]["dev.sigstore.bundle.predicateType"] == "https://torchrelay.org/verdict/v1"
+    assert manifest["annotations"]["dev.sigstore.bundle.predicateType"] == "https://torchrelay.org/verdict/v2"
     _, index = pushed.registry.read(
         f"/v2/{pushed.target.repository}/manifests/{fallback_tag(pushed.image.digest)}", 1 << 20, {"Accept": INDEX_TYPE}
     )
@@ -165,6 +168,21 @@ ATTACKS: dict[str, tuple[Callable[[Pushed], object], str]] = {
     "a verdict that failed": (lambda at: at.put(at.sealed(result="gate_failed")), "gate_failed"),
     "a verdict on another manifest": (lambda at: at.put(at.sealed(image=other_image().digest)), other_image().digest),
     "a verdict on another config": (lambda at: at.put(at.sealed(config=other_image().config_digest)), other_image().config_digest),
+    "a signature that expired": (
+        lambda at: at.put(at.sealed(today=datetime.now(UTC).date() - timedelta(days=signed_verdict.VALID_DAYS + 1))),
+        "expired on",
+    ),
+    "a verdict of version 1, which names no run": (
+        lambda at: at.put(
+            dsse.seal(
+                provenance.statement(
+                    provenance.VERDICT, verdict(at.image).model_dump(mode="json"), at.target.name, at.image.digest
+                ),
+                SIGNER,
+            )
+        ),
+        messages.UNREADABLE_VERDICT,
+    ),
     "provenance in place of a verdict": (
         lambda at: at.put(dsse.seal(provenance.statement(provenance.PROVENANCE, {}, at.target.name, at.image.digest), SIGNER)),
         messages.NO_VERDICT,
@@ -211,6 +229,32 @@ def test_only_the_verified_image_is_deployed(pushed: Pushed) -> None:
     with fails(NotAttested, "digits", "letters"):
         pushed.demand(model="letters")
     assert pushed.demand(config_digest=pushed.image.config_digest, model="digits")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"commit": "d" * 40}, {"ref": "refs/heads/fix"}, {"repository": "mallory/digits"}], ids=lambda one: next(iter(one))
+)
+def test_a_verdict_counts_for_its_commit_ref_and_repository(pushed: Pushed, changed: dict[str, Any]) -> None:
+    source = pushed.bundle.source
+    pushed.put(pushed.sealed(source=replace(source, **changed)))
+    with fails(NotAttested, *changed, *changed.values()):
+        pushed.demand(source=source)
+    assert pushed.demand(source=replace(source, **changed))
+    pushed.put(pushed.sealed())
+    assert pushed.demand(source=source)
+
+
+def test_a_job_signs_for_itself_whatever_the_bundle_says() -> None:
+    job = {"GITHUB_REPOSITORY": "acme/models", "GITHUB_SHA": "c" * 40, "GITHUB_REF": "refs/heads/main", "GITHUB_RUN_ID": "9"}
+    lying = Origin("acme/digits", "d" * 40, "refs/heads/other", 7, "https://evil.example", "ada")
+    signed = signed_verdict.predicate({}, lying, job, date(2026, 1, 31))["signed_for"]
+    assert signed == {
+        "repository": "acme/models",
+        "commit": "c" * 40,
+        "ref": "refs/heads/main",
+        "run": "https://github.com/acme/models/actions/runs/9",
+        "expires": "2027-01-31",
+    }
 
 
 def test_another_key_accepts_nothing(pushed: Pushed) -> None:

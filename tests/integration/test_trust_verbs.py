@@ -188,8 +188,8 @@ def test_cosign_verifies_our_statements(pushed: Pushed, cosign: str, tmp_path: P
     for kind, file, code in (
         ("cyclonedx", "right.pem", 0),
         ("slsaprovenance1", "right.pem", 0),
-        ("https://torchrelay.org/verdict/v1", "right.pem", 0),
-        ("https://torchrelay.org/verdict/v1", "wrong.pem", 1),
+        ("https://torchrelay.org/verdict/v2", "right.pem", 0),
+        ("https://torchrelay.org/verdict/v2", "wrong.pem", 1),
     ):
         command = [cosign, "verify-attestation", "--key", str(tmp_path / file), "--type", kind, *options, pushed.reference]
         environment = {**os.environ, "HOME": str(tmp_path)}

@@ -15,7 +15,7 @@ from torchrelay.oci.image import Image, canonical
 STATEMENT = "https://in-toto.io/Statement/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 SBOM = "https://cyclonedx.org/bom"
-VERDICT = "https://torchrelay.org/verdict/v1"
+VERDICT = "https://torchrelay.org/verdict/v2"
 BUILD_TYPE = "https://torchrelay.org/relay/v1"
 BY_HAND = "https://torchrelay.org/builder/by-hand"  # not a workflow: only the owner of the key vouches for the run
 RUNTIME_LABEL = "org.torchrelay.runtime"

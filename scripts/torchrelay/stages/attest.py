@@ -4,13 +4,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from torchrelay.attestation import dsse, provenance
+from torchrelay.attestation import dsse, provenance, signed_verdict
 from torchrelay.attestation.image_contents import contents
 from torchrelay.attestation.sbom import sbom
+from torchrelay.attestation.signed_verdict import SignedVerdict, passed
 from torchrelay.core.errors import BundleInvalid, InputsInvalid, NotAttested, RegistryError
 from torchrelay.core.files import read_json
 from torchrelay.core.progress import Progress
@@ -65,18 +64,6 @@ class VerifiedImage(Protocol):
     @property
     def verdict(self) -> Verdict:
         """The verdict of verify."""
-
-
-class _Verdict(BaseModel):
-    """The verdict fields deploy relies on; other fields are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    result: Literal["passed", "gate_failed", "rolled_back", "rollback_failed"]
-    model: str
-    version: str
-    image: str
-    config: str
 
 
 @dataclass(frozen=True)
@@ -189,7 +176,12 @@ def _predicates(bundle: VerifiedImage, progress: Progress, environment: Mapping[
         provenance.PROVENANCE,
         provenance.provenance(bundle.image, bundle.model, bundle.version, bundle.source, held, builder),
     )
-    yield provenance.VERDICT, bundle.verdict.model_dump(mode="json")
+    yield provenance.VERDICT, verdict_predicate(bundle, environment)
+
+
+def verdict_predicate(bundle: VerifiedImage, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return the predicate of the verdict's statement, which a keyless signer signs as well."""
+    return signed_verdict.predicate(bundle.verdict.model_dump(mode="json"), bundle.source, environment)
 
 
 def _manifest(registry: Registry, repository: str, digest: str) -> bytes:
@@ -207,13 +199,14 @@ def require_attested(
     *,
     config_digest: str | None = None,
     model: str | None = None,
+    source: Origin | None = None,
     registry_of: RegistryOf = registry_for,
 ) -> Attested:
     """Return the attested facts about an image, if the key's owner signed that exactly this image passed its gate.
 
-    `reference` is host/repository@sha256:..., `verify_key` one or several PEM keys or @FILE; `config_digest` and `model` are those
-    that the caller is about to deploy. Raises NotAttested, with the reason why each statement does not count, InputsInvalid,
-    RegistryError.
+    `reference` is host/repository@sha256:..., `verify_key` one or several PEM keys or @FILE; `config_digest`, `model` and `source`
+    are those that the caller is about to deploy. Raises NotAttested, with the reason why each statement does not count,
+    InputsInvalid, RegistryError.
     """
     keys = dsse.verifiers(dsse.key_text(verify_key, dsse.VERIFY_KEY))
     target, digest = pinned(reference)
@@ -226,13 +219,13 @@ def require_attested(
             f"{reference} has the config {config}, but the image to deploy has {config_digest}", "push the image again"
         )
     signed, refused = _signed(registry, target.repository, digest, keys)
-    verdicts: list[_Verdict] = []
+    verdicts: list[SignedVerdict] = []
     statements = []
     for one in signed:
         try:
             kind = _on_this_image(one.statement, target.name, digest)
             if kind == provenance.VERDICT:
-                verdicts.append(_passed(one.statement.get("predicate"), digest, config, model))
+                verdicts.append(passed(one.statement.get("predicate"), digest, config, model, source))
         except NotAttested as error:
             refused.append(error.message)
             continue
@@ -290,18 +283,3 @@ def _on_this_image(statement: dict[str, Any], name: str, digest: str) -> str:
     if subject.get("name") != name:
         raise NotAttested(f"a statement is about a different repository, {str(subject.get('name'))[:200]}")
     return str(statement.get("predicateType"))
-
-
-def _passed(predicate: Any, digest: str, config: object, model: str | None) -> _Verdict:
-    """Return a verdict that says this image passed. Raises NotAttested."""
-    try:
-        verdict = _Verdict.model_validate(predicate)
-    except ValidationError as error:
-        raise NotAttested("a verdict is unreadable") from error
-    if verdict.result != "passed":
-        raise NotAttested(f"the verdict is {verdict.result}")
-    if verdict.image != digest or verdict.config != config:
-        raise NotAttested(f"a verdict is about {verdict.image} with config {verdict.config}, not about the registry's image")
-    if model is not None and verdict.model != model:
-        raise NotAttested(f"a verdict is about the model {verdict.model!r}, not {model!r}")
-    return verdict

@@ -47,7 +47,7 @@ def require_attested(model: Model, release: Release, verify_key: str) -> None:
     """
     if not release.reference:
         raise NotAttested(f"{model.name}: the image was not pushed, so there is no attestation", "run `torchrelay push` first")
-    attest.require_attested(release.reference, verify_key, config_digest=release.digest, model=model.name)
+    attest.require_attested(release.reference, verify_key, config_digest=release.digest, model=model.name, source=release.source)
 
 
 def release_of(

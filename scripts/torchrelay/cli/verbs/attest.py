@@ -118,6 +118,6 @@ def _check(reference: str, verify_key: str | None) -> None:
 def _write_verdict(opened: Bundle, file: Path) -> None:
     """Write the predicate of the verdict's statement: the document that a keyless signer signs."""
     with atomic_write(file) as output:
-        output.write(json.dumps(opened.verdict.model_dump(mode="json")).encode())
+        output.write(json.dumps(attest.verdict_predicate(opened)).encode())
     result = {"path": str(file), "image": opened.image.digest, "verdict": opened.verdict.result}
     done(result, f"{file}  {opened.verdict.result}")
