@@ -12,16 +12,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, overload
 
 import torch
 from torch import nn
 
+from torchrelay_handlers import catalogue
 from torchrelay_handlers.bodies import parsers
 from torchrelay_handlers.bodies.decode import is_image, unwrapped
 from torchrelay_handlers.handler import Handler
 from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.steps import Steps, input_of, same
+
+if TYPE_CHECKING:
+    from torchrelay_handlers.bodies.images import Opened
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -102,7 +106,8 @@ class _OwnFunctions:
         conclude = partial(after, **self.postprocess_kwargs) if after is not None and self.postprocess_kwargs else after
         if collate is not None and self.collate_kwargs:
             collate = partial(collate, **self.collate_kwargs)
-        return Steps(prepare, conclude or same, input_of(options, dtype), collate=collate)
+        admit = partial(_admit, wanted, catalogue.pixel_limits(options)) if before is not None and wanted in ("auto", "image") else None
+        return Steps(prepare, conclude or same, input_of(options, dtype), collate=collate, admit=admit)
 
 
 class OwnHandler(Handler):
@@ -174,15 +179,14 @@ def as_input(value: object, wanted: str) -> object:
     Raises:
         BadSample: the body is something else (415).
     """
-    if isinstance(value, dict) and value.keys() == {"b64"}:  # bytes within JSON, in the form of TensorFlow Serving and Vertex AI
-        value = value["b64"] if not isinstance(value["b64"], str) else parsers.parse_base64(value["b64"])
-    elif isinstance(value, str) and wanted in ("bytes", "image"):
-        value = parsers.parse_base64(value)
+    if type(value).__name__ == "Opened":  # by `_admit`; the class's module needs Pillow
+        return value.load().convert("RGB")  # type: ignore[attr-defined] # see above
+    value = _plain(value, wanted)
     is_bytes = isinstance(value, bytes | bytearray)
+    if _is_picture(value, wanted):
+        return _opened(value).load().convert("RGB")
     if wanted == "auto":
-        return _image(bytes(value)) if isinstance(value, bytes | bytearray) and is_image(bytes(value[:12])) else value
-    if wanted == "image" and isinstance(value, bytes | bytearray):
-        return _image(bytes(value))
+        return value
     if (wanted == "json" and not is_bytes) or (wanted == "bytes" and is_bytes) or (wanted == "text" and isinstance(value, str)):
         return value
     raise BadSample(
@@ -193,7 +197,40 @@ def as_input(value: object, wanted: str) -> object:
     )
 
 
-def _image(body: bytes) -> object:
+def _plain(value: object, wanted: str) -> object:
+    """Base64 in the places where it stands for bytes, as bytes."""
+    if isinstance(value, dict) and value.keys() == {"b64"}:  # bytes within JSON, in the form of TensorFlow Serving and Vertex AI
+        return value["b64"] if not isinstance(value["b64"], str) else parsers.parse_base64(value["b64"])
+    return parsers.parse_base64(value) if isinstance(value, str) and wanted in ("bytes", "image") else value
+
+
+def _is_picture(value: object, wanted: str) -> TypeGuard[bytes | bytearray]:
+    return isinstance(value, bytes | bytearray) and (wanted == "image" or (wanted == "auto" and is_image(bytes(value[:12]))))
+
+
+def _admit(wanted: str, most: tuple[int, int], values: list[object]) -> list[object]:
+    """The samples of one request, its pictures opened and not yet decoded.
+
+    Raises:
+        BadSample: the pictures are too much work together (413).
+    """
+    admitted, pictures = list(values), []
+    for place, value in enumerate(values):
+        try:
+            plain = _plain(value, wanted)
+            if _is_picture(plain, wanted):
+                admitted[place] = picture = _opened(plain, most)
+                pictures.append(picture)
+        except BadSample as refusal:
+            admitted[place] = refusal
+    if pictures:
+        from torchrelay_handlers.bodies import images  # noqa: PLC0415 - only handlers of images need Pillow
+
+        images.refuse_too_much(pictures, images.Limits(*most))
+    return admitted
+
+
+def _opened(body: bytes | bytearray, most: tuple[int, int] | None = None) -> "Opened":
     from torchrelay_handlers.bodies import images  # noqa: PLC0415 - only handlers of images need Pillow
 
-    return images.decode(body).convert("RGB")
+    return images.opened(bytes(body), limits=images.Limits(*most) if most else None)

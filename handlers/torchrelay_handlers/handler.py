@@ -145,6 +145,8 @@ class Handler:
             for index, request in enumerate(requests):
                 try:
                     values, wrap = self._intake.samples_of(request) if decoded is None else decoded[index]
+                    if self.steps.admit is not None:
+                        values = self.steps.admit(values)
                     ready = [self._intake.prepared(value, row if wrap else None) for row, value in enumerate(values)]
                 except Refusal as refusal:
                     answers[index] = problem(refusal)

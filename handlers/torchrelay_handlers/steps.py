@@ -27,6 +27,8 @@ class Steps:
     `expand` finds several samples in one body ([N, ...] where [...] is one), and is None for a handler that has no such bodies.
     `gather` sees the decoded samples of all requests at once, before `preprocess`, a list per request; a refusal in what it
     returns stands for a sample that could not be fetched.
+    `admit` sees the samples of one request before any of them is preprocessed: it returns them, perhaps in another form, or refuses
+    the request, because they are too much work together.
     `preprocess` may return `NotedSample`: `render` gets its note back in `AnswerContext`.
     `render` gets what postprocess returned, and the `AnswerContext`.
     `example` is a sample that the network must be able to take, run once when the model is loaded.
@@ -40,6 +42,7 @@ class Steps:
     conclude: Callable[[Any], Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
     gather: Callable[[list[list[object]]], list[list[object]]] | None = None
+    admit: Callable[[list[object]], list[object]] | None = None
     render: Callable[[Any, AnswerContext], object] | None = None
     expand: Callable[[object], list[object] | None] | None = None
     example: Any = None

@@ -10,7 +10,7 @@ from torchrelay_handlers.bodies import images
 from torchrelay_handlers.bodies.tensors import NetworkInput
 from torchrelay_handlers.bodies.url_images import Fetcher, Rules
 from torchrelay_handlers.messages import NotedSample
-from torchrelay_handlers.problems import BadSample
+from torchrelay_handlers.problems import BadSample, Refusal
 
 MOST_URLS = 8  # per request: one that lists a thousand must not keep its batch waiting
 CHANNELS = {"RGB": 3, "L": 1}
@@ -19,7 +19,7 @@ TAKES = ("image/", "text/plain")
 
 
 class Pictures:
-    """Pictures by the options size, fit, resize, mode, mean, std, formats, max_pixels and url_*.
+    """Pictures by the options size, fit, resize, mode, mean, std, formats, max_*pixels and url_*.
 
     `noted`: the height and width of the picture as it was sent go along, as a note.
 
@@ -36,7 +36,7 @@ class Pictures:
         self.stretch, self.shorter = options["fit"] == "stretch", options["resize"]
         if self.shorter is not None and not self.stretch and self.shorter < min(self.height, self.width):
             raise ValueError(f"handler_args.resize: {self.shorter} is smaller than size {size}; the crop would reach over the edge")
-        self.formats, self.max_pixels = options["formats"], options["max_pixels"]
+        self.formats, self.limits = options["formats"], images.Limits.of(options)
         self.network_input = NetworkInput([channels, self.height, self.width], torch.uint8)
         self.normalize = images.normalizer(options["mean"], options["std"], channels, dtype or torch.float32)
         self.example = torch.zeros([channels, self.height, self.width], dtype=torch.uint8)
@@ -53,9 +53,29 @@ class Pictures:
 
     def __call__(self, value: object) -> Tensor | NotedSample:
         """uint8 [C, H, W] of a decoded body."""
-        image = images.to_mode(images.decode(images.body_of(value), self.formats, self.max_pixels), self.mode)
+        picture = value if isinstance(value, images.Opened) else self._open(value)
+        image = images.to_mode(picture.load(), self.mode)
         sample = images.as_tensor(images.fit(image, self.height, self.width, stretch=self.stretch, shorter=self.shorter))
         return NotedSample(sample, (image.height, image.width)) if self.noted else sample
+
+    def admit(self, values: list[object]) -> list[object]:
+        """The pictures of one request, opened and not yet decoded; a refusal stands for one that cannot be opened.
+
+        Raises:
+            BadSample: together they are too much work (413).
+        """
+        pictures = [self._open_or_refusal(value) for value in values]
+        images.refuse_too_much((picture for picture in pictures if isinstance(picture, images.Opened)), self.limits)
+        return pictures
+
+    def _open(self, value: object) -> images.Opened:
+        return images.opened(images.body_of(value), self.formats, self.limits)
+
+    def _open_or_refusal(self, value: object) -> object:
+        try:
+            return value if isinstance(value, Refusal) else self._open(value)
+        except BadSample as refusal:
+            return refusal
 
     @property
     def gather(self) -> Callable[[list[list[object]]], list[list[object]]] | None:

@@ -1,10 +1,12 @@
 """Turns pictures in request bodies into network input, guarded: decode, resize, crop; no torchvision needed.
 
-An image bomb is a few KB that unpack to gigabytes, so size and format are checked before a pixel is decoded.
+An image bomb is a few KB that unpack to gigabytes, so size, work and format are checked before a pixel is decoded. JPEGs are not
+decoded at a reduced scale (Pillow's draft mode): the network would get other pixels.
 """
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from torchrelay_handlers.bodies import parsers
-from torchrelay_handlers.catalogue import MAX_PIXELS
+from torchrelay_handlers.bodies.picture_loading import JpegFile, load_jpeg, load_png
+from torchrelay_handlers.bodies.picture_work import JPEG_MAGIC, PNG_MAGIC, SEGMENT_PIXELS, USUAL_SCANS, Jpeg, jpeg_outline, png_segments
+from torchrelay_handlers.catalogue import USUAL_PIXELS, pixel_limits
 from torchrelay_handlers.problems import BadSample
 
 _FIELDS = ("image", "data", "b64", "image_bytes")
@@ -49,14 +53,64 @@ def body_of(value: object) -> bytes:
     return bytes(value)
 
 
-def decode(body: bytes, formats: Collection[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A decoded Pillow image; of several frames, the first.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`pixels`: of one picture; `request_pixels`: of all pictures of one request, those of several scans counted as often as decoded."""
+
+    pixels: int = USUAL_PIXELS
+    request_pixels: int = 2 * USUAL_PIXELS
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Limits":
+        """The limits that the options set, or leave to the network's size."""
+        return cls(*pixel_limits(options))
+
+
+@dataclass(slots=True)
+class Opened:
+    """A picture whose header alone is read; `work` is what decoding it takes, in pixels."""
+
+    image: Image.Image
+    body: bytes
+    work: int
+    jpeg: Jpeg | None = None
+    file: JpegFile | None = None
+
+    def load(self) -> Image.Image:
+        """Decode it.
+
+        Raises:
+            BadSample: the file is damaged.
+        """
+        try:
+            if self.jpeg is not None and self.file is not None:
+                return load_jpeg(self.image, self.file, self.body, self.jpeg)
+            if self.image.format == "PNG":
+                return load_png(self.image, self.body)
+            self.image.load()
+        except BadSample:
+            raise
+        except Exception as error:  # Pillow's readers raise what they like; a truncated file fails here
+            raise BadSample(f"the image is damaged: {error}", kind="bad-image") from None
+        return self.image
+
+
+def opened(body: bytes, formats: Collection[str] = FORMATS, limits: Limits | None = None) -> Opened:
+    """A picture whose size and work are within the limits; nothing is decoded yet.
 
     Raises:
-        BadSample: the format is not allowed (415), the picture is too large (413), or the file is damaged.
+        BadSample: the format is not allowed (415), decoding it is too much work (413), or its header is damaged.
     """
+    limits = limits or Limits()
+    segments, outline, file = 0, None, None
+    if body.startswith(JPEG_MAGIC):
+        outline = jpeg_outline(body)
+        segments = outline.segments
+        file = JpegFile(body, outline.end) if outline.end is not None else None
+    elif body.startswith(PNG_MAGIC):
+        segments = png_segments(body)
     try:
-        image = Image.open(io.BytesIO(body), formats=list(formats))
+        image = Image.open(file or io.BytesIO(body), formats=list(formats))
     except Image.DecompressionBombError as error:
         raise BadSample(str(error), status=413, kind="image-too-large") from None
     except UnidentifiedImageError:
@@ -65,15 +119,46 @@ def decode(body: bytes, formats: Collection[str] = FORMATS, max_pixels: int = MA
     except Exception as error:  # Pillow's readers raise what they like: OSError, SyntaxError, struct.error, ...
         raise BadSample(f"the image is damaged: {error}", kind="bad-image") from None
     width, height = image.size
-    if width * height > max_pixels:
-        raise BadSample(
-            f"the image has {width} x {height} pixels", expected={"max_pixels": max_pixels}, status=413, kind="image-too-large"
-        )
-    try:
-        image.load()
-    except Exception as error:  # Pillow's readers raise what they like; a truncated file fails here
-        raise BadSample(f"the image is damaged: {error}", kind="bad-image") from None
-    return image
+    pixels = width * height
+    if pixels > limits.pixels:
+        raise _too_large(f"the image has {width} x {height} pixels", {"max_pixels": limits.pixels})
+    if outline is not None and outline.end is None:
+        raise BadSample("the image is damaged: it has no end marker", kind="bad-image")
+    work = pixels * (outline.passes if outline is not None else 1) + SEGMENT_PIXELS * segments
+    if work > limits.request_pixels:
+        what = f" in {outline.scans} scans" if outline is not None else ""
+        raise _too_large(f"the image has {width} x {height} pixels{what}: too much to decode", _expected(limits))
+    return Opened(image, body, work, outline, file)
+
+
+def refuse_too_much(pictures: Iterable[Opened], limits: Limits) -> None:
+    """Refuse a request whose pictures are together more work than allowed (413).
+
+    Raises:
+        BadSample: they are.
+    """
+    work = 0
+    for picture in pictures:
+        work += picture.work
+        if work > limits.request_pixels:
+            raise _too_large("the images of this request have too many pixels together: send fewer at a time", _expected(limits))
+
+
+def _expected(limits: Limits) -> dict[str, object]:
+    return {"max_request_pixels": limits.request_pixels, "most scans at no extra cost": USUAL_SCANS}
+
+
+def _too_large(detail: str, expected: dict[str, object]) -> BadSample:
+    return BadSample(detail, expected=expected, status=413, kind="image-too-large")
+
+
+def decode(body: bytes, formats: Collection[str] = FORMATS, limits: Limits | None = None) -> Image.Image:
+    """A decoded Pillow image; of several frames, the first.
+
+    Raises:
+        BadSample: see `opened` and `Opened.load`.
+    """
+    return opened(body, formats, limits).load()
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -27,6 +27,7 @@ class ImageClassifierRecipe:
             prepare=pictures.normalize,
             conclude=CONCLUSIONS[options["activation"]],
             gather=pictures.gather,
+            admit=pictures.admit,
             example=pictures.example,
             check_example=classifier.check,
             takes=TAKES,

@@ -37,6 +37,7 @@ class ImageSegmenterRecipe:
             prepare=pictures.normalize,
             conclude=masks.conclude,
             gather=pictures.gather,
+            admit=pictures.admit,
             render=masks.render,
             example=pictures.example,
             check_example=masks.check,

@@ -46,8 +46,10 @@ def file_options(handler: str, handler_args: Mapping[str, Any]) -> dict[str, str
 
 
 def complete_options(handler: str, handler_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `handler_args` on top of the defaults. Raises ValueError with every mistake in it."""
+    """Return `handler_args` on top of the defaults, sizes of pictures in numbers. Raises ValueError with every mistake in it."""
     options: dict[str, Any] = _CATALOGUE.with_defaults(handler, handler_args)
+    if "max_pixels" in options:
+        options["max_pixels"], options["max_request_pixels"] = _CATALOGUE.pixel_limits(options)
     return options
 
 

@@ -198,7 +198,7 @@ def test_hostile_and_broken_pictures_are_refused(body: bytes, status: int) -> No
 def test_no_pixel_is_decoded_before_the_size_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(BadSample, match="100 x 100 pixels"):
-        images.decode(bomb(100, 100), max_pixels=9_999)
+        images.decode(bomb(100, 100), limits=images.Limits(9_999))
 
 
 @pytest.mark.parametrize(
