@@ -106,7 +106,9 @@ class _OwnFunctions:
         conclude = partial(after, **self.postprocess_kwargs) if after is not None and self.postprocess_kwargs else after
         if collate is not None and self.collate_kwargs:
             collate = partial(collate, **self.collate_kwargs)
-        admit = partial(_admit, wanted, catalogue.pixel_limits(options)) if before is not None and wanted in ("auto", "image") else None
+        admit = (
+            partial(_admit, wanted, catalogue.pixel_limits(options)) if before is not None and wanted in ("auto", "image") else None
+        )
         return Steps(prepare, conclude or same, input_of(options, dtype), collate=collate, admit=admit)
 
 

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from torchrelay_handlers.bodies import parsers
 from torchrelay_handlers.bodies.picture_loading import JpegFile, load_jpeg, load_png
-from torchrelay_handlers.bodies.picture_work import JPEG_MAGIC, PNG_MAGIC, SEGMENT_PIXELS, USUAL_SCANS, Jpeg, jpeg_outline, png_segments
+from torchrelay_handlers.bodies.picture_work import (
+    JPEG_MAGIC,
+    PNG_MAGIC,
+    SEGMENT_PIXELS,
+    USUAL_SCANS,
+    Jpeg,
+    jpeg_outline,
+    png_segments,
+)
 from torchrelay_handlers.catalogue import USUAL_PIXELS, pixel_limits
 from torchrelay_handlers.problems import BadSample
 
@@ -55,7 +63,7 @@ def body_of(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`pixels`: of one picture; `request_pixels`: of all pictures of one request, those of several scans counted as often as decoded."""
+    """`pixels`: of one picture; `request_pixels`: of all pictures of one request, counted as often as they are decoded."""
 
     pixels: int = USUAL_PIXELS
     request_pixels: int = 2 * USUAL_PIXELS

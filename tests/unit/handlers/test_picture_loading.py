@@ -58,7 +58,7 @@ def test_a_jpeg_cut_anywhere_and_ended_tidily_is_refused(options: dict[str, Any]
         cut = start + (len(body) - 2 - start) * sixteenth // 16
         if body[cut - 1] == 0xFF:
             cut -= 1
-        for tail in (EOI, EOI + body[cut:], bytes(40) + EOI, b""):
+        for tail in (EOI, EOI + bytes(99), bytes(40) + EOI, b""):
             with pytest.raises(BadSample, match="damaged"):
                 images.decode(body[:cut] + tail)
 
@@ -121,8 +121,7 @@ def test_a_webp_whose_lengths_fit_a_cut_is_refused(options: dict[str, Any]) -> N
     body = encoded("WEBP", **options)
     size = int.from_bytes(body[16:20], "little")
     assert body[12:15] == b"VP8"
-    for cut in (size // 2, size - size // 10, size - 20):
-        cut -= cut % 2
+    for cut in (size // 4 * 2, size // 20 * 18, size // 2 * 2 - 20):
         tidy = b"RIFF" + struct.pack("<I", 12 + cut) + b"WEBP" + body[12:16] + struct.pack("<I", cut) + body[20 : 20 + cut]
         with pytest.raises(BadSample, match="damaged"):
             images.decode(tidy)
