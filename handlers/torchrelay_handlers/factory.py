@@ -25,7 +25,7 @@ from torchrelay_handlers.problems import BadSample
 from torchrelay_handlers.steps import Steps, input_of, same
 
 if TYPE_CHECKING:
-    from torchrelay_handlers.bodies.images import Opened
+    from torchrelay_handlers.bodies.images import Budget
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -186,7 +186,7 @@ def as_input(value: object, wanted: str) -> object:
     value = _plain(value, wanted)
     is_bytes = isinstance(value, bytes | bytearray)
     if _is_picture(value, wanted):
-        return _opened(value).load().convert("RGB")
+        return _images().decode(bytes(value)).convert("RGB")
     if wanted == "auto":
         return value
     if (wanted == "json" and not is_bytes) or (wanted == "bytes" and is_bytes) or (wanted == "text" and isinstance(value, str)):
@@ -216,23 +216,21 @@ def _admit(wanted: str, most: tuple[int, int], values: list[object]) -> list[obj
     Raises:
         BadSample: the pictures are too much work together (413).
     """
-    admitted, pictures = list(values), []
+    budget: Budget | None = None
+    admitted = list(values)
     for place, value in enumerate(values):
         try:
             plain = _plain(value, wanted)
-            if _is_picture(plain, wanted):
-                admitted[place] = picture = _opened(plain, most)
-                pictures.append(picture)
         except BadSample as refusal:
             admitted[place] = refusal
-    if pictures:
-        from torchrelay_handlers.bodies import images  # noqa: PLC0415 - only handlers of images need Pillow
-
-        images.refuse_too_much(pictures, images.Limits(*most))
+            continue
+        if _is_picture(plain, wanted):
+            budget = budget or _images().Budget(_images().Limits(*most))
+            admitted[place] = budget.open(bytes(plain))
     return admitted
 
 
-def _opened(body: bytes | bytearray, most: tuple[int, int] | None = None) -> "Opened":
+def _images() -> Any:
     from torchrelay_handlers.bodies import images  # noqa: PLC0415 - only handlers of images need Pillow
 
-    return images.opened(bytes(body), limits=images.Limits(*most) if most else None)
+    return images

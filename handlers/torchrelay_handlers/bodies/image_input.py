@@ -53,7 +53,7 @@ class Pictures:
 
     def __call__(self, value: object) -> Tensor | NotedSample:
         """uint8 [C, H, W] of a decoded body."""
-        picture = value if isinstance(value, images.Opened) else self._open(value)
+        picture = value if isinstance(value, images.Opened) else images.opened(images.body_of(value), self.formats, self.limits)
         image = images.to_mode(picture.load(), self.mode)
         sample = images.as_tensor(images.fit(image, self.height, self.width, stretch=self.stretch, shorter=self.shorter))
         return NotedSample(sample, (image.height, image.width)) if self.noted else sample
@@ -64,18 +64,17 @@ class Pictures:
         Raises:
             BadSample: together they are too much work (413).
         """
-        pictures = [self._open_or_refusal(value) for value in values]
-        images.refuse_too_much((picture for picture in pictures if isinstance(picture, images.Opened)), self.limits)
-        return pictures
+        budget = images.Budget(self.limits)
+        return [self._opened(value, budget) for value in values]
 
-    def _open(self, value: object) -> images.Opened:
-        return images.opened(images.body_of(value), self.formats, self.limits)
-
-    def _open_or_refusal(self, value: object) -> object:
+    def _opened(self, value: object, budget: images.Budget) -> object:
+        if isinstance(value, Refusal):
+            return value
         try:
-            return value if isinstance(value, Refusal) else self._open(value)
+            body = images.body_of(value)
         except BadSample as refusal:
             return refusal
+        return budget.open(body, self.formats)
 
     @property
     def gather(self) -> Callable[[list[list[object]]], list[list[object]]] | None:

@@ -5,7 +5,7 @@ decoded at a reduced scale (Pillow's draft mode): the network would get other pi
 """
 
 import io
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from torchrelay_handlers.bodies.picture_work import (
     JPEG_MAGIC,
     PNG_MAGIC,
     SEGMENT_PIXELS,
-    USUAL_SCANS,
     Jpeg,
     jpeg_outline,
     png_segments,
@@ -129,35 +128,43 @@ def opened(body: bytes, formats: Collection[str] = FORMATS, limits: Limits | Non
     width, height = image.size
     pixels = width * height
     if pixels > limits.pixels:
-        raise _too_large(f"the image has {width} x {height} pixels", {"max_pixels": limits.pixels})
+        raise BadSample(
+            f"the image has {width} x {height} pixels", expected={"max_pixels": limits.pixels}, status=413, kind="image-too-large"
+        )
     if outline is not None and outline.end is None:
         raise BadSample("the image is damaged: it has no end marker", kind="bad-image")
     work = pixels * (outline.passes if outline is not None else 1) + SEGMENT_PIXELS * segments
     if work > limits.request_pixels:
         what = f" in {outline.scans} scans" if outline is not None else ""
-        raise _too_large(f"the image has {width} x {height} pixels{what}: too much to decode", _expected(limits))
+        raise _too_large(f"the image has {width} x {height} pixels{what}: too much to decode", limits)
     return Opened(image, body, work, outline, file)
 
 
-def refuse_too_much(pictures: Iterable[Opened], limits: Limits) -> None:
-    """Refuse a request whose pictures are together more work than allowed (413).
+class Budget:
+    """The pixels that one request may still decode."""
 
-    Raises:
-        BadSample: they are.
-    """
-    work = 0
-    for picture in pictures:
-        work += picture.work
-        if work > limits.request_pixels:
-            raise _too_large("the images of this request have too many pixels together: send fewer at a time", _expected(limits))
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.left = limits.request_pixels
+
+    def open(self, body: bytes, formats: Collection[str] = FORMATS) -> Opened | BadSample:
+        """The picture, or the refusal of a file that is not one.
+
+        Raises:
+            BadSample: with this picture, the request is too much work (413).
+        """
+        try:
+            picture = opened(body, formats, self.limits)
+        except BadSample as refusal:
+            return refusal
+        self.left -= picture.work
+        if self.left < 0:
+            raise _too_large("the images of this request have too many pixels together: send fewer at a time", self.limits)
+        return picture
 
 
-def _expected(limits: Limits) -> dict[str, object]:
-    return {"max_request_pixels": limits.request_pixels, "most scans at no extra cost": USUAL_SCANS}
-
-
-def _too_large(detail: str, expected: dict[str, object]) -> BadSample:
-    return BadSample(detail, expected=expected, status=413, kind="image-too-large")
+def _too_large(detail: str, limits: Limits) -> BadSample:
+    return BadSample(detail, expected={"max_request_pixels": limits.request_pixels}, status=413, kind="image-too-large")
 
 
 def decode(body: bytes, formats: Collection[str] = FORMATS, limits: Limits | None = None) -> Image.Image:
