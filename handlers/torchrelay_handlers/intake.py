@@ -49,9 +49,8 @@ class Intake:
             Refusal: the body cannot be understood, or holds too many samples.
         """
         refuse_unsupported(request, self.steps.takes)
-        value = decode(request)
+        value = decode(request, self.most)
         if isinstance(value, parsers.Rows):
-            refuse_too_many(len(value), self.most)
             return (list(value), None) if len(value) == 1 else (list(value), list)
         several = instances(value, self.most)
         if several is not None:

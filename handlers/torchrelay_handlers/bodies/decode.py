@@ -24,33 +24,33 @@ def is_image(body: bytes) -> bool:
     return body.startswith(_MAGIC) or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
 
 
-def decode(request: Request) -> object:
+def decode(request: Request, most: int | None = None) -> object:
     """The request's body as a Python value: JSON, str, bytes, rows of numbers, an array or a dict of form fields.
 
     Without a content type (or with a generic one) the bytes decide: an image stays bytes, what parses
-    as JSON is JSON, the rest stays bytes.
+    as JSON is JSON, the rest stays bytes. A CSV of more than `most` rows is refused before the rest of it is parsed.
     """
     body = request.body
     if request.parsed or not isinstance(body, bytes | bytearray | memoryview):
         if isinstance(body, str) and media_type(request.content_type) == "text/csv":
-            return parse_csv(body)
+            return parse_csv(body, most)
         return body
     body = bytes(body)
     if not body:
         raise BadSample("the body is empty", kind="empty-body")
     if request.content_type == "application/json":  # most requests
         return parse_json(body)
-    return _by_type(body, request.content_type)
+    return _by_type(body, request.content_type, most)
 
 
-def _by_type(body: bytes, content_type: str) -> object:  # noqa: PLR0911 - one return per kind of body reads best
+def _by_type(body: bytes, content_type: str, most: int | None) -> object:  # noqa: PLR0911 - one return per kind of body reads best
     kind = media_type(content_type)
     if kind == "application/json" or kind.endswith("+json"):
         return parse_json(body if charset_of(content_type) == "utf-8" else parse_text(body, content_type))
     if kind == "text/csv":
-        return parse_csv(parse_text(body, content_type))
+        return parse_csv(parse_text(body, content_type), most)
     if kind == "multipart/form-data":
-        return _fields(parse_multipart(body, content_type))
+        return _fields(parse_multipart(body, content_type), most)
     if kind in NPY:
         return parse_npy(body)
     if kind in ("", "application/octet-stream", _FORM, "*/*"):
@@ -60,13 +60,13 @@ def _by_type(body: bytes, content_type: str) -> object:  # noqa: PLR0911 - one r
     return body
 
 
-def _fields(parts: list[Part]) -> object:
+def _fields(parts: list[Part], most: int | None) -> object:
     """The only part's value, or a dict of the parts by name."""
-    fields = {part.name: _field(part) for part in parts}
+    fields = {part.name: _field(part, most) for part in parts}
     return next(iter(fields.values())) if len(fields) == 1 else fields
 
 
-def _field(part: Part) -> object:
+def _field(part: Part, most: int | None) -> object:
     """A part by its own content type. One that names none is text (RFC 7578 section 4.4), or JSON that looks like it."""
     kind = media_type(part.content_type)
     if not part.body:
@@ -74,7 +74,7 @@ def _field(part: Part) -> object:
     if kind.startswith("multipart/"):
         raise BadSample("a form within a form is not supported", status=415, kind="unsupported-media-type")
     if kind or part.filename is not None:
-        return _by_type(part.body, part.content_type)
+        return _by_type(part.body, part.content_type, most)
     if part.body.lstrip()[:1] in (b"[", b"{"):
         return parse_json(part.body)
     return parse_text(part.body, "") if not is_image(part.body) else part.body

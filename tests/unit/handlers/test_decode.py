@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from torchrelay_handlers.bodies import parsers
+from torchrelay_handlers.bodies import forms, parsers
 from torchrelay_handlers.bodies.decode import decode, instances
 from torchrelay_handlers.messages import Request
 from torchrelay_handlers.problems import BadSample
@@ -280,3 +280,56 @@ def test_nothing_but_a_refusal_leaves_the_parsers(body: bytes, content_type: str
         instances(decode(Request(body, content_type)), 8)
     except BadSample as refused:
         assert 400 <= refused.status <= 499  # noqa: PT017 - most bodies are fine
+
+
+def test_nothing_after_the_most_rows_of_a_csv_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+    numbers = parsers._numbers
+
+    def counted(row: list[str], line: int, *, plain: bool) -> list[float]:
+        parsed.append(line)
+        return numbers(row, line, plain=plain)
+
+    monkeypatch.setattr(parsers, "_numbers", counted)
+    for row in (b"1\n", b'"1"\n', b"\r\n1\n"):
+        parsed.clear()
+        with pytest.raises(BadSample, match="more than 8 samples") as refused:
+            decode(Request(row * 100_000, "text/csv"), 8)
+        assert refused.value.status == 413
+        assert len(parsed) == 8
+    assert len(parsers.parse_csv("1\n\n2\n\n", 2)) == 2
+    with pytest.raises(BadSample, match="more than 8 samples"):
+        decode(Request(form(part(b"1\n" * 9, b"Content-Type: text/csv\r\n")), FORM), 8)
+
+
+def test_a_cell_that_is_not_a_number_is_named_with_its_line() -> None:
+    for text in ("1,2\n3,x", "1,2\n3,1_0", "1_0,2\n"):
+        with pytest.raises(BadSample, match=r"line [12] of the CSV: '(x|1_0)'"):
+            parsers.parse_csv(text)
+
+
+@pytest.mark.parametrize("filler", [b";", b'"', b";a", b"\\", b"a=b;"])
+def test_long_headers_of_parts_are_refused_unread(filler: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms.BytesHeaderParser, "parsebytes", lambda *_: pytest.fail("read"))
+    long = part(b"x", filler * 2000)
+    many = form(*(part(b"x", b"X-A: " + filler * (800 // len(filler)) + b"\r\n") for _ in range(40)))
+    with pytest.raises(BadSample, match="no end to its header"):
+        decode(Request(form(long), FORM))
+    with pytest.raises(BadSample, match="more than 16384 bytes") as refused:
+        decode(Request(many, FORM))
+    assert refused.value.status == 413
+
+
+@pytest.mark.parametrize("parser", ["orjson", "json"])
+def test_millions_of_lists_and_objects_are_refused_before_they_are_parsed(parser: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if parser == "json":
+        monkeypatch.setattr(parsers, "orjson", None)
+    for item in (b"[],", b"{},", b"[{}],"):
+        body = b"[" + item * (1_000_001 // item.count(b"]" if item == b"[]," else b"}")) + b"1]"
+        for text in (body, body.decode()):
+            with monkeypatch.context() as patch, pytest.raises(BadSample, match="more than 1000000 lists and objects") as refused:
+                patch.setattr(parsers, "_by_orjson", lambda *_: pytest.fail("parsed"))
+                patch.setattr(parsers, "_strict", lambda *_: pytest.fail("parsed"))
+                parsers.parse_json(text)
+            assert refused.value.status == 413
+    assert parsers.parse_json(b'["' + b"[" * 900_000 + b'", ' + b" " * 200_000 + b"1]") == ["[" * 900_000, 1]

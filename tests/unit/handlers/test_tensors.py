@@ -126,3 +126,19 @@ def test_any_json_value_is_finite_numbers_or_a_refusal(value: Any, dtype: torch.
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_float32_numbers_arrive_exactly(numbers: list[float]) -> None:
     assert NetworkInput(None, torch.float32).of(numbers).tolist() == numbers
+
+
+@pytest.mark.parametrize("shape", [None, [4], [2, 3, 4]])
+def test_millions_of_small_lists_are_refused_before_they_are_converted(
+    shape: list[int | None] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensors, "_by_numpy", lambda *_: pytest.fail("converted"))
+    for value in ([[1]] * 300_000, [[[[[[[1]]]]]]] * 50_000, [[[1]] * 100_000, [[1]] * 200_000]):
+        with pytest.raises(BadSample, match="more than 300000 lists") as refused:
+            NetworkInput(shape, torch.float32).of(value)
+        assert refused.value.status == 413
+
+
+def test_as_many_lists_as_the_declared_shape_has_are_taken() -> None:
+    shape: list[int | None] = [400_000, 1]
+    assert NetworkInput(shape, torch.float32).of([[1]] * 400_000).shape == (400_000, 1)
