@@ -191,7 +191,12 @@ _IMAGES: dict[str, Option] = _PIXELS | {
         'Hosts from which {"url": ...} is fetched, public addresses only; null: images by URL are refused.',
     ),
     "url_max_mb": Option(10, "a positive integer", _positive, "Largest image file that is fetched, in MB."),
-    "url_timeout_s": Option(5, "a positive integer", _positive, "Time for one fetch, redirects included; its batch waits for it."),
+    "url_timeout_s": Option(
+        2,
+        "a number, more than 0 and at most 60",
+        lambda value: _is_number(value) and 0 < value <= 60,  # type: ignore[operator] # a number
+        "Time for all fetches of a batch together; the whole batch waits. At most a quarter of timeouts.response_s.",
+    ),
     "internal-be-careful-url-loopback": _flag(False, "For tests: URLs may lead to this machine itself."),
 }
 

@@ -7,7 +7,7 @@ Stock TorchServe answers 503 to a whole batch for any exception and for a list o
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,9 +102,26 @@ class Service:
             handler.initialize(context)
             self.served = Native(handler)
         else:
+            if isinstance(handler, Handler):
+                _check_fetch_time(handler.options, getattr(context, "model_yaml_config", None))
             handler.start(model, model_dir, gpu_id)
             self.served = handler
         return self.served
+
+
+def _check_fetch_time(options: Mapping[str, Any], config: Any) -> None:
+    """Refuse a time for fetching URLs that leaves the network too little of the batch's time.
+
+    Raises:
+        ValueError: it is more than a quarter of responseTimeout.
+    """
+    response_s = config.get("responseTimeout") if isinstance(config, Mapping) else None
+    fetch_s: float = options.get("url_timeout_s", 0)
+    if options.get("url_hosts") and isinstance(response_s, int | float) and fetch_s > response_s / 4:
+        raise ValueError(
+            f"handler_args.url_timeout_s: {fetch_s:g} s is more than a quarter of timeouts.response_s ({response_s:g} s), "
+            "after which the worker is restarted; lower the one or raise the other"
+        )
 
 
 def request_of(row: dict[str, Any], index: int, headers: dict[str, Any], context: Context) -> Request:

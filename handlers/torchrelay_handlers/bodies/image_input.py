@@ -83,15 +83,16 @@ class Pictures:
 
     def _gather(self, requests: list[list[object]]) -> list[list[object]]:
         requests = [list(values) for values in requests]
-        places: list[tuple[list[object], int, object]] = []
+        places: list[tuple[int, list[object], int, object]] = []
         for values in requests:
             urls = [
                 (values, at, value["url"]) for at, value in enumerate(values) if isinstance(value, dict) and value.keys() == {"url"}
             ]
-            places += urls[:MOST_URLS]
+            places += [(rank, *place) for rank, place in enumerate(urls[:MOST_URLS])]
             for _, at, _ in urls[MOST_URLS:]:
                 values[at] = BadSample(f"more than {MOST_URLS} URLs in one request", status=413, kind="too-many-urls")
+        places.sort(key=lambda place: place[0])  # every request's first URL before the second of any: none is left to the end
         if places and self._fetcher is not None:
-            for (values, at, _), body in zip(places, self._fetcher.fetch_all([url for _, _, url in places]), strict=True):
+            for (_, values, at, _), body in zip(places, self._fetcher.fetch_all([place[3] for place in places]), strict=True):
                 values[at] = body
         return requests

@@ -52,10 +52,10 @@ def jpeg_outline(body: bytes) -> Jpeg:
     """
     outline = Jpeg()
     at = 2
-    while (found := _MARKER.search(body, at)) is not None:
-        at, marker = found.end(), body[found.end() - 1]
+    while (match := _MARKER.search(body, at)) is not None:
+        at, marker = match.end(), body[match.end() - 1]
         if marker == _END:
-            outline.end = found.start()
+            outline.end = match.start()
             break
         length = int.from_bytes(body[at : at + 2], "big")
         if length < 2:

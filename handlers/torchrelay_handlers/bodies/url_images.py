@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from torchrelay_handlers.bodies.addresses import is_public
+from torchrelay_handlers.bodies.host_record import HostRecord
 from torchrelay_handlers.problems import BadSample
 
 _PORTS = {"http": 80, "https": 443}
@@ -32,7 +33,7 @@ class Rules:
 
     hosts: tuple[str, ...]
     max_bytes: int = 10 * 2**20
-    timeout_s: float = 5.0
+    timeout_s: float = 2.0
     loopback: bool = False
 
 
@@ -41,6 +42,7 @@ class Fetcher:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
+        self.record = HostRecord()
         self._context: ssl.SSLContext | None = None
 
     def fetch_all(self, urls: Sequence[object]) -> list[bytes | BadSample]:
@@ -68,7 +70,7 @@ class Fetcher:
         try:
             for _ in range(_MOST_REDIRECTS + 1):
                 parts = self._checked(url)
-                answer = self._get(parts, deadline)
+                answer = self._answer_of(parts, deadline)
                 if isinstance(answer, bytes):
                     return answer
                 url = urljoin(parts.geturl(), answer)
@@ -79,6 +81,23 @@ class Fetcher:
         except (OSError, http.client.HTTPException) as error:  # ssl.SSLError is an OSError
             raise _failed(f"the URL cannot be fetched: {type(error).__name__}") from None
         raise _failed(f"the URL redirects more than {_MOST_REDIRECTS} times")
+
+    def _answer_of(self, parts: SplitResult, deadline: float) -> bytes | str:
+        """See `_get`; the host's answer or silence is recorded."""
+        host = f"{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
+        allowed = self.record.seconds_for(host, self.rules.timeout_s)
+        started = time.monotonic()
+        try:
+            answer = self._get(parts, min(deadline, started + allowed))
+        except TimeoutError:
+            waited = time.monotonic() - started
+            if waited >= allowed / 2:  # otherwise it was the host that redirects here that took the time
+                self.record.timed_out(host, waited)
+            if allowed < self.rules.timeout_s:
+                raise _failed(f"the URL did not answer within {allowed:g} s, which is all while others are silent") from None
+            raise
+        self.record.answered(host)
+        return answer
 
     def _checked(self, url: object) -> SplitResult:
         if not isinstance(url, str) or len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
