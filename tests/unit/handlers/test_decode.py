@@ -12,6 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.handlers.support import Double
+from torchrelay_handlers import shipped
 from torchrelay_handlers.bodies import parsers
 from torchrelay_handlers.bodies.decode import decode, instances
 from torchrelay_handlers.messages import Request
@@ -335,3 +337,21 @@ def test_millions_of_lists_and_objects_are_refused_before_they_are_parsed(parser
                     parsers.parse_json(text)
             assert refused.value.status == 413
     assert parsers.parse_json(b'["' + b"[" * 900_000 + b'", ' + b" " * 200_000 + b"1]") == ["[" * 900_000, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"1,2,3\n" * 100_000, "text/csv", 413),
+        (b"[" + b"[]," * 1_000_001 + b"1]", "application/json", 413),
+        (b"[" + b"[[1]]," * 200_000 + b"[[1]]]", "application/json", 413),
+        (form(*(part(b"x", b"X-A: " + b";" * 800 + b"\r\n") for _ in range(40))), FORM, 413),
+        (form(part(b"x", b";" * 4000)), FORM, 400),
+    ],
+    ids=["rows", "brackets", "lists", "headers", "header"],
+)
+def test_the_neighbours_of_too_much_work_are_answered(body: bytes, content_type: str, status: int) -> None:
+    handler = shipped.make("tensor", Double).load(None)
+    good = Request(b"[1, 2, 3]", "application/json")
+    first, bad, last = handler.answer([good, Request(body, content_type), good])
+    assert (first.json(), bad.status, last.json()) == ([2, 4, 6], status, [2, 4, 6])
