@@ -198,7 +198,7 @@ def test_a_lost_device_answers_503_to_all_and_says_so() -> None:
 def test_an_unforeseen_error_affects_only_its_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     handler = handler_factory(Double, postprocess_function=lambda output: output.tolist() if output[0] != 2 else deep()).load(None)
     assert [status for status, _ in ask(handler, b"[1, 1, 1]", b"[2, 2, 2]")] == [500, 200]
-    monkeypatch.setattr(intake, "decode", lambda request, most: decode(request) if request.body != b"[3]" else 1 / 0)
+    monkeypatch.setattr(intake, "decode", lambda request, most: decode(request, most) if request.body != b"[3]" else 1 / 0)
     assert [status for status, _ in ask(handler, b"[3]", b"[2, 2, 2]")] == [500, 200]
     assert "ZeroDivisionError" in caplog.text
     assert "RecursionError" in caplog.text

@@ -1,8 +1,7 @@
 """Hosts that keep a batch waiting are not asked again for a while. No network; the clock is the test's own."""
 
 import json
-import time
-from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +10,7 @@ from tests.unit.handlers.test_shipped import Brightness
 from tests.unit.handlers.test_url_images import IMAGE, PUBLIC, Faked, moved
 from torchrelay_handlers import shipped
 from torchrelay_handlers.adapters.torchserve import _check_fetch_time
-from torchrelay_handlers.bodies import host_record
+from torchrelay_handlers.bodies import host_record, url_images
 from torchrelay_handlers.bodies.host_record import FEW_TIMEOUTS, HURRIED_S, HostRecord
 from torchrelay_handlers.bodies.image_input import MOST_URLS, Pictures
 from torchrelay_handlers.bodies.url_images import Fetcher, Rules
@@ -27,11 +26,11 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     own = Clock()
-    monkeypatch.setattr(time, "monotonic", own)
-    yield own
-    monkeypatch.undo()
+    for module in (host_record, url_images):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=own))
+    return own
 
 
 class Silent(Faked):
