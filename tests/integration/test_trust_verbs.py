@@ -98,6 +98,12 @@ def test_deploy_of_an_unsigned_image_is_refused_before_any_change(pushed: Pushed
     assert allowed.returncode == 16, allowed.stderr  # it gets as far as the daemon, which is not there
     other = run("attest", "--print-public-key", TORCHRELAY_SIGNING_KEY=pem()).stdout
     assert run(*deploy, TORCHRELAY_VERIFY_KEY=other).returncode == 25
+    release = json.loads((pushed.folder / "release.json").read_text())
+    release["source"]["commit"] = "a" * 40
+    (pushed.folder / "release.json").write_text(json.dumps(release))
+    another_commit = run(*deploy, TORCHRELAY_VERIFY_KEY=public)
+    assert another_commit.returncode == 25, another_commit.stderr
+    assert "signed for the commit" in another_commit.stderr
 
 
 def test_several_verify_keys_count_while_keys_are_exchanged(pushed: Pushed) -> None:

@@ -305,6 +305,7 @@ def test_each_job_expects_its_own_model() -> None:
 
 
 KEYLESS = "actions/__keyless/action.yml"
+KEYLESS_FLAGS = ('--source-ref "$GITHUB_REF"', '--source-digest "$GITHUB_SHA"', "${HOSTED:+--deny-self-hosted-runners}")
 
 
 def signers_amiss(tree: Tree) -> list[str]:
@@ -315,6 +316,8 @@ def signers_amiss(tree: Tree) -> list[str]:
             continue
         if SERVE in verify["run"] or not verify["run"].endswith('${SIGNER:+--signer-workflow "$SIGNER"}'):
             wrong.append("a workflow that uses the action alone is held against serve.yml")
+        if not all(flag in verify["run"] for flag in KEYLESS_FLAGS):
+            wrong.append("another run, or an unknown machine, may have signed")
         if verify["env"].get("SIGNER") != "${{ inputs.signer-workflow }}":
             wrong.append("nothing says who signs")
     demanded = [
@@ -346,6 +349,7 @@ def test_signatures_are_verified_against_the_signing_workflow() -> None:
         (KEYLESS, '"$SIGNER"}', f'"{TREE.home}/{SERVE}"}}'),
         (KEYLESS, "        SIGNER: ${{ inputs.signer-workflow }}\n", ""),
         (KEYLESS, ' --predicate-type "$VERDICT"', ""),
+        *((KEYLESS, f" {flag}", "") for flag in KEYLESS_FLAGS),
         (SERVE, f"          signer-workflow: {TREE.home}/{SERVE}\n", ""),
     ],
 )

@@ -80,11 +80,12 @@ def run(
     if print_public_key:
         return done({"public_key": signer.verifier.pem}, signer.verifier.pem.rstrip())
     folder = require_folder(bundle)
-    attest.require_pinned(signer, verify_key)
     if dry_run:
+        attest.require_pinned(signer, verify_key)
         steps = [f"sign bill of materials, provenance and verdict of {folder}, and store them beside its image in the registry"]
         return planned("attest", steps)
     opened = _bundle(folder, expect_digest, expect_model)
+    attest.require_pinned(signer, verify_key)
     with Workspace(folder).lock():
         Workspace(folder).drop_foreign()
         reference = attest.pushed_reference(opened, repository)
