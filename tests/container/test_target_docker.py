@@ -280,7 +280,7 @@ def _version(client: docker.DockerClient, deployment: Deployment, release: Relea
 
 @pytest.mark.parametrize("version", ["late", "behind"])
 def test_a_version_that_turns_wrong_answers_no_user(deployment: Deployment, version: str) -> None:
-    """After the first dozen requests, or only behind a front. Control: both pass their samples as a candidate, from inside."""
+    """After thirty requests, or only behind a front. Control: both pass their samples as a candidate, from inside."""
     deployment.apply("one")
     with visitors(deployment.port) as seen, pytest.raises(GateFailed):
         deployment.apply(version, "turns_wrong")

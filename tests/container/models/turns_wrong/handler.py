@@ -1,4 +1,4 @@
-"""A handler whose answers turn wrong: after a dozen requests, or only for requests that come through another host, by DECLARED.
+"""A handler whose answers turn wrong: after thirty requests, or only for requests that come through another host, by DECLARED.
 
 Behind its own front alone, the client is loopback.
 """
@@ -18,7 +18,7 @@ def handle(data, context):
     for index, row in enumerate(data):
         count += 1
         headers = {name.lower(): value for name, value in context.get_all_request_header(index).items()}
-        late = DECLARED == "late" and count > 12
+        late = DECLARED == "late" and count > 30
         behind = DECLARED == "behind" and headers.get("x-forwarded-for", "127.0.0.1") != "127.0.0.1"
         body = row.get("body") or {}
         body = json.loads(body) if isinstance(body, bytes | bytearray) else body
