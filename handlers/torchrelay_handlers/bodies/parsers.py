@@ -136,7 +136,7 @@ def parse_csv(text: str, most: int | None = None) -> Rows:
             if not row:
                 continue
             if most is not None and len(rows) == most:
-                raise BadSample(f"more than {most} samples in one request", status=413, kind="too-many-instances")
+                raise BadSample(f"at most {most} samples are allowed in one request", status=413, kind="too-many-instances")
             rows.append(_numbers(row, line, plain=plain))
     except csv.Error as error:
         raise BadSample(f"the body is not valid CSV: {error}", kind="bad-csv") from None
