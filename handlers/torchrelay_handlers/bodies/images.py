@@ -125,6 +125,11 @@ def opened(body: bytes, formats: Collection[str] = FORMATS, limits: Limits | Non
         raise BadSample(message, expected={"formats": sorted(formats)}, kind="bad-image") from None
     except Exception as error:  # Pillow's readers raise what they like: OSError, SyntaxError, struct.error, ...
         raise BadSample(f"the image is damaged: {error}", kind="bad-image") from None
+    if image.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        message = (
+            "a TIFF of JPEG data is not supported: neither its work nor its end can be checked; send the picture as JPEG or PNG"
+        )
+        raise BadSample(message, expected={"formats": sorted(formats)}, status=415, kind="bad-image")
     width, height = image.size
     pixels = width * height
     if pixels > limits.pixels:

@@ -163,3 +163,10 @@ def test_a_photo_with_a_preview_after_it_is_read_as_its_first_picture() -> None:
     buffer = io.BytesIO()
     pixels().save(buffer, "MPO", save_all=True, append_images=[pixels(40, 30, 2)])
     assert images.decode(buffer.getvalue()).size == (200, 150)
+
+
+def test_a_tiff_of_jpeg_data_is_refused() -> None:
+    assert images.decode(encoded("TIFF", compression="tiff_lzw"), ["TIFF"]).tobytes() == pixels().tobytes()
+    with pytest.raises(BadSample, match="a TIFF of JPEG data is not supported") as refused:
+        images.decode(encoded("TIFF", compression="jpeg"), ["TIFF"])
+    assert refused.value.status == 415
