@@ -77,29 +77,33 @@ class Limits:
 class Opened:
     """A picture whose header alone is read; `work` is what decoding it takes, in pixels."""
 
-    image: Image.Image
+    image: Image.Image | None
     body: bytes
     work: int
     jpeg: Jpeg | None = None
     file: JpegFile | None = None
 
     def load(self) -> Image.Image:
-        """Decode it.
+        """Decode it, once: it does not keep the pixels, because the other pictures of its request come next.
 
         Raises:
             BadSample: the file is damaged.
         """
+        image, file = self.image, self.file
+        self.image = self.file = None
+        if image is None:
+            raise RuntimeError("the picture has been loaded before")
         try:
-            if self.jpeg is not None and self.file is not None:
-                return load_jpeg(self.image, self.file, self.body, self.jpeg)
-            if self.image.format == "PNG":
-                return load_png(self.image, self.body)
-            self.image.load()
+            if self.jpeg is not None and file is not None:
+                return load_jpeg(image, file, self.body, self.jpeg)
+            if image.format == "PNG":
+                return load_png(image, self.body)
+            image.load()
         except BadSample:
             raise
         except Exception as error:  # Pillow's readers raise what they like; a truncated file fails here
             raise BadSample(f"the image is damaged: {error}", kind="bad-image") from None
-        return self.image
+        return image
 
 
 def opened(body: bytes, formats: Collection[str] = FORMATS, limits: Limits | None = None) -> Opened:

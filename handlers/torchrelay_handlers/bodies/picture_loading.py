@@ -16,6 +16,7 @@ from torchrelay_handlers.problems import BadSample
 _READ_AHEAD = bytes(8)
 # Bits that a decoder takes for coefficients where a scan lacks its own, and skips where it does not. No 0xFF among them.
 _FILLER = bytes(range(1, 128, 2))
+_STRIP = 256
 _EOI = b"\xff\xd9"
 _MARK = (0x5A, 0xA7, 0x3C, 0xD1)
 
@@ -25,18 +26,26 @@ class JpegFile(io.BytesIO):
 
     def __init__(self, body: bytes, end: int) -> None:
         super().__init__(body[:end] + _READ_AHEAD)
-        self.image: Image.Image | None = None
-        self.mark: Mark | None = None
+        self._image: Image.Image | None = None
+        self._mark: Mark | None = None
         self.unfinished = False
         self._ended = False
+
+    def load(self, image: Image.Image, mark: "Mark | None" = None) -> None:
+        """Decode `image`, which was opened from this file; `unfinished` says afterwards whether `mark` was left in it."""
+        self._image, self._mark = image, mark
+        try:
+            image.load()
+        finally:
+            self._image = None  # the picture knows its file: the two would keep each other in memory
 
     def read(self, size: int | None = -1, /) -> bytes:
         """See io.BytesIO."""
         data = super().read(size)
-        if data or self.image is None or self._ended:
+        if data or self._image is None or self._ended:
             return data
         self._ended = True
-        self.unfinished = self.mark is not None and self.mark.is_left(self.image)
+        self.unfinished = self._mark is not None and self._mark.is_left(self._image)
         return _EOI
 
 
@@ -50,12 +59,13 @@ def load_jpeg(image: Image.Image, file: JpegFile, body: bytes, outline: Jpeg) ->
         raise _incomplete()
     if outline.scans == 1:
         return _load_single(image, file, body, outline)
-    file.image = image  # libjpeg decodes no row of several scans before it sees the end marker
-    image.load()
+    file.load(image)  # libjpeg decodes no row of several scans before it sees the end marker
     other = Image.open(io.BytesIO(body[: outline.end] + _FILLER + _EOI), formats=["JPEG"])
     other.load()
-    if ImageChops.difference(image, other).getbbox(alpha_only=False) is not None:
-        raise _incomplete()
+    for top in range(0, image.height, _STRIP):  # in strips: the difference of the whole would take as much memory again
+        strip = (0, top, image.width, min(top + _STRIP, image.height))
+        if ImageChops.difference(image.crop(strip), other.crop(strip)).getbbox(alpha_only=False) is not None:
+            raise _incomplete()
     return image
 
 
@@ -64,8 +74,7 @@ def _load_single(image: Image.Image, file: JpegFile, body: bytes, outline: Jpeg)
         if number:
             file = JpegFile(body, outline.end or 0)
             image = Image.open(file, formats=["JPEG"])
-        file.image, file.mark = image, Mark(image, (image.width - 1, image.height - 1), number)
-        image.load()
+        file.load(image, Mark(image, (image.width - 1, image.height - 1), number))
         if not file.unfinished:
             return image
     raise _incomplete()

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,3 +120,21 @@ def test_a_plain_server_behind_https_is_a_failed_fetch(server: str) -> None:
         [json.dumps({"url": server.replace("http", "https") + "/"}).encode()], "application/json"
     )
     assert answer.status == 424
+
+
+def test_a_host_that_accepts_and_stays_silent_is_waited_for_once(server: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        options = {"size": 4, "mode": "L", "url_hosts": [server.removeprefix("http://"), place], "url_timeout_s": 0.5}
+        handler = shipped.make("image-classifier", Brightness, options | {"internal-be-careful-url-loopback": True}).load(None)
+        bodies = [json.dumps({"url": url}).encode() for url in (f"http://{place}/", server + "/a.png")]
+        bodies.append(json.dumps({"image": base64.b64encode(picture()).decode()}).encode())
+        first, again = handler.predict(bodies, "application/json"), handler.predict(bodies, "application/json")
+        assert [answer.status for answer in first] == [answer.status for answer in again] == [424, 200, 200]
+        assert {answer.body for answer in (*first[1:], *again[1:])} == {first[1].body}
+        assert "within 0.5 s" in first[0].json()["detail"]  # type: ignore[index] # JSON's type is not known
+        assert "it is asked again in" in again[0].json()["detail"]  # type: ignore[index] # JSON's type is not known
+        silent.settimeout(0.2)
+        silent.accept()[0].close()
+        with pytest.raises(TimeoutError):
+            silent.accept()  # it was connected to once

@@ -1,7 +1,9 @@
 """Pictures that end early, in whatever way, are refused; complete ones are decoded to the pixel as Pillow decodes them."""
 
+import gc
 import io
 import struct
+import weakref
 import zlib
 from typing import Any
 
@@ -78,9 +80,10 @@ def test_a_jpeg_whose_last_pixel_has_the_colour_of_a_mark_is_whole(asks_late: bo
     load = ImageFile.ImageFile.load
 
     def load_and_ask(image: ImageFile.ImageFile) -> Any:
-        file = image.fp
+        file: Any = image.fp
         result = load(image)
         if asks_late and file is not None:
+            file._image = image
             assert file.read(1) in (b"\xff\xd9", b"")
         return result
 
@@ -170,3 +173,19 @@ def test_a_tiff_of_jpeg_data_is_refused() -> None:
     with pytest.raises(BadSample, match="a TIFF of JPEG data is not supported") as refused:
         images.decode(encoded("TIFF", compression="jpeg"), ["TIFF"])
     assert refused.value.status == 415
+
+
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})])
+def test_a_decoded_picture_is_kept_by_nobody_but_its_user(kind: str, options: dict[str, Any]) -> None:
+    """A request of many pictures, all opened, must not have all their pixels in memory."""
+    gc.disable()
+    try:
+        opened = images.opened(encoded(kind, **options))
+        image = opened.load()
+        reference = weakref.ref(image)
+        del image
+        assert reference() is None
+    finally:
+        gc.enable()
+    with pytest.raises(RuntimeError, match="loaded before"):
+        opened.load()

@@ -88,6 +88,7 @@ def test_an_ordinary_progressive_photo_is_answered() -> None:
 )  # fmt: skip
 def test_the_photo_of_a_phone_is_accepted_by_default(kind: str, mode: str, size: tuple[int, int], options: dict[str, Any]) -> None:
     opened = images.opened(encoded(kind, Image.new("L", size), mode, **options))
+    assert opened.image is not None
     assert opened.image.size == size
 
 
