@@ -34,10 +34,7 @@ class JpegFile(io.BytesIO):
     def load(self, image: Image.Image, mark: "Mark | None" = None) -> None:
         """Decode `image`, which was opened from this file; `unfinished` says afterwards whether `mark` was left in it."""
         self._image, self._mark = image, mark
-        try:
-            image.load()
-        finally:
-            self._image = None  # the picture knows its file: the two would keep each other in memory
+        image.load()
 
     def read(self, size: int | None = -1, /) -> bytes:
         """See io.BytesIO."""
