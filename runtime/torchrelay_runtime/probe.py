@@ -29,7 +29,7 @@ from torchrelay_runtime.state import read_status
 
 BLOCK = 1 << 16
 MAX_ANSWER_BYTES = 64 << 20
-MAX_BATCH_BYTES = 256 << 20
+MAX_BATCH_BYTES = 512 << 20
 TIMEOUT_S = 60.0
 
 

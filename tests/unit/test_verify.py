@@ -51,7 +51,7 @@ def test_the_prober_shares_the_models_network_and_nothing_else() -> None:
     assert settings["cap_drop"] == ["ALL"]
     assert settings["security_opt"] == ["no-new-privileges"]
     assert settings["user"] == "1000:1000"
-    assert settings["mem_limit"] == settings["memswap_limit"] == 2 << 30
+    assert settings["mem_limit"] == settings["memswap_limit"] == 3 << 30
     assert settings["pids_limit"] == 256
     assert {"pid_mode", "ipc_mode", "volumes", "volumes_from", "privileged", "environment"}.isdisjoint(settings)
 

@@ -6,7 +6,7 @@ from torchrelay.model.model import Model
 from torchrelay.oci.image import Image
 
 PROBER_PIDS = 256
-PROBER_MEMORY = 2 << 30
+PROBER_MEMORY = 3 << 30
 """Bytes for all requests of one batch and their answers, which the probe limits (torchrelay_runtime/probe.py)."""
 
 

@@ -15,7 +15,7 @@ from torchrelay.core.errors import DockerUnavailable, GateFailed
 EXEC_MARGIN_S = 30.0
 """Seconds allowed for `docker exec` itself, beside the requests: Python's start under a tight CPU limit."""
 STDOUT, STDERR = 1, 2
-MAX_OUTPUT_BYTES = 512 << 20
+MAX_OUTPUT_BYTES = 1 << 30
 """Bytes that a command may print: the program may belong to an untrusted image, and its output is held in memory."""
 
 
