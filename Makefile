@@ -11,7 +11,7 @@ FIND_LINKS := $(if $(TORCHRELAY_WHEELS),--find-links $(TORCHRELAY_WHEELS))
 PIP := $(BIN)/pip --disable-pip-version-check
 PYTEST := $(BIN)/pytest
 
-.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster test-gpu-image test-machine test-machine-down lint format schema docs pictures lock bench adopt clean
+.PHONY: help setup demo test test-unit test-integration test-container test-act test-cluster soak test-gpu-image test-machine test-machine-down lint format schema docs pictures lock bench adopt clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
@@ -52,6 +52,9 @@ test-integration: test-machine ## The tests against real registries, archivers a
 
 test-container: test-machine ## The tests against the real image.
 	$(PYTEST) tests/container
+
+soak: test-machine ## What takes longer than a push can wait for: attacks on the real image, each with its control (ten minutes).
+	$(PYTEST) --soak -s tests/container
 
 test-gpu-image: test-machine ## Build the CUDA image (5 GB of wheels) and check what it reports without a GPU.
 	$(PYTEST) --run-gpu-image -s tests/gpu_image

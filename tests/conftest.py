@@ -13,6 +13,7 @@ KINDS = ("unit", "integration", "container", "workflow", "cluster", "gpu_image")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run only what takes long: attacks beside ordinary requests")
     parser.addoption("--run-gpu-image", action="store_true", help="build the CUDA image: 5 GB of wheels, ten minutes")
 
 
@@ -26,13 +27,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the fast kinds first, and what needs the cluster together; skip the CUDA image unless its option is given."""
+    """Put the fast kinds first, and what needs the cluster together; the soak and the CUDA image need their options."""
     top = Path(__file__).parent
 
     def kind(item: pytest.Item) -> int:
         return KINDS.index(item.path.relative_to(top).parts[0])
 
     items.sort(key=lambda item: (kind(item), item.path.name == "test_cluster.py"))
+    long = [item for item in items if item.get_closest_marker("soak")]
+    if config.getoption("--soak"):
+        items[:] = long
+    elif long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     if not config.getoption("--run-gpu-image"):
         skip = pytest.mark.skip(reason="builds 5 GB of CUDA wheels: `make test-gpu-image` runs it")
         for item in items:

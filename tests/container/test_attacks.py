@@ -1,7 +1,8 @@
 """Attacks on the endpoint, each beside 20 ordinary requests per second from another address.
 
 Every ordinary answer must be right, and nearly all must come. The control of each attack takes a guard away, and they do not come.
-Times are printed, not judged: attacker, model and clients share this machine's cores.
+Times are printed, not judged: attacker, model and clients share this machine's cores. `make soak` runs these; each guard also has
+a test in tests/integration/test_front.py.
 """
 
 from __future__ import annotations
@@ -240,6 +241,7 @@ def model_image(container: Factory, folder: Path, attack: Attack, *, guarded: bo
     return container.changed(tag, {f"{RUNTIME_FILES}/{attack.file}": text})
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ATTACKS)
 def test_ordinary_requests_are_answered_during(name: str, container: Factory, attacker: DockerContainer, tmp_path: Path) -> None:
     one = container.start(model_image(container, tmp_path, ATTACKS[name], guarded=True), cpus=2.0).wait_ready()
@@ -250,6 +252,7 @@ def test_ordinary_requests_are_answered_during(name: str, container: Factory, at
     assert one.running()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ATTACKS)
 def test_control_without_the_guard_they_are_not(name: str, container: Factory, attacker: DockerContainer, tmp_path: Path) -> None:
     one = container.start(model_image(container, tmp_path, ATTACKS[name], guarded=False), cpus=2.0).wait_ready()
@@ -258,6 +261,7 @@ def test_control_without_the_guard_they_are_not(name: str, container: Factory, a
     assert clients.share("during") < 0.9 or not one.running()
 
 
+@pytest.mark.soak
 def test_clients_that_leave_cost_nothing(container: Factory, attacker: DockerContainer, tmp_path: Path) -> None:
     one = container.start(model_image(container, tmp_path, ATTACKS["forms"], guarded=True), cpus=2.0).wait_ready()
     clients = attacked(one, attacker, LEAVING_CLIENTS)

@@ -92,7 +92,7 @@ def npy_cases() -> list[Case]:
         "npy random", ((str(seed), b"\x93NUMPY\x01\x00" + dice.bytes(40 + seed)) for seed in range(20)), NPY, "npy|header|array"
     )
     corpus += [
-        Case(f"npy as {kind}", good, kind, says="number|JSON|text")
+        Case(f"npy as {kind}", good, kind, says="number|JSON|text|content type")
         for kind in ("application/json", "text/csv", "text/plain", "image/png")
     ]
     rows = [

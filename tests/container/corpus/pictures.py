@@ -71,7 +71,7 @@ def image_cases() -> list[Case]:
         "application/problem+json",
         "text/html; charset=nonsense",
     )
-    corpus += [Case(f"png as {kind}", picture(), kind, says="JSON|not text|npy|charset") for kind in kinds]
+    corpus += [Case(f"png as {kind}", picture(), kind, says="JSON|not text|npy|charset|content type") for kind in kinds]
     corpus += cases("png odd", _odd(), PNG, wanted="either")
     corpus.append(Case("image empty", b"", PNG, says="empty"))
     return [*corpus, Case("image oversize", picture() + bytes(1 << 21), PNG, says="larger")]

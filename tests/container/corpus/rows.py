@@ -117,7 +117,7 @@ def csv_cases() -> list[Case]:
         for name in ("utf-16", "utf-32")
     ]
     others = ("text/plain", "application/json", "image/png", "text/tab-separated-values", "application/vnd.ms-excel", "text/csvx")
-    corpus += [Case(f"csv as {kind}", row.encode(), kind, says="number|JSON|text") for kind in others]
+    corpus += [Case(f"csv as {kind}", row.encode(), kind, says="number|JSON|text|content type") for kind in others]
     legal = [
         ("one row", row),
         ("two rows", f"{row}\r\n{row}\r\n"),
