@@ -3,8 +3,10 @@
 import io
 import os
 import stat
+import struct
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,53 @@ def hostile(name: str, *, mode: int = 0o644, data: bytes = b"x", twice: bool = F
     return buffer.getvalue()
 
 
+def bomb() -> bytes:
+    """28 entries of 160 MiB of zeros: each might be a tensor, all of them are a bomb."""
+    one = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = one.compress(bytes(160 << 20)) + one.flush()
+    crc = zlib.crc32(bytes(160 << 20))
+    return written([(f"t{number}", packed, crc, len(packed), 160 << 20) for number in range(28)])
+
+
+def written(entries: list[tuple[str, bytes, int, int, int]], flags: int = 0, method: int = 8) -> bytes:
+    """A zip with these names, compressed bytes, checksums, compressed sizes and sizes."""
+    body, directory = b"", b""
+    for name, packed, crc, compressed, size in entries:
+        head = struct.pack("<5H3I2H", 20, flags, method, 0, 33, crc, compressed, size, len(name), 0)
+        directory += b"PK\x01\x02" + struct.pack("<H", 20) + head + struct.pack("<3H2I", 0, 0, 0, 0, len(body)) + name.encode()
+        body += b"PK\x03\x04" + head + name.encode() + packed
+    count = len(entries)
+    return body + directory + b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, count, count, len(directory), len(body), 0)
+
+
+def overlapping() -> bytes:
+    return written([("a", b"x" * 9, zlib.crc32(b"x" * 9), 1 << 20, 1 << 20)], method=0)
+
+
+def encrypted() -> bytes:
+    return written([("m.py", b"x" * 20, 1, 20, 8)], flags=1, method=0)
+
+
+def damaged() -> bytes:
+    return written([("m.py", b"\xff" * 20, 1, 20, 8)])
+
+
+def both_file_and_folder() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a", b"x")
+        archive.writestr("a/b", b"x")
+    return buffer.getvalue()
+
+
+def test_what_repeats_itself_is_not_a_bomb(tmp_path: Path) -> None:
+    """A tensor of zeros and a list of one word are smaller than a thousandth of themselves."""
+    path = tmp_path / "m.mar"
+    path.write_bytes(hostile("zeros.pt", data=bytes(200 << 20), deflate=True))
+    mar.unpack(path, tmp_path / "out")
+    assert (tmp_path / "out" / "zeros.pt").stat().st_size == 200 << 20
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -91,7 +140,11 @@ def hostile(name: str, *, mode: int = 0o644, data: bytes = b"x", twice: bool = F
         (hostile("a/../../evil"), "outside"),
         (hostile("a\\..\\evil"), "outside"),
         (hostile("link", mode=stat.S_IFLNK | 0o777, data=b"/etc/passwd"), "symbolic link"),
-        (hostile("bomb", data=bytes(10_000_000), deflate=True), "zip bomb"),
+        (bomb(), "zip bomb"),
+        (overlapping(), "overlap"),
+        (encrypted(), "encrypted"),
+        (damaged(), "not a readable"),
+        (both_file_and_folder(), "as a file and as a folder"),
         (hostile("m.py", twice=True), "twice"),
         (b"not a zip", "not a readable"),
         (hostile("m.py")[:-30], "not a readable"),

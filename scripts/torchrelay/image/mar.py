@@ -8,12 +8,16 @@ torch-model-archiver needs 61 s to deflate 1 GiB of them, an uncompressed zip ta
 import gzip
 import hashlib
 import io
+import lzma
+import shutil
 import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
@@ -25,7 +29,20 @@ from torchrelay.core.progress import Task
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can contain
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 MAX_ENTRIES = 100_000
-MAX_RATIO = 200  # deflate reaches at most 1032; weights and code stay under 20
+MAX_EXPANSION = 4 << 30  # bytes that all entries together may have beyond their compressed size: tensors of zeros, word lists
+ENCRYPTED = 1  # flag bit 0: APPNOTE.TXT 4.4.4
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    IndexError,
+    ValueError,
+)
+"""What zipfile raises about an archive's content."""
 
 
 @dataclass(frozen=True)
@@ -148,14 +165,15 @@ def write_folder(path: Path, entries: Sequence[Entry], task: Task) -> None:
 
 
 def unpack(mar: Path, destination: Path) -> None:
-    """Unpack an untrusted archive into a folder, without writing outside it or filling the disk.
+    """Unpack an untrusted archive into a new folder, without writing outside it or filling the disk; a failure removes the folder.
 
-    Raises ArchiveInvalid for a broken zip, absolute names, names with .., links, duplicate names and zip bombs: TorchServe 0.12
-    checks only that a name begins with the destination's text.
+    Raises ArchiveInvalid for a broken zip, a wrong checksum, and for the reasons of `checked`: TorchServe 0.12 checks only that a
+    name begins with the destination's text.
     """
-    try:
-        with zipfile.ZipFile(mar) as archive:
-            for info in checked(mar, archive.infolist()):
+    with opened(mar) as archive:
+        infos = checked(mar, archive)
+        try:
+            for info in infos:
                 target = destination / info.filename
                 if info.is_dir():
                     target.mkdir(parents=True, exist_ok=True)
@@ -164,24 +182,49 @@ def unpack(mar: Path, destination: Path) -> None:
                 with archive.open(info) as source, target.open("wb") as file:
                     while chunk := source.read(CHUNK):
                         file.write(chunk)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        except BaseException:
+            shutil.rmtree(destination, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def opened(mar: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an untrusted archive; whatever zipfile raises about its content becomes ArchiveInvalid."""
+    try:
+        with zipfile.ZipFile(mar) as archive:
+            yield archive
+    except UNREADABLE as error:
         raise ArchiveInvalid(f"{mar}: not a readable model archive: {error}", "archive the model again") from error
 
 
-def checked(mar: Path, infos: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """Return the entries of an untrusted archive. Raises ArchiveInvalid for the same reasons as `unpack`."""
+def checked(mar: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the entries of an untrusted archive.
+
+    Raises ArchiveInvalid for absolute names, names with .., links, encrypted entries, names that appear twice (also as a file and
+    a folder), entries that overlap, and archives that unpack to far more than their size.
+    """
+    infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
         raise ArchiveInvalid(f"{mar}: contains {len(infos)} entries, more than {MAX_ENTRIES}")
-    seen: set[str] = set()
+    files: set[str] = set()
+    folders: set[str] = set()
     for info in infos:
         name = PurePosixPath(info.filename)
         if name.is_absolute() or ".." in name.parts or "\\" in info.filename or "\0" in info.filename or not name.parts:
             raise ArchiveInvalid(f"{mar}: entry {info.filename!r} would be written outside the model's folder")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ArchiveInvalid(f"{mar}: entry {info.filename!r} is a symbolic link")
-        if info.file_size > MAX_RATIO * max(info.compress_size, 1024):
-            raise ArchiveInvalid(f"{mar}: entry {info.filename!r} unpacks to {info.file_size} bytes: a zip bomb")
-        if str(name) in seen:
+        if info.flag_bits & ENCRYPTED:
+            raise ArchiveInvalid(f"{mar}: entry {info.filename!r} is encrypted", "archive the model without a password")
+        folders.update(str(parent) for parent in name.parents)
+        if not info.is_dir() and str(name) in files:
             raise ArchiveInvalid(f"{mar}: entry {info.filename!r} appears twice")
-        seen.add(str(name))
+        (folders if info.is_dir() else files).add(str(name))
+    if both := sorted(files & folders):
+        raise ArchiveInvalid(f"{mar}: entry {both[0]!r} appears twice, as a file and as a folder")
+    packed, unpacked = sum(info.compress_size for info in infos), sum(info.file_size for info in infos)
+    if packed > mar.stat().st_size:
+        raise ArchiveInvalid(f"{mar}: its entries overlap")
+    if unpacked - packed > MAX_EXPANSION:
+        raise ArchiveInvalid(f"{mar}: unpacks to {unpacked} bytes, {unpacked - packed} more than its own: a zip bomb")
     return infos

@@ -3,7 +3,6 @@
 Any `.mar` works, from `torchrelay archive` or torch-model-archiver. It runs with this version's packages and server settings.
 """
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,16 +111,19 @@ def _read(model_dir: Path, model: Model, name: str) -> OtherVersion:
         path = regular(model_dir, name)
     except UnusableFile as error:
         raise ArchiveInvalid(f"{shown(name)} {error}", "write the path of a .mar in the model directory") from error
-    try:
-        with zipfile.ZipFile(path) as archive:
-            mar.checked(path, archive.infolist())
+    with mar.opened(path) as archive:
+        names = {info.filename for info in mar.checked(path, archive)}
+        try:
             with archive.open(MANIFEST) as file:
                 manifest = parse_untrusted(file.read(MANIFEST_LIMIT))["model"]
             model_name, version = str(manifest["modelName"]), str(manifest.get("modelVersion") or "1.0")
-    except ArchiveInvalid:
-        raise
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArchiveInvalid(f"{shown(name)} is not a model archive", "write the path of a .mar") from error
+            handler, weights = str(manifest.get("handler") or ""), str(manifest.get("serializedFile") or "")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArchiveInvalid(f"{shown(name)} is not a model archive", "write the path of a .mar") from error
+    code = handler.partition(":")[0]  # without .py it is one of TorchServe's own handlers
+    missing = [one for one in (code if code.endswith(".py") else "", weights) if one and one not in names]
+    if missing:
+        raise ArchiveInvalid(f"{shown(name)} does not contain {shown(missing[0])}, which its manifest names", "archive it again")
     if model_name != model.name:
         message = f"{shown(name)} is an archive of model {shown(model_name)}, this model is {model.name}"
         raise ArchiveInvalid(message, f"archive it as {model.name}")

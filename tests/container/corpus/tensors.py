@@ -83,7 +83,8 @@ def json_cases() -> list[Case]:
         "/",
     )
     corpus += [
-        Case(f"json as {kind}", good.encode(), kind, says="numbers are expected.*content type|text|string|content type") for kind in wrong
+        Case(f"json as {kind}", good.encode(), kind, says="numbers are expected.*content type|text|string|content type")
+        for kind in wrong
     ]
     legal: list[tuple[str, str]] = [
         ("integers", "[1, 2, 3, 4]"),

@@ -150,9 +150,9 @@ def _plain() -> list[Case]:
     corpus += [Case(f"text in {name} {raw!r}", raw, f"text/plain; charset={name}", says="not text in") for name, raw in wrong]
     corpus.append(Case("text empty", b"", TEXT, says="empty"))
     kinds = ("text/csv", "application/json", "application/x-npy", "application/problem+json", "application/x-www-form-urlencoded")
-    corpus += [Case(f"text as {kind}", GOOD.encode(), kind, says="number|JSON|npy|form") for kind in kinds]
+    corpus += [Case(f"text as {kind}", GOOD.encode(), kind, says="number|JSON|npy|form|content type") for kind in kinds]
     others = ("image/png", "audio/wav", "application/octet-stream", "application/pdf")
-    corpus += [Case(f"bytes as {kind}", b"\x89\xff\x00\x01", kind, says="must be a text|nothing") for kind in others]
+    corpus += [Case(f"bytes as {kind}", b"\x89\xff\x00\x01", kind, says="must be a text|nothing|content type") for kind in others]
     return [*corpus, Case("text oversize", b"red " * (1 << 20), TEXT, says="larger")]
 
 
