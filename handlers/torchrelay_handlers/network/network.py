@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from torchrelay_handlers.network import loading
-from torchrelay_handlers.network.loading import Network, WeightsError
+from torchrelay_handlers.network.loading import Network
+from torchrelay_handlers.network.weights_format import WeightsError
 
 
 def make_network(

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchrelay_handlers.network import loading
-from torchrelay_handlers.network.loading import WeightsError
+from torchrelay_handlers.network import loading, state_files, weights_format
+from torchrelay_handlers.network.weights_format import WeightsError
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def save_safetensors(state: dict[str, Tensor], path: Path) -> None:
 
 
 def check(net: nn.Module, path: Path, kind: str) -> None:
-    assert loading.kind_of(path) == kind
+    assert weights_format.kind_of(path) == kind
     x = torch.ones(4, 2)
     with torch.inference_mode():
         got = loading.load(path, Net, CPU)
@@ -63,41 +63,41 @@ def check(net: nn.Module, path: Path, kind: str) -> None:
 
 def test_a_zipped_state_dict(net: nn.Module, path: Path) -> None:
     torch.save(net.state_dict(), path)
-    check(net, path, loading.STATE_DICT)
+    check(net, path, weights_format.STATE_DICT)
 
 
 def test_a_legacy_state_dict(net: nn.Module, path: Path) -> None:
     torch.save(net.state_dict(), path, _use_new_zipfile_serialization=False)
-    check(net, path, loading.LEGACY)
+    check(net, path, weights_format.LEGACY)
 
 
 @pytest.mark.parametrize(
     ("names", "kind"),
     [
-        (["w/data.pkl", "w/data/0"], loading.STATE_DICT),
-        (["w/data.pkl", "w/constants.pkl", "w/code/__torch__.py"], loading.TORCHSCRIPT),
-        (["w/archive_format", "w/models/model.json"], loading.EXPORTED),
-        (["archive_format", "data/weights/w.pt"], loading.EXPORTED),
-        (["serialized_exported_program.json"], loading.EXPORTED),
+        (["w/data.pkl", "w/data/0"], weights_format.STATE_DICT),
+        (["w/data.pkl", "w/constants.pkl", "w/code/__torch__.py"], weights_format.TORCHSCRIPT),
+        (["w/archive_format", "w/models/model.json"], weights_format.EXPORTED),
+        (["archive_format", "data/weights/w.pt"], weights_format.EXPORTED),
+        (["serialized_exported_program.json"], weights_format.EXPORTED),
     ],
 )
 def test_the_kind_of_a_zip_file_is_in_its_entries(path: Path, names: list[str], kind: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
             archive.writestr(name, b"")
-    assert loading.kind_of(path) == kind
+    assert weights_format.kind_of(path) == kind
 
 
 def test_another_zip_file_is_refused(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", b"")
     with pytest.raises(WeightsError, match=r"not one that torch\.save writes"):
-        loading.kind_of(path)
+        weights_format.kind_of(path)
 
 
 def test_safetensors_are_known_and_ask_for_their_package(net: nn.Module, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_safetensors(dict(net.state_dict()), path)
-    assert loading.kind_of(path) == loading.SAFETENSORS
+    assert weights_format.kind_of(path) == weights_format.SAFETENSORS
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
     with pytest.raises(WeightsError, match="add safetensors to requirements"):
         loading.load(path, Net, CPU)
@@ -120,7 +120,7 @@ def test_every_missing_unexpected_and_misshapen_entry_is_named(net: nn.Module, p
 
 def test_initialization_is_skipped_but_buffers_are_made(net: nn.Module, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(net.state_dict(), path)
-    state = loading.read_state(path, loading.STATE_DICT)
+    state = state_files.read_state(path, weights_format.STATE_DICT)
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda *_: pytest.fail("weights were filled that are overwritten"))
     model = loading.fill(Net, state, "weights")
     assert torch.equal(model.get_buffer("steps"), torch.arange(3))
@@ -129,13 +129,16 @@ def test_initialization_is_skipped_but_buffers_are_made(net: nn.Module, path: Pa
 
 def test_the_networks_dtype_stays(net: nn.Module, path: Path) -> None:
     torch.save({name: t.half() if t.is_floating_point() else t for name, t in net.state_dict().items()}, path)
-    assert loading.fill(Net, loading.read_state(path, loading.STATE_DICT), "w").get_parameter("first.weight").dtype == torch.float32
+    assert (
+        loading.fill(Net, state_files.read_state(path, weights_format.STATE_DICT), "w").get_parameter("first.weight").dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"module." + k: v for k, v in s.items()}])
 def test_checkpoints_and_parallel_models_are_understood(net: nn.Module, path: Path, wrap: object) -> None:
     torch.save(wrap(net.state_dict()), path)  # type: ignore[operator] # its kind is known here
-    check(net, path, loading.STATE_DICT)
+    check(net, path, weights_format.STATE_DICT)
 
 
 class Bomb:
@@ -146,13 +149,13 @@ class Bomb:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_runs_code_is_refused_unrun(path: Path, zipped: bool) -> None:
     torch.save({"weights": Bomb()}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match=r"save model\.state_dict"):
+    with pytest.raises(WeightsError, match=r"save the tensors alone:\n    torch\.save\(model\.state_dict\(\)"):
         loading.load(path, Net, CPU)
 
 
 def test_a_whole_model_is_refused(net: nn.Module, path: Path) -> None:
     torch.save(net, path)
-    with pytest.raises(WeightsError, match=r"save model\.state_dict"):
+    with pytest.raises(WeightsError, match=r"save the tensors alone:\n    torch\.save\(model\.state_dict\(\)"):
         loading.load(path, Net, CPU)
 
 
@@ -193,7 +196,7 @@ def test_a_missing_file_or_function_is_reported(net: nn.Module, path: Path) -> N
 @pytest.mark.parametrize("version", ["2.5.1", "2.9.1+cu128", "1.13", "nonsense"])
 def test_an_old_torch_is_not_allowed_to_read_pickles(version: str) -> None:
     with pytest.raises(WeightsError, match=r"2\.10"):
-        loading.check_torch(version)
+        state_files.check_torch(version)
 
 
 def test_the_torch_at_hand_is_asked(net: nn.Module, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,4 +208,4 @@ def test_the_torch_at_hand_is_asked(net: nn.Module, path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.13.0+cpu", "3.0"])
 def test_a_recent_torch_does(version: str) -> None:
-    loading.check_torch(version)
+    state_files.check_torch(version)
