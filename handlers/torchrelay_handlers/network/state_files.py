@@ -154,7 +154,7 @@ def _require_storages(path: Path, records: list[zip_records.Record]) -> None:
 
 
 class _StorageCheck(_weights_only_unpickler.Unpickler):
-    """torch's restricted unpickler with storages of our own."""
+    """torch's restricted unpickler with our storages."""
 
     def __init__(self, file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any]) -> None:
         super().__init__(file, encoding="utf-8")

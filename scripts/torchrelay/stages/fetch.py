@@ -14,6 +14,7 @@ from torchrelay.core.workspace import Workspace
 from torchrelay.model.weights_lock import LOCK_NAME, Locked, read_lock, read_lock_quietly, write_lock
 from torchrelay.weights.checks import refuse_stand_ins
 from torchrelay.weights.download import Download, Downloaded, Patience
+from torchrelay.weights.scan import refuse_hostile
 from torchrelay.weights.sources import Stream, scheme_of, source_of
 from torchrelay.weights.sources.file import local_path
 
@@ -76,6 +77,8 @@ def run(
         fetched, version = _download(uri, expected, cache, progress, patience)
         memo.remember(fetched.path, fetched.sha256)
     require(uri, expected, fetched.sha256)
+    if model.handler_file is None:  # a handler.py is code, and may load files of any kind
+        refuse_hostile(uri, fetched.path)
     write_lock(model_dir, Locked(uri, fetched.size, fetched.sha256, version))
     return fetched
 

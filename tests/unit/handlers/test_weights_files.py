@@ -29,7 +29,7 @@ def path(tmp_path: Path, state: dict[str, Tensor]) -> Path:
 
 
 def rezip(path: Path, compression: int = zipfile.ZIP_DEFLATED, changes: dict[str, bytes] | None = None) -> None:
-    """Write the file's records anew, `changes` by the last part of their names."""
+    """Write the file's records again, `changes` by the last part of their names."""
     with zipfile.ZipFile(path) as archive:
         records = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -180,12 +180,12 @@ def test_records_that_differ_only_in_case_are_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize(("kept", "protocol"), [(0.3, 2), (0.9, 2), (0.99, 3)])
+@pytest.mark.parametrize(("part", "protocol"), [(0.3, 2), (0.9, 2), (0.99, 3)])
 def test_a_file_that_was_cut_short_is_refused(
-    path: Path, state: dict[str, Tensor], zipped: bool, kept: float, protocol: int
+    path: Path, state: dict[str, Tensor], zipped: bool, part: float, protocol: int
 ) -> None:
     torch.save(state, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
     with pytest.raises(WeightsError, match=r"^model\.pt is (a )?damaged") as refused:
         state_files.read_state(path, kind_of(path))
     assert "\n" not in str(refused.value)
