@@ -79,8 +79,11 @@ class Handler:
         gpu_id: int | None = None,
         workers: int = 1,
         batch_size: int = 32,
+        weights_format: str | None = None,
     ) -> Self:
         """Load the network onto its device and run it once if a sample is known. `on` is cpu, gpu, mps or auto.
+
+        `weights_format` allows weights that execute code: torchscript, pt2 or aoti. Without it, only data is loaded.
 
         Raises:
             WeightsError, RuntimeError, ValueError: the model cannot serve; the message says why.
@@ -90,7 +93,7 @@ class Handler:
         self.device = device.choose(on, gpu_id)
         device.cap_memory(self.device, self.options["max_gpu_memory_mb"])
         threads = device.set_threads(workers) if self.device.type == "cpu" else torch.get_num_threads()
-        network = make_network(path, self.init_function, self.init_kwargs, self.device, self.options)
+        network = make_network(path, self.init_function, self.init_kwargs, self.device, self.options, weights_format)
         self.steps: Steps = self.recipe.steps(self.options, folder, network.dtype)
         self._model = network.call
         pad = self.options.get("pad")
@@ -123,6 +126,7 @@ class Handler:
             gpu_id=gpu_id,
             workers=settings.workers,
             batch_size=settings.batch_size,
+            weights_format=settings.weights_format,
         )
 
     def predict(self, bodies: Sequence[object], content_type: str = "") -> list[Answer]:

@@ -48,7 +48,8 @@ class SageMakerHandler:
         if model_fn is not None:
             self.model = model_fn(str(model_dir))
         elif settings.weights is not None:
-            self.model = loading.load(model_dir / settings.weights, self.init_function, self.device).call
+            path = model_dir / settings.weights
+            self.model = loading.load(path, self.init_function, self.device, settings.weights_format).call
         else:
             raise RuntimeError("the handler file has no model_fn, and no weights are declared")
 

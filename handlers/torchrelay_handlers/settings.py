@@ -18,6 +18,7 @@ class Settings:
     model_file: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    weights_format: str | None = None  # as model.yaml declares it; None: only data is loaded
     device: str = "cpu"
     workers: int = 1
     batch_size: int = 32

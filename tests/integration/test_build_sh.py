@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from torchrelay.core.paths import ROOT
@@ -85,6 +86,20 @@ def test_the_archive_holds_the_files_of_the_flags_and_serves(here: Path) -> None
     assert served.returncode == 0, served.stderr
     two, eight, truncated = map(json.loads, served.stdout.splitlines())
     assert (two[1:], eight[1:], truncated["status"]) == ([2, "two"], [8, "eight"], 400)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_that_execute_code_need_their_flag(here: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(here / "code.pt"))  # type: ignore[no-untyped-call] # torch's own
+    refused = build(here, checkpoint_file="code.pt")
+    assert refused.returncode == 10
+    assert "--checkpoint_file: code.pt is a torchscript file" in refused.stderr
+    assert "add `--weights_format torchscript`" in refused.stderr
+    assert not (here / "my_resnet.mar").exists()
+    done = build(here, checkpoint_file="code.pt", weights_format="torchscript")
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(here / "my_resnet.mar") as archive:
+        assert json.loads(archive.read("torchrelay.json"))["weights_format"] == "torchscript"
 
 
 def test_the_same_inputs_give_the_same_bytes_and_dashes_are_flags_too(here: Path) -> None:

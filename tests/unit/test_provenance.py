@@ -68,6 +68,13 @@ def test_provenance_names_the_inputs_and_the_builder() -> None:
     assert run["metadata"] == {"invocationId": "https://github.com/acme/digits/actions/runs/77"}
 
 
+@pytest.mark.parametrize(("format_name", "code"), [("torchscript", True), ("pt2", True), ("aoti", True), ("state_dict", False)])
+def test_weights_that_execute_code_are_marked(format_name: str, code: bool) -> None:
+    document = predicate(Origin(), {}, weights={"uri": "s3://bucket/digits/model.pt", "format": format_name})
+    weights = next(one for one in document["buildDefinition"]["resolvedDependencies"] if one["name"] == "weights")
+    assert weights.get("annotations") == ({"format": format_name, "executes_code": True} if code else None)
+
+
 def test_the_run_comes_from_the_signer_not_from_the_build() -> None:
     forged = Origin("acme/digits", "c" * 40, run="https://github.com/acme/digits/actions/runs/1")
     assert builder_of(GITHUB, forged).run.endswith("/runs/77")

@@ -112,6 +112,14 @@ def test_the_summary_of_a_model_is_complete() -> None:
         assert line in text.splitlines()
 
 
+def test_weights_that_execute_code_are_in_the_summary() -> None:
+    line = "| Weights | `torchscript: executes code when it is loaded` |"
+    row = StageRow(stage="check", weights_format="torchscript", executes_code=True)
+    assert line in summary.model_summary(result_of(stages=[row]))
+    assert line not in summary.model_summary(result_of(stages=[StageRow(stage="check")]))
+    assert line in summary.run_summary({"digits": result_of(stages=[row]), "other": result_of()})  # the comment's text too
+
+
 def test_uploaded_layers_are_marked_if_push_lists_them() -> None:
     push = StageRow(stage="push", seconds=1.0, bytes=900, sent=["sha256:b"])
     text = summary.model_summary(result_of(stages=[push]))

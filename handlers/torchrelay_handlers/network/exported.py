@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from torchrelay_handlers.network import zip_records
-from torchrelay_handlers.network.state_files import load_data, one_line
+from torchrelay_handlers.network.state_files import load_data, one_line, refusal
 from torchrelay_handlers.network.weights_format import WeightsError
 
 _FOLDERS = ("data/weights/", "data/constants/", "data/sample_inputs/")
@@ -28,14 +28,13 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     try:
         _require_data(path)
     except zip_records.DamagedZip as error:
-        raise WeightsError(f"{path.name} is a damaged file: {error}; save or upload it again") from error
+        raise WeightsError(f"{path.name} is a damaged file: {error}; save or upload it again") from None
     try:
         with _pickles_as_data():
             return torch.export.load(str(path))
     except Exception as error:  # whatever torch raises for a graph that it cannot read
-        raise WeightsError(
-            f"{path.name} cannot be read by torch {torch.__version__}: {one_line(error)}; export the model again"
-        ) from error
+        why = refusal(str(error)) or f"cannot be read by torch {torch.__version__}: {one_line(error)}; export the model again"
+        raise WeightsError(f"{path.name} {why}") from None
 
 
 @contextmanager

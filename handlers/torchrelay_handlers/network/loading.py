@@ -1,4 +1,4 @@
-"""Loads weights; the bytes of a file decide its format, never its name.
+"""Loads weights; the bytes of a file decide its format, never its name. A format that executes code must be declared.
 
 Pickles are read with `weights_only=True` alone, and by torch 2.10 or later: before that the restricted unpickler had
 holes (CVE-2025-32434 up to 2.5.1, CVE-2026-24747 before 2.10). TorchScript and torch.export files are code: they run
@@ -18,7 +18,7 @@ from torchrelay_handlers.bodies.tensors import own_dtype
 from torchrelay_handlers.network import zip_records
 from torchrelay_handlers.network.exported import load_program
 from torchrelay_handlers.network.state_files import one_line, read_state
-from torchrelay_handlers.network.weights_format import COMPILED, EXPORTED, TORCHSCRIPT, WeightsError, kind_of
+from torchrelay_handlers.network.weights_format import COMPILED, EXPORTED, TORCHSCRIPT, WeightsError, format_problem, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,19 @@ class Network:
     compiled: bool = False  # its precision and memory format cannot be changed
 
 
-def load(path: Path, init_function: Callable[[], nn.Module] | None, device: torch.device) -> Network:
-    """The network on `device`, in evaluation mode, without gradients.
+def load(
+    path: Path, init_function: Callable[[], nn.Module] | None, device: torch.device, weights_format: str | None = None
+) -> Network:
+    """The network on `device`, in evaluation mode, without gradients. Without a `weights_format`, only data is loaded.
 
     Raises:
-        WeightsError: the file is unreadable, does not fit the network, or needs an init_function that is not there.
+        WeightsError: the file is unreadable, executes code and is not declared so, is not what is declared, does not fit the
+            network, or needs an init_function that is not there.
     """
     if not path.is_file():
         raise WeightsError(f"the weights {path.name} are not in {path.parent}")
+    if problem := format_problem(path, path.name, weights_format):
+        raise WeightsError(". ".join(problem))
     kind = kind_of(path)
     if kind == TORCHSCRIPT:
         return ready(_script(path, device), device)
@@ -55,7 +60,7 @@ def _script(path: Path, device: torch.device) -> nn.Module:
     try:
         return torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call,no-any-return] # torch's own
     except Exception as error:  # torch's own RuntimeErrors, with C++ frames in them
-        raise WeightsError(f"{path.name} cannot be read as TorchScript: {one_line(error)}; save or upload it again") from error
+        raise WeightsError(f"{path.name} cannot be read as TorchScript: {one_line(error)}; save or upload it again") from None
 
 
 def _package(path: Path, device: torch.device) -> Callable[..., Any]:
@@ -65,14 +70,14 @@ def _package(path: Path, device: torch.device) -> Callable[..., Any]:
     except Exception as error:  # the linker's and torch's own
         raise WeightsError(
             f"{path.name} cannot be loaded as a compiled package: {one_line(error)}; compile it again, for this device and torch"
-        ) from error
+        ) from None
 
 
 def _require_records(path: Path) -> None:
     try:
         zip_records.read(path)
     except zip_records.DamagedZip as error:
-        raise WeightsError(f"{path.name} is a damaged file: {error}; save or upload it again") from error
+        raise WeightsError(f"{path.name} is a damaged file: {error}; save or upload it again") from None
 
 
 def _exported(path: Path, device: torch.device) -> Network:

@@ -15,7 +15,7 @@ from torchrelay_handlers.network.weights_format import WeightsError
 
 def make_network(
     path: Path | None, init_function: Callable[..., nn.Module] | None, init_kwargs: Mapping[str, Any], device: torch.device,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any], weights_format: str | None = None,
 ) -> Network:  # fmt: skip
     """The network, by the options precision, channels_last and compile.
 
@@ -25,7 +25,7 @@ def make_network(
     """
     function = (lambda: init_function(**init_kwargs)) if init_function is not None else None
     if path is not None:
-        network = loading.load(path, function, device)
+        network = loading.load(path, function, device, weights_format)
     elif function is not None:
         network = loading.ready(function(), device)
     else:

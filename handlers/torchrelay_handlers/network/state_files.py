@@ -24,7 +24,7 @@ _NEW_OPCODES = {ord(code.code): code.proto for code in pickletools.opcodes if co
 _CONVERT = (
     "Where the file was made, and nowhere else, save the tensors alone:\n"
     '    torch.save(model.state_dict(), "model.pt")\n'
-    "or, as a file that cannot hold anything else:\n"
+    "    # or, as a file that cannot hold anything else:\n"
     "    from safetensors.torch import save_file\n"
     '    save_file(model.state_dict(), "model.safetensors")'
 )
@@ -65,7 +65,7 @@ def read_state(path: Path, kind: str) -> dict[str, Tensor]:
     try:
         records = zip_records.read(path)
     except zip_records.DamagedZip as error:
-        raise WeightsError(f"{path.name} is a damaged file: {error}; save or upload it again") from error
+        raise WeightsError(f"{path.name} is a damaged file: {error}; save or upload it again") from None
     _require_storages(path, records)
     mapped = all(record.mappable for record in records)
     return _plain_state(load_data(path, path.name, mmap=mapped), path.name)
@@ -75,7 +75,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         safetensors_header.require_sound(path)
     except safetensors_header.DamagedHeader as error:
-        raise WeightsError(f"{path.name} is a damaged safetensors file: {error}; save or upload it again") from error
+        raise WeightsError(f"{path.name} is a damaged safetensors file: {error}; save or upload it again") from None
     try:
         from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 - optional; install_packages may install it after this import
     except ImportError:
@@ -83,7 +83,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(str(path)))
     except Exception as error:  # SafetensorError, and whatever torch raises for a dtype that it lacks
-        raise WeightsError(f"{path.name} cannot be read by safetensors: {one_line(error)}") from error
+        raise WeightsError(f"{path.name} cannot be read by safetensors: {one_line(error)}") from None
 
 
 def load_data(source: Path | BinaryIO, name: str, *, mmap: bool = False) -> Any:
@@ -104,11 +104,11 @@ def _restricted(name: str) -> Iterator[None]:
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             yield
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError, ... for damaged files
-        fix = "" if (reason := _reason(str(error))) else "; save or upload it again"
-        raise WeightsError(f"{name} {reason or f'is a damaged file: {one_line(error)}'}{fix}") from error
+        fix = "" if (reason := refusal(str(error))) else "; save or upload it again"
+        raise WeightsError(f"{name} {reason or f'is a damaged file: {one_line(error)}'}{fix}") from None
 
 
-def _reason(text: str) -> str:
+def refusal(text: str) -> str:
     """Why the restricted unpickler refused a pickle; "" when it did not, and the file is damaged. Never torch's own advice."""
     if match := _GLOBAL.search(text):
         return f"is refused: it asks for {match['name']}, which is not data. {_CONVERT}"
@@ -154,7 +154,7 @@ def _require_storages(path: Path, records: list[zip_records.Record]) -> None:
 
 
 class _StorageCheck(_weights_only_unpickler.Unpickler):
-    """torch's restricted unpickler with our storages."""
+    """torch's restricted unpickler whose storages come from a function."""
 
     def __init__(self, file: BinaryIO, storage: Callable[[tuple[Any, ...]], Any]) -> None:
         super().__init__(file, encoding="utf-8")

@@ -6,6 +6,12 @@ from pathlib import Path
 
 STATE_DICT, LEGACY, SAFETENSORS, TORCHSCRIPT, EXPORTED = "state_dict", "legacy state_dict", "safetensors", "TorchScript", ".pt2"
 COMPILED = "compiled .pt2"
+FORMAT_OF = {
+    **dict.fromkeys((STATE_DICT, LEGACY), "state_dict"),
+    SAFETENSORS: "safetensors", TORCHSCRIPT: "torchscript", EXPORTED: "pt2", COMPILED: "aoti",
+}  # fmt: skip
+"""For each kind, the word for it in model.yaml's `weights: {format: ...}`."""
+EXECUTES_CODE = ("torchscript", "pt2", "aoti")
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch/serialization.py MAGIC_NUMBER, as pickle's LONG1
 
 
@@ -55,3 +61,22 @@ def _kind_of_zip(path: Path) -> str:
     if "data.pkl" in inner:
         return STATE_DICT
     raise WeightsError(f"{path.name} is a zip file, but not one that torch.save writes; save model.state_dict() with torch.save")
+
+
+def format_problem(path: Path, uri: str, declared: str | None) -> tuple[str, str] | None:
+    """What is wrong with the declared format, and the line to write; None when the bytes agree with it.
+
+    Raises:
+        WeightsError: the file is none of the known kinds.
+    """
+    actual = FORMAT_OF[kind_of(path)]
+    line = f"weights: {{uri: {uri}, format: {actual}}}"
+    if declared is None and actual in EXECUTES_CODE:
+        return (
+            f"{path.name} is a {actual} file, which executes its author's code when it is loaded",
+            f"save a state_dict or safetensors file; or, if you trust its author as you trust your own code, write `{line}`",
+        )
+    if declared is not None and declared != actual:
+        reason = f"{path.name} is declared as {declared}, but its bytes are {actual}"
+        return reason, f"look at where it comes from, or write `{line}`"
+    return None

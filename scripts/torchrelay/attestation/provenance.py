@@ -84,8 +84,10 @@ def _commit(source: Origin, builder: Builder) -> list[dict[str, Any]]:
 
 
 def _weights(model: Model, contents: Contents) -> list[dict[str, Any]]:
-    file = contents.weights
-    return [{"name": "weights", "uri": public_uri(model.weights.uri), "digest": {"sha256": file.sha256}}] if file else []
+    if (file := contents.weights) is None:
+        return []
+    code = {"annotations": {"format": model.weights.format, "executes_code": True}} if model.weights.executes_code else {}
+    return [{"name": "weights", "uri": public_uri(model.weights.uri), "digest": {"sha256": file.sha256}, **code}]
 
 
 def _runtime(image: Image) -> list[dict[str, Any]]:

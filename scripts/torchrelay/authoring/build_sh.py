@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     flag("model_name", "name of the model; the server's route is /predictions/NAME", required=True, metavar="NAME")
     flag("model_file", "Python file that defines the handler: handler = handler_factory(...)", required=True, metavar="FILE")
     flag("checkpoint_file", "the weights: a state_dict, safetensors, TorchScript or .pt2", required=True, metavar="FILE")
+    flag("weights_format", "torchscript, pt2 or aoti: the weights execute code when they are loaded", metavar="FORMAT")
     flag("version", "version of the model, for example 1.0; the server's route is /predictions/NAME/VERSION", required=True)
     flag("config_file", "model-config.yaml: workers, batching, device and system.extraFiles", metavar="FILE")
     flag("requirements_file", "requirements.txt; installed by a server that has install_py_dep_per_model=true", metavar="FILE")

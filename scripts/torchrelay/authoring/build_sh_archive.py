@@ -43,7 +43,9 @@ def _write_model_dir(folder: Path, flags: argparse.Namespace) -> None:
         )
     shutil.copyfile(handler, folder / handler.name)
     model: dict[str, Any] = {"name": "model", "version": flags.version, "handler": handler.name, "extra_files": []}
-    model["weights"] = str(_existing(flags.checkpoint_file, "--checkpoint_file").resolve())
+    model["weights"] = {"uri": str(_existing(flags.checkpoint_file, "--checkpoint_file").resolve())}
+    if flags.weights_format:
+        model["weights"]["format"] = flags.weights_format
     if flags.requirements_file:
         shutil.copyfile(_existing(flags.requirements_file, "--requirements_file"), folder / "requirements.txt")
     if flags.config_file:
@@ -98,7 +100,8 @@ def _in_flags(error: ModelInvalid, flags: argparse.Namespace) -> ModelInvalid:
     for problem in error.problems:
         if problem.file == "model.yaml":
             flag = FLAGS.get(re.split(r"[.\[]", problem.field)[0], "")
-            problems.append(Problem(flag or "build.sh", None, "", problem.message, problem.fix))
+            fix = re.sub(r"write `weights: .*format: (\w+)\}`", r"add `--weights_format \1`", problem.fix)
+            problems.append(Problem(flag or "build.sh", None, "", problem.message, fix))
         else:
             problems.append(
                 Problem(files.get(problem.file) or problem.file, problem.line, problem.field, problem.message, problem.fix)

@@ -14,6 +14,7 @@ from torchrelay.model.handlers import SHIPPED
 from torchrelay.model.model import FILE, SCHEMA_URL, from_document
 from torchrelay.model.weights_uri import file_name, scheme_of
 from torchrelay.model.yaml_document import parse
+from torchrelay.weights import formats
 
 STUB_WEIGHTS = "model.pt"
 OWN_HANDLER = "handler.py"
@@ -149,12 +150,21 @@ def _model_yaml(model_dir: Path, options: InitOptions) -> str:
     return templates.MODEL_YAML.format(
         schema=SCHEMA_URL,
         name=_scalar(name),
-        weights=_scalar(options.weights or STUB_WEIGHTS),
+        weights=_weights(model_dir, options.weights or STUB_WEIGHTS),
         weights_note="" if options.weights else "   # example weights from init; replace them with your own",
         handler=_scalar(options.handler),
         handler_args=arguments,
         device=_scalar(options.device),
     )
+
+
+def _weights(model_dir: Path, uri: str) -> str:
+    """Return the value of `weights`, with the format of a file that is here and executes code: the author asked for it by name."""
+    path = model_dir / uri
+    format_name = formats.format_of(path) if scheme_of(uri) == "file" and path.is_file() else None
+    if format_name in formats.EXECUTES_CODE:
+        return f"{{uri: {json.dumps(uri, ensure_ascii=False)}, format: {format_name}}}   # executes code when it is loaded"
+    return _scalar(uri)
 
 
 def _scalar(text: str) -> str:

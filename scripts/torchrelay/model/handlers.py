@@ -1,29 +1,14 @@
 """The shipped handlers and the options of `handler_args`, as the handler library's own catalogue lists them."""
 
-import importlib.util
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchrelay.core import paths
+from torchrelay.core import library
 from torchrelay.core.text import meant, printable
 
-
-def _load(module_name: str) -> Any:
-    """The module by its path: the library goes into images and is not installed beside this command."""
-    name = f"torchrelay_handlers_{module_name}".replace("/", "_")
-    spec = importlib.util.spec_from_file_location(name, paths.HANDLERS / f"{module_name}.py")
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{paths.HANDLERS}/{module_name}.py is missing: the checkout is incomplete")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_CATALOGUE = _load("catalogue")
-_CLASSNAMES = _load("recipes/classnames")
+_CATALOGUE = library.load("catalogue")
+_CLASSNAMES = library.load("recipes/classnames")
 
 SHIPPED: tuple[str, ...] = tuple(sorted(_CATALOGUE.SHIPPED))
 

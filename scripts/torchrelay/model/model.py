@@ -93,7 +93,7 @@ class Model(Part):
         json_schema_extra={"pattern": f"^{fields.VERSION.pattern}$"},
     )
     weights: Annotated[Weights, BeforeValidator(from_text, json_schema_input_type=str | Weights)] = Field(
-        description="Address of the weights file, or a mapping with `uri` and `sha256`.",
+        description="Address of the weights file, or a mapping with `uri`, `sha256` and `format`.",
         examples=["model.pt", "s3://bucket/model.safetensors"],
     )
     handler: Annotated[str, AfterValidator(fields.handler)] = Field(

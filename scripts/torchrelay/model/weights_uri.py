@@ -2,7 +2,7 @@
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -104,7 +104,7 @@ def _checked_sha256(value: str) -> str:
 
 
 class Weights(BaseModel):
-    """The address of the weights, and optionally their digest."""
+    """The address of the weights, and optionally their digest and format."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -113,6 +113,17 @@ class Weights(BaseModel):
         None,
         description="SHA-256 that the file must have, 64 hexadecimal digits. Default: the digest recorded in weights.lock.",
     )
+
+    format: Literal["state_dict", "safetensors", "torchscript", "pt2", "aoti"] | None = Field(
+        None,
+        description="Format of the file, compared with its bytes. `torchscript`, `pt2` and `aoti` execute their author's code when "
+        "they are loaded, so they must be declared. Default: state_dict or safetensors, which are data.",
+    )
+
+    @property
+    def executes_code(self) -> bool:
+        """Whether loading the weights executes code that is in them."""
+        return self.format in ("torchscript", "pt2", "aoti")
 
     @property
     def scheme(self) -> str:

@@ -20,6 +20,7 @@ from torchrelay.model import server_config
 from torchrelay.model.handlers import file_options
 from torchrelay.model.model import Model
 from torchrelay.stages.fetch import Fetched
+from torchrelay.weights import formats
 
 ARCHIVER_VERSION = "0.12.0"  # the torch-model-archiver version whose manifest format this is
 CREATED_ON = "01/01/1980 00:00:00"
@@ -62,7 +63,9 @@ def handler_config(model: Model, weights: str, *, setup_at_start: bool = False) 
         "device": model.device,
         "workers": model.workers,
         "batch_size": model.batch.size,
-    } | ({"setup_at_start": True} if setup_at_start else {})
+        **({"setup_at_start": True} if setup_at_start else {}),
+        **({"weights_format": model.weights.format} if model.weights.format else {}),
+    }
 
 
 def torchserve_config(model: Model) -> dict[str, Any]:
@@ -168,7 +171,8 @@ def run(
 
     `setup_at_start` lets whoever serves it run install_packages and unpack_dependencies, which an image's build runs otherwise.
 
-    Raises ArchiveInvalid for a missing file, WeightsChanged when the weights are no longer what fetch verified, DiskFull.
+    Raises ArchiveInvalid for a missing file or damaged weights, ModelInvalid when their format is not the declared one,
+    WeightsChanged when they are no longer what fetch verified, DiskFull.
     """
     workspace = Workspace(model_dir)
     weights = model.weights.filename
@@ -177,6 +181,7 @@ def run(
     path = output or workspace.root / f"{model.name}.mar"
     if (stored_before := _recorded(workspace, path, inputs)) is not None:
         return Archived(path, model.name, version, weights, inputs, stored_before, skipped=True)
+    formats.require_sound(fetched.path, model.weights)
     with progress.task(f"archive {path.name}", sum(entry.size for entry in entries)) as task:
         stored = write_mar(path, entries, task)
     if stored[weights].sha256 != fetched.sha256:
@@ -220,6 +225,7 @@ def export(model_dir: Path, model: Model, fetched: Fetched, version: str, progre
         if output.resolve().parent != Workspace(model_dir).root.resolve():
             raise ArchiveInvalid(f"{output}: exists and is not an empty folder", "name a new folder with --output")
         shutil.rmtree(output)  # our own earlier export: remove all of it
+    formats.require_sound(fetched.path, model.weights)
     with progress.task(f"archive {output.name}", sum(entry.size for entry in entries)) as task:
         if kind == "tgz":
             write_tgz(output, model.name, entries, task)

@@ -16,6 +16,7 @@ from torchrelay.model.model import Loaded, Model, load
 from torchrelay.model.outside import OutsideFile, require_allowed
 from torchrelay.model.samples import Sample, load_samples
 from torchrelay.model.yaml_document import FieldPath, decode, read_bytes
+from torchrelay.weights import formats
 
 # Names that archive itself writes at the top of every archive (model-config.yaml too, but that takes in the user's own).
 RESERVED = ("torchrelay_service.py", "torchrelay.json", "mar-inf", "torchrelay_handlers")
@@ -30,6 +31,12 @@ class Checked:
     model: Model
     samples: list[Sample]
     warnings: list[Problem]
+
+    @property
+    def executes_code(self) -> dict[str, str | bool]:
+        """For results: the format of weights that execute code when they are loaded; empty for data."""
+        weights = self.model.weights
+        return {"weights_format": weights.format or "", "executes_code": True} if weights.executes_code else {}
 
 
 def run(model_dir: Path, *, with_samples: bool = True) -> Checked:
@@ -121,6 +128,8 @@ class _Check:
             return
         if file.stat().st_size == 0:
             self._say(path, f"{shown(weights.uri)} is empty", "save the weights again, or fetch them again")
+        elif wrong := formats.problem(file, weights):
+            self._say(("weights", "format") if weights.format else ("weights",), *(printable(text, 4096) for text in wrong))
         elif relative is None:
             self._warn(path, f"{shown(weights.uri)} exists only on this machine", "put it into the model directory, or on s3://")
 

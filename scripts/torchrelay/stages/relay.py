@@ -52,7 +52,11 @@ class Relay:
         return self._run(
             "check",
             lambda: check.run(self.folder),
-            lambda checked: {"said": checked.model.name, "warnings": [str(warning) for warning in checked.warnings]},
+            lambda checked: {
+                "said": checked.model.name,
+                "warnings": [str(warning) for warning in checked.warnings],
+                **checked.executes_code,
+            },
         )
 
     def fetch(self, model: Model) -> Fetched:

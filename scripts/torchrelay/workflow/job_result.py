@@ -55,6 +55,8 @@ class StageRow(_Part):
     began: float = 0.0
     skipped: bool = False
     result: str = Text
+    weights_format: str = Text
+    executes_code: bool = False
     blobs: int | None = None
     bytes: int | None = None
     sent: list[str] | None = None

@@ -80,6 +80,7 @@ def _sections(result: JobResult) -> Iterator[str]:
         ("Image", result.reference or result.image),
         ("Previous version", result.previous),
     ]
+    facts += [("Weights", f"{row.weights_format}: executes code when it is loaded") for row in result.stages if row.executes_code]
     rows = [[name, cell(value, 400)] for name, value in facts if value]
     if rows:
         yield table(["", ""], rows)

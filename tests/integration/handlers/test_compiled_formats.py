@@ -28,7 +28,7 @@ def net() -> nn.Module:
 def served(path: Path, kind: str, net: nn.Module) -> Handler:
     """The tensor handler over `path`, after integers and floats together were answered right."""
     assert weights_format.kind_of(path) == kind
-    handler = shipped.make("tensor").load(path, batch_size=8)
+    handler = shipped.make("tensor").load(path, batch_size=8, weights_format=weights_format.FORMAT_OF[kind])
     answers = handler.predict([b"[1, 2]", b"[0.5, -1]", b"[3, 4]"], "application/json")
     with torch.inference_mode():
         wanted = net(torch.tensor([[1, 2], [0.5, -1], [3, 4]])).tolist()
@@ -59,4 +59,4 @@ def test_a_package_compiled_ahead_of_time(net: nn.Module, tmp_path: Path) -> Non
     torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "weights.pt2"))
     served(tmp_path / "weights.pt2", weights_format.COMPILED, net)
     with pytest.raises(RuntimeError, match=r"handler_args\.channels_last: the weights are a compiled package"):
-        shipped.make("tensor", options={"channels_last": True}).load(tmp_path / "weights.pt2")
+        shipped.make("tensor", options={"channels_last": True}).load(tmp_path / "weights.pt2", weights_format="aoti")

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import traceback
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -180,12 +181,12 @@ def test_records_that_differ_only_in_case_are_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize(("part", "protocol"), [(0.3, 2), (0.9, 2), (0.99, 3)])
+@pytest.mark.parametrize(("share", "protocol"), [(0.3, 2), (0.9, 2), (0.99, 3)])
 def test_a_file_that_was_cut_short_is_refused(
-    path: Path, state: dict[str, Tensor], zipped: bool, part: float, protocol: int
+    path: Path, state: dict[str, Tensor], zipped: bool, share: float, protocol: int
 ) -> None:
     torch.save(state, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(WeightsError, match=r"^model\.pt is (a )?damaged") as refused:
         state_files.read_state(path, kind_of(path))
     assert "\n" not in str(refused.value)
@@ -216,7 +217,8 @@ def test_a_hostile_pickle_is_refused_by_the_name_of_what_it_asks_for(
     assert first.startswith(f"model.pt is refused: it asks for {name}, which is not data.")
     assert '    torch.save(model.state_dict(), "model.pt")' in lines
     assert "    from safetensors.torch import save_file" in lines
-    assert not [word for word in ("weights_only", "safe_globals", "Re-running") if word in str(refused.value)]
+    log = "".join(traceback.format_exception(refused.value))  # what a server's log shows
+    assert not [word for word in ("weights_only=False", "add_safe_globals", "Re-running") if word in log]
     assert not (tmp_path / "canary").exists()
 
 

@@ -94,7 +94,8 @@ def read_names(path: Path) -> PickleNames:
             entries = archive.infolist()
             if any(entry.filename.rpartition("/")[2] == "constants.pkl" for entry in entries):
                 raise refused(
-                    "it is TorchScript, which needs no export", "serve it as it is: write `weights: FILE` in a model.yaml"
+                    "it is TorchScript, which needs no export",
+                    "serve it as it is: write `weights: {uri: FILE, format: torchscript}` in a model.yaml",
                 )
             pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
             if len(pickles) != 1 or len({entry.filename for entry in entries}) != len(entries):

@@ -1,5 +1,7 @@
 """`torchrelay check`."""
 
+from typing import Any
+
 from torchrelay.cli.console import DEFAULT_DIR, AllowOutside, AsJson, DryRun, ModelDir, begin, done, planned
 from torchrelay.core.log import log
 from torchrelay.core.workspace import Workspace
@@ -21,7 +23,7 @@ def run(
         return planned("check", [f"read {model_dir / 'model.yaml'} and every file it names"])
     workspace = Workspace(model_dir)
     workspace.reject_foreign()
-    checked, _ = journal.timed(workspace, "check", lambda: check.run(model_dir), lambda checked: {"said": checked.model.name})
+    checked, _ = journal.timed(workspace, "check", lambda: check.run(model_dir), _row)
     for warning in checked.warnings:
         log.warning("%s", warning)
     result = {
@@ -29,5 +31,11 @@ def run(
         "samples": len(checked.samples),
         "warnings": [str(warning) for warning in checked.warnings],
         "result": "passed",
+        **checked.executes_code,
     }
-    return done(result, f"{checked.model.name}: no mistakes; {len(checked.samples)} samples")
+    code = f"; its weights ({checked.model.weights.format}) execute code when they are loaded" if checked.executes_code else ""
+    return done(result, f"{checked.model.name}: no mistakes; {len(checked.samples)} samples{code}")
+
+
+def _row(checked: check.Checked) -> dict[str, Any]:
+    return {"said": checked.model.name, **checked.executes_code}
