@@ -25,39 +25,56 @@ FIX = (
 def refuse_hostile(uri: str, path: Path) -> None:
     """Refuse a state_dict whose pickles name more than data, and a zip file that is a bomb.
 
-    Formats that are code (TorchScript, .pt2) are only looked at as zip files, and unknown ones not at all: handlers may have their
-    own. Raises WeightsMissing, with the entry and the global.
+    Raises WeightsMissing, with the entry and the global.
     """
+    if problem := problem_of(uri, path):
+        raise WeightsMissing(f"weights: {problem}", FIX)
+
+
+def problem_of(uri: str, path: Path) -> str:
+    """Return why a file is refused: the entry, and the global that it names; "" when it is not.
+
+    Formats that are code (TorchScript, .pt2) are only looked at as zip files, and unknown ones not at all: a handler.py may have
+    its own.
+    """
+    try:
+        _scan(path)
+    except HostilePickle as error:
+        return f"{printable(uri)}: {printable(str(error))}"
+    return ""
+
+
+def _scan(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(512)
         file.seek(0)
         if head.startswith(ZIP):
-            _scan_zip(uri, path)
+            _scan_zip(path)
         elif head.startswith(PICKLE) and LEGACY_MAGIC in head[:32]:
-            _scan_pickles(uri, path.name, file, LEGACY_PICKLES)
+            _scan_pickles(path.name, file, LEGACY_PICKLES)
 
 
-def _scan_zip(uri: str, path: Path) -> None:
+def _scan_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             names = {info.filename.partition("/")[2] for info in infos}
             if len(infos) > MOST_RECORDS:
-                raise _refusal(uri, f"has {len(infos)} records, more than {MOST_RECORDS}")
+                raise HostilePickle(f"has {len(infos)} records, more than {MOST_RECORDS}")
             expansion = sum(info.file_size - info.compress_size for info in infos)
             if expansion > MAX_EXPANSION:
-                raise _refusal(uri, f"unpacks to {expansion} bytes more than its own: a zip bomb")
+                raise HostilePickle(f"unpacks to {expansion} bytes more than its own: a zip bomb")
             if not is_state_dict(names):
                 return
             for info in infos:
                 with archive.open(info) as record:
                     head = cast("zipfile.ZipExtFile", record).peek(2)[:2]
                     if info.filename.endswith(".pkl") or (_begins_a_pickle(head) and not _is_tensor(info.filename)):
-                        _scan_pickles(uri, info.filename, record, 1)
+                        _scan_pickles(info.filename, record, 1)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, WeightsMissing):
+        if isinstance(error, HostilePickle):
             raise
-        raise _refusal(uri, f"is a damaged zip file: {printable(str(error))}") from error
+        raise HostilePickle(f"is a damaged zip file: {printable(str(error))}") from error
 
 
 def is_state_dict(names: set[str]) -> bool:
@@ -75,13 +92,9 @@ def _is_tensor(name: str) -> bool:
     return name.rpartition("/")[0].endswith("data")
 
 
-def _scan_pickles(uri: str, entry: str, file: IO[bytes], count: int) -> None:
+def _scan_pickles(entry: str, file: IO[bytes], count: int) -> None:
     for _ in range(count):
         try:
             scan(file)
         except HostilePickle as error:
-            raise _refusal(uri, f"{printable(entry)} {printable(str(error))}") from error
-
-
-def _refusal(uri: str, what: str) -> WeightsMissing:
-    return WeightsMissing(f"weights: {uri}: {what}", FIX)
+            raise HostilePickle(f"{printable(entry)} {printable(str(error))}") from error
