@@ -188,13 +188,14 @@ def unpack(mar: Path, destination: Path) -> None:
 
 
 @contextmanager
-def opened(mar: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an untrusted archive; whatever zipfile raises about its content becomes ArchiveInvalid."""
+def opened(mar: Path, problem: str = "") -> Iterator[zipfile.ZipFile]:
+    """Open an untrusted archive; whatever zipfile raises about its content becomes ArchiveInvalid, with `problem` as its message."""
     try:
         with zipfile.ZipFile(mar) as archive:
             yield archive
     except UNREADABLE as error:
-        raise ArchiveInvalid(f"{mar}: not a readable model archive: {error}", "archive the model again") from error
+        message = problem or f"{mar}: not a readable model archive: {error}"
+        raise ArchiveInvalid(message, "write the path of a .mar" if problem else "archive the model again") from error
 
 
 def checked(mar: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

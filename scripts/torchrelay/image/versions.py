@@ -111,7 +111,7 @@ def _read(model_dir: Path, model: Model, name: str) -> OtherVersion:
         path = regular(model_dir, name)
     except UnusableFile as error:
         raise ArchiveInvalid(f"{shown(name)} {error}", "write the path of a .mar in the model directory") from error
-    with mar.opened(path) as archive:
+    with mar.opened(path, f"{shown(name)} is not a model archive") as archive:
         names = {info.filename for info in mar.checked(path, archive)}
         try:
             with archive.open(MANIFEST) as file:
