@@ -189,7 +189,7 @@ def unpack(mar: Path, destination: Path) -> None:
 
 @contextmanager
 def opened(mar: Path, problem: str = "") -> Iterator[zipfile.ZipFile]:
-    """Open an untrusted archive; whatever zipfile raises about its content becomes ArchiveInvalid, with `problem` as its message."""
+    """Open an untrusted archive; what zipfile raises about its content becomes ArchiveInvalid, with `problem` as its message."""
     try:
         with zipfile.ZipFile(mar) as archive:
             yield archive
