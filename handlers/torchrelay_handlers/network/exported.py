@@ -60,21 +60,23 @@ def _require_data(path: Path) -> None:
 
 def _pickles(path: Path, records: dict[str, zip_records.Record]) -> Iterator[str]:
     for inner, record in records.items():
+        name = inner.casefold()  # torch finds records whatever their case
+        folder = next((folder for folder in _FOLDERS if name.startswith(folder)), "")
         if (
-            inner.endswith((".pt", ".pkl"))
-            or inner.rpartition("/")[2].startswith(("opaque_obj", "custom_obj"))
-            or inner in ("serialized_state_dict.json", "serialized_constants.json")  # pickles in spite of their names
+            name.endswith((".pt", ".pkl"))
+            or "opaque_obj" in name
+            or "custom_obj" in name
+            or name in ("serialized_state_dict.json", "serialized_constants.json")  # pickles in spite of their names
         ):
             yield inner
-        elif inner.startswith(_FOLDERS) and inner.endswith("_config.json"):
-            yield from _declared(zip_records.content(path, record), inner)
+        elif folder and name.endswith("_config.json"):
+            yield from _declared(zip_records.content(path, record), folder, inner)
 
 
-def _declared(content: bytes, inner: str) -> list[str]:
+def _declared(content: bytes, folder: str, inner: str) -> list[str]:
     """The records that a weights or constants config says to be pickles."""
     try:
         entries: dict[str, Any] = json.loads(content)["config"]
-        folder = posixpath.dirname(inner)
         return [posixpath.join(folder, entry["path_name"]) for entry in entries.values() if entry["use_pickle"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise zip_records.DamagedZip(f"record {inner} cannot be read") from error

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -257,6 +258,20 @@ def test_torch_does_not_fall_back_to_unrestricted_pickles(
         loading.load(tmp_path / "model.pt2", None, CPU, "pt2")
     assert not canary.exists()
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+@pytest.mark.parametrize(("named", "record"), [("opaque_obj_0",) * 2, ("opaque_obj_0", "OPAQUE_obj_0"), ("opaque_obj_/../x",) * 2])
+def test_objects_of_a_pt2_are_refused_under_any_name(tmp_path: Path, canary: Path, named: str, record: str) -> None:
+    path = tmp_path / "model.pt2"
+    pt2(path, canary)
+    entry = {"path_name": named, "is_param": False, "use_pickle": True, "tensor_meta": None}
+    config = json.dumps({"config": {"a": entry}}).encode()
+    hide(path, {"data/constants/model_constants_config.json": config, f"data/constants/{record}": pickle.dumps(Runs(canary))})
+    with pytest.raises(WeightsError, match=r"^model\.pt2(: record| is a damaged file)"):
+        loading.load(path, None, CPU, "pt2")
+    assert not canary.exists()
+    torch.export.load(str(path))
+    assert canary.exists()  # torch itself runs it
 
 
 def test_opaque_objects_of_a_pt2_are_refused(tmp_path: Path, canary: Path) -> None:
