@@ -267,6 +267,22 @@ def test_real_weights_pass(name: str, form: str, tmp_path: Path) -> None:
     refuse_hostile("model.pt", path)
 
 
+def test_a_file_without_checksums_passes_and_a_wrong_one_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state(), path)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    refuse_hostile("model.pt", path)
+    content = zipped(pickle.dumps({"a": 1}, 2))
+    path.write_bytes(content[: content.index(b"PK\x01\x02")])
+    with pytest.raises(WeightsMissing, match="damaged zip file") as error:
+        refuse_hostile("model.pt", path)
+    assert error.value.fix == "save or upload it again"
+
+
 def test_other_formats_are_left_to_their_loaders(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     for content in (b"anything", pickle.dumps({"a": 1}), b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "):

@@ -17,7 +17,7 @@ from torchrelay.model.outside import OutsideFile, require_allowed
 from torchrelay.model.samples import Sample, load_samples
 from torchrelay.model.yaml_document import FieldPath, decode, read_bytes
 from torchrelay.weights import formats
-from torchrelay.weights.scan import FIX, problem_of
+from torchrelay.weights.scan import problem_of
 
 # Names that archive itself writes at the top of every archive (model-config.yaml too, but that takes in the user's own).
 RESERVED = ("torchrelay_service.py", "torchrelay.json", "mar-inf", "torchrelay_handlers")
@@ -132,7 +132,7 @@ class _Check:
         elif wrong := formats.problem(file, weights):
             self._say(("weights", "format") if weights.format else ("weights",), *(printable(text, 4096) for text in wrong))
         elif self.model.handler_file is None and (hostile := problem_of(weights.uri, file)):
-            self._say(path, hostile, FIX)
+            self._say(path, *hostile)
         elif relative is None:
             self._warn(path, f"{shown(weights.uri)} exists only on this machine", "put it into the model directory, or on s3://")
 

@@ -50,7 +50,7 @@ CAUSES = (
     ),
     _cause(
         r"Weights only load failed|WeightsUnpickler|UnpicklingError",
-        "the file contains more than tensors: save `model.state_dict()`, a TorchScript or a safetensors file",
+        "the file contains more than tensors: save `model.state_dict()`, or a safetensors file",
     ),
     _cause(
         r"TypeError: (?P<what>init_function|[\w.]+\.__init__)\(\) (?:missing|got an unexpected|takes)",

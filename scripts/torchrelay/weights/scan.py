@@ -22,17 +22,24 @@ FIX = (
 )
 
 
+AGAIN = "save or upload it again"
+
+
+class DamagedFile(HostilePickle):
+    """The file cannot be read."""
+
+
 def refuse_hostile(uri: str, path: Path) -> None:
     """Refuse a state_dict whose pickles name more than data, and a zip file that is a bomb.
 
     Raises WeightsMissing, with the entry and the global.
     """
     if problem := problem_of(uri, path):
-        raise WeightsMissing(f"weights: {problem}", FIX)
+        raise WeightsMissing(f"weights: {problem[0]}", problem[1])
 
 
-def problem_of(uri: str, path: Path) -> str:
-    """Return why a file is refused: the entry, and the global that it names; "" when it is not.
+def problem_of(uri: str, path: Path) -> tuple[str, str] | None:
+    """Return why a file is refused (the entry, and the global that it names) and the fix; None when it is not.
 
     Formats that are code (TorchScript, .pt2) are only looked at as zip files, and unknown ones not at all: a handler.py may have
     its own.
@@ -40,8 +47,8 @@ def problem_of(uri: str, path: Path) -> str:
     try:
         _scan(path)
     except HostilePickle as error:
-        return f"{printable(uri)}: {printable(str(error))}"
-    return ""
+        return f"{printable(uri)}: {printable(str(error))}", AGAIN if isinstance(error, DamagedFile) else FIX
+    return None
 
 
 def _scan(path: Path) -> None:
@@ -67,6 +74,8 @@ def _scan_zip(path: Path) -> None:
             if not is_state_dict(names):
                 return
             for info in infos:
+                if info.CRC == 0:  # torch.serialization.set_crc32_options(False) records none
+                    del info.CRC
                 with archive.open(info) as record:
                     head = cast("zipfile.ZipExtFile", record).peek(2)[:2]
                     if info.filename.endswith(".pkl") or (_begins_a_pickle(head) and not _is_tensor(info.filename)):
@@ -74,7 +83,7 @@ def _scan_zip(path: Path) -> None:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         if isinstance(error, HostilePickle):
             raise
-        raise HostilePickle(f"is a damaged zip file: {printable(str(error))}") from error
+        raise DamagedFile(f"is a damaged zip file: {printable(str(error))}") from error
 
 
 def is_state_dict(names: set[str]) -> bool:
