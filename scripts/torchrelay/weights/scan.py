@@ -22,7 +22,7 @@ FIX = (
 )
 
 
-AGAIN = "save or upload it again"
+SAVE_AGAIN = "save or upload it again"
 
 
 class DamagedFile(HostilePickle):
@@ -47,7 +47,7 @@ def problem_of(uri: str, path: Path) -> tuple[str, str] | None:
     try:
         _scan(path)
     except HostilePickle as error:
-        return f"{printable(uri)}: {printable(str(error))}", AGAIN if isinstance(error, DamagedFile) else FIX
+        return f"{printable(uri)}: {printable(str(error))}", SAVE_AGAIN if isinstance(error, DamagedFile) else FIX
     return None
 
 
