@@ -6,7 +6,6 @@ copied from there, and the test chooses the model's name.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +42,6 @@ class Case(Form):
     expect: Expectation
     copies: tuple[str, ...] = Field((), description="Files, or folders with what is in them, of this repository: copied first.")
     keys: dict[str, Any] = Field({}, description="Keys of model.yaml that replace those in the file.")
-    truncates: dict[str, int] = Field({}, description="Files, and the bytes that are kept of each.")
 
     def write(self, source: Path, folder: Path, name: str) -> None:
         """Write the model directory of the case in `source`, with another name, into a new folder."""
@@ -56,8 +54,6 @@ class Case(Form):
                 shutil.copyfile(path, folder / path.name)
         file = folder / "model.yaml"
         file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | self.keys | {"name": name}))
-        for truncated, size in self.truncates.items():
-            os.truncate(folder / truncated, size)
 
 
 def read(folder: Path) -> Case:

@@ -74,6 +74,13 @@ def folder_instead(name: str) -> Spoil:
     return write
 
 
+def one_byte_of_a_tensor(folder: Path) -> None:
+    """Weights that can be read and are not those of weights.lock."""
+    content = bytearray((folder / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.pt").write_bytes(content)
+
+
 def own_handler_file(content: str) -> Spoil:
     def write(folder: Path) -> None:
         edit(folder / "model.yaml", "handler: image-classifier ", "handler: handler.py #")
@@ -98,7 +105,8 @@ CASES: dict[str, tuple[Spoil, int, tuple[str, ...]]] = {
     "weights_checksum": (
         changed("weights: model.pt", f"weights: {{uri: model.pt, sha256: {'0' * 64}}}"), 12, ("sha256 is", "model.yaml says"),
     ),
-    "weights_truncated": (lambda f: os.truncate(f / "model.pt", 1000), 12, ("weights.lock says", "--update-lock")),
+    "weights_truncated": (lambda f: os.truncate(f / "model.pt", 1000), 10, ("model.yaml:3: weights:", "damaged zip file")),
+    "weights_changed": (one_byte_of_a_tensor, 12, ("weights.lock says", "--update-lock")),
     "weights_lfs_pointer": (file("model.pt", LFS_POINTER), 10, ("Git LFS pointer", "git lfs pull")),
     "handler_without_handler": (own_handler_file("x = 1\n"), 10, ("handler.py", "holds no handler")),
     "handler_with_a_syntax_error": (own_handler_file("def handle(:\n"), 10, ("handler.py:1: is not Python",)),
